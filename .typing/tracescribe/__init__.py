@@ -1,0 +1,1 @@
+../../tracescribe/__init__.py

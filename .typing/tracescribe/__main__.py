@@ -1,0 +1,1 @@
+../../tracescribe/__main__.py

@@ -1,0 +1,4 @@
+"""What models are measured on: phantom radiographs, claim sets, multiple choice, evaluation."""
+
+if not __name__.startswith("tracescribe."):
+    raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe")

@@ -1,0 +1,59 @@
+"""Every error that tracescribe raises on purpose, each with one clear sentence and what to do about it."""
+
+from __future__ import annotations
+
+
+class TracescribeError(Exception):
+    """Base of all errors below; the command line prints its message and exits with code 2."""
+
+
+class LengthMismatchError(TracescribeError, ValueError):
+    """The two captions of a pair have different numbers of tokens."""
+
+
+class ContextOverflowError(TracescribeError, ValueError):
+    """A text has more tokens than the model's context; it is never truncated silently."""
+
+
+class IdenticalPairError(TracescribeError, ValueError):
+    """The two captions of a pair are the same sequence of tokens."""
+
+
+class UnknownModelError(TracescribeError, ValueError):
+    """A model name that is neither an alias nor ``open_clip:...`` nor ``hf:...``, or that cannot be loaded."""
+
+
+class TowerMismatchError(TracescribeError, RuntimeError):
+    """The text tower does not compute what its source model computes."""
+
+
+class UnsupportedTowerError(TracescribeError, TypeError):
+    """No adapter understands this model's text encoder."""
+
+
+class PatchDidNotFireError(TracescribeError, RuntimeError):
+    """A hook point did not hold the patched state after a trace."""
+
+
+class NonFiniteError(TracescribeError, ValueError):
+    """Weights, embeddings or scores hold NaN or infinity."""
+
+
+class DegenerateTraceError(TracescribeError, ValueError):
+    """No pair has |S_corr - S_foil| above the floor, so that its CTE is not defined."""
+
+
+class DataFormatError(TracescribeError, ValueError):
+    """A file or record is not what its format says: names the file, line and field, and what was expected."""
+
+
+class StaleCacheError(TracescribeError, RuntimeError):
+    """A cached result was made from other weights, pairs or settings."""
+
+
+class PrescriptionError(TracescribeError, ValueError):
+    """Layer weights cannot be derived from, or applied to, what was given."""
+
+
+class OutputError(TracescribeError, OSError):
+    """A result cannot be written where it was asked for; nothing was written."""
