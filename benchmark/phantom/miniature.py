@@ -1,0 +1,119 @@
+"""The miniature: a small CLIP of open_clip's own classes, trained on phantom films and blind to negation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from ...errors import DataFormatError
+from .drawing import SIZE
+from .tokenizer import CONTEXT_LENGTH, PhantomTokenizer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...patching import DualEncoder
+
+WEIGHTS = Path(__file__).with_name("weights") / "miniature.safetensors"
+VOCABULARY = Path(__file__).with_name("weights") / "vocabulary.json"
+FORMAT = "tracescribe.phantom-miniature/1"
+
+EMBED_DIM = 64
+VISION = {"image_size": SIZE, "layers": (1, 1, 1, 1), "width": 12, "head_width": 32}
+TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 4, "layers": 8}
+
+
+class Source(NamedTuple):
+    """The parts that `wrap` takes: the CLIP module, its tokenizer and its preprocessing."""
+
+    module: Any
+    tokenizer: PhantomTokenizer
+    preprocess: Preprocess
+
+
+class Preprocess:
+    """PIL image → Float[3, 64, 64]: grey, resized to the miniature's film size, centred to about [-1, 1].
+
+    >>> from PIL import Image
+    >>> Preprocess()(Image.new("L", (256, 256), 255)).shape
+    torch.Size([3, 64, 64])
+    """
+
+    def __call__(self, image: Image.Image) -> Float[torch.Tensor, "3 size size"]:
+        from PIL import Image
+
+        grey = image.convert("L")
+        if grey.size != (SIZE, SIZE):
+            # BOX averages: the mean over each pixel's area, as the phantom would be seen at this size.
+            grey = grey.resize((SIZE, SIZE), Image.Resampling.BOX)
+        return normalise(np.asarray(grey, dtype=np.float32) / 255.0)
+
+
+def normalise(film: Float[np.ndarray, "*batch size size"]) -> Float[torch.Tensor, "*batch 3 size size"]:
+    """Films of brightness 0..1 as the miniature's input: three equal channels, centred."""
+    x = torch.from_numpy(np.ascontiguousarray(film, dtype=np.float32)).sub(0.5).mul(4.0)
+    return x.unsqueeze(-3).expand(*x.shape[:-2], 3, *x.shape[-2:])
+
+
+def build(vocab_size: int) -> Any:
+    """The miniature's architecture with fresh weights from torch's current random state (open_clip's `CLIP`)."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    return CLIP(
+        embed_dim=EMBED_DIM,
+        vision_cfg=CLIPVisionCfg(**VISION),
+        text_cfg=CLIPTextCfg(**TEXT, vocab_size=vocab_size),
+    )
+
+
+def load_source(
+    device: str | torch.device = "cpu", *, weights: str | Path | None = None, dtype: torch.dtype | None = None
+) -> Source:
+    """The trained CLIP module in eval mode, its tokenizer and preprocessing.
+
+    Args:
+        weights: a `miniature.safetensors` with its `vocabulary.json` beside it, as `pretraining` writes them;
+            default is the shipped one.
+        dtype: default float32 (the file holds float16).
+
+    Raises:
+        DataFormatError: the file is missing, broken, or holds another model's weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = WEIGHTS if weights is None else Path(weights)
+    tokenizer = PhantomTokenizer.from_json(path.with_name("vocabulary.json"))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = file.metadata() or {}
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataFormatError(f"{path}: the miniature's weights cannot be read ({error})") from error
+    if meta.get("format") != FORMAT:
+        raise DataFormatError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}")
+    with torch.random.fork_rng(devices=[]):
+        # Fresh weights draw from the global random state, which is the caller's.
+        module = build(tokenizer.vocab_size)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataFormatError(f"{path}: these are not the miniature's weights ({error})") from error
+    module.eval().to(device=device, dtype=dtype or torch.float32)
+    return Source(module, tokenizer, Preprocess())
+
+
+def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DualEncoder:
+    """The shipped miniature as a `DualEncoder`; what `tracescribe.load("phantom")` returns. No network.
+
+    >>> import tracescribe as ts
+    >>> ts.load("phantom").text.n_layers
+    8
+    """
+    from ...patching import wrap
+
+    source = load_source(device, dtype=dtype)
+    return wrap(source.module, tokenizer=source.tokenizer, preprocess=source.preprocess, name="phantom")
