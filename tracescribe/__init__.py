@@ -29,7 +29,30 @@ _WHERE = {
 }
 _PARTS = ("benchmark", "errors", "finetune", "patching", "tracer", "viz")
 
-__all__ = [*_PARTS, *_WHERE, "__version__"]  # noqa: PLE0604
+# Spelled out, because type checkers and linters read it; a test holds it to the two tables above.
+__all__ = [
+    "CausalTrace",
+    "DualEncoder",
+    "LayerProfile",
+    "Pair",
+    "Prescription",
+    "Text",
+    "TextTower",
+    "__version__",
+    "benchmark",
+    "errors",
+    "finetune",
+    "load",
+    "load_plan",
+    "load_trace",
+    "patching",
+    "prescribe",
+    "read_pairs",
+    "trace",
+    "tracer",
+    "viz",
+    "wrap",
+]
 
 if TYPE_CHECKING:
     from . import benchmark, errors, finetune, patching, tracer, viz

@@ -1,0 +1,54 @@
+# Two commands: `make demo` shows the whole idea in minutes, `make test` checks it. Both set up .venv first, once.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.PHONY: help setup demo test test-slow perf lint clean
+
+help:
+	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
+	@echo "make test       every check that takes seconds: tests, doctests, lint, types"
+	@echo "make test-slow  the checks that take minutes"
+	@echo "make perf       time our trace against the other ways of doing it"
+	@echo "make lint       ruff (lint and format) and mypy only"
+	@echo "make setup      only create .venv and install"
+
+setup: $(STAMP)
+
+# Runs again when the dependencies change; the stamp is written last, so that an interrupted set-up is not mistaken for one.
+$(STAMP): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		[ -x $(BIN)/python ] || uv venv --python '>=3.11' $(VENV); \
+		uv pip install --python $(BIN)/python -c constraints.txt -e '.[test]'; \
+	else \
+		[ -x $(BIN)/python ] || { \
+			$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tracescribe needs Python 3.11 or newer: make PYTHON=python3.11 ...")'; \
+			$(PYTHON) -m venv $(VENV); }; \
+		$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[test]'; \
+	fi
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m tracescribe demo --out demo
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+perf: $(STAMP)
+	$(BIN)/python perf/bench_trace.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p tracescribe
+
+clean:
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

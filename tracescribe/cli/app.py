@@ -1,0 +1,97 @@
+"""The typer application: its commands, and the one place where an error becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import TracescribeError
+from . import building, demonstrating, looking, tracing, training
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
+
+app = typer.Typer(
+    name="tracescribe",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help texts are plain: "[EOT]" must survive
+    help="Trace which layers and tokens of a CLIP text encoder carry a distinction, and hand the finding to training.",
+)
+build = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build data sets: phantom radiographs.")
+
+app.command()(demonstrating.demo)
+app.command()(tracing.info)
+app.command()(tracing.trace)
+app.command()(looking.plot)
+app.command()(training.prescribe)
+app.command()(training.finetune)
+app.command()(training.evaluate)
+build.command("phantom")(building.phantom)
+app.add_typer(build, name="build")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tracescribe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; an expected error is one sentence on stderr, never a traceback."""
+    try:
+        with warnings.catch_warnings():
+            _warn_in_one_line()
+            return int(app(list(arguments), standalone_mode=False) or 0)
+    except BrokenPipeError:  # `tracescribe ... | head`: nobody reads on
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (TracescribeError, OSError) as error:
+        return _refuse(_sentence(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse("stopped; nothing half-written was left behind", INTERRUPTED)
+    except Exception as error:
+        # typer's own errors (a bad option, a missing argument) derive from click's in some versions and not in others.
+        say = getattr(error, "format_message", None)
+        if say is None:
+            raise
+        return _refuse(say())
+
+
+def _refuse(sentence: str, code: int = BAD_INPUT) -> int:
+    is_help = sentence.startswith("Usage:")  # no command was given
+    typer.echo(sentence if is_help else f"tracescribe: {sentence}", err=True)
+    return code
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}"
+    return str(error) or type(error).__name__
+
+
+def _warn_in_one_line() -> None:
+    """Our warnings as one line each; libraries' deprecations are not the user's business."""
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        typer.echo(f"tracescribe: warning: {message}", err=True)
+
+    warnings.showwarning = show

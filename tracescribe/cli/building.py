@@ -1,0 +1,33 @@
+"""`build`: data sets written to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Json, Seed, check_folder, show, working
+
+
+def phantom(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Created if missing.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 200,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Draw phantom chest radiographs with captions, pairs, claims and multiple-choice questions (PNG and JSONL).
+
+    Example:  tracescribe build phantom data -n 500 --seed 1
+    """
+    check_folder(folder)
+    from ..benchmark.phantom import build_phantom
+
+    with working(json, f"drawing {n} phantom radiographs"):
+        build_phantom(folder, n, seed)
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    show(
+        json,
+        {"folder": folder, "n": n, "seed": seed, "files": files},
+        f"wrote {n} images and {', '.join(files)} to {folder}",
+    )

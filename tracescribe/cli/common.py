@@ -1,0 +1,159 @@
+"""What the commands share: options, checks before long work, output for people and for machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import OutputError, TracescribeError
+
+if TYPE_CHECKING:
+    from ..patching import DualEncoder
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help='"phantom" (the shipped miniature), "open_clip:NAME" or "hf:NAME".',
+        show_default=False,
+    ),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option(help="open_clip's weights: a tag such as openai, or a checkpoint file.", show_default=False),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+PairsFile = Annotated[
+    Path,
+    typer.Argument(metavar="PAIRS", help="Pairs: .jsonl, .csv.", exists=True, dir_okay=False, show_default=False),
+]
+TraceFile = Annotated[
+    Path,
+    typer.Argument(metavar="TRACE", help="A saved trace.", exists=True, dir_okay=False, show_default=False),
+]
+
+
+class OptionError(TracescribeError, ValueError):
+    """An option's value that typer cannot check by itself."""
+
+
+def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
+    """``path`` if a result can be written there, before any long work is begun.
+
+    Raises `OutputError` when the folder is missing or not writable, when ``path`` is a folder, or when its ending is
+    not one of ``suffixes``.
+
+    >>> check_output(Path("plan.txt"), (".json",))
+    Traceback (most recent call last):
+    tracescribe.errors.OutputError: cannot write 'plan.txt': its name must end in .json
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise OutputError(f"cannot write {str(path)!r}: its name must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise OutputError(f"cannot write {str(path)!r}: it is a folder; give a file in it")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {str(path)!r}: the folder {str(folder)!r} does not exist; create it first")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise OutputError(f"cannot write {str(path)!r}: no permission")
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """``path`` if it is a folder that can be written to, or one that can be created; `OutputError` otherwise."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"cannot write to {str(path)!r}: it is a file, and a folder is needed")
+    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OutputError(f"cannot write to {str(path)!r}: {str(nearest)!r} is not a folder one may write to")
+    return path
+
+
+def load_model(name: str, pretrained: str | None = None, device: str = "cpu", dtype: str | None = None) -> DualEncoder:
+    """`tracescribe.load`, with the device checked first, in a sentence."""
+    import torch
+
+    from ..patching import load
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise OptionError(f"unknown device {device!r}: use cpu, cuda, cuda:0 or mps") from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(kind, False):
+        raise OptionError(f"the device {device!r} is not available here: use --device cpu")
+    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise OptionError(f"unknown dtype {dtype!r}: use float32, float16 or bfloat16")
+    return load(name, pretrained=pretrained, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+
+
+def show_progress(as_json: bool) -> bool:
+    """Progress bars are for people: on a terminal, and never beside ``--json``."""
+    return sys.stderr.isatty() and not as_json
+
+
+@contextlib.contextmanager
+def working(as_json: bool, message: str) -> Iterator[None]:
+    """Say on a terminal what is being done; keep libraries' chatter out of stdout, which is for the result."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if show_progress(as_json):
+            typer.echo(message, err=True)
+        yield
+
+
+def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> None:
+    """The result: one JSON document for machines, or ``parts`` drawn for people."""
+    if as_json:
+        typer.echo(json.dumps(plain(document), ensure_ascii=False, indent=2, allow_nan=False))
+        return
+    console = console_for_people()
+    for part in parts:
+        console.print(Text(part) if isinstance(part, str) else part)
+
+
+def console_for_people() -> Console:
+    """stdout at the terminal's width; 120 columns where there is no terminal, so that tables survive a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def table(columns: list[str], rows: list[list[str]], title: str | None = None, left: int = 1) -> Table:
+    """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left."""
+    drawn = Table(title=None if title is None else Text(title), title_justify="left")
+    for index, name in enumerate(columns):
+        drawn.add_column(Text(name), justify="left" if index < left else "right")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    return drawn
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: arrays become lists, NaN and infinity become null, paths become texts.
+
+    >>> plain({"a": (1, float("nan")), "b": Path("x")})
+    {'a': [1, None], 'b': 'x'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
