@@ -1,4 +1,35 @@
 """WHERE and HOW hidden states are replaced: text towers, hook points, the patching engine."""
 
 if not __name__.startswith("tracescribe."):
-    raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe")
+    raise ImportError(
+        f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe"
+    )
+
+from .adapters.registry import Adapter, lora_targets, register, text_blocks
+from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
+from .engine import Direction, PatchedEmbeddings, PatchingEngine
+from .hooks import HookPoint
+from .loading import load
+from .tokens import TextTokenizer
+from .tower import TextTower, TowerSpec
+from .verification import verify
+
+__all__ = [
+    "Adapter",
+    "Direction",
+    "DualEncoder",
+    "HookPoint",
+    "ImageEncoder",
+    "PatchedEmbeddings",
+    "PatchingEngine",
+    "TextTokenizer",
+    "TextTower",
+    "TowerSpec",
+    "load",
+    "lora_targets",
+    "open_image",
+    "register",
+    "text_blocks",
+    "verify",
+    "wrap",
+]

@@ -1,0 +1,102 @@
+"""The list of families: which adapter reads which source model. Others add theirs as entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ...errors import UnsupportedTowerError
+from ..tower import TextTower
+from .weights import kinds, unwrap
+
+GROUP = "tracescribe.towers"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one family of source models is read. Every function takes the unwrapped source model."""
+
+    name: str
+    matches: Callable[[Any], bool]
+    build_tower: Callable[[Any, Any], TextTower]  # (source, tokenizer)
+    blocks: Callable[[Any], list[nn.Module]]  # the source's own text blocks 1..L
+    block_linears: str  # regex of the linear layers below one block
+    block_prefix: Callable[[Any], str]  # dotted name of the block list inside the source
+    embedding_stage: Callable[[Any], tuple[nn.Module, bool]]  # where layer 0 shows: (module, read its input?)
+    encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
+    encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
+    logit_scale: Callable[[Any], float]
+
+
+_ADAPTERS: dict[str, Adapter] = {}
+
+
+def register(adapter: Adapter) -> None:
+    """Add a family.
+
+    Raises:
+        ValueError: an adapter of that name is registered already.
+    """
+    if adapter.name in _ADAPTERS:
+        raise ValueError(f"a tower adapter named {adapter.name!r} is registered already: give yours another name")
+    _ADAPTERS[adapter.name] = adapter
+
+
+@cache
+def _load_adapters() -> None:
+    """Adapters of this package and of others: each entry point of ``tracescribe.towers`` is an :class:`Adapter`."""
+    from . import open_clip, transformers_clip
+
+    for own in (open_clip.ADAPTER, transformers_clip.ADAPTER):
+        register(own)
+    for entry in entry_points(group=GROUP):
+        register(entry.load())
+
+
+def adapter_for(module: nn.Module) -> tuple[Adapter, nn.Module]:
+    """The adapter that reads ``module``, and the source model inside any peft wrapper.
+
+    Raises:
+        UnsupportedTowerError: none does; the message names what was found.
+    """
+    _load_adapters()
+    source = unwrap(module)
+    for adapter in _ADAPTERS.values():
+        if adapter.matches(source):
+            return adapter, source
+    children = ", ".join(f"{name}: {type(child).__name__}" for name, child in source.named_children()) or "nothing"
+    raise UnsupportedTowerError(
+        f"no adapter reads the text encoder of a {type(source).__module__}.{type(source).__name__} (it holds "
+        f"{children}); adapters here: {', '.join(_ADAPTERS)}; add one as an entry point of {GROUP!r}"
+    )
+
+
+def text_blocks(module: nn.Module) -> list[nn.Module]:
+    """The text tower's transformer blocks 1..L inside a source model, peft-wrapped or not, or inside our tower.
+
+    Raises:
+        UnsupportedTowerError: no adapter understands the model.
+    """
+    if isinstance(module, TextTower):
+        return list(module.blocks)
+    if "tracescribe.DualEncoder" in kinds(module):
+        return text_blocks(module.source)  # type: ignore[arg-type]
+    adapter, source = adapter_for(module)
+    return adapter.blocks(source)
+
+
+def lora_targets(module: nn.Module) -> str:
+    """A regex for peft's ``target_modules``: every linear layer of the text blocks, none of the vision tower.
+
+    Raises:
+        UnsupportedTowerError: no adapter understands the model.
+    """
+    adapter, source = adapter_for(module)
+    prefix = adapter.block_prefix(source).replace(".", r"\.")
+    return rf"{prefix}\.\d+\.({adapter.block_linears})"

@@ -1,0 +1,105 @@
+"""The small layers of a text tower, each holding the source model's own parameters (shared, never copied)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b, over parameters that belong to another module, or over an adapter's effective weight."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        hold(self, "weight", weight)
+        hold(self, "bias", bias)
+
+    def forward(self, x: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Project(nn.Module):
+    """x P, for a projection that is stored as a bare [d_model, embed] parameter."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Float[Tensor, "d_model embed"]) -> None:
+        super().__init__()
+        hold(self, "weight", weight)
+
+    def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows embed"]:
+        return x @ self.weight
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in the precision of its weight, returned in the precision of its input."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, source: nn.LayerNorm) -> None:
+        super().__init__()
+        self.shape, self.eps = tuple(source.normalized_shape), source.eps
+        hold(self, "weight", source.weight)
+        hold(self, "bias", source.bias)
+
+    def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        wide = x if self.weight is None else x.to(self.weight.dtype)
+        return F.layer_norm(wide, self.shape, self.weight, self.bias, self.eps).to(x.dtype)
+
+
+class FusedQKV(nn.Module):
+    """Queries, keys and values from one stacked weight, as torch's ``nn.MultiheadAttention`` keeps them."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Float[Tensor, "three_d d"], bias: Float[Tensor, " three_d"] | None) -> None:
+        super().__init__()
+        hold(self, "weight", weight)
+        hold(self, "bias", bias)
+
+    def forward(self, x: Float[Tensor, "n rows d"], queries: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        if queries is None:
+            q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
+            return q, k, v
+        d = x.shape[-1]
+        bias_q, bias_kv = (None, None) if self.bias is None else (self.bias[:d], self.bias[d:])
+        k, v = F.linear(x, self.weight[d:], bias_kv).chunk(2, dim=-1)
+        return F.linear(x[:, queries], self.weight[:d], bias_q), k, v
+
+
+class SplitQKV(nn.Module):
+    """Queries, keys and values from three linear layers, as transformers keeps them."""
+
+    def __init__(self, q: Linear, k: Linear, v: Linear) -> None:
+        super().__init__()
+        self.q, self.k, self.v = q, k, v
+
+    def forward(self, x: Float[Tensor, "n rows d"], queries: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.q(x if queries is None else x[:, queries]), self.k(x), self.v(x)
+
+
+class Scale(nn.Module):
+    """LayerScale: a learned factor per channel on a sub-layer's output (open_clip's ``ls_init_value``)."""
+
+    gamma: Tensor
+
+    def __init__(self, gamma: Tensor) -> None:
+        super().__init__()
+        hold(self, "gamma", gamma)
+
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        return x * self.gamma
+
+
+def hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Register ``tensor`` on ``module``: a Parameter stays the very same Parameter, anything else is a buffer."""
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        module.register_parameter(name, tensor)
+    else:
+        module.register_buffer(name, tensor.detach())

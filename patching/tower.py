@@ -1,0 +1,325 @@
+"""The text tower: one plain module for every supported text encoder, which can resume in the middle of a forward pass.
+
+Layers are numbered as in the literature: 0 is the embedding output (token + position), l the output of block l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..errors import ContextOverflowError, UnsupportedTowerError
+from .block import Block, KeyValues
+from .hooks import HookPoint, share
+from .layers import LayerNorm, hold
+from .tokens import TextTokenizer
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedRootModule
+
+Pooling = Literal["argmax", "eos", "last", "first"]
+Padding = Literal["trim", "attend"]
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """What a text tower declares about itself."""
+
+    causal: bool
+    pooling: Pooling
+    padding: Padding  # "trim": padding never reaches the readout, so it is cut off; "attend": it does, so it stays
+    context_length: int
+    eos_id: int | None = None  # for pooling="eos"
+
+
+@dataclass(frozen=True, eq=False)
+class CleanRun:
+    """Everything a resumed pass needs from an unpatched one: states, keys and values, pooled position."""
+
+    resid: list[Float[Tensor, "batch pos d_model"]]  # layers 0..L
+    kv: list[KeyValues]  # blocks 1..L
+    pooled: int
+    embedding: Float[Tensor, "batch embed"]
+
+    def before(self, block: int, pairs: Int[Tensor, " rows"], start: int) -> KeyValues | None:
+        """The clean keys and values of ``block`` at positions before ``start``, one copy for each row."""
+        if start == 0:
+            return None
+        return KeyValues(self.kv[block].k[pairs, :start], self.kv[block].v[pairs, :start])
+
+
+class TextTower(nn.Module):
+    """A CLIP-family text encoder with named hook points, over the source model's own parameters.
+
+    Shapes: token ids ``[batch, pos]``, hidden states ``[batch, pos, d_model]``, embeddings ``[batch, embed]``.
+    Towers are made by an adapter (see :mod:`.adapters`), through :func:`tracescribe.load` or :func:`tracescribe.wrap`.
+
+    >>> import tracescribe as ts
+    >>> text = ts.load("phantom").text
+    >>> text.n_layers, text.n_heads, text.d_model, text.causal
+    (8, 4, 64, True)
+    >>> text.encode(["There is no effusion."]).shape
+    torch.Size([1, 64])
+    """
+
+    token_embedding: Tensor
+    positions: Tensor
+    blocks: Sequence[Block]
+
+    def __init__(
+        self,
+        *,
+        spec: TowerSpec,
+        tokenizer: TextTokenizer,
+        token_embedding: Float[Tensor, "vocab d_model"],
+        positions: Float[Tensor, "context d_model"],
+        blocks: Sequence[Block],
+        ln_final: LayerNorm,
+        projection: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.spec, self.tokenizer = spec, tokenizer
+        hold(self, "token_embedding", token_embedding)
+        hold(self, "positions", positions)
+        self.hook_embed = HookPoint()
+        self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
+        self.ln_final = nn.Sequential()  # a namespace, so that the hook point has TransformerLens' name
+        self.ln_final.add_module("norm", ln_final)
+        self.ln_final.add_module("hook_normalized", HookPoint())
+        self.projection = projection or nn.Identity()
+        self.eval()
+
+    # what the tower is -----------------------------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks, L."""
+        return len(self.blocks)
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads in each block."""
+        return self.blocks[0].attn.n_heads
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.positions.shape[-1]
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position attends only to itself and to positions before it."""
+        return self.spec.causal
+
+    @property
+    def pooling(self) -> Pooling:
+        """Which position the embedding is read from."""
+        return self.spec.pooling
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens a text may have, special tokens included."""
+        return self.spec.context_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.positions.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.positions.dtype
+
+    def extra_repr(self) -> str:
+        return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
+
+    # text in, embedding out --------------------------------------------------------------------------------------
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of one text, special tokens included, neither padded nor truncated.
+
+        Raises:
+            ContextOverflowError: the text has more tokens than the context; it is never truncated.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"a text must be a string, got {type(text).__name__}: {text!r}")
+        ids = self.tokenizer.encode(text)
+        if max(ids, default=0) >= len(self.token_embedding):
+            raise UnsupportedTowerError(
+                f"the tokenizer gives id {max(ids)} for {text[:80]!r}, but the model's vocabulary has only "
+                f"{len(self.token_embedding)} entries: this tokenizer does not belong to this model"
+            )
+        if len(ids) > self.context_length:
+            raise ContextOverflowError(
+                f"the text has {len(ids)} tokens but the model's context holds {self.context_length}, and "
+                f"tracescribe never truncates: shorten {text[:80] + '…' if len(text) > 80 else text!r}"
+            )
+        return ids
+
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "batch context"]:
+        """Token ids padded to the context length, as the source model's own encoder takes them.
+
+        Raises:
+            ContextOverflowError: a text has more tokens than the context.
+        """
+        if isinstance(texts, str):
+            raise TypeError(f"tokenize takes a list of texts, got the single string {texts!r}: write [{texts!r}]")
+        rows = [self._pad(self.token_ids(text)) for text in texts]
+        return torch.tensor(rows, dtype=torch.long, device=self.device).reshape(len(rows), self.context_length)
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids that really have to be run: trimmed at the last token, or padded where padding is attended to."""
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, got the single string {texts!r}: write [{texts!r}]")
+        unpadded = [self.token_ids(text) for text in texts]
+        return unpadded if self.spec.padding == "trim" else [self._pad(ids) for ids in unpadded]
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Readable strings of token ids: ``[SOT]``, ``there``, ``[EOT]``."""
+        return self.tokenizer.strings(list(map(int, ids)))
+
+    def _pad(self, ids: list[int]) -> list[int]:
+        return ids + [self.tokenizer.pad_id] * (self.context_length - len(ids))
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "batch embed"]:
+        """L2-normalised text embeddings.
+
+        Texts of one length run together, without padding, so that a text's embedding does not depend on the others.
+
+        Raises:
+            ContextOverflowError: a text has more tokens than the context.
+        """
+        rows = self.rows(texts)
+        out: Tensor | None = None
+        for chunk in equal_length_batches(rows, batch_size):
+            ids = torch.tensor([rows[i] for i in chunk], device=self.device)
+            embeddings = normalise(self(ids))
+            if out is None:
+                out = embeddings.new_empty(len(rows), embeddings.shape[-1])
+            out[chunk] = embeddings
+        return torch.empty(0, 0) if out is None else out
+
+    # the forward pass, whole and resumed ---------------------------------------------------------------------------
+
+    def forward(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch embed"]:
+        """Embeddings (not normalised) of token ids; padded rows are allowed wherever the source model allows them."""
+        x, mask = self.embed(ids), self.mask(ids.shape[1])
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.readout(x[torch.arange(len(x), device=x.device), self.pooled_positions(ids)])
+
+    def embed(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Layer 0: token plus position embedding."""
+        tokens = F.embedding(ids, self.token_embedding).to(self.dtype)
+        return self.hook_embed(tokens) + self.positions[: ids.shape[1]]
+
+    def readout(self, pooled: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows embed"]:
+        """Final norm and projection of the pooled rows."""
+        return self.projection(self.ln_final(pooled))
+
+    def pooled_positions(self, ids: Int[Tensor, "batch pos"]) -> Int[Tensor, " batch"]:
+        """The position each row's embedding is read from."""
+        match self.spec.pooling:
+            case "argmax":
+                return ids.argmax(dim=-1)
+            case "eos":
+                return ids.eq(self.spec.eos_id or 0).int().argmax(dim=-1)
+            case "first":
+                return ids.new_zeros(len(ids))
+            case "last":
+                return ids.new_full((len(ids),), ids.shape[1] - 1)
+
+    def mask(self, length: int, start: int = 0) -> Tensor | None:
+        """Which keys (all positions) the queries from ``start`` on may attend to: True is allowed."""
+        if not self.spec.causal or length - start == 1:
+            return None
+        return torch.ones(length - start, length, dtype=torch.bool, device=self.device).tril_(diagonal=start)
+
+    def run_clean(self, ids: Int[Tensor, "batch pos"]) -> CleanRun:
+        """An unpatched pass over rows of one length and one pooled position, keeping what a resumed pass needs."""
+        pooled = self.pooled_positions(ids)
+        if (pooled != pooled[0]).any():
+            raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
+        x, mask = self.embed(ids), self.mask(ids.shape[1])
+        resid, kv = [x], []
+        for block in self.blocks:
+            x, keys_values = block.body(block.hook_resid_pre(x), mask)
+            resid.append(x)
+            kv.append(keys_values)
+        return CleanRun(resid, kv, int(pooled[0]), self.readout(x[:, int(pooled[0])]))
+
+    def resume(
+        self, clean: CleanRun, position: int, joins: Sequence[Int[Tensor, " pairs"]]
+    ) -> tuple[Float[Tensor, "rows embed"], list[Tensor]]:
+        """One pass down the blocks for every layer at which ``position`` is to be patched.
+
+        Before block l the clean states (layer l) of the pairs ``joins[l]`` join the batch and pass through
+        ``blocks[l].hook_resid_pre``, where the engine replaces their row at ``position``. In a causal tower the rows
+        before ``position`` cannot change: they are not run, and their clean keys and values are attended to instead.
+        The last block computes only the pooled row.
+
+        Returns:
+            The embeddings of all joined rows, in the order of joining, and for each block the states that stood at
+            ``position`` of the rows that joined there *after* the hook point (what really went on).
+        """
+        start = position if self.spec.causal else 0
+        length = clean.resid[0].shape[1]
+        mask = self.mask(length, start)
+        pooled = clean.pooled - start
+        x = clean.resid[0].new_empty(0, length - start, self.d_model)
+        pairs = torch.empty(0, dtype=torch.long, device=self.device)
+        held: list[Tensor] = []
+        for layer, (block, joining) in enumerate(zip(self.blocks, joins, strict=True)):
+            x = torch.cat([x, clean.resid[layer][joining, start:]])
+            pairs = torch.cat([pairs, joining])
+            if len(x):
+                x = block.hook_resid_pre(x)
+                held.append(x[len(x) - len(joining) :, position - start].clone())
+                only = slice(pooled, pooled + 1) if layer == self.n_layers - 1 else None
+                x, _ = block.body(x, mask, clean.before(layer, pairs, start), only)
+            else:
+                held.append(x[:, 0])
+        return self.readout(x[:, 0]), held
+
+    # other views of the same tower -----------------------------------------------------------------------------------
+
+    def twin(self, dtype: torch.dtype | None = None) -> TextTower:
+        """The same tower over the same parameters with hook points of its own; with ``dtype``, over cast copies."""
+        twin = share(self).eval()
+        if dtype is not None and dtype != self.dtype:
+            for module in twin.modules():
+                for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                    if tensor is not None and tensor.is_floating_point():
+                        module._parameters.pop(name, None)
+                        module._buffers[name] = tensor.detach().to(dtype)
+        return twin
+
+    def to_transformer_lens(self) -> HookedRootModule:
+        """The same tower, over the same parameters, as a TransformerLens ``HookedRootModule``.
+
+        ``run_with_cache``, ``run_with_hooks`` and ``transformer_lens.patching`` work on it with token ids as input.
+        """
+        from .lens import as_hooked_root_module
+
+        return as_hooked_root_module(self)
+
+
+def normalise(x: Float[Tensor, "*rows embed"]) -> Float[Tensor, "*rows embed"]:
+    """Unit length along the last axis, in single precision or better whatever the tower's precision."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def equal_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of rows, in batches of equal length, so that no row is ever padded for another's sake."""
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row), []).append(i)
+    for indices in by_length.values():
+        for at in range(0, len(indices), batch_size):
+            yield indices[at : at + batch_size]
