@@ -1,0 +1,180 @@
+"""Training batches from captions and contrast sets, with every image embedded once, before training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..errors import DataFormatError
+
+if TYPE_CHECKING:
+    from ..benchmark import CaptionRecord, ClaimRecord
+    from ..patching import DualEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's input: caption and contrast-set texts by index into the token table, and their image embeddings."""
+
+    caption: Int[Tensor, " n"]
+    caption_image: Float[Tensor, "n embed"]
+    claims: Int[Tensor, "set claim"]
+    claim_image: Float[Tensor, "set embed"]
+    label: Int[Tensor, " set"]
+    present: Bool[Tensor, "set claim"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Captions and contrast sets as token ids, beside cached image embeddings.
+
+    Each distinct text is tokenised once and each distinct image embedded once; records refer to them by index.
+    """
+
+    tokens: Int[Tensor, "text context"]  # padded to the context length
+    lengths: Int[Tensor, " text"]  # positions that matter: up to the end token where the tower trims, else all
+    images: Float[Tensor, "image embed"]  # L2-normalised
+    caption: Int[Tensor, " n"]
+    caption_image: Int[Tensor, " n"]
+    claims: Int[Tensor, "set claim"]  # padded with text 0 where not present
+    claim_image: Int[Tensor, " set"]
+    label: Int[Tensor, " set"]
+    present: Bool[Tensor, "set claim"]
+
+    def batches(self, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
+        """``steps`` batches of ``batch_size`` captions and as many contrast sets, by seeded shuffles without gaps.
+
+        The sequence depends on the data, the sizes and the seed only, so that runs which differ in weighting see the
+        same batches.
+        """
+        captions = _endless(len(self.caption), np.random.default_rng([seed, 0]))
+        sets = _endless(len(self.label), np.random.default_rng([seed, 1]))
+        device = self.images.device
+        for _ in range(steps):
+            chosen = torch.tensor([next(captions) for _ in range(batch_size)], device=device)
+            drawn = torch.tensor([next(sets) for _ in range(batch_size)], device=device)
+            yield Batch(
+                self.caption[chosen],
+                self.images[self.caption_image[chosen]],
+                self.claims[drawn],
+                self.images[self.claim_image[drawn]],
+                self.label[drawn],
+                self.present[drawn],
+            )
+
+
+def training_data(
+    model: DualEncoder,
+    captions: str | Path | Iterable[CaptionRecord],
+    claims: str | Path | Iterable[ClaimRecord],
+    split: str | None = None,
+    batch_size: int = 256,
+) -> TrainingData:
+    """Read captions and contrast sets, tokenise their texts and embed their images once.
+
+    captions, claims: JSONL files or records; images by path relative to the file, or as given in the records.
+    split: keep only the caption records of this split ("train"), where records have one.
+
+    Raises DataFormatError naming file and line (or the record's id), ContextOverflowError for a text over the context.
+    """
+    from ..benchmark import read_captions, read_claims
+
+    caption_records = read_captions(captions) if isinstance(captions, str | os.PathLike) else list(captions)
+    claim_records = read_claims(claims) if isinstance(claims, str | os.PathLike) else list(claims)
+    if split is not None:
+        caption_records = [r for r in caption_records if getattr(r, "split", None) in (None, split)]
+        claim_records = [r for r in claim_records if getattr(r, "split", None) in (None, split)]
+    if not caption_records:
+        raise DataFormatError(
+            f"no caption record to train on in {_name(captions)}" + (f" (split {split!r})" if split else "")
+        )
+    if not claim_records:
+        raise DataFormatError(
+            f"no contrast set to train on in {_name(claims)}" + (f" (split {split!r})" if split else "")
+        )
+    for record in claim_records:
+        if not 0 <= record.label < len(record.claims) or len(record.claims) < 2:
+            raise DataFormatError(
+                f"contrast set {record.id!r}: label {record.label} does not name one of its {len(record.claims)} claims"
+                " (at least 2)"
+            )
+
+    texts, images = _Index(), _Index()
+    caption = [texts.add(record.caption, record.caption) for record in caption_records]
+    caption_image = [images.add(_image_key(record.image), record.image) for record in caption_records]
+    claim_image = [images.add(_image_key(record.image), record.image) for record in claim_records]
+    widest = max(len(record.claims) for record in claim_records)
+    claim_table = np.zeros((len(claim_records), widest), dtype=np.int64)
+    present = np.zeros((len(claim_records), widest), dtype=bool)
+    for row, record in enumerate(claim_records):
+        claim_table[row, : len(record.claims)] = [texts.add(text, text) for text in record.claims]
+        present[row, : len(record.claims)] = True
+
+    device = model.text.device
+    tokens = model.text.tokenize(texts.values)
+    lengths = torch.tensor([len(row) for row in model.text.rows(texts.values)], device=device)
+    return TrainingData(
+        tokens=tokens,
+        lengths=lengths,
+        images=_embed(model, images.values, batch_size),
+        caption=torch.tensor(caption, device=device),
+        caption_image=torch.tensor(caption_image, device=device),
+        claims=torch.from_numpy(claim_table).to(device),
+        claim_image=torch.tensor(claim_image, device=device),
+        label=torch.tensor([record.label for record in claim_records], device=device),
+        present=torch.from_numpy(present).to(device),
+    )
+
+
+class _Index:
+    """Distinct values in order of appearance."""
+
+    def __init__(self) -> None:
+        self.places: dict[Any, int] = {}
+        self.values: list[Any] = []
+
+    def add(self, key: Any, value: Any) -> int:
+        place = self.places.setdefault(key, len(self.values))
+        if place == len(self.values):
+            self.values.append(value)
+        return place
+
+
+def _image_key(image: Any) -> Any:
+    return str(image) if isinstance(image, str | os.PathLike) else id(image)
+
+
+@torch.no_grad()
+def _embed(model: DualEncoder, images: Sequence[Any], batch_size: int) -> Float[Tensor, "image embed"]:
+    """Unit embeddings; an image that is a 1-d vector already is taken as its embedding."""
+    vectors = {i: torch.as_tensor(image) for i, image in enumerate(images) if getattr(image, "ndim", None) == 1}
+    files = [i for i in range(len(images)) if i not in vectors]
+    out = torch.empty(len(images), model.embed_dim, device=model.text.device)
+    for start in range(0, len(files), batch_size):
+        chosen = files[start : start + batch_size]
+        out[chosen] = model.encode_images([images[i] for i in chosen]).to(out)
+    for i, vector in vectors.items():
+        if vector.shape != (model.embed_dim,):
+            raise DataFormatError(
+                f"an image embedding has {len(vector)} values, but the model's have {model.embed_dim}"
+            )
+        out[i] = F.normalize(vector.to(out), dim=-1)
+    return out
+
+
+def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from generator.permutation(count).tolist()
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the given records"

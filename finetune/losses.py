@@ -1,0 +1,56 @@
+"""The losses of NAST: tensors in, a scalar out; they know no model and no trainer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def clip_loss(
+    images: Float[Tensor, "n embed"], texts: Float[Tensor, "n embed"], scale: float | Tensor
+) -> Float[Tensor, ""]:
+    """L_CLIP: symmetric InfoNCE over a batch in which image i and text i belong together.
+
+    images, texts: L2-normalised embeddings; scale: exp(logit_scale), which multiplies the cosines.
+    Source: CLIP (arXiv 2103.00020, figure 3); NAST (arXiv 2602.12498) applies it to captions with explicit negation.
+
+    >>> clip_loss(torch.eye(2), torch.eye(2), scale=100.0).item()
+    0.0
+    """
+    logits = scale * images @ texts.T  # [image, text]
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def claim_loss(
+    images: Float[Tensor, "set embed"],
+    claims: Float[Tensor, "set claim embed"],
+    label: Int[Tensor, " set"],
+    scale: float | Tensor,
+    present: Bool[Tensor, "set claim"] | None = None,
+) -> Float[Tensor, ""]:
+    """L_claim = -(1/M) sum_i log softmax_j(l_ij)[c_i] over M contrast sets of one correct claim and hard negatives.
+
+    images, claims: L2-normalised embeddings; label: c_i, the position of the correct claim in set i; scale:
+    exp(logit_scale); present: which places of a set hold a claim, for sets of different sizes.
+    Source: NAST (arXiv 2602.12498), where it is printed without the minus sign; it is a cross entropy.
+
+    >>> image, claims = torch.eye(2)[:1], torch.eye(2)[None]
+    >>> round(claim_loss(image, claims, torch.tensor([0]), scale=1.0).item(), 4)  # log(1 + 1/e)
+    0.3133
+    """
+    logits = scale * torch.einsum("se,sce->sc", images, claims)
+    if present is not None:
+        logits = logits.masked_fill(~present, float("-inf"))
+    return F.cross_entropy(logits, label)
+
+
+def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float = 0.5) -> Float[Tensor, ""]:
+    """L_total = lambda L_CLIP + (1 - lambda) L_claim (NAST, arXiv 2602.12498; lambda is not published).
+
+    >>> nast_loss(torch.tensor(2.0), torch.tensor(4.0), lambda_=0.25).item()
+    3.5
+    """
+    return lambda_ * clip + (1 - lambda_) * claim

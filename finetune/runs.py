@@ -1,0 +1,73 @@
+"""A finished run on disk: adapters, configuration, results, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from .training import TrainResult
+
+MANIFEST = "manifest.json"
+
+
+def save_run(result: TrainResult, folder: str | Path) -> Path:
+    """Write ``adapter/`` (peft's own format), ``config.json``, ``result.json`` and a manifest of SHA-256 hashes.
+
+    The folder appears with everything in it, or not at all; an earlier run in its place is replaced.
+    ``peft.PeftModel.from_pretrained(model.source, folder / "adapter")`` loads the adapters again.
+
+    Raises OutputError when the folder cannot be written, or holds something that is no run.
+    """
+    target = Path(folder)
+    if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
+        raise OutputError(f"{target} exists and is not a run of ours; choose another folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            fresh = Path(scratch) / "run"
+            _write(result, fresh)
+            if target.exists():
+                target.replace(Path(scratch) / "earlier")
+            fresh.replace(target)
+    except OSError as problem:
+        raise OutputError(f"cannot write the run to {target}: {problem.strerror or problem}") from problem
+    return target
+
+
+def _write(result: TrainResult, folder: Path) -> None:
+    folder.mkdir()
+    # no search for embedding layers: it would look up the base model by name on the network
+    result.source.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+    for stray in ("README.md",):  # peft's model card template, all "More Information Needed"
+        (folder / "adapter" / stray).unlink(missing_ok=True)
+    _write_json(folder / "config.json", result.config.model_dump(mode="json"))
+    _write_json(
+        folder / "result.json",
+        {
+            "seconds": result.seconds,
+            "history": {name: values.tolist() for name, values in vars(result.history).items()},
+            "multipliers": None if result.plan is None else result.plan.multipliers.tolist(),
+            "update": {
+                "size": result.update.size.tolist(),
+                "share": result.update.share.tolist(),
+                "order": None if result.update.order is None else list(result.update.order),
+                "effective_layers": result.update.effective_layers,
+            },
+        },
+    )
+    hashes = {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    _write_json(folder / MANIFEST, {"format": "tracescribe.run/1", "sha256": hashes})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

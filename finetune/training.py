@@ -1,0 +1,253 @@
+"""Fine-tunes the text tower by LoRA on L_CLIP and L_claim, with uniform or causally weighted layers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from torch import Tensor, nn
+
+from ..errors import DataFormatError, NonFiniteError, PrescriptionError
+from .adapted import AdaptedText, rewrap
+from .data import Batch, TrainingData, training_data
+from .lora import attach_lora, lora_config, merged_copy
+from .losses import claim_loss, clip_loss, nast_loss
+from .prescription import Prescription
+from .shares import UpdateShare, update_share
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ..patching import DualEncoder
+
+logger = logging.getLogger(__name__)
+
+
+class TrainConfig(BaseModel):
+    """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
+
+    weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
+        AdamW) or "gradient" (the paper's formula, which AdamW cancels).
+    budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
+        a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
+        mean learning rate.
+    lora_mode: weights in the adapters themselves (scale, rank, mask) in place of, or beside, ``weighting``.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    model: str = "phantom"
+    captions: Path | None = None
+    claims: Path | None = None
+    split: str | None = "train"
+    steps: int = Field(default=150, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    lambda_: float = Field(default=0.5, ge=0, le=1)
+    lr: float = Field(default=6e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    rank: int = Field(default=4, ge=1)
+    lora_alpha: float = Field(default=8.0, gt=0)
+    lora_mode: Literal["scale", "rank", "mask"] | None = None
+    weighting: Literal["uniform", "lr", "update", "gradient"] = "uniform"
+    budget: Literal["mean", "none"] = "mean"
+    plan: Prescription | Path | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _weights_are_there(self) -> TrainConfig:
+        if self.plan is None and (self.weighting != "uniform" or self.lora_mode is not None):
+            what = f"weighting {self.weighting!r}" if self.weighting != "uniform" else f"lora_mode {self.lora_mode!r}"
+            raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
+        return self
+
+    @field_serializer("plan")
+    def _plan_as_json(self, plan: Prescription | Path | None) -> Any:
+        if isinstance(plan, Prescription):
+            from .planfile import to_record
+
+            return to_record(plan).model_dump(mode="json")
+        return None if plan is None else str(plan)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step, as progress callbacks see it; the losses are those before the step."""
+
+    step: int  # 1..steps
+    steps: int
+    loss: float
+    clip: float
+    claim: float
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """The losses before each step."""
+
+    loss: Float[np.ndarray, " step"]
+    clip: Float[np.ndarray, " step"]
+    claim: Float[np.ndarray, " step"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """A finished run.
+
+    source: the tuned copy of the source module, with its peft adapters.
+    model: the same weights with the adapters merged in, ready to be traced and evaluated.
+    update: how much each block changed, ordered by the plan if there was one.
+    plan: the weights as they were applied (after ``budget``), or None.
+    """
+
+    config: TrainConfig
+    source: PeftModel
+    model: DualEncoder
+    history: History
+    update: UpdateShare
+    plan: Prescription | None
+    seconds: float
+
+    def save(self, folder: str | Path) -> Path:
+        """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all."""
+        from .runs import save_run
+
+        return save_run(self, folder)
+
+
+def train(
+    config: TrainConfig,
+    model: DualEncoder | None = None,
+    *,
+    data: TrainingData | None = None,
+    callbacks: Sequence[Callable[[Step], None]] = (),
+) -> TrainResult:
+    """Fine-tune a copy of the model's text tower; the model that is passed in stays untouched.
+
+    L = lambda L_CLIP + (1 - lambda) L_claim, LoRA on the text tower, AdamW with a fixed learning rate, vision tower and
+    projections frozen (NAST, arXiv 2602.12498). Only the text tower runs in the loop: images are embedded once, before.
+    Runs with equal data, batch size, steps and seed see the same batches and start from the same adapters.
+
+    model: the model to start from (``config.model`` is loaded otherwise).
+    data: prepared by :func:`tracescribe.finetune.data.training_data`, to share cached embeddings between runs
+        (``config.captions`` and ``config.claims`` are read otherwise).
+    callbacks: called after each step.
+
+    Raises NonFiniteError naming the step when the loss is not finite, PrescriptionError when the plan does not fit the
+    tower, DataFormatError for missing or malformed data.
+    """
+    from ..patching import load
+
+    started = time.perf_counter()
+    plan = _plan(config)
+    if model is None:
+        model = load(config.model)
+    if data is None:
+        if config.captions is None or config.claims is None:
+            raise DataFormatError(
+                "training needs captions and claims: set both paths in the configuration, or pass data"
+            )
+        data = training_data(model, config.captions, config.claims, config.split)
+
+    encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
+    optimizer, attached = _optimizer(config, encoder.source, plan)
+    scale = float(model.logit_scale)
+    rows = []
+    with attached:
+        for number, batch in enumerate(data.batches(config.batch_size, config.steps, config.seed), start=1):
+            clip, claim = _losses(encoder, data, batch, scale)
+            loss = nast_loss(clip, claim, config.lambda_)
+            values = (loss.item(), clip.item(), claim.item())
+            if not np.isfinite(values).all():
+                raise NonFiniteError(
+                    f"the loss is {values[0]} at step {number} (L_CLIP {values[1]}, L_claim {values[2]}); lower lr "
+                    f"(now {config.lr:g}) or check the embeddings"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            rows.append(values)
+            for callback in callbacks:
+                callback(Step(number, config.steps, *values, time.perf_counter() - started))
+
+    tuned = rewrap(model, merged_copy(encoder.source))
+    history = History(*np.asarray(rows, dtype=np.float64).T)
+    update = update_share(model.source, encoder.source, plan)
+    seconds = time.perf_counter() - started
+    logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, config.steps, seconds)
+    return TrainResult(config, encoder.source, tuned, history, update, plan, seconds)
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """A configuration from a JSON file; paths in it are relative to the file.
+
+    Raises DataFormatError naming the file, the field and what was expected.
+    """
+    path = Path(path)
+    try:
+        config = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise DataFormatError(f"{path}: cannot be read ({problem.strerror})") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the configuration"
+        raise DataFormatError(f"{path}: field {where!r}: {first['msg']}") from problem
+    beside = {
+        name: path.parent / value
+        for name in ("captions", "claims", "plan")
+        if isinstance(value := getattr(config, name), Path)
+    }
+    return config.model_copy(update=beside)
+
+
+def _plan(config: TrainConfig) -> Prescription | None:
+    from .planfile import load_plan
+
+    plan = load_plan(config.plan) if isinstance(config.plan, Path) else config.plan
+    return None if plan is None else plan.with_budget(config.budget)
+
+
+def _lora(source: nn.Module, config: TrainConfig, plan: Prescription | None) -> PeftModel:
+    settings = lora_config(source, plan, config.lora_mode, r=config.rank, lora_alpha=config.lora_alpha)
+    return attach_lora(source, settings)
+
+
+def _optimizer(
+    config: TrainConfig, module: nn.Module, plan: Prescription | None
+) -> tuple[torch.optim.Optimizer, AbstractContextManager[Any]]:
+    parameters: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.weighting == "lr":
+        parameters = _needs(plan).param_groups(module, config.lr)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.SGD
+    optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    if config.weighting in ("update", "gradient"):
+        return optimizer, _needs(plan).attach(module, optimizer, mode=config.weighting)
+    return optimizer, nullcontext()
+
+
+def _needs(plan: Prescription | None) -> Prescription:
+    if plan is None:  # the configuration was changed after validation
+        raise PrescriptionError("weighted training needs a plan (tracescribe.prescribe, or a plan file)")
+    return plan
+
+
+def _losses(encoder: AdaptedText, data: TrainingData, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:
+    """L_CLIP and L_claim of one batch; each distinct text is run once."""
+    wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
+    length = int(data.lengths[wanted].max())
+    texts = encoder(data.tokens[wanted, :length])[place]  # [n + set * claim, embed]
+    captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
+    return (
+        clip_loss(batch.caption_image, captions, scale),
+        claim_loss(batch.claim_image, claims, batch.label, scale, batch.present),
+    )

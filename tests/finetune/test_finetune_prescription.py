@@ -1,0 +1,293 @@
+"""Layer weights from causal profiles: golden numbers, doubts, controls, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tracescribe as ts
+from tracescribe.errors import DataFormatError, OutputError, PrescriptionError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "cte_clip_vit_b32_valse.json"
+PROFILE = np.array([1.0, 0.9, 1.1, 1.0, 0.8, 1.0])
+
+
+@pytest.fixture(scope="module")
+def golden_maps() -> dict[str, np.ndarray]:
+    """Published maps of CLIP ViT-B/32 as [layer 0..12, token row]."""
+    maps = json.loads(GOLDEN.read_text(encoding="utf-8"))["maps"]
+    return {name: np.array(content["cte"]).T for name, content in maps.items()}
+
+
+def profile_with_draws(draws: np.ndarray, **options) -> ts.LayerProfile:
+    from tracescribe.tracer import LayerProfile
+
+    settings = {"aggregate": "sum", "ci": 0.95, "n_pairs": 100, "n_groups": 100, **options}
+    return LayerProfile.from_replicates(draws.mean(axis=0), draws, **settings)
+
+
+# -- the published reading ------------------------------------------------------------------------------------------
+
+
+def test_published_map_gives_the_published_reading(golden_maps):
+    plan = ts.prescribe(golden_maps["foil_correct"])
+    # alpha of the sums over token rows, computed by hand from the published array (3 decimals)
+    expected = [0.715, 1, 0.885, 0.983, 0.308, 0.337, 0.151, 0, 0.073, 0.199, 0.426, 0.933]
+    np.testing.assert_allclose(plan.alpha, expected, atol=1e-3)
+    assert plan.order[:4] == (2, 4, 12, 3)  # 12 only because CTE(L) = 1 by construction
+
+
+def test_published_reading_is_fragile(golden_maps):
+    peaks = {name: ts.prescribe(values).order[0] for name, values in golden_maps.items()}
+    assert peaks == {"foil_correct": 2, "caption_correct": 5, "foil_incorrect": 6}
+    others = {how: ts.prescribe(golden_maps["foil_correct"], aggregate=how).order[0] for how in ("max", "std")}
+    assert others == {"max": 12, "std": 12}
+
+
+def test_inner_layers_take_the_forced_last_value_out(golden_maps):
+    inner = ts.prescribe(golden_maps["foil_correct"], layers="inner")
+    assert inner.alpha[-1] == inner.alpha[-2]
+    assert not any("by construction" in line for line in inner.warnings)
+
+
+# -- properties -----------------------------------------------------------------------------------------------------
+
+finite = st.floats(-5, 5, allow_nan=False).map(lambda x: round(x, 6))
+profiles = st.lists(finite, min_size=4, max_size=30).filter(lambda v: np.ptp(v[1:]) > 1e-3)
+
+
+@given(profiles, st.floats(0, 4))
+def test_minmax_weights_span_zero_to_one_and_keep_the_order(values, beta):
+    plan = ts.prescribe(np.array(values), beta=beta)
+    blocks = np.array(values[1:])
+    assert plan.alpha.min() == 0
+    assert plan.alpha.max() == 1
+    assert (np.diff(plan.alpha[np.argsort(blocks, kind="stable")]) >= 0).all()
+    np.testing.assert_allclose(plan.multipliers, plan.alpha**beta)
+
+
+@given(profiles, st.floats(0.1, 10), st.floats(-3, 3))
+def test_weights_do_not_depend_on_the_scale_or_offset_of_the_effect(values, factor, offset):
+    values = np.array(values)
+    one, other = ts.prescribe(values), ts.prescribe(factor * values + offset)
+    # cancellation in value - min: offset 3 over a range of 1e-3 leaves 3e-16 * 3 / 1e-4 relative precision
+    np.testing.assert_allclose(one.alpha, other.alpha, atol=1e-9)
+
+
+@given(profiles)
+def test_layer_zero_never_matters(values):
+    values = np.array(values)
+    changed = values.copy()
+    changed[0] = 1e3
+    np.testing.assert_array_equal(ts.prescribe(values).alpha, ts.prescribe(changed).alpha)
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "max", "mean", "std"])
+def test_a_map_is_its_aggregated_profile(aggregate):
+    cells = np.random.default_rng(0).random((6, 9))
+    aggregated = getattr(cells, aggregate)(axis=1)
+    np.testing.assert_allclose(ts.prescribe(cells, aggregate=aggregate).alpha, ts.prescribe(aggregated).alpha)
+
+
+def test_other_normalisations():
+    values = np.array([9.0, 0.5, -1.0, 2.0])
+    np.testing.assert_allclose(ts.prescribe(values, normalize="max").alpha, [0.25, 0, 1])
+    np.testing.assert_allclose(ts.prescribe(values, normalize="none").alpha, [0.5, 0, 2])
+
+
+def test_beta_zero_is_uniform():
+    np.testing.assert_array_equal(ts.prescribe(PROFILE, beta=0).multipliers, np.ones(5))
+
+
+# -- is the ranking real? -------------------------------------------------------------------------------------------
+
+
+def test_draws_are_normalised_one_by_one():
+    # each draw is a multiple of one profile: alpha never varies although CTE does
+    draws = np.outer(np.linspace(0.5, 2, 50), PROFILE)
+    plan = ts.prescribe(profile_with_draws(draws))
+    np.testing.assert_allclose(plan.ci[:, 0], plan.alpha, atol=1e-12)
+    np.testing.assert_allclose(plan.ci[:, 1], plan.alpha, atol=1e-12)
+    assert (plan.stability.argmax_share, plan.stability.top_overlap) == (1, 1)
+    assert plan.stability.spearman == pytest.approx(1)
+
+
+def test_noise_is_reported_as_an_unstable_peak():
+    draws = np.random.default_rng(0).normal(size=(400, 9))
+    plan = ts.prescribe(profile_with_draws(draws))
+    assert plan.stability.argmax_share < 0.3  # 1/8 expected for 8 exchangeable blocks
+    assert abs(plan.stability.spearman) < 0.2
+    assert any("unstable" in line for line in plan.warnings)
+    assert (plan.ci[:, 1] - plan.ci[:, 0] > 0.5).all()
+
+
+def test_flat_draws_are_left_out_of_the_count():
+    draws = np.vstack([np.tile(PROFILE, (9, 1)), np.ones((1, 6))])
+    assert ts.prescribe(profile_with_draws(draws)).stability.n_draws == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (PROFILE, "layer 5 is 1 by construction"),
+        (PROFILE, "alpha is 0 at block(s) 4"),
+        (PROFILE, "No bootstrap draws"),
+        (1 + PROFILE / 100, "nearly flat"),
+    ],
+)
+def test_doubts_are_written_on_the_plan_and_logged(values, sentence, caplog):
+    plan = ts.prescribe(values)
+    assert [line for line in plan.warnings if sentence in line]
+    assert sentence in caplog.text
+
+
+def test_a_sound_profile_raises_no_doubt_but_the_frozen_layer():
+    draws = np.array([1.0, 0.2, 0.9, 0.5, 0.3]) + np.random.default_rng(0).normal(0, 0.01, size=(200, 5))
+    (only,) = ts.prescribe(profile_with_draws(draws)).warnings
+    assert "frozen" in only
+
+
+def test_few_pairs_are_a_doubt():
+    plan = ts.prescribe(profile_with_draws(np.tile(PROFILE, (9, 1)), n_pairs=7))
+    assert [line for line in plan.warnings if "Only 7 pair(s)" in line]
+
+
+# -- controls -------------------------------------------------------------------------------------------------------
+
+
+def test_controls():
+    plan = ts.prescribe(PROFILE, beta=2)
+    shuffled = plan.permuted(seed=1)
+    assert sorted(shuffled.alpha) == sorted(plan.alpha)
+    assert not np.array_equal(shuffled.alpha, plan.alpha)
+    np.testing.assert_array_equal(shuffled.alpha, plan.permuted(seed=1).alpha)
+    np.testing.assert_allclose(plan.inverse().alpha + plan.alpha, 1)
+    np.testing.assert_array_equal(plan.uniform().multipliers, 1)
+    assert {p.beta for p in (shuffled, plan.inverse(), plan.uniform())} == {2}
+    assert [p.provenance["control"] for p in (shuffled, plan.inverse())] == ["permuted(seed=1)", "inverse"]
+
+
+def test_mean_budget_keeps_proportions():
+    plan = ts.prescribe(PROFILE, beta=1.5)
+    spent = plan.with_budget("mean")
+    assert spent.multipliers.mean() == pytest.approx(1)
+    np.testing.assert_allclose(spent.multipliers / spent.multipliers.max(), plan.multipliers / plan.multipliers.max())
+    np.testing.assert_array_equal(spent.with_budget("none").multipliers, plan.multipliers)
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_saved_plan_is_the_plan(tmp_path):
+    draws = PROFILE + np.random.default_rng(0).normal(0, 0.05, size=(50, 6))
+    plan = ts.prescribe(profile_with_draws(draws), beta=1.7).with_budget("mean")
+    plan.save(tmp_path / "plan.json")
+    again = ts.load_plan(tmp_path / "plan.json")
+    np.testing.assert_array_equal(again.alpha, plan.alpha)
+    np.testing.assert_array_equal(again.multipliers, plan.multipliers)
+    np.testing.assert_array_equal(again.ci, plan.ci)
+    assert (again.beta, again.stability, again.warnings) == (plan.beta, plan.stability, plan.warnings)
+    assert again.provenance == json.loads(json.dumps(plan.provenance))
+
+
+def test_file_follows_its_published_schema(tmp_path):
+    schema = ts.finetune.plan_schema()
+    ts.prescribe(PROFILE).save(tmp_path / "plan.json")
+    content = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert set(schema["required"]) <= set(content) <= set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c.update(format="tracescribe.trace/1"), "format"),
+        (lambda c: c.update(beta=-1), "beta"),
+        (lambda c: c.update(alpha=c["alpha"][:-1]), "multipliers for"),
+        (lambda c: c.update(alpha=[0.5] * 5), "multipliers are not"),
+        (lambda c: c.update(weights=[1]), "weights"),
+        (lambda c: c.pop("alpha"), "alpha"),
+        (lambda c: c["alpha"].__setitem__(0, "much"), "alpha.0"),
+    ],
+)
+def test_damaged_plan_names_file_and_field(tmp_path, change, expected):
+    path = tmp_path / "plan.json"
+    ts.prescribe(PROFILE).save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataFormatError, match=r"plan\.json") as caught:
+        ts.load_plan(path)
+    assert expected in str(caught.value)
+
+
+def test_truncated_or_missing_plan(tmp_path):
+    path = tmp_path / "plan.json"
+    ts.prescribe(PROFILE).save(path)
+    path.write_text(path.read_text(encoding="utf-8")[:60], encoding="utf-8")
+    with pytest.raises(DataFormatError, match="not JSON"):
+        ts.load_plan(path)
+    with pytest.raises(DataFormatError, match="no such plan file"):
+        ts.load_plan(tmp_path / "none.json")
+
+
+def test_unwritable_path_leaves_nothing(tmp_path):
+    with pytest.raises(OutputError):
+        ts.prescribe(PROFILE).save(tmp_path / "missing" / "plan.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf"), "one", None])
+def test_bad_beta(beta):
+    with pytest.raises(PrescriptionError, match="beta must be"):
+        ts.prescribe(PROFILE, beta=beta)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (np.ones(6), "CTE is 1 at every block"),
+        (np.array([0.0, 1, 1, 1]), "undefined"),
+        (np.array([1.0, np.nan, 0.5, 1]), r"not finite at layer\(s\) 1"),
+        (np.array([1.0, 0.5]), "holds 2 layer"),
+        (np.ones((2, 9)), r"\(2, 9\) holds 2 layer"),
+        (np.ones((6, 0)), "no token"),
+        (np.ones((3, 4, 5)), r"\(3, 4, 5\).*first axis"),
+        (np.array(1.0), r"shape \(\)"),
+        ("trace.safetensors", "cannot prescribe from str"),
+        (object(), "cannot prescribe from object"),
+    ],
+)
+def test_sources_that_define_no_weights(source, sentence):
+    with pytest.raises(PrescriptionError, match=sentence):
+        ts.prescribe(source)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [
+        ("aggregate", "sums", "sum, max, mean, std"),
+        ("normalize", "softmax", "minmax, max, none"),
+        ("layers", "all", "blocks, inner"),
+    ],
+)
+def test_unknown_options_list_the_choices(option, value, choices):
+    with pytest.raises(PrescriptionError, match=f"{value!r}.*{choices}"):
+        ts.prescribe(PROFILE, **{option: value})
+
+
+def test_a_profile_cannot_be_aggregated_again():
+    with pytest.raises(PrescriptionError, match="already aggregated by 'sum'"):
+        ts.prescribe(profile_with_draws(np.tile(PROFILE, (3, 1))), aggregate="max")
+
+
+def test_max_needs_a_positive_value():
+    with pytest.raises(PrescriptionError, match="not positive at any block"):
+        ts.prescribe(np.array([1.0, -1, -2]), normalize="max")
