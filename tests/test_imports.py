@@ -1,0 +1,143 @@
+"""What importing costs, what it brings in, and which folder may import which."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+import tracescribe as ts
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "open_clip", "nnsight", "transformer_lens", "peft", "plotly", "pandas", "matplotlib")
+NAMED = {
+    "torch": "torch",
+    "transformer_lens": "transformer_lens",
+    "nnsight": "nnsight",
+    "open_clip_torch": "open_clip",
+    "peft": "peft",
+    "plotly": "plotly",
+    "numpy": "numpy",
+}
+# Each folder may import those before it: patching <- tracer <- {viz, benchmark} <- finetune <- tracescribe (cli, demo).
+MAY_IMPORT: dict[str, set[str]] = {
+    "patching": set(),
+    "tracer": {"patching"},
+    "viz": {"patching", "tracer"},
+    "benchmark": {"patching", "tracer"},
+    "finetune": {"patching", "tracer", "viz", "benchmark"},
+}
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imported_parts(path: Path) -> set[str]:
+    """The parts of tracescribe that a module of a part imports, relatively or absolutely, at any depth of its code."""
+    inside = ("tracescribe", *path.relative_to(ROOT).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(inside[: len(inside) - node.level + 1]) if node.level else []
+            full = [*base, *(node.module or "").split(".")] if node.module else base
+            names = [[*full, alias.name] for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        else:
+            continue
+        found |= {name[1] for name in names if name[0] == "tracescribe" and len(name) > 1}
+    return found
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """The first part of every absolute import in a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def fresh_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_dependencies_between_folders_point_one_way(part: str) -> None:
+    allowed = MAY_IMPORT[part] | {part, "errors"}
+    for path in modules(part):
+        assert imported_parts(path) <= allowed, path
+
+
+def test_the_direction_test_sees_imports() -> None:
+    assert {"tracer"} <= set().union(*map(imported_parts, modules("viz")))
+    assert {"patching"} <= set().union(*map(imported_parts, modules("tracer")))
+
+
+def test_importing_tracescribe_is_quick_and_loads_nothing_heavy() -> None:
+    code = f"""
+import json, sys, time
+start = time.perf_counter()
+import tracescribe
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules]]))
+"""
+    seconds, loaded = min(
+        json.loads(fresh_process(code)) for _ in range(3)
+    )  # the best of three: others use the machine
+    assert loaded == []
+    assert seconds <= 0.5
+
+
+def test_help_and_reading_results_need_no_torch() -> None:
+    code = f"""
+import contextlib, io, json, sys
+import tracescribe.viz
+from tracescribe.cli import main
+from tracescribe import CausalTrace, LayerProfile, load_trace
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["trace", "--help"])
+print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
+"""
+    assert json.loads(fresh_process(code)) == []
+
+
+def test_the_public_names_are_those_declared() -> None:
+    assert sorted(ts.__all__) == sorted([*ts._PARTS, *ts._WHERE, "__version__"])
+    for name in ts.__all__:
+        assert getattr(ts, name) is not None
+    assert set(dir(ts)) >= set(ts.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trase'"):
+        _ = ts.trase
+
+
+def test_the_named_packages_are_plain_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    plain = {line.split(">")[0].strip() for line in project["dependencies"]}
+    assert set(NAMED) <= plain
+
+
+@pytest.mark.parametrize("module", NAMED.values())
+def test_each_named_package_is_really_used(module: str) -> None:
+    users = [path for part in MAY_IMPORT for path in modules(part) if module in top_level_imports(path)]
+    assert users, f"nothing imports {module}"
+
+
+def test_a_module_and_a_function_never_share_a_name() -> None:
+    """They would hide each other: which one `part.name` is would depend on what was imported before."""
+    for part in MAY_IMPORT:
+        package = getattr(ts, part)
+        for module in {path.stem for path in (ROOT / part).glob("*.py")} & set(getattr(package, "__all__", ())):
+            assert isinstance(getattr(package, module), types.ModuleType), f"{part}.{module}"
