@@ -1,6 +1,44 @@
 """WHAT is measured: caption pairs, causal traces, their statistics, saved results."""
 
+from __future__ import annotations
+
 if not __name__.startswith("tracescribe."):
-    raise ImportError(
-        f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe"
-    )
+    raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
+
+from typing import TYPE_CHECKING, Any
+
+from .maps import Excess, LayerProfile, TraceMap
+from .options import TraceError, TraceWarning
+from .pairs import Pair, Text, read_pairs
+from .result import CausalTrace, Scores
+from .roles import TokenKind
+from .storage import load_trace
+from .valse import read_valse
+
+if TYPE_CHECKING:
+    from .tracing import trace
+
+__all__ = [
+    "CausalTrace",
+    "Excess",
+    "LayerProfile",
+    "Pair",
+    "Scores",
+    "Text",
+    "TokenKind",
+    "TraceError",
+    "TraceMap",
+    "TraceWarning",
+    "load_trace",
+    "read_pairs",
+    "read_valse",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "trace":  # tracing needs torch; looking at saved traces does not
+        from .tracing import trace
+
+        return trace
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

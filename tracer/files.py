@@ -30,9 +30,9 @@ def ensure_writable(path: str | os.PathLike[str]) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     ensure_writable(f"{folder}/trace.safetensors").name
     'trace.safetensors'
-    >>> ensure_writable("no/such/folder/trace.safetensors")  # doctest: +ELLIPSIS
+    >>> ensure_writable("no/such/out.pdf")
     Traceback (most recent call last):
-    tracescribe.errors.OutputError: cannot write 'no/such/folder/trace.safetensors': the folder 'no/such/folder' does ...
+    tracescribe.errors.OutputError: cannot write 'no/such/out.pdf': the folder 'no/such' does not exist; create it first
     """
     with _refusing(path):
         probe = _temporary_beside(Path(path))

@@ -1,0 +1,410 @@
+"""The result of causal tracing: scores of every patched run with everything needed to redo the statistics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
+
+from ..errors import DegenerateTraceError, NonFiniteError
+from .maps import Excess, LayerProfile, TraceMap
+from .options import TraceError, check_choice
+from .roles import TokenKind
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+__all__ = ["CausalTrace", "Scores"]
+
+DIRECTIONS = ("foil->correct", "correct->foil")
+DEFAULT_FLOOR = 0.01  # cosine; below it a denominator is mostly rounding and image noise
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Cosine similarities with the pair's image: of the correct caption, of the foil, and of every patched run.
+
+    patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l.
+    """
+
+    correct: Float32[np.ndarray, "pair"]
+    foil: Float32[np.ndarray, "pair"]
+    patched: Float32[np.ndarray, "pair layer token"]
+
+    def __post_init__(self) -> None:
+        for name, ndim in (("correct", 1), ("foil", 1), ("patched", 3)):
+            _set_array(self, name, np.float32, ndim)
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTrace:
+    """Causal tracing effects of caption pairs: which layer and token carry what tells correct from foil.
+
+    With direction "foil->correct" (NAST, arXiv 2602.12498: states of the foil are put into the correct caption's run)
+    CTE(l, p) = (S_corr - S(l, p)) / (S_corr - S_foil); with "correct->foil" CTE = (S(l, p) - S_foil) /
+    (S_corr - S_foil). 1 = this one state decides the whole difference, 0 = it changes nothing.
+
+    tokens, foil_tokens: token strings of both captions, as the tokenizer writes them, special tokens included.
+    differs: True where the two captions' token ids differ.
+    kinds: a :class:`TokenKind` per position.
+    text_pair: number of the pair's (deduplicated) two captions; several images may share them.
+    groups: cluster of each pair for the bootstrap, e.g. the patient.
+    provenance: model, weights, site, direction, floor, versions, ...: everything JSON can hold.
+    embeddings: patched text embeddings of length 1; with the two unpatched ones they give :meth:`rescore`.
+    """
+
+    scores: Scores
+    tokens: tuple[tuple[str, ...], ...]
+    foil_tokens: tuple[tuple[str, ...], ...]
+    differs: Bool[np.ndarray, "pair token"]
+    kinds: Int8[np.ndarray, "pair token"]
+    text_pair: Int64[np.ndarray, "pair"]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    embeddings: Float[np.ndarray, "text_pair layer token embed"] | None = None
+    correct_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+    foil_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
+            _set_array(self, name, dtype, ndim)
+        for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
+            if getattr(self, name) is not None:
+                _set_array(self, name, None, ndim)
+        _check(self)
+
+    # -- what was traced ----------------------------------------------------------------------------------------
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.ids)
+
+    @property
+    def n_layers(self) -> int:
+        """L, the number of blocks; maps have L + 1 layers."""
+        return self.scores.patched.shape[1] - 1
+
+    @property
+    def layers(self) -> Int[np.ndarray, "layer"]:
+        """0 (embedding output), 1, ..., L (output of the last block)."""
+        return np.arange(self.n_layers + 1)
+
+    @property
+    def direction(self) -> str:
+        """ "foil->correct" (noising, NAST) or "correct->foil" (denoising)."""
+        return self.provenance.get("direction", DIRECTIONS[0])
+
+    @property
+    def floor(self) -> float:
+        """Smallest |S_corr - S_foil| (cosine) of a valid pair."""
+        return float(self.provenance.get("floor", DEFAULT_FLOOR))
+
+    @cached_property
+    def inside(self) -> Bool[np.ndarray, "pair token"]:
+        """True at a pair's tokens."""
+        return self.kinds != TokenKind.OUTSIDE
+
+    # -- derived numbers ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def denominator(self) -> Float[np.ndarray, "pair"]:
+        """S_corr - S_foil (cosine), in float64."""
+        return self.scores.correct.astype(np.float64) - self.scores.foil.astype(np.float64)
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "pair"]:
+        """Pairs with |S_corr - S_foil| >= floor, whose CTE is defined."""
+        return np.abs(self.denominator) >= max(self.floor, np.finfo(np.float64).tiny)
+
+    @property
+    def segment(self) -> np.ndarray:
+        """ "correct", "ambiguous" or "incorrect" per pair, by 100 (S_corr - S_foil): < -1, < 1, else.
+
+        Source: Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488). The scale is 100 whatever the model's logit scale.
+        """
+        margin = 100 * self.denominator
+        return np.select([margin < -1, margin < 1], ["incorrect", "ambiguous"], default="correct")
+
+    @property
+    def share_inverted(self) -> float:
+        """Share of all pairs with S_corr <= S_foil: the model does not prefer the correct caption."""
+        return float(np.mean(self.denominator <= 0))
+
+    def effect(self, pairs: Int[np.ndarray, "used"] | slice = slice(None)) -> Float[np.ndarray, "used layer token"]:
+        """The numerator of CTE (a difference of cosines), in float64; NaN outside a pair's tokens."""
+        patched = self.scores.patched[pairs].astype(np.float64)
+        if self.direction == "correct->foil":
+            return patched - self.scores.foil[pairs].astype(np.float64)[:, None, None]
+        return self.scores.correct[pairs].astype(np.float64)[:, None, None] - patched
+
+    @cached_property
+    def cte(self) -> Float32[np.ndarray, "pair layer token"]:
+        """Causal tracing effect; NaN outside a pair's tokens and for pairs that are not valid."""
+        denominator = np.where(self.valid, self.denominator, np.nan)
+        return (self.effect() / denominator[:, None, None]).astype(np.float32)
+
+    # -- statistics ---------------------------------------------------------------------------------------------
+
+    def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
+        """CTE by layer and token row, over pairs.
+
+        align: what a row is, see :func:`tracescribe.tracer.roles.assign_rows`. A row of several tokens is their mean,
+            weighted by the number of tokens when pairs are combined.
+        reduce: "ratio_of_means" (sum of effects over sum of denominators; small denominators do no harm),
+            "mean_of_ratios" or "median" of the pairs' CTE.
+        segment: None = the valid pairs with S_corr > S_foil, or, with a TraceWarning, those with S_corr < S_foil if
+            there are no others; "correct", "ambiguous", "incorrect" (see :attr:`segment`) or "all" choose among the
+            valid pairs. With "all", ratio_of_means mixes denominators of both signs, which may nearly cancel.
+
+        Raises:
+            DegenerateTraceError: no such pair.
+        """
+        from .profiles import trace_map
+
+        return trace_map(self, align, reduce, segment)
+
+    def per_layer(
+        self,
+        aggregate: str = "sum",
+        ci: float | None = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+        align: str | None = None,
+    ) -> LayerProfile:
+        """One CTE per layer with a percentile interval from resampling groups with replacement (None with one group).
+
+        aggregate: "sum", "max", "mean" or (population) "std" over a layer's tokens. NAST does not publish its
+            operator; the sum reproduces its finding (layers 1-4, peak at 2) on Quantmeyer's published maps.
+        align: None aggregates each pair's own tokens and then combines pairs, weighted by their denominators under
+            ratio_of_means; "role", "quantmeyer" or "position" combine pairs row by row first, as :meth:`map` does.
+        """
+        from .profiles import layer_profile
+
+        return layer_profile(
+            self, aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, reduce=reduce, segment=segment, align=align
+        )
+
+    def split_half(
+        self,
+        seed: int = 0,
+        n_splits: int = 20,
+        align: str = "role",
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+    ) -> float:
+        """Mean correlation between the maps of two random halves of the groups: 1 = the map is not noise."""
+        from .profiles import split_half
+
+        return split_half(self, seed=seed, n_splits=n_splits, align=align, reduce=reduce, segment=segment)
+
+    def control(self, other: CausalTrace) -> Excess:
+        """What this trace shows beyond a control trace of the same model."""
+        return Excess(self, other)
+
+    # -- other traces from this one -----------------------------------------------------------------------------
+
+    def select(self, pairs: Any) -> CausalTrace:
+        """The trace of some pairs: a boolean mask or indices. Text pairs that nothing uses any more are dropped.
+
+        Raises:
+            TraceError: a mask of another length, an index out of range, or no pair at all.
+        """
+        index = _pair_index(pairs, self.n_pairs)
+        kept, text_pair = np.unique(self.text_pair[index], return_inverse=True)
+        scores = Scores(**{f.name: getattr(self.scores, f.name)[index] for f in fields(Scores)})
+        return self._rebuilt(scores, index, text_pair, kept)
+
+    def with_floor(self, floor: float) -> CausalTrace:
+        """The same scores with another smallest |S_corr - S_foil| (cosine) for valid pairs."""
+        if not (np.isfinite(floor) and floor >= 0):
+            raise TraceError(f"floor must be a finite cosine difference >= 0, not {floor!r}")
+        return replace(self, provenance={**self.provenance, "floor": float(floor)})
+
+    def rescore(self, image_embeddings: Any, text_pair: Any = None, groups: Sequence[str] | None = None) -> CausalTrace:
+        """The trace with other images and no new forward pass: patched texts do not depend on the image.
+
+        image_embeddings: [n, embed], of any length > 0.
+        text_pair: [n], which of the text pairs each image is for; None = one image for each pair, in order.
+        groups: [n] bootstrap clusters; None = those of the pairs if ``text_pair`` is None, else each image its own.
+
+        Raises:
+            TraceError: the trace holds no embeddings, or shapes do not fit.
+            NonFiniteError: an image embedding holds NaN or infinity, or is 0.
+        """
+        from .scoring import normalise_rows, patched_scores, text_scores
+
+        if self.embeddings is None or self.correct_embeddings is None or self.foil_embeddings is None:
+            raise TraceError(
+                "this trace holds scores only: its text embeddings were not kept, so trace again to rescore"
+            )
+        images = normalise_rows(image_embeddings)
+        if images.shape[1] != self.embeddings.shape[3]:
+            raise TraceError(f"image embeddings have {images.shape[1]} dimensions, texts {self.embeddings.shape[3]}")
+        if text_pair is None:
+            index, chosen = np.arange(self.n_pairs), self.text_pair
+        else:
+            chosen = np.asarray(text_pair, dtype=np.int64).reshape(-1)
+            known, first = np.unique(self.text_pair, return_index=True)
+            unknown = np.setdiff1d(chosen, known)
+            if len(unknown):
+                raise TraceError(f"text_pair {unknown[0]} does not exist: they are 0 to {known[-1]}")
+            index = first[np.searchsorted(known, chosen)]
+        if len(chosen) != len(images):
+            raise TraceError(f"{len(images)} image embeddings for {len(chosen)} pairs; give text_pair= to choose texts")
+        scores = Scores(
+            correct=text_scores(self.correct_embeddings, images, chosen),
+            foil=text_scores(self.foil_embeddings, images, chosen),
+            patched=patched_scores(self.embeddings, images, chosen, self.inside[index]),
+        )
+        everything = np.arange(len(self.embeddings))
+        result = self._rebuilt(scores, index, chosen, everything, rescored=True)
+        if text_pair is None:
+            return result if groups is None else replace(result, groups=tuple(groups))
+        ids = tuple(f"{self.ids[pair]}/{number}" for number, pair in enumerate(index))
+        return replace(result, ids=ids, groups=ids if groups is None else tuple(groups))
+
+    def _rebuilt(
+        self, scores: Scores, index: np.ndarray, text_pair: np.ndarray, kept: np.ndarray, rescored: bool = False
+    ) -> CausalTrace:
+        """These scores with the captions of the pairs at ``index`` and the text embeddings at ``kept``."""
+        names = ("embeddings", "correct_embeddings", "foil_embeddings")
+        share = len(kept) == (0 if self.embeddings is None else len(self.embeddings))  # nothing to drop: no copy
+        return CausalTrace(
+            scores=scores,
+            **{
+                name: tuple(getattr(self, name)[i] for i in index)
+                for name in ("tokens", "foil_tokens", "ids", "groups")
+            },
+            differs=self.differs[index],
+            kinds=self.kinds[index],
+            text_pair=text_pair,
+            provenance={**self.provenance, "rescored": True} if rescored else dict(self.provenance),
+            **{n: v if v is None or share else v[kept] for n, v in ((n, getattr(self, n)) for n in names)},
+        )
+
+    # -- files, tables, pictures --------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace as safetensors (format "tracescribe.trace/1"); :func:`load_trace` reads it back exactly."""
+        from .storage import save_trace
+
+        save_trace(self, path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per (pair, layer, token) as a pandas table: ids, token, role, score, CTE, ..."""
+        from .tables import trace_frame
+
+        return trace_frame(self)
+
+    def heatmap(self, **options: Any) -> go.Figure:
+        """Interactive plotly heatmap; options as in :func:`tracescribe.viz.heatmap`."""
+        from ..viz import heatmap
+
+        return heatmap(self, **options)
+
+    def profile(self, **options: Any) -> go.Figure:
+        """Interactive plotly layer profile; options as in :func:`tracescribe.viz.profile`."""
+        from ..viz import profile
+
+        return profile(self, **options)
+
+    def export(self, path: str | os.PathLike[str], **options: Any) -> Any:
+        """Write a paper figure (pdf, svg, png, eps); options as in :func:`tracescribe.viz.export`."""
+        from ..viz import export
+
+        return export(self, path, **options)
+
+    def summary(self) -> str:
+        """What a person wants to know first, in one line."""
+        from .tables import trace_summary
+
+        return trace_summary(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, {self.kinds.shape[1]} tokens, "
+            f"{int(self.valid.sum())} valid, S_corr <= S_foil in {self.share_inverted:.0%})"
+        )
+
+
+def _set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
+    """Store a read-only view, so that a result cannot be changed by accident; the caller's own array stays writable."""
+    array = np.asarray(getattr(owner, name), dtype=dtype).view()
+    if array.ndim != ndim:
+        raise TraceError(f"{type(owner).__name__}.{name} must have {ndim} axes, not shape {array.shape}")
+    array.flags.writeable = False
+    object.__setattr__(owner, name, array)
+
+
+def _check(trace: CausalTrace) -> None:
+    """Refuse a trace whose parts do not fit together: every statistic below relies on it."""
+    n_pairs = len(trace.ids)
+    if n_pairs == 0:
+        raise DegenerateTraceError("a causal trace needs at least one pair")
+    n_tokens = trace.kinds.shape[1]
+    layers = trace.scores.patched.shape[1]
+    shapes = {
+        "scores.correct": (trace.scores.correct.shape, (n_pairs,)),
+        "scores.foil": (trace.scores.foil.shape, (n_pairs,)),
+        "scores.patched": (trace.scores.patched.shape, (n_pairs, layers, n_tokens)),
+        "kinds": (trace.kinds.shape, (n_pairs, n_tokens)),
+        "differs": (trace.differs.shape, (n_pairs, n_tokens)),
+        "text_pair": (trace.text_pair.shape, (n_pairs,)),
+    }
+    for name in ("tokens", "foil_tokens", "groups"):
+        shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
+    if trace.embeddings is not None:
+        n_texts, _, _, width = trace.embeddings.shape
+        shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_tokens, width))
+        for name in ("correct_embeddings", "foil_embeddings"):
+            value = getattr(trace, name)
+            shapes[name] = (() if value is None else value.shape, (n_texts, width))
+        if trace.text_pair.min() < 0 or trace.text_pair.max() >= n_texts:
+            raise TraceError(f"text_pair must lie within 0..{n_texts - 1}, the text pairs that have embeddings")
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
+    check_choice("direction", trace.direction, DIRECTIONS)
+    inside = trace.inside
+    lengths = inside.sum(axis=1)
+    for i in range(n_pairs):
+        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not inside[i, : lengths[i]].all():
+            raise TraceError(
+                f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
+                f"marks {lengths[i]} positions; they must be the first ones and as many"
+            )
+    finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
+    finite &= (np.isfinite(trace.scores.patched) | ~inside[:, None, :]).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise NonFiniteError(
+            f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
+            f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
+        )
+
+
+def _pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
+    chosen = np.asarray(pairs)
+    if chosen.dtype == np.bool_:
+        if chosen.shape != (n_pairs,):
+            raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
+        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
+    index = np.atleast_1d(chosen).astype(np.int64)
+    if index.size == 0:
+        raise TraceError(f"the selection holds none of the {n_pairs} pairs")
+    outside = index[(index < -n_pairs) | (index >= n_pairs)]
+    if len(outside):
+        raise TraceError(f"there is no pair {outside[0]}: they are numbered 0 to {n_pairs - 1}")
+    return index % n_pairs

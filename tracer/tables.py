@@ -1,0 +1,61 @@
+"""A causal trace as a pandas table and as one line of text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .roles import TokenKind, assign_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .result import CausalTrace
+
+__all__ = ["trace_frame", "trace_summary"]
+
+
+def trace_frame(trace: CausalTrace) -> pd.DataFrame:
+    """One line per (pair, layer, token inside the pair); ``cte`` is NaN for pairs that are not valid."""
+    import pandas as pd
+
+    pair, layer, token = np.nonzero(np.broadcast_to(trace.inside[:, None, :], trace.scores.patched.shape))
+    roles = assign_rows("role", trace.kinds, trace.differs, trace.tokens, trace.ids)
+    width = trace.kinds.shape[1]
+    padded = np.array([words + ("",) * (width - len(words)) for words in trace.tokens], dtype=object)
+    padded_foil = np.array([words + ("",) * (width - len(words)) for words in trace.foil_tokens], dtype=object)
+    return pd.DataFrame(
+        {
+            "pair": pair,
+            "id": np.array(trace.ids, dtype=object)[pair],
+            "group": np.array(trace.groups, dtype=object)[pair],
+            "layer": layer,
+            "token": token,
+            "text": padded[pair, token],
+            "foil_text": padded_foil[pair, token],
+            "kind": np.array([kind.name.lower() for kind in TokenKind], dtype=object)[trace.kinds[pair, token]],
+            "role": np.array(roles.labels, dtype=object)[roles.index[pair, token]],
+            "differs": trace.differs[pair, token],
+            "score": trace.scores.patched[pair, layer, token],
+            "s_correct": trace.scores.correct[pair],
+            "s_foil": trace.scores.foil[pair],
+            "cte": trace.cte[pair, layer, token],
+            "valid": trace.valid[pair],
+            "segment": trace.segment[pair],
+        }
+    )
+
+
+def trace_summary(trace: CausalTrace) -> str:
+    """One line a person reads: how much was traced, how much of it is usable, what the model gets wrong."""
+    n_texts = len(np.unique(trace.text_pair))
+    invalid = int((~trace.valid).sum())
+    segments = trace.segment
+    split = ", ".join(f"{int((segments == name).sum())} {name}" for name in ("correct", "ambiguous", "incorrect"))
+    about = [str(trace.provenance[key]) for key in ("model", "site") if key in trace.provenance]
+    return (
+        f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
+        f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "
+        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; " + ", ".join([*about, trace.direction])
+    )

@@ -1,0 +1,188 @@
+"""Causal tracing: patch every layer and token of every pair, score against its image, and keep what statistics need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from ..errors import DegenerateTraceError
+from .batch import PairBatch, as_pairs, image_embeddings, make_batch
+from .options import check_choice
+from .pairs import Pair
+from .result import CausalTrace, Scores
+from .roles import TokenKind
+from .scoring import patched_scores, text_scores
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..patching import Direction, DualEncoder
+    from ..patching.engine import Path
+
+# |S_corr - S_foil| (cosine) below which CTE is not defined. The scores are exact to about 1e-7, so that at the floor
+# rounding moves a CTE by 0.001; whether a difference *means* something is what `segment` says.
+FLOOR = 1e-4
+
+ProgressCallback = Callable[[int, int], None]
+
+
+def trace(
+    model: DualEncoder,
+    pairs: Sequence[Pair],
+    *,
+    site: Literal["resid"] = "resid",
+    direction: Direction = "foil->correct",
+    method: Literal["exact"] = "exact",
+    path: Path = "resume",
+    batch_size: int | Literal["auto"] = "auto",
+    dtype: torch.dtype | None = None,
+    floor: float = FLOOR,
+    keep_embeddings: bool = True,
+    progress: bool | ProgressCallback = True,
+    seed: int = 0,
+) -> CausalTrace:
+    """Trace the causal effect of every layer and token of each pair's captions on its similarity with its image.
+
+    For every layer l (0 = embedding output) and token p the foil's hidden state replaces the correct caption's, and
+    CTE(l, p) = (S_corr - S(l, p)) / (S_corr - S_foil) (NAST, arXiv 2602.12498). Pairs that share their captions are
+    patched once; every further image costs one matrix product.
+
+    Args:
+        model: from :func:`tracescribe.load` or :func:`tracescribe.wrap`.
+        pairs: :class:`Pair` objects, or mappings with their fields; their ``image`` is a path, a PIL image, a
+            precomputed embedding, or ``ts.Text`` for a text as the target.
+        site: where states are replaced; "resid" is the residual stream, the paper's site.
+        direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
+            the other way round, CTE then being the share of the difference that is restored.
+        method: "exact": every cell is a real replacement.
+        path: "resume" runs only what a patch can change; "generic" runs every cell whole. The numbers agree.
+        batch_size: text pairs a batch; "auto" chooses by size.
+        dtype: precision of the text tower's passes, its own by default; scores are always summed in float64.
+        floor: pairs with |S_corr - S_foil| (cosine) below it are not valid: their CTE is NaN.
+        keep_embeddings: keep the patched embeddings, so that :meth:`CausalTrace.rescore` works.
+        progress: a bar on a terminal or in a notebook, or a callback ``(done, total)`` over text pairs.
+        seed: which cells are checked against the generic path.
+
+    Raises:
+        LengthMismatchError, IdenticalPairError, ContextOverflowError: a pair's captions cannot be traced.
+        DataFormatError: no pairs, or an image that is missing or broken.
+        DegenerateTraceError: no pair reaches the floor.
+        NonFiniteError, PatchDidNotFireError, TowerMismatchError: the engine's own checks failed.
+
+    >>> import tracescribe as ts
+    >>> model = ts.load("phantom")
+    >>> pair = ts.Pair(
+    ...     correct="There is no effusion.", foil="There is severe effusion.", image=ts.Text("The lungs are clear.")
+    ... )
+    >>> trace = ts.trace(model, [pair], progress=False)
+    >>> trace.cte.shape, trace.tokens[0][3], trace.foil_tokens[0][3]
+    ((1, 9, 7), 'no', 'severe')
+    >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 6])  # exactly 1 by construction
+    (1.0, 1.0)
+    """
+    from ..patching import Direction, PatchingEngine
+    from ..patching.engine import Path
+
+    check_choice("site", site, ("resid",))
+    check_choice("method", method, ("exact",))
+    check_choice("direction", direction, get_args(Direction))
+    check_choice("path", path, get_args(Path))
+    batch = make_batch(model.text, as_pairs(pairs))
+    images = image_embeddings(model, batch.pairs, batch.ids)
+    engine = PatchingEngine(model.text, dtype=dtype)
+    noising = direction == "foil->correct"
+    base, donor = (batch.correct, batch.foil) if noising else (batch.foil, batch.correct)
+    with _progress(progress, len(base)) as advance:
+        found = engine.patch(base, donor, path=path, batch_size=batch_size, seed=seed, progress=advance)
+    embeddings = found.patched.cpu().float().numpy()
+    correct, foil = (
+        e.cpu().float().numpy() for e in ((found.base, found.donor) if noising else (found.donor, found.base))
+    )
+    result = CausalTrace(
+        scores=Scores(
+            correct=text_scores(correct, images, batch.text_pair),
+            foil=text_scores(foil, images, batch.text_pair),
+            patched=patched_scores(embeddings, images, batch.text_pair, batch.kinds != TokenKind.OUTSIDE),
+        ),
+        tokens=batch.tokens,
+        foil_tokens=batch.foil_tokens,
+        differs=batch.differs,
+        kinds=batch.kinds,
+        text_pair=batch.text_pair,
+        ids=batch.ids,
+        groups=batch.groups,
+        provenance=_provenance(model, batch, images)
+        | {
+            "site": site,
+            "direction": direction,
+            "method": method,
+            "path": path,
+            "dtype": str(dtype or model.text.dtype).removeprefix("torch."),
+            "floor": float(floor),
+            "seed": seed,
+        },
+        embeddings=embeddings if keep_embeddings else None,
+        correct_embeddings=correct if keep_embeddings else None,
+        foil_embeddings=foil if keep_embeddings else None,
+    )
+    if not result.valid.any():
+        raise DegenerateTraceError(
+            f"none of the {len(batch.pairs)} pairs can be traced: the largest |S_corr - S_foil| is "
+            f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the image does not tell the "
+            f"two captions apart; use other images or pairs, or lower floor="
+        )
+    return result
+
+
+def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dict[str, Any]:
+    tower = model.text
+    captions = json.dumps([(pair.correct, pair.foil) for pair in batch.pairs], ensure_ascii=False).encode()
+    return {
+        "model": model.name,
+        "weights_sha256": tower.fingerprint(),
+        "pairs_sha256": hashlib.sha256(captions + images.astype(np.float32).tobytes()).hexdigest(),
+        "tower": {
+            "causal": tower.causal,
+            "pooling": tower.pooling,
+            "n_layers": tower.n_layers,
+            "n_heads": tower.n_heads,
+            "d_model": tower.d_model,
+            "readout_layers": [tower.n_layers],
+        },
+        "logit_scale": model.logit_scale,
+        "versions": {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextmanager
+def _progress(progress: bool | ProgressCallback, total: int) -> Iterator[Callable[[int], None] | None]:
+    """What the engine calls after each batch: the user's callback, a rich bar where there is a person, or nothing."""
+    if callable(progress):
+        yield lambda done: progress(done, total)
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not progress or not (console.is_terminal or console.is_jupyter):
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("tracing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("text pairs"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("tracing", total=total)
+        yield lambda done: bar.update(task, completed=done)
