@@ -112,7 +112,7 @@ def _causal_cte(rng: np.random.Generator, n_layers: int, length: int) -> np.ndar
 def _random_embeddings(
     rng: np.random.Generator, lengths: np.ndarray, n_layers: int, width: int, embed_dim: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors [text, layer, token, embed] and both captions' [text, embed], with a causal tower's zeros and ones."""
+    """Unit vectors [text, layer, token, embed] and both captions'; with a causal tower's exact zeros and ones."""
 
     def unit(*shape: int) -> np.ndarray:
         vectors = rng.normal(size=shape)

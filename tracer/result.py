@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 
-from ..errors import DegenerateTraceError, NonFiniteError
+from .checks import DIRECTIONS, check_trace, pair_index, set_array
 from .maps import Excess, LayerProfile, TraceMap
-from .options import TraceError, check_choice
+from .options import TraceError
 from .roles import TokenKind
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CausalTrace", "Scores"]
 
-DIRECTIONS = ("foil->correct", "correct->foil")
-DEFAULT_FLOOR = 0.01  # cosine; below it a denominator is mostly rounding and image noise
+DEFAULT_FLOOR = 1e-4  # cosine; for traces whose provenance does not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Scores:
 
     def __post_init__(self) -> None:
         for name, ndim in (("correct", 1), ("foil", 1), ("patched", 3)):
-            _set_array(self, name, np.float32, ndim)
+            set_array(self, name, np.float32, ndim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +73,12 @@ class CausalTrace:
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
-            _set_array(self, name, dtype, ndim)
+            set_array(self, name, dtype, ndim)
         for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
             if getattr(self, name) is not None:
-                _set_array(self, name, None, ndim)
-        _check(self)
+                set_array(self, name, None, ndim)
+        object.__setattr__(self, "provenance", dict(self.provenance))
+        check_trace(self)
 
     # -- what was traced ----------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class CausalTrace:
         Raises:
             TraceError: a mask of another length, an index out of range, or no pair at all.
         """
-        index = _pair_index(pairs, self.n_pairs)
+        index = pair_index(pairs, self.n_pairs)
         kept, text_pair = np.unique(self.text_pair[index], return_inverse=True)
         scores = Scores(**{f.name: getattr(self.scores, f.name)[index] for f in fields(Scores)})
         return self._rebuilt(scores, index, text_pair, kept)
@@ -277,19 +277,16 @@ class CausalTrace:
         self, scores: Scores, index: np.ndarray, text_pair: np.ndarray, kept: np.ndarray, rescored: bool = False
     ) -> CausalTrace:
         """These scores with the captions of the pairs at ``index`` and the text embeddings at ``kept``."""
-        names = ("embeddings", "correct_embeddings", "foil_embeddings")
-        share = len(kept) == (0 if self.embeddings is None else len(self.embeddings))  # nothing to drop: no copy
-        return CausalTrace(
-            scores=scores,
-            **{
-                name: tuple(getattr(self, name)[i] for i in index)
-                for name in ("tokens", "foil_tokens", "ids", "groups")
-            },
-            differs=self.differs[index],
-            kinds=self.kinds[index],
-            text_pair=text_pair,
-            provenance={**self.provenance, "rescored": True} if rescored else dict(self.provenance),
-            **{n: v if v is None or share else v[kept] for n, v in ((n, getattr(self, n)) for n in names)},
+        changes: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in index) for name in ("tokens", "foil_tokens", "ids", "groups")
+        }
+        if self.embeddings is not None and len(kept) < len(self.embeddings):  # nothing to drop: no copy of gigabytes
+            for name in ("embeddings", "correct_embeddings", "foil_embeddings"):
+                changes[name] = getattr(self, name)[kept]
+        if rescored:
+            changes["provenance"] = {**self.provenance, "rescored": True}
+        return replace(
+            self, scores=scores, differs=self.differs[index], kinds=self.kinds[index], text_pair=text_pair, **changes
         )
 
     # -- files, tables, pictures --------------------------------------------------------------------------------
@@ -335,76 +332,3 @@ class CausalTrace:
             f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, {self.kinds.shape[1]} tokens, "
             f"{int(self.valid.sum())} valid, S_corr <= S_foil in {self.share_inverted:.0%})"
         )
-
-
-def _set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
-    """Store a read-only view, so that a result cannot be changed by accident; the caller's own array stays writable."""
-    array = np.asarray(getattr(owner, name), dtype=dtype).view()
-    if array.ndim != ndim:
-        raise TraceError(f"{type(owner).__name__}.{name} must have {ndim} axes, not shape {array.shape}")
-    array.flags.writeable = False
-    object.__setattr__(owner, name, array)
-
-
-def _check(trace: CausalTrace) -> None:
-    """Refuse a trace whose parts do not fit together: every statistic below relies on it."""
-    n_pairs = len(trace.ids)
-    if n_pairs == 0:
-        raise DegenerateTraceError("a causal trace needs at least one pair")
-    n_tokens = trace.kinds.shape[1]
-    layers = trace.scores.patched.shape[1]
-    shapes = {
-        "scores.correct": (trace.scores.correct.shape, (n_pairs,)),
-        "scores.foil": (trace.scores.foil.shape, (n_pairs,)),
-        "scores.patched": (trace.scores.patched.shape, (n_pairs, layers, n_tokens)),
-        "kinds": (trace.kinds.shape, (n_pairs, n_tokens)),
-        "differs": (trace.differs.shape, (n_pairs, n_tokens)),
-        "text_pair": (trace.text_pair.shape, (n_pairs,)),
-    }
-    for name in ("tokens", "foil_tokens", "groups"):
-        shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
-    if trace.embeddings is not None:
-        n_texts, _, _, width = trace.embeddings.shape
-        shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_tokens, width))
-        for name in ("correct_embeddings", "foil_embeddings"):
-            value = getattr(trace, name)
-            shapes[name] = (() if value is None else value.shape, (n_texts, width))
-        if trace.text_pair.min() < 0 or trace.text_pair.max() >= n_texts:
-            raise TraceError(f"text_pair must lie within 0..{n_texts - 1}, the text pairs that have embeddings")
-    for name, (found, expected) in shapes.items():
-        if found != expected:
-            raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
-    check_choice("direction", trace.direction, DIRECTIONS)
-    inside = trace.inside
-    lengths = inside.sum(axis=1)
-    for i in range(n_pairs):
-        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not inside[i, : lengths[i]].all():
-            raise TraceError(
-                f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
-                f"marks {lengths[i]} positions; they must be the first ones and as many"
-            )
-    finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
-    finite &= (np.isfinite(trace.scores.patched) | ~inside[:, None, :]).all(axis=(1, 2))
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        raise NonFiniteError(
-            f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
-            f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
-        )
-
-
-def _pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
-    chosen = np.asarray(pairs)
-    if chosen.dtype == np.bool_:
-        if chosen.shape != (n_pairs,):
-            raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")
-        chosen = np.flatnonzero(chosen)
-    elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
-        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
-    index = np.atleast_1d(chosen).astype(np.int64)
-    if index.size == 0:
-        raise TraceError(f"the selection holds none of the {n_pairs} pairs")
-    outside = index[(index < -n_pairs) | (index >= n_pairs)]
-    if len(outside):
-        raise TraceError(f"there is no pair {outside[0]}: they are numbered 0 to {n_pairs - 1}")
-    return index % n_pairs

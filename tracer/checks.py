@@ -1,0 +1,91 @@
+"""What must hold of a causal trace's parts before anything is computed from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import DegenerateTraceError, NonFiniteError
+from .options import TraceError, check_choice
+
+if TYPE_CHECKING:
+    from .result import CausalTrace
+
+__all__ = ["DIRECTIONS", "check_trace", "pair_index", "set_array"]
+
+DIRECTIONS = ("foil->correct", "correct->foil")
+
+
+def set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
+    """Store a read-only view, so that a result cannot be changed by accident; the caller's own array stays writable."""
+    array = np.asarray(getattr(owner, name), dtype=dtype).view()
+    if array.ndim != ndim:
+        raise TraceError(f"{type(owner).__name__}.{name} must have {ndim} axes, not shape {array.shape}")
+    array.flags.writeable = False
+    object.__setattr__(owner, name, array)
+
+
+def check_trace(trace: CausalTrace) -> None:
+    """Refuse a trace whose parts do not fit together: every statistic below relies on it."""
+    n_pairs = len(trace.ids)
+    if n_pairs == 0:
+        raise DegenerateTraceError("a causal trace needs at least one pair")
+    n_tokens = trace.kinds.shape[1]
+    layers = trace.scores.patched.shape[1]
+    shapes = {
+        "scores.correct": (trace.scores.correct.shape, (n_pairs,)),
+        "scores.foil": (trace.scores.foil.shape, (n_pairs,)),
+        "scores.patched": (trace.scores.patched.shape, (n_pairs, layers, n_tokens)),
+        "kinds": (trace.kinds.shape, (n_pairs, n_tokens)),
+        "differs": (trace.differs.shape, (n_pairs, n_tokens)),
+        "text_pair": (trace.text_pair.shape, (n_pairs,)),
+    }
+    for name in ("tokens", "foil_tokens", "groups"):
+        shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
+    if trace.embeddings is not None:
+        n_texts, _, _, width = trace.embeddings.shape
+        shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_tokens, width))
+        for name in ("correct_embeddings", "foil_embeddings"):
+            value = getattr(trace, name)
+            shapes[name] = (() if value is None else value.shape, (n_texts, width))
+        if trace.text_pair.min() < 0 or trace.text_pair.max() >= n_texts:
+            raise TraceError(f"text_pair must lie within 0..{n_texts - 1}, the text pairs that have embeddings")
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
+    check_choice("direction", trace.direction, DIRECTIONS)
+    inside = trace.inside
+    lengths = inside.sum(axis=1)
+    for i in range(n_pairs):
+        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not inside[i, : lengths[i]].all():
+            raise TraceError(
+                f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
+                f"marks {lengths[i]} positions; they must be the first ones and as many"
+            )
+    finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
+    finite &= (np.isfinite(trace.scores.patched) | ~inside[:, None, :]).all(axis=(1, 2))
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise NonFiniteError(
+            f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
+            f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
+        )
+
+
+def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
+    chosen = np.asarray(pairs)
+    if chosen.dtype == np.bool_:
+        if chosen.shape != (n_pairs,):
+            raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
+        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
+    index = np.atleast_1d(chosen).astype(np.int64)
+    if index.size == 0:
+        raise TraceError(f"the selection holds none of the {n_pairs} pairs")
+    outside = index[(index < -n_pairs) | (index >= n_pairs)]
+    if len(outside):
+        raise TraceError(f"there is no pair {outside[0]}: they are numbered 0 to {n_pairs - 1}")
+    return index % n_pairs
