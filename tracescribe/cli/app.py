@@ -13,7 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import TracescribeError
-from . import building, demonstrating, looking, tracing, training
+from . import building, demonstrating, looking, prescribing, tracing, training
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
@@ -32,7 +32,7 @@ app.command()(demonstrating.demo)
 app.command()(tracing.info)
 app.command()(tracing.trace)
 app.command()(looking.plot)
-app.command()(training.prescribe)
+app.command()(prescribing.prescribe)
 app.command()(training.finetune)
 app.command()(training.evaluate)
 build.command("phantom")(building.phantom)

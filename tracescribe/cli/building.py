@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .common import Json, Seed, check_folder, show, working
+from .common import Json, Seed, check_folder, progress_bar, show, working
 
 
 def phantom(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Created if missing.", show_default=False)],
     n: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 200,
     seed: Seed = 0,
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Pixels a side; the miniature reads 64.")] = 64,
     json: Json = False,
 ) -> None:
     """Draw phantom chest radiographs with captions, pairs, claims and multiple-choice questions (PNG and JSONL).
@@ -23,8 +24,8 @@ def phantom(
     check_folder(folder)
     from ..benchmark.phantom import build_phantom
 
-    with working(json, f"drawing {n} phantom radiographs"):
-        build_phantom(folder, n, seed)
+    with working(json, ""), progress_bar(json, "drawing", n) as advance:
+        build_phantom(folder, n, seed, size=size, progress=lambda _: advance(""))
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     show(
         json,

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,12 +73,19 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
 
 
 def check_folder(path: Path) -> Path:
-    """``path`` if it is a folder that can be written to, or one that can be created; `OutputError` otherwise."""
+    """``path`` if it is a folder that can be written to, or can be created; its parents are created.
+
+    Raises `OutputError` otherwise, before any long work is begun.
+    """
     if path.exists() and not path.is_dir():
         raise OutputError(f"cannot write to {str(path)!r}: it is a file, and a folder is needed")
-    nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OutputError(f"cannot write to {str(path)!r}: {str(nearest)!r} is not a folder one may write to")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"cannot create the folder {str(path)!r}: {problem.strerror}") from None
+    where = path if path.is_dir() else path.absolute().parent
+    if not os.access(where, os.W_OK):
+        raise OutputError(f"cannot write to {str(path)!r}: no permission")
     return path
 
 
@@ -106,11 +113,27 @@ def show_progress(as_json: bool) -> bool:
 
 
 @contextlib.contextmanager
+def progress_bar(as_json: bool, name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr of a terminal, nothing elsewhere; call what it gives after each step, with a word on it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not show_progress(as_json)) as bar:
+        task = bar.add_task(name, total=total, note="")
+        yield lambda note="": bar.update(task, advance=1, note=note)
+
+
+@contextlib.contextmanager
 def working(as_json: bool, message: str) -> Iterator[None]:
     """Say on a terminal what is being done; keep libraries' chatter out of stdout, which is for the result."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        if show_progress(as_json):
+        if message and show_progress(as_json):
             typer.echo(message, err=True)
         yield
 
