@@ -5,6 +5,7 @@ Layers are numbered as in the literature: 0 is the embedding output (token + pos
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -137,6 +138,14 @@ class TextTower(nn.Module):
 
     def extra_repr(self) -> str:
         return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every weight of the tower, by name: equal fingerprints mean equal weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     # text in, embedding out --------------------------------------------------------------------------------------
 
