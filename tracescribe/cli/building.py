@@ -24,8 +24,8 @@ def phantom(
     check_folder(folder)
     from ..benchmark.phantom import build_phantom
 
-    with working(json, ""), progress_bar(json, "drawing", n) as advance:
-        build_phantom(folder, n, seed, size=size, progress=lambda _: advance(""))
+    with working(json, ""), progress_bar(json, "drawing", n) as bar:
+        build_phantom(folder, n, seed, size=size, progress=lambda done: bar.to(done, n))
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     show(
         json,

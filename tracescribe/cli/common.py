@@ -7,12 +7,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -89,7 +90,7 @@ def check_folder(path: Path) -> Path:
     return path
 
 
-def load_model(name: str, pretrained: str | None = None, device: str = "cpu", dtype: str | None = None) -> DualEncoder:
+def load_model(name: str, pretrained: str | None = None, device: str = "cpu") -> DualEncoder:
     """`tracescribe.load`, with the device checked first, in a sentence."""
     import torch
 
@@ -102,9 +103,7 @@ def load_model(name: str, pretrained: str | None = None, device: str = "cpu", dt
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, False):
         raise OptionError(f"the device {device!r} is not available here: use --device cpu")
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise OptionError(f"unknown dtype {dtype!r}: use float32, float16 or bfloat16")
-    return load(name, pretrained=pretrained, device=device, dtype=None if dtype is None else getattr(torch, dtype))
+    return load(name, pretrained=pretrained, device=device)
 
 
 def show_progress(as_json: bool) -> bool:
@@ -112,20 +111,32 @@ def show_progress(as_json: bool) -> bool:
     return sys.stderr.isatty() and not as_json
 
 
-@contextlib.contextmanager
-def progress_bar(as_json: bool, name: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr of a terminal, nothing elsewhere; call what it gives after each step, with a word on it."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+class Bar:
+    """A progress bar that commands move by steps, or to a count."""
 
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def step(self, note: str = "") -> None:
+        """One more is done."""
+        self._progress.update(self._task, advance=1, note=note)
+
+    def to(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` are done."""
+        self._progress.update(self._task, completed=done, total=total, note=note)
+
+
+@contextlib.contextmanager
+def progress_bar(as_json: bool, name: str, total: int) -> Iterator[Bar]:
+    """A bar on stderr of a terminal, nothing elsewhere."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} {task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not show_progress(as_json)) as bar:
-        task = bar.add_task(name, total=total, note="")
-        yield lambda note="": bar.update(task, advance=1, note=note)
+    with Progress(*columns, console=Console(stderr=True), disable=not show_progress(as_json)) as progress:
+        yield Bar(progress, progress.add_task(name, total=total, note=""))
 
 
 @contextlib.contextmanager

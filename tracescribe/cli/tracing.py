@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -13,18 +13,20 @@ from .common import (
     Device,
     Json,
     ModelName,
+    OptionError,
     PairsFile,
     Pretrained,
     check_output,
     load_model,
+    progress_bar,
     show,
-    show_progress,
     table,
     working,
 )
 
 if TYPE_CHECKING:
-    from ..tracer import CausalTrace, LayerProfile
+    from ..patching import DualEncoder
+    from ..tracer import CausalTrace, LayerProfile, Pair
 
 
 def info(model: ModelName, pretrained: Pretrained = None, device: Device = "cpu", json: Json = False) -> None:
@@ -56,48 +58,72 @@ def trace(
     model: ModelName,
     pairs: PairsFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the trace goes: a .safetensors file.")],
-    site: Annotated[str, typer.Option(help="What is replaced: resid, the residual stream.")] = "resid",
     direction: Annotated[
         Literal["foil->correct", "correct->foil"], typer.Option(help="Whose states are put into whose run.")
     ] = "foil->correct",
+    attribute: Annotated[str | None, typer.Option(help="Only pairs of this attribute, such as existence.")] = None,
     control: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Pairs of a control swap, to show the excess over.")
+        str | None, typer.Option(help="Another attribute of the same file (a swap without negation), to subtract.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Pairs a batch; as many as fit by default.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16; the model's own by default.")] = None,
+    floor: Annotated[float, typer.Option(min=0, help="Least |S_corr - S_foil| (cosine) of a valid pair.")] = 1e-4,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Text pairs a batch; chosen by default.")] = None,
+    dtype: Annotated[
+        Literal["float32", "float64", "float16", "bfloat16"] | None,
+        typer.Option(help="Of the text tower's passes; the model's own by default."),
+    ] = None,
     pretrained: Pretrained = None,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Trace caption pairs (JSONL or CSV: correct, foil, image) and save the causal trace.
 
-    Example:  tracescribe trace phantom data/pairs.jsonl -o trace.safetensors
+    Example:  tracescribe trace phantom data/pairs.jsonl --attribute existence --control severity -o trace.safetensors
     """
     check_output(output, (".safetensors",))
     from ..tracer import read_pairs
-    from ..tracer import trace as run_trace
 
     with working(json, f"reading {pairs}"):
         records = read_pairs(pairs)
-        baseline = None if control is None else read_pairs(control)
-    with working(json, f"tracing {len(records)} pairs with {model}"):
-        encoder = load_model(model, pretrained, device, dtype)
-        options = {
-            "site": site,
-            "direction": direction,
-            "batch_size": "auto" if batch_size is None else batch_size,
-            "progress": show_progress(json),
-        }
-        result = run_trace(encoder, records, **options)
+        chosen = _of(records, attribute, pairs)
+        baseline = None if control is None else _of(records, control, pairs)
+    with working(json, f"loading {model}"):
+        encoder = load_model(model, pretrained, device)
+    options = {"direction": direction, "floor": floor, "batch_size": batch_size or "auto", "dtype": dtype}
+    with working(json, ""):
+        result = _trace(encoder, chosen, "tracing", json, options)
         profile = result.per_layer()
         excess = None
         if baseline is not None:
-            excess = result.control(run_trace(encoder, baseline, **options)).per_layer()
+            excess = result.control(_trace(encoder, baseline, f"tracing {control}", json, options)).per_layer()
         result.save(output)
     document = {"output": output, "summary": result.summary(), **describe(result, profile)}
     if excess is not None:
-        document["excess"] = excess.value
+        document["excess"] = {"over": control, "value": excess.value, "lo": excess.lo, "hi": excess.hi}
     show(json, document, result.summary(), layers(profile, excess), f"saved {output}")
+
+
+def _trace(encoder: DualEncoder, pairs: list[Pair], name: str, json: bool, options: dict[str, Any]) -> CausalTrace:
+    import torch
+
+    from ..tracer import trace as run_trace
+
+    dtype = None if options["dtype"] is None else getattr(torch, options["dtype"])
+    texts = len({(pair.correct, pair.foil) for pair in pairs})
+    with progress_bar(json, name, texts) as bar:
+        return run_trace(
+            encoder, pairs, **{**options, "dtype": dtype}, progress=lambda done, total: bar.to(done, total)
+        )
+
+
+def _of(pairs: list[Pair], attribute: str | None, source: Path) -> list[Pair]:
+    """The pairs of one attribute; all of them without one."""
+    if attribute is None:
+        return pairs
+    found = [pair for pair in pairs if pair.attribute == attribute]
+    if not found:
+        known = ", ".join(sorted({str(pair.attribute) for pair in pairs if pair.attribute})) or "no attribute at all"
+        raise OptionError(f"no pair of {str(source)!r} has the attribute {attribute!r}; the file has {known}")
+    return found
 
 
 def describe(result: CausalTrace, profile: LayerProfile) -> dict[str, object]:

@@ -97,8 +97,8 @@ def finetune(
 
     with working(json, f"embedding the images of {data} with {model}"):
         encoder = load_model(model, pretrained, device)
-        with progress_bar(json, "fine-tuning", steps) as advance:
-            result = train(config, encoder, callbacks=[lambda step: advance(f"loss {step.loss:.3f}")])
+        with progress_bar(json, "fine-tuning", steps) as bar:
+            result = train(config, encoder, callbacks=[lambda step: bar.step(f"loss {step.loss:.3f}")])
         folder = result.save(output)
     share, shares = result.update, result.update.share
     document = {
