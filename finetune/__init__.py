@@ -15,7 +15,7 @@ if not __name__.startswith("tracescribe."):
 
 if TYPE_CHECKING:
     from . import data, lora, losses, prescription, scaling, training
-    from .lora import attach_lora, effective_weights, lora_config, merged_copy
+    from .lora import attach_lora, effective_weights, load_lora, lora_config, merged_copy
     from .losses import claim_loss, clip_loss, nast_loss
     from .planfile import PlanFile, load_plan, plan_schema
     from .prescription import Prescription, prescribe
@@ -38,6 +38,7 @@ _WHERE = {
     "claim_loss": "losses",
     "clip_loss": "losses",
     "effective_weights": "lora",
+    "load_lora": "lora",
     "load_plan": "planfile",
     "lora_config": "lora",
     "merged_copy": "lora",
@@ -65,6 +66,7 @@ __all__ = [
     "clip_loss",
     "data",
     "effective_weights",
+    "load_lora",
     "load_plan",
     "lora",
     "lora_config",

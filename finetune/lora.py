@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import PrescriptionError
+from ..errors import DataFormatError, PrescriptionError
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -81,19 +82,42 @@ def lora_config(
 def attach_lora(module: nn.Module, config: LoraConfig) -> PeftModel:
     """Put adapters into ``module`` (in place, as peft does) and freeze everything else.
 
+    Fused attention gets its out_proj adapter once, where peft counts it twice (see :mod:`.peft_attention`).
+
     Raises PrescriptionError if anything outside the text tower's blocks were trainable.
     """
     from peft import get_peft_model
 
     from ..patching import text_blocks
+    from .peft_attention import count_out_proj_once
 
     adapted = get_peft_model(module, config)
+    count_out_proj_once(adapted)
     inside = {id(parameter) for block in text_blocks(adapted) for parameter in block.parameters()}
     outside = [name for name, p in adapted.named_parameters() if p.requires_grad and id(p) not in inside]
     if outside:
         raise PrescriptionError(
             f"the configuration also adapts {len(outside)} tensors outside the text blocks, such as {outside[0]!r}"
         )
+    return adapted
+
+
+def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
+    """Put adapters saved by peft (or by a training run, its folder ``adapter``) into ``module``, in place.
+
+    Raises DataFormatError when the folder holds no adapters for this module.
+    """
+    from peft import PeftModel
+
+    from .peft_attention import count_out_proj_once
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise DataFormatError(f"{folder}: holds no adapters (adapter_config.json is missing)")
+    try:
+        adapted = PeftModel.from_pretrained(module, str(folder))
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as problem:
+        raise DataFormatError(f"{folder}: these adapters do not fit the module: {problem}") from problem
+    count_out_proj_once(adapted)
     return adapted
 
 
@@ -105,14 +129,21 @@ def lora_deltas(module: nn.Module) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import MultiheadAttention
 
+    from .peft_attention import out_proj_is_counted_twice
+
     deltas: dict[str, Tensor] = {}
+    doubled: set[int] = set()  # out_proj layers of attention that was not attached through this package
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, LoraLayer) or layer.merged or layer.disable_adapters:
             continue
         weight = "in_proj_weight" if isinstance(layer, MultiheadAttention) else "weight"
+        if type(layer) is MultiheadAttention and out_proj_is_counted_twice():
+            doubled.add(id(layer.get_base_layer().out_proj))
         for adapter in layer.active_adapters:
             if adapter in layer.lora_A:
-                delta = layer.get_delta_weight(adapter)
+                if getattr(layer, "use_dora", {}).get(adapter):
+                    raise PrescriptionError(f"{name}: DoRA adapters are not supported; use plain LoRA (use_dora=False)")
+                delta = layer.get_delta_weight(adapter) * (2 if id(layer) in doubled else 1)
                 key = plain_name(f"{name}.{weight}")
                 deltas[key] = deltas[key] + delta if key in deltas else delta
     return deltas

@@ -12,8 +12,8 @@ def tiny_open_clip(layers: int = 3, custom: bool = False, seed: int = 0, width: 
     import open_clip
 
     torch.manual_seed(seed)
-    text = dict(context_length=CONTEXT, vocab_size=VOCAB, width=width, heads=4, layers=layers)
-    vision = dict(image_size=16, patch_size=8, width=32, head_width=8, layers=2)
+    text = {"context_length": CONTEXT, "vocab_size": VOCAB, "width": width, "heads": 4, "layers": layers}
+    vision = {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 8, "layers": 2}
     kind = open_clip.model.CustomTextCLIP if custom else open_clip.model.CLIP
     return kind(embed_dim=24, vision_cfg=vision, text_cfg=text).eval()
 
@@ -22,20 +22,25 @@ def tiny_hf_clip(layers: int = 3, seed: int = 0):
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(seed)
-    text = dict(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=4,
-        num_hidden_layers=layers,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=VOCAB - 2,
-        eos_token_id=VOCAB - 1,
-        pad_token_id=0,
-    )
-    vision = dict(
-        hidden_size=32, intermediate_size=64, num_attention_heads=4, num_hidden_layers=2, image_size=16, patch_size=8
-    )
+    text = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": layers,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": VOCAB - 2,
+        "eos_token_id": VOCAB - 1,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
 
 
