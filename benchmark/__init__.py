@@ -1,4 +1,26 @@
 """What models are measured on: phantom radiographs, claim sets, multiple choice, evaluation."""
 
+from __future__ import annotations
+
 if not __name__.startswith("tracescribe."):
-    raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe")
+    raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of package tracescribe")
+
+from .evaluation import Evaluation, Shortcut, embed_images, evaluate, load_records, text_preservation
+from .metrics import Interval
+from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_claims, read_mcq
+
+__all__ = [
+    "CaptionRecord",
+    "ClaimRecord",
+    "Evaluation",
+    "Interval",
+    "McqRecord",
+    "Shortcut",
+    "embed_images",
+    "evaluate",
+    "load_records",
+    "read_captions",
+    "read_claims",
+    "read_mcq",
+    "text_preservation",
+]

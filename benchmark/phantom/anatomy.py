@@ -197,6 +197,12 @@ def _vessels(size: int) -> Image:
         away = np.abs(y - slope * t - 0.25 * slope * t * t) / np.sqrt(1 + slope * slope)
         reach = np.hypot(t, y)
         width = np.clip(0.032 - 0.04 * reach, 0.008, 1)
-        out += weight * soft(width - away, 0.02) * np.clip(1 - reach / 0.68, 0, 1) * np.clip(reach / 0.12 - 0.6, 0, 1) * (t > 0)
+        out += (
+            weight
+            * soft(width - away, 0.02)
+            * np.clip(1 - reach / 0.68, 0, 1)
+            * np.clip(reach / 0.12 - 0.6, 0, 1)
+            * (t > 0)
+        )
     out.flags.writeable = False
     return out

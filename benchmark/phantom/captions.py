@@ -116,7 +116,9 @@ def severity_word(condition: str, severity: str) -> str:
     return _SIZES[severity] if condition == "nodule" else severity
 
 
-def finding_claim(facts: Facts, condition: str, *, side: bool = True, zone: bool = True, severity: bool = True) -> Claim:
+def finding_claim(
+    facts: Facts, condition: str, *, side: bool = True, zone: bool = True, severity: bool = True
+) -> Claim:
     """The affirmative claim that is true of a present finding, with the attributes asked for (where it has them).
 
     Raises:

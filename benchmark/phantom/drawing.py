@@ -5,38 +5,52 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from .anatomy import Anatomy, Image, chest_shadow, dome, grid, heart_mask, lung_distance, lung_mask, sample_anatomy
+from .anatomy import (
+    Anatomy,
+    Image,
+    chest_shadow,
+    grid,
+    heart_mask,
+    lung_distance,
+    lung_mask,
+    sample_anatomy,
+    soft,
+)
 from .anatomy import sign as side_sign
-from .anatomy import soft
 from .facts import CONDITIONS, Facts, Finding
 
 SIZE = 64
 """Film size the miniature was trained on, in pixels."""
 
+Seed = int | tuple[int, ...]
+
 LEVEL = {"mild": 0, "moderate": 1, "severe": 2}
 _EFFUSION_HEIGHT = (0.20, 0.48, 0.84)
 _COLLAPSE = (0.80, 0.58, 0.30)
-_OPACITY_RADIUS = (0.13, 0.19, 0.26)
-_OPACITY_DENSITY = (0.20, 0.32, 0.46)
+_OPACITY_RADIUS = (0.15, 0.21, 0.28)
+_OPACITY_DENSITY = (0.27, 0.40, 0.54)
 _HEART_SCALE = (1.28, 1.58, 1.95)
 _EDEMA_DENSITY = (0.19, 0.33, 0.50)
-_NODULE_RADIUS = (0.055, 0.090, 0.135)
+_NODULE_RADIUS = (0.072, 0.110, 0.155)
 _ZONE_Y = {"upper": -0.46, "mid": -0.07, "lower": 0.30}
 
 
-def draw(facts: Facts, seed: int | tuple[int, ...], *, size: int = SIZE) -> Float32[np.ndarray, "size size"]:
+def draw(
+    facts: Facts, seed: Seed, *, size: int = SIZE, patient: Seed | None = None
+) -> Float32[np.ndarray, "size size"]:
     """One film, brightness 0 (black, air) to 1 (white, bone).
 
     ``seed`` fixes the patient, the place of each finding and the grain; every finding has its own random stream,
     so that two films of one seed differ only where their facts differ. Another ``size`` gives the same patient and
-    findings with finer detail (the grain is drawn anew).
+    findings with finer detail (the grain is drawn anew). ``patient`` takes the anatomy from another seed, for several
+    films of one patient.
 
     >>> film = draw(Facts(), 0)
     >>> film.shape, film.dtype.name
     ((64, 64), 'float32')
     """
-    root = (seed,) if isinstance(seed, int) else tuple(seed)
-    anatomy = sample_anatomy(np.random.default_rng([*root, 1]))
+    root = _words(seed)
+    anatomy = sample_anatomy(np.random.default_rng([*(root if patient is None else _words(patient)), 1]))
     heart = facts.get("cardiomegaly")
     scale = 1.0 if heart is None else _HEART_SCALE[LEVEL[str(heart.severity)]]
     shadow = chest_shadow(anatomy, size, scale)
@@ -48,6 +62,10 @@ def draw(facts: Facts, seed: int | tuple[int, ...], *, size: int = SIZE) -> Floa
             shadow = _DRAW[name](shadow, finding, anatomy, stream, size)
     film = _response(shadow * anatomy.exposure)
     return (film + _grain(root, size)).clip(0.0, 1.0).astype(np.float32)
+
+
+def _words(seed: Seed) -> tuple[int, ...]:
+    return (seed,) if isinstance(seed, int) else tuple(seed)
 
 
 def to_uint8(film: Float32[np.ndarray, "size size"]) -> UInt8[np.ndarray, "size size"]:
@@ -153,7 +171,7 @@ def _nodule(shadow: Image, f: Finding, a: Anatomy, rng: np.random.Generator, siz
     cx, cy = _place(f, a, rng)
     radius = _NODULE_RADIUS[LEVEL[str(f.severity)]]
     disc = soft(radius - np.hypot(x - cx, y - cy), 0.03)
-    return shadow + 0.36 * disc * lung_mask(a, str(f.side), size)
+    return shadow + 0.44 * disc * lung_mask(a, str(f.side), size)
 
 
 _DRAW = {

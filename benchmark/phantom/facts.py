@@ -15,6 +15,10 @@ PREVALENCE = 0.35
 
 _SEVERITY_ODDS = (0.36, 0.28, 0.36)
 
+# Zones of a lung in which an effusion, or on the left an enlarged heart, hides what else is there.
+_UNDER_FLUID = {"mild": ("lower",), "moderate": ("lower",), "severe": ("lower", "mid")}
+_BEHIND_HEART = {"mild": (), "moderate": ("lower",), "severe": ("lower", "mid")}
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -132,22 +136,22 @@ class Facts:
 def hidden(facts: Facts) -> bool:
     """Whether one finding covers another, so that a reader could not tell the facts from the film.
 
-    Fluid covers the zones below its level, a collapsed lung leaves no lateral lung to hold a shadow, and a nodule
-    cannot be told apart inside an opacity.
+    Fluid covers the zones below its level, a large heart the left lower lung, a collapsed lung leaves no
+    room for a shadow, and a nodule cannot be told apart inside an opacity.
     """
-    effusion, pneumothorax = facts.get("effusion"), facts.get("pneumothorax")
+    effusion, pneumothorax, heart = (facts.get(name) for name in ("effusion", "pneumothorax", "cardiomegaly"))
     shadows = [f for f in (facts.get("opacity"), facts.get("nodule")) if f is not None]
     for shadow in shadows:
         if pneumothorax is not None and pneumothorax.side == shadow.side:
             return True
-        if effusion is not None and effusion.side == shadow.side:
-            covered = {"mild": ("lower",), "moderate": ("lower",), "severe": ("lower", "mid")}
-            if shadow.zone in covered[str(effusion.severity)]:
-                return True
+        fluid = None if effusion is None or effusion.side != shadow.side else str(effusion.severity)
+        if fluid is not None and shadow.zone in _UNDER_FLUID[fluid]:
+            return True
+        if heart is not None and shadow.side == "left" and shadow.zone in _BEHIND_HEART[str(heart.severity)]:
+            return True
     return (
         len(shadows) == 2
         and shadows[0].side == shadows[1].side
-        and shadows[0].zone != "any"
         and (shadows[0].zone == shadows[1].zone or shadows[0].severity == "severe")
     )
 

@@ -49,6 +49,7 @@ class PhantomTokenizer:
         self.unk_id = len(self.bpe_ids) + 1
         self.sot_id = self.unk_id + 1
         self.eot_id = self.unk_id + 2
+        self.special_ids = frozenset((self.sot_id, self.eot_id))
         self._of_bpe = {bpe: i + 1 for i, bpe in enumerate(self.bpe_ids)}
         pieces = [_bpe().decoder[i].replace("</w>", "") for i in self.bpe_ids]
         self._strings = ["[PAD]", *pieces, "[UNK]", "[SOT]", "[EOT]"]
@@ -97,7 +98,7 @@ class PhantomTokenizer:
             out[row, : len(ids)] = torch.tensor(ids)
         return out
 
-    def token_strings(self, ids: Iterable[int]) -> list[str]:
+    def strings(self, ids: Iterable[int]) -> list[str]:
         """Each id as text: BPE pieces without their end-of-word mark, and [PAD], [UNK], [SOT], [EOT]."""
         return [self._strings[int(i)] for i in ids]
 

@@ -1,0 +1,376 @@
+"""Evaluates a dual encoder on multiple choice, claim sets and retrieval, with the shortcuts beside every score."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from ..errors import DataFormatError, NonFiniteError
+from .metrics import (
+    Interval,
+    clustered_interval,
+    expected_hits,
+    inconsistent,
+    mcnemar,
+    negator_count,
+    paired_difference,
+    retrieval_hits,
+    shuffled_across_groups,
+)
+from .records import CaptionRecord, ClaimRecord, McqRecord, Split, read_captions, read_claims, read_jsonl, read_mcq
+
+__all__ = ["Evaluation", "Shortcut", "embed_images", "evaluate", "load_records", "text_preservation"]
+
+Record = ClaimRecord | McqRecord | CaptionRecord
+Source = str | os.PathLike[str] | Sequence[Record]
+
+
+class Encoder(Protocol):
+    """What evaluation needs of a model; every `DualEncoder` has it."""
+
+    def encode_images(self, images: Any) -> Any:
+        """Normalised image embeddings [n, embed]."""
+
+    def encode_texts(self, texts: Any) -> Any:
+        """Normalised text embeddings [n, embed]."""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """What a scorer without the image, with another image, or without the model gets on the same items (percent).
+
+    A model whose score is not clearly above these has not read the image, or has learnt the options' statistics.
+    """
+
+    affirmative: float | None
+    negated: float | None
+    claims: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores in percent, gaps in percentage points, intervals from resampling groups; None where no items exist.
+
+    affirmative, negated: accuracy on the same items, options and order, worded without and with negation.
+    gap: affirmative minus negated. both_right: items right in both wordings.
+    retrieval: affirmative image → text R@1 among texts that are false of the image.
+    preservation: mean cosine of negation-free captions with a previous evaluation's.
+    """
+
+    n_mcq: int
+    n_claims: int
+    n_groups: int
+    affirmative: Interval | None
+    negated: Interval | None
+    gap: Interval | None
+    both_right: float | None
+    mcnemar_p: float | None
+    negated_by_count: Mapping[int, float]
+    claims: Interval | None
+    claims_by_attribute: Mapping[str, float]
+    claims_by_polarity: Mapping[str, float]
+    retrieval: Interval | None
+    retrieval_pool: int | None
+    preservation: float | None
+    baselines: Mapping[str, Shortcut]
+    seed: int
+    caption_texts: tuple[str, ...] = field(repr=False)
+    caption_embeddings: Float32[np.ndarray, "caption embed"] = field(repr=False)
+
+    @property
+    def affirmative_accuracy(self) -> float | None:
+        """Percent of items right in the negation-free wording."""
+        return None if self.affirmative is None else self.affirmative.value
+
+    @property
+    def negated_accuracy(self) -> float | None:
+        """Percent of items right in the wording with negation."""
+        return None if self.negated is None else self.negated.value
+
+    @property
+    def claim_accuracy(self) -> float | None:
+        """Percent of claim sets whose true claim scores highest."""
+        return None if self.claims is None else self.claims.value
+
+    @property
+    def retrieval_r1(self) -> float | None:
+        """Affirmative image → text R@1 in percent."""
+        return None if self.retrieval is None else self.retrieval.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the embeddings, as JSON-able values."""
+        skip = ("caption_texts", "caption_embeddings", "baselines")
+        out = {name: _plain(value) for name, value in vars(self).items() if name not in skip}
+        return {**out, "baselines": {name: asdict(value) for name, value in self.baselines.items()}}
+
+    def summary(self) -> str:
+        """The scores as a few lines for people."""
+        lines = []
+        if self.gap is not None:
+            lines.append(
+                f"MCQ ({self.n_mcq} items): affirmative {self.affirmative}, negated {self.negated}, gap {self.gap} pp, "
+                f"both right {self.both_right:.1f}, McNemar p = {self.mcnemar_p:.2g}"
+            )
+        if self.claims is not None:
+            parts = {**self.claims_by_attribute, **self.claims_by_polarity}
+            detail = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+            lines.append(f"claims ({self.n_claims} sets): {self.claims} ({detail})")
+        if self.retrieval is not None:
+            lines.append(f"affirmative R@1 of {self.retrieval_pool}: {self.retrieval}")
+        if self.preservation is not None:
+            lines.append(f"cos(before, after) on negation-free captions: {self.preservation:.3f}")
+        for name, shortcut in self.baselines.items():
+            scores = ", ".join(f"{k} {v:.1f}" for k, v in asdict(shortcut).items() if v is not None)
+            lines.append(f"  {name}: {scores}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: Encoder,
+    source: Source,
+    *,
+    split: Split | None = "test",
+    seed: int = 0,
+    n_boot: int = 1000,
+    ci: float = 0.95,
+    pool: int = 32,
+    image_embeddings: Mapping[str, Any] | None = None,
+    before: Evaluation | None = None,
+) -> Evaluation:
+    """Score a model on multiple choice, claim sets and captions.
+
+    Args:
+        source: a folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), one such file, or records.
+        split: which split of files to take; None takes all. Records are taken as they are.
+        pool: number of texts of a retrieval query, the right one included.
+        image_embeddings: vectors by image path as `embed_images` returns them, so that a frozen image tower runs once.
+        before: an evaluation of the same items whose negation-free captions are compared with this model's.
+
+    Raises:
+        DataFormatError: a record is malformed, or an image has no embedding; names what and where.
+        NonFiniteError: the model returns NaN or infinity.
+    """
+    mcq, claim_sets, captions = _sorted(load_records(source, split=split))
+    images = _Images(model, [*mcq, *claim_sets, *captions], image_embeddings)
+    items = [(r, [*r.affirmative, *r.negated]) for r in mcq]
+    texts = _Texts(
+        model, [t for _, ts in items for t in ts] + [t for r in claim_sets for t in r.claims] + _affirmative(captions)
+    )
+    options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "ci": ci}
+    groups = [r.group for r in (*mcq, *claim_sets, *captions)]
+    affirmed = _Choice([r.affirmative for r in mcq], np.array([r.label for r in mcq], dtype=np.int64), mcq)
+    negated = _Choice([r.negated for r in mcq], affirmed.gold, mcq)
+    claims = _Choice(
+        [r.claims for r in claim_sets], np.array([r.label for r in claim_sets], dtype=np.int64), claim_sets
+    )
+    choices = {"affirmative": affirmed, "negated": negated, "claims": claims}
+    hits = {name: choice.hits(images, texts) for name, choice in choices.items()}
+    mcq_groups, claim_groups = [r.group for r in mcq], [r.group for r in claim_sets]
+    fine, bad = hits["affirmative"], hits["negated"]
+    counts = np.array([r.n_negations for r in mcq])
+    retrieval = _retrieval(captions, images, texts, pool, options)
+    caption_texts = tuple(_affirmative(captions))
+    embeddings = texts(list(caption_texts))
+    return Evaluation(
+        n_mcq=len(mcq),
+        n_claims=len(claim_sets),
+        n_groups=len(set(groups)),
+        affirmative=clustered_interval(fine, mcq_groups, **options) if mcq else None,
+        negated=clustered_interval(bad, mcq_groups, **options) if mcq else None,
+        gap=paired_difference(fine, bad, mcq_groups, **options) if mcq else None,
+        both_right=100 * float(np.mean(fine * bad)) if mcq else None,
+        mcnemar_p=mcnemar(fine, bad) if mcq else None,
+        negated_by_count={int(k): 100 * float(bad[counts == k].mean()) for k in np.unique(counts)} if mcq else {},
+        claims=clustered_interval(hits["claims"], claim_groups, **options) if claim_sets else None,
+        claims_by_attribute=_means(hits["claims"], [r.attribute for r in claim_sets]),
+        claims_by_polarity=_means(hits["claims"], [r.polarity for r in claim_sets]),
+        retrieval=retrieval,
+        retrieval_pool=pool if retrieval is not None else None,
+        preservation=None if before is None else _preserved(before, caption_texts, embeddings),
+        baselines=_baselines(choices, images, texts, seed),
+        seed=seed,
+        caption_texts=caption_texts,
+        caption_embeddings=embeddings,
+    )
+
+
+def load_records(source: Source, *, split: Split | None = "test") -> list[Record]:
+    """The records that `evaluate` would score, of a folder, a file or a list.
+
+    Raises:
+        DataFormatError: no such files, or a malformed record.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return list(source)
+    readers: dict[str, Callable[..., Sequence[Record]]]
+    readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
+    path = Path(source)
+    if path.is_dir():
+        found: list[Record] = []
+        for name, reader in readers.items():
+            if (path / name).is_file():
+                found += reader(path / name, split=split)
+        if not found:
+            raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
+        return found
+    first = next(read_jsonl(path), (1, {}))[1]
+    kind = "mcq.jsonl" if "correct_answer" in first else "claims.jsonl" if "claims" in first else "captions.jsonl"
+    return list(readers[kind](path, split=split))
+
+
+def embed_images(model: Encoder, source: Source, *, split: Split | None = None) -> dict[str, np.ndarray]:
+    """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
+    paths = list(dict.fromkeys(str(r.image) for r in load_records(source, split=split)))
+    return dict(zip(paths, _array(model.encode_images(paths), "image"), strict=True))
+
+
+def text_preservation(
+    before: Float[np.ndarray, "text embed"], after: Float[np.ndarray, "text embed"]
+) -> Float[np.ndarray, "text"]:
+    """Cosine of each text's embedding before and after a change of the model."""
+    product = np.sum(before * after, axis=1)
+    return np.asarray(product / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
+
+
+class _Texts:
+    """Encodes each different text once and hands out rows."""
+
+    def __init__(self, model: Encoder, texts: list[str]) -> None:
+        different = list(dict.fromkeys(texts))
+        self._row = {text: i for i, text in enumerate(different)}
+        self._rows = _array(model.encode_texts(different), "text") if different else np.zeros((0, 1), np.float32)
+
+    def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "text embed"]:
+        return self._rows[[self._row[t] for t in texts]]
+
+
+class _Images:
+    """Image vectors of records, from the caller's or encoded once."""
+
+    def __init__(self, model: Encoder, records: Sequence[Record], given: Mapping[str, Any] | None) -> None:
+        self._row: dict[Any, int] = {}
+        different: list[Any] = []
+        for record in records:
+            if _key(record) not in self._row:
+                self._row[_key(record)] = len(different)
+                different.append(record.image)
+        if given is None:
+            self._rows = _array(model.encode_images(different), "image")
+        else:
+            missing = [str(image) for image in different if str(image) not in given]
+            if missing:
+                raise DataFormatError(
+                    f"image_embeddings lacks {len(missing)} of {len(different)} images, first {missing[0]!r}"
+                )
+            self._rows = np.stack([_array(given[str(image)], "image") for image in different])
+
+    def __call__(self, records: Sequence[Record]) -> Float32[np.ndarray, "item embed"]:
+        return self._rows[[self._row[_key(r)] for r in records]]
+
+    def mean(self) -> Float32[np.ndarray, "embed"]:
+        return self._rows.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Items with options: scores each option against one vector an item."""
+
+    options: Sequence[Sequence[str]]
+    gold: Int[np.ndarray, "item"]
+    records: Sequence[Record]
+
+    def hits(
+        self, images: _Images, texts: _Texts, vectors: Float[np.ndarray, "item embed"] | None = None
+    ) -> Float[np.ndarray, "item"]:
+        if not self.records:
+            return np.zeros(0)
+        rows = images(self.records) if vectors is None else vectors
+        scores = np.full((len(self.options), max(map(len, self.options))), -np.inf)
+        for i, options in enumerate(self.options):
+            scores[i, : len(options)] = texts(options) @ rows[i]
+        return expected_hits(scores, self.gold)
+
+    def by_negators(self, sign: int) -> Float[np.ndarray, "item"]:
+        scores = np.full((len(self.options), max(map(len, self.options), default=1)), -np.inf)
+        for i, options in enumerate(self.options):
+            scores[i, : len(options)] = [sign * negator_count(text) for text in options]
+        return expected_hits(scores, self.gold)
+
+
+def _baselines(choices: Mapping[str, _Choice], images: _Images, texts: _Texts, seed: int) -> dict[str, Shortcut]:
+    blind: dict[str, float | None] = {}
+    other: dict[str, float | None] = {}
+    count: dict[str, float | None] = {}
+    for name, choice in choices.items():
+        if not choice.records:
+            blind[name] = other[name] = count[name] = None
+            continue
+        own = images(choice.records)
+        partner = shuffled_across_groups([r.group for r in choice.records], seed)
+        blind[name] = 100 * float(choice.hits(images, texts, np.tile(images.mean(), (len(own), 1))).mean())
+        other[name] = 100 * float(choice.hits(images, texts, own[partner]).mean())
+        # Most negators or fewest, whichever is better: an upper bound of what counting them can get.
+        count[name] = 100 * max(float(choice.by_negators(sign).mean()) for sign in (1, -1))
+    return {"image_blind": Shortcut(**blind), "shuffled_image": Shortcut(**other), "negator_count": Shortcut(**count)}
+
+
+def _retrieval(
+    captions: list[CaptionRecord], images: _Images, texts: _Texts, pool: int, options: dict[str, Any]
+) -> Interval | None:
+    usable = [r for r in captions if r.affirmative is not None and r.states is not None and r.facts is not None]
+    if len(usable) < 2:
+        return None
+    similarity = images(usable) @ texts([str(r.affirmative) for r in usable]).T
+    wrong: Bool[np.ndarray, "image text"] = inconsistent(
+        [r.states or {} for r in usable], [r.facts or {} for r in usable]
+    )
+    hits = retrieval_hits(similarity, wrong, pool=pool, seed=options["seed"])
+    return clustered_interval(hits, [r.group for r in usable], **options)
+
+
+def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarray, "caption embed"]) -> float:
+    if before.caption_texts != texts or not texts:
+        raise DataFormatError("before= is an evaluation of other captions; evaluate both models on one source")
+    return float(text_preservation(before.caption_embeddings, after).mean())
+
+
+def _sorted(records: Sequence[Record]) -> tuple[list[McqRecord], list[ClaimRecord], list[CaptionRecord]]:
+    if not records:
+        raise DataFormatError("there is nothing to evaluate: the list of records is empty")
+    mcq = [r for r in records if isinstance(r, McqRecord)]
+    claims = [r for r in records if isinstance(r, ClaimRecord)]
+    return mcq, claims, [r for r in records if isinstance(r, CaptionRecord)]
+
+
+def _affirmative(captions: Sequence[CaptionRecord]) -> list[str]:
+    return [r.affirmative for r in captions if r.affirmative is not None]
+
+
+def _key(record: Record) -> Any:
+    # Paths repeat among records; image objects are told apart by identity.
+    return str(record.image) if isinstance(record.image, str | os.PathLike) else id(record.image)
+
+
+def _array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
+    out = np.asarray(values, dtype=np.float32)
+    if not np.isfinite(out).all():
+        raise NonFiniteError(f"the model's {what} embeddings hold NaN or infinity; check its weights and inputs")
+    return out
+
+
+def _means(hits: Float[np.ndarray, "item"], labels: Sequence[str | None]) -> dict[str, float]:
+    names = sorted({label for label in labels if label is not None})
+    where = np.array([str(label) for label in labels])
+    return {name: 100 * float(hits[where == name].mean()) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Interval) else dict(value) if isinstance(value, Mapping) else value

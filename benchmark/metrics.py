@@ -1,0 +1,171 @@
+"""Scores of multiple choice and retrieval that know nothing of models: arrays in, numbers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..errors import NonFiniteError
+from ..tracer.statistics import cluster_draws, cluster_index, percentile_interval
+
+__all__ = ["Interval", "clustered_interval", "expected_hits", "mcnemar", "negator_count", "paired_difference"]
+
+TIE = 1e-6
+"""Scores this close count as equal: float32 cosines of the same vectors differ by about 1e-7."""
+
+_NEGATORS = re.compile(r"\b(?:no|not|without|never|neither|nor|absent|free of|negative for)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the bounds of its percentile bootstrap interval."""
+
+    value: float
+    lo: float
+    hi: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.lo:.1f}, {self.hi:.1f}]"
+
+
+def expected_hits(scores: Float[np.ndarray, "item option"], gold: Int[np.ndarray, "item"]) -> Float[np.ndarray, "item"]:
+    """1 where the gold option scores highest, 0 where another does, 1/k where k options tie at the top.
+
+    A constant scorer thus gets chance, wherever the gold options stand. Options that an item lacks score -inf.
+
+    Raises:
+        NonFiniteError: a score is NaN or +inf, or an item's gold option is -inf.
+
+    >>> expected_hits(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 1]))
+    array([1. , 0.5])
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    own = values[np.arange(len(values)), gold]
+    broken = np.flatnonzero((np.isnan(values) | np.isposinf(values)).any(axis=1) | ~np.isfinite(own))
+    if broken.size:
+        raise NonFiniteError(
+            f"{broken.size} of {len(values)} items have a score that is NaN or infinite (first: item {broken[0]}); "
+            "check the model's weights and images"
+        )
+    top = values >= values.max(axis=1, keepdims=True) - TIE
+    return top[np.arange(len(values)), gold] / top.sum(axis=1)
+
+
+def mcnemar(first: Float[np.ndarray, "item"], second: Float[np.ndarray, "item"]) -> float:
+    """Exact two-sided p of McNemar's test that two scorers are right equally often on the same items.
+
+    Hits of ties (fractions) count as their expected numbers of discordant items, rounded.
+
+    >>> mcnemar(np.array([1, 1, 1, 1, 1, 0.0]), np.array([0, 0, 0, 0, 0, 0.0]))
+    0.0625
+    """
+    from scipy.stats import binomtest
+
+    only_first = round(float(np.sum(first * (1 - second))))
+    only_second = round(float(np.sum(second * (1 - first))))
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def clustered_interval(
+    values: Float[np.ndarray, "item"],
+    groups: Sequence[str],
+    *,
+    ci: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+    scale: float = 100.0,
+) -> Interval:
+    """Mean of the items (times ``scale``) with a percentile interval from resampling whole groups.
+
+    Items of one group (a patient, an image) depend on each other; resampling items would make the interval too narrow.
+
+    >>> interval = clustered_interval(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "c"], n_boot=100)
+    >>> interval.value
+    75.0
+    """
+    index, n_groups = cluster_index(groups)
+    total = np.bincount(index, weights=values, minlength=n_groups)
+    count = np.bincount(index, minlength=n_groups).astype(np.float64)
+    draws = cluster_draws(n_groups, n_boot, seed)
+    lo, hi = percentile_interval((draws @ total) / (draws @ count), ci)
+    return Interval(scale * float(np.mean(values)), scale * float(lo), scale * float(hi))
+
+
+def paired_difference(
+    first: Float[np.ndarray, "item"], second: Float[np.ndarray, "item"], groups: Sequence[str], **options: Any
+) -> Interval:
+    """first minus second on the same items, in percentage points, with the interval of `clustered_interval`."""
+    return clustered_interval(np.asarray(first) - np.asarray(second), groups, **options)
+
+
+def negator_count(text: str) -> int:
+    """How many negating words a text has.
+
+    >>> negator_count("No effusion, lungs free of opacity, normal heart size.")
+    2
+    """
+    return len(_NEGATORS.findall(text))
+
+
+def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, str]]) -> Bool[np.ndarray, "image text"]:
+    """Whether text j asserts something that is false of image i.
+
+    Both are flat states; a text contradicts an image when a key of both has different values, or when the text gives
+    an attribute ("effusion.side") that the image's states lack.
+
+    >>> inconsistent([{"effusion": "absent"}], [{"effusion": "present"}, {"effusion": "absent"}])[:, 0]
+    array([ True, False])
+    """
+    out = np.zeros((len(true), len(asserted)), dtype=bool)
+    for j, claim in enumerate(asserted):
+        items = list(claim.items())
+        out[:, j] = [any(facts.get(key) != value for key, value in items) for facts in true]
+    return out
+
+
+def retrieval_hits(
+    similarity: Float[np.ndarray, "image text"],
+    wrong: Bool[np.ndarray, "image text"],
+    *,
+    pool: int = 32,
+    seed: int = 0,
+) -> Float[np.ndarray, "image"]:
+    """Image → text R@1 of each image, its own text (the diagonal) against pool - 1 texts that are false of it.
+
+    Without that filter many texts are true of an image and R@1 has a low logical ceiling. Images with fewer false
+    texts than needed get all of them.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(similarity)
+    rows = np.full((n, pool), -np.inf)
+    for i in range(n):
+        others = np.flatnonzero(wrong[i] & (np.arange(n) != i))
+        chosen = rng.permutation(others)[: pool - 1]
+        rows[i, 0] = similarity[i, i]
+        rows[i, 1 : 1 + len(chosen)] = similarity[i, chosen]
+    return expected_hits(rows, np.zeros(n, dtype=np.int64))
+
+
+def shuffled_across_groups(groups: Sequence[str], seed: int) -> Int[np.ndarray, "item"]:
+    """A partner of another group for every item, drawn at random; the item itself if there is only one group."""
+    index, n_groups = cluster_index(groups)
+    if n_groups < 2:
+        return np.arange(len(index))
+    rng = np.random.default_rng(seed)
+    out = rng.permutation(len(index))
+    for _ in range(100):
+        same = np.flatnonzero(index[out] == index)
+        if not same.size:
+            break
+        # Swap each clash with a random place; repeated until nothing clashes.
+        for i in same:
+            j = int(rng.integers(len(index)))
+            out[i], out[j] = out[j], out[i]
+    return out

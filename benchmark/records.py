@@ -1,0 +1,201 @@
+"""Records of evaluation files (claim sets, multiple choice, captions) and readers that name file, line and field."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from ..errors import DataFormatError
+
+__all__ = [
+    "CaptionRecord",
+    "ClaimRecord",
+    "McqRecord",
+    "read_captions",
+    "read_claims",
+    "read_jsonl",
+    "read_mcq",
+]
+
+LETTERS = "ABCD"
+Split = Literal["train", "val", "test"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: Any
+    """A path, or whatever `DualEncoder.encode_images` takes; readers resolve paths against the file's folder."""
+    group: str
+    split: Split | None = None
+
+
+class ClaimRecord(_Record):
+    """Claims about one image, exactly one of them true.
+
+    >>> ClaimRecord(id="1", image="a.png", claims=["X.", "No X."], label=0, attribute="existence", group="p1").correct
+    'X.'
+    """
+
+    id: str
+    claims: list[str]
+    label: int
+    attribute: str
+    polarity: Literal["affirmative", "negated"] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ClaimRecord:
+        if len(self.claims) < 2 or len(set(self.claims)) != len(self.claims):
+            raise ValueError("claims must be two or more different texts")
+        if not 0 <= self.label < len(self.claims):
+            raise ValueError(f"label {self.label} is not the index of one of {len(self.claims)} claims")
+        return self
+
+    @property
+    def correct(self) -> str:
+        """The true claim."""
+        return self.claims[self.label]
+
+
+class McqRecord(_Record):
+    """One question in the fields of MedNega-CXR, plus image, group and split.
+
+    The four options are states of conditions (``binary_raw_choice``), each worded with negation and without.
+    """
+
+    subject_id: str
+    study_id: str
+    question: str
+    binary_raw_choice_1: dict[str, int]
+    binary_raw_choice_2: dict[str, int]
+    binary_raw_choice_3: dict[str, int]
+    binary_raw_choice_4: dict[str, int]
+    negation_mcq_choice_1: str
+    negation_mcq_choice_2: str
+    negation_mcq_choice_3: str
+    negation_mcq_choice_4: str
+    affirmative_mcq_choice_1: str
+    affirmative_mcq_choice_2: str
+    affirmative_mcq_choice_3: str
+    affirmative_mcq_choice_4: str
+    correct_answer: Literal["A", "B", "C", "D"]
+
+    @model_validator(mode="after")
+    def _check(self) -> McqRecord:
+        for name, options in (("negation", self.negated), ("affirmative", self.affirmative)):
+            if not all(option.strip() for option in options):
+                raise ValueError(f"an option of {name}_mcq_choice is empty")
+            if len(set(options)) != 4:
+                raise ValueError(f"two options of {name}_mcq_choice are the same text")
+        return self
+
+    @property
+    def states(self) -> list[dict[str, int]]:
+        """The four options as condition → 0 | 1."""
+        return [getattr(self, f"binary_raw_choice_{i}") for i in range(1, 5)]
+
+    @property
+    def negated(self) -> list[str]:
+        """The four options worded with negation."""
+        return [getattr(self, f"negation_mcq_choice_{i}") for i in range(1, 5)]
+
+    @property
+    def affirmative(self) -> list[str]:
+        """The four options worded without negation."""
+        return [getattr(self, f"affirmative_mcq_choice_{i}") for i in range(1, 5)]
+
+    @property
+    def label(self) -> int:
+        """Index of the correct option."""
+        return LETTERS.index(self.correct_answer)
+
+    @property
+    def n_negations(self) -> int:
+        """How many absent conditions the correct option names."""
+        return sum(value == 0 for value in self.states[self.label].values())
+
+
+class CaptionRecord(_Record):
+    """A caption of an image, with its negation-free form and what it asserts, where the source knows them."""
+
+    id: str
+    caption: str
+    affirmative: str | None = None
+    states: dict[str, str] | None = None
+    facts: dict[str, str] | None = None
+
+
+R = TypeVar("R", bound=_Record)
+
+
+def read_claims(path: str | os.PathLike[str], *, split: Split | None = None) -> list[ClaimRecord]:
+    """Claim sets of a JSONL file, of one split or all.
+
+    Raises:
+        DataFormatError: names the file, the line and the field that is not as expected.
+    """
+    return _read(path, ClaimRecord, split)
+
+
+def read_mcq(path: str | os.PathLike[str], *, split: Split | None = None) -> list[McqRecord]:
+    """Multiple-choice items of a JSONL file; see `read_claims`."""
+    return _read(path, McqRecord, split)
+
+
+def read_captions(path: str | os.PathLike[str], *, split: Split | None = None) -> list[CaptionRecord]:
+    """Captions of a JSONL file; see `read_claims`."""
+    return _read(path, CaptionRecord, split)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of every non-empty line.
+
+    Raises:
+        DataFormatError: the file cannot be read, or a line is not a JSON object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataFormatError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        if not isinstance(value, dict):
+            raise DataFormatError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
+        yield number, value
+
+
+def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None) -> list[R]:
+    folder = Path(path).resolve().parent
+    exists: dict[Path, bool] = {}  # a file has several records an image
+    out: list[R] = []
+    for number, value in read_jsonl(path):
+        try:
+            record = kind.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "record"
+            raise DataFormatError(f"{path}:{number}: field {field!r}: {first['msg']}") from error
+        if split is not None and record.split not in (split, None):
+            continue
+        if not isinstance(record.image, str):
+            raise DataFormatError(f"{path}:{number}: field 'image': expected a path, got {record.image!r}")
+        image = folder / record.image
+        if image not in exists:
+            exists[image] = image.is_file()
+        if not exists[image]:
+            raise DataFormatError(f"{path}:{number}: field 'image': there is no file {image}")
+        out.append(record.model_copy(update={"image": str(image)}))
+    if not out:
+        wanted = "records" if split is None else f"records of the split {split!r}"
+        raise DataFormatError(f"{path}: holds no {wanted}")
+    return out

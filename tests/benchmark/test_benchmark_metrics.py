@@ -1,0 +1,116 @@
+"""Metrics: chance for scorers that know nothing, clusters resampled whole, retrieval among false texts only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tracescribe.benchmark import metrics
+
+from tracescribe.errors import NonFiniteError
+
+
+@given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_a_constant_scorer_gets_chance_wherever_the_gold_stands(options: int, items: int, seed: int) -> None:
+    gold = np.random.default_rng(seed).integers(0, options, items)
+    hits = metrics.expected_hits(np.full((items, options), 0.3), gold)
+    assert hits == pytest.approx(np.full(items, 1 / options))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_hits_do_not_depend_on_the_order_of_options(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.choice([0.0, 0.5, 1.0], (20, 4))  # ties on purpose
+    gold = rng.integers(0, 4, 20)
+    order = rng.permutation(4)
+    moved = metrics.expected_hits(scores[:, order], np.argsort(order)[gold])
+    assert moved == pytest.approx(metrics.expected_hits(scores, gold))
+
+
+def test_absent_options_never_win_and_broken_scores_are_refused() -> None:
+    gold = np.array([0, 0])
+    assert metrics.expected_hits(np.array([[0.1, -np.inf], [0.2, 0.1]]), gold).tolist() == [1, 1]
+    for broken in (np.nan, np.inf):
+        with pytest.raises(NonFiniteError, match="item 1"):
+            metrics.expected_hits(np.array([[0.1, 0.2], [0.3, broken]]), gold)
+    with pytest.raises(NonFiniteError):
+        metrics.expected_hits(np.array([[-np.inf, 0.2], [0.3, 0.1]]), gold)
+
+
+def test_mcnemar_is_the_exact_binomial_and_symmetric() -> None:
+    first, second = np.array([1.0] * 12 + [0] * 3 + [1] * 50), np.array([0.0] * 12 + [1] * 3 + [1] * 50)
+    # Two-sided binomial of 3 out of 15: 2 * sum_{k<=3} C(15, k) / 2^15 = 2 * 576 / 32768
+    assert metrics.mcnemar(first, second) == pytest.approx(2 * 576 / 32768)
+    assert metrics.mcnemar(second, first) == pytest.approx(metrics.mcnemar(first, second))
+    assert metrics.mcnemar(first, first) == 1.0
+
+
+def test_clusters_widen_the_interval() -> None:
+    """Fifty copies of twenty patients carry the information of twenty, not of a thousand."""
+    values = np.repeat(np.random.default_rng(0).integers(0, 2, 20).astype(float), 50)
+    patients = [f"p{i // 50}" for i in range(1000)]
+    clustered = metrics.clustered_interval(values, patients)
+    independent = metrics.clustered_interval(values, [str(i) for i in range(1000)])
+    assert clustered.value == independent.value == pytest.approx(100 * values.mean())
+    assert clustered.lo < clustered.value < clustered.hi
+    ratio = (clustered.hi - clustered.lo) / (independent.hi - independent.lo)
+    assert 0.6 * np.sqrt(50) < ratio < 1.4 * np.sqrt(50)
+
+
+def test_intervals_are_seeded() -> None:
+    values, groups = np.random.default_rng(0).random(50), [str(i // 2) for i in range(50)]
+    assert metrics.clustered_interval(values, groups, seed=1) == metrics.clustered_interval(values, groups, seed=1)
+    assert metrics.clustered_interval(values, groups, seed=1) != metrics.clustered_interval(values, groups, seed=2)
+
+
+def test_a_paired_difference_of_the_same_items_has_no_width() -> None:
+    hits = np.array([1.0, 0, 1, 0])
+    same = metrics.paired_difference(hits, hits, ["a", "b", "c", "d"])
+    assert (same.value, same.lo, same.hi) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("No effusion.", 1), ("nodule", 0), ("Normal heart, lungs not clear, without edema", 2), ("free of hardware", 1)],
+)
+def test_negators_are_whole_words(text: str, count: int) -> None:
+    assert metrics.negator_count(text) == count
+
+
+def test_a_text_contradicts_by_value_or_by_an_attribute_the_image_lacks() -> None:
+    image = {"effusion": "present", "effusion.side": "left", "edema": "absent"}
+    texts = [
+        {"effusion": "present"},
+        {"effusion": "present", "effusion.side": "right"},
+        {"edema": "present", "edema.severity": "mild"},
+        {},
+    ]
+    assert metrics.inconsistent(texts, [image])[0].tolist() == [False, True, True, False]
+
+
+def test_retrieval_scores_only_against_false_texts() -> None:
+    n = 6
+    similarity = np.zeros((n, n)) + np.eye(n) * 0.5
+    similarity[:, 0] = 0.9  # a text that beats everybody's own
+    everything_false = ~np.eye(n, dtype=bool)
+    assert metrics.retrieval_hits(similarity, everything_false, pool=n).tolist() == [1, 0, 0, 0, 0, 0]
+    true_of_all = everything_false.copy()
+    true_of_all[:, 0] = False
+    assert metrics.retrieval_hits(similarity, true_of_all, pool=n).tolist() == [1] * n
+
+
+def test_a_constant_similarity_retrieves_by_chance() -> None:
+    hits = metrics.retrieval_hits(np.ones((50, 50)), ~np.eye(50, dtype=bool), pool=10)
+    assert hits == pytest.approx(np.full(50, 0.1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_partners_come_from_another_group(seed: int) -> None:
+    groups = [f"p{i // 3}" for i in range(40)]
+    partner = metrics.shuffled_across_groups(groups, seed)
+    assert sorted(partner) == list(range(40))
+    assert all(groups[i] != groups[j] for i, j in enumerate(partner))
+    assert metrics.shuffled_across_groups(["one"] * 3, seed).tolist() == [0, 1, 2]
