@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from ..errors import DegenerateTraceError
 from .maps import LayerProfile, TraceMap
@@ -22,6 +22,7 @@ from .statistics import (
     combine,
     pair_table,
     split_half_correlation,
+    wants_bootstrap,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = ["layer_profile", "pairs_used", "profile_difference", "split_half", "t
 SEGMENTS = ("correct", "ambiguous", "incorrect", "all")
 PREFERRED = "S_corr > S_foil"
 INVERTED = "S_corr < S_foil"
+_CHUNK = 512
 
 
 def pairs_used(trace: CausalTrace, segment: str | None) -> tuple[Int[np.ndarray, "used"], str]:
@@ -65,15 +67,18 @@ def pairs_used(trace: CausalTrace, segment: str | None) -> tuple[Int[np.ndarray,
 def _row_table(
     trace: CausalTrace, used: Int[np.ndarray, "used"], align: str, reduce: str
 ) -> tuple[PairTable, tuple[str, ...]]:
-    """Table over the rows that at least one used pair has, and their names."""
+    """Table over the rows that at least one used pair has (Quantmeyer's: over all eight), and their names."""
     rows = assign_rows(
         align, trace.kinds[used], trace.differs[used], [trace.tokens[i] for i in used], [trace.ids[i] for i in used]
     )
-    member = rows.member
-    count = member.sum(axis=1)
-    present = np.flatnonzero(count.sum(axis=0) > 0)
-    effect = np.nan_to_num(trace.effect(used)) @ member[:, :, present]
-    table = pair_table(effect, count[:, present], trace.denominator[used], reduce)
+    present = np.arange(len(rows.labels)) if align == "quantmeyer" else np.unique(rows.index[rows.index >= 0])
+    effects, counts = [], []
+    for start in range(0, len(used), _CHUNK):  # membership [pair, token, row] of all pairs at once may be gigabytes
+        chunk = slice(start, start + _CHUNK)
+        member = rows.member(chunk)[:, :, present]
+        effects.append(np.nan_to_num(trace.effect(used[chunk])) @ member)
+        counts.append(member.sum(axis=1))
+    table = pair_table(np.concatenate(effects), np.concatenate(counts), trace.denominator[used], reduce)
     return table, tuple(rows.labels[row] for row in present)
 
 
@@ -89,6 +94,13 @@ def _table(
 ) -> PairTable:
     check_choice("aggregate", aggregate, AGGREGATES)
     return _token_table(trace, used, aggregate, reduce) if align is None else _row_table(trace, used, align, reduce)[0]
+
+
+def _by_layer(
+    maps: Float[np.ndarray, "draw layer row"], aggregate: str, align: str | None
+) -> Float[np.ndarray, "draw layer"]:
+    """One number per layer: without alignment the tokens are aggregated already, and there is only one row."""
+    return maps[..., 0] if align is None else aggregate_rows(maps, aggregate)
 
 
 def trace_map(trace: CausalTrace, align: str, reduce: str, segment: str | None) -> TraceMap:
@@ -123,10 +135,10 @@ def layer_profile(
     table = _table(trace, used, aggregate, align, reduce)
     cluster, n_groups = cluster_index([trace.groups[i] for i in used])
     replicates = None
-    if ci is not None and n_boot > 0 and n_groups > 1:
-        replicates = aggregate_rows(bootstrap(table, cluster, cluster_draws(n_groups, n_boot, seed)), aggregate)
+    if wants_bootstrap(ci, n_boot) and n_groups > 1:
+        replicates = _by_layer(bootstrap(table, cluster, cluster_draws(n_groups, n_boot, seed)), aggregate, align)
     return LayerProfile.from_replicates(
-        aggregate_rows(combine(table)[0], aggregate),
+        _by_layer(combine(table), aggregate, align)[0],
         replicates,
         aggregate=aggregate,
         ci=ci,
@@ -153,11 +165,11 @@ def profile_difference(
         used, _ = pairs_used(side, segment)
         sides.append((_table(side, used, aggregate, align, reduce), [side.groups[i] for i in used]))
     (ours, our_groups), (theirs, their_groups) = sides
-    value = aggregate_rows(combine(ours)[0], aggregate) - aggregate_rows(combine(theirs)[0], aggregate)
+    value = _by_layer(combine(ours), aggregate, align)[0] - _by_layer(combine(theirs), aggregate, align)[0]
 
     replicates = None
     n_ours, n_theirs = len(set(our_groups)), len(set(their_groups))
-    if ci is not None and n_boot > 0 and min(n_ours, n_theirs) > 1:
+    if wants_bootstrap(ci, n_boot) and min(n_ours, n_theirs) > 1:
         if set(our_groups) & set(their_groups):
             cluster, n_groups = cluster_index(our_groups + their_groups)
             our_cluster, their_cluster = cluster[: len(our_groups)], cluster[len(our_groups) :]
@@ -168,8 +180,8 @@ def profile_difference(
             first, second = np.random.SeedSequence(seed).generate_state(2)
             our_draws = cluster_draws(n_ours, n_boot, int(first))
             their_draws = cluster_draws(n_theirs, n_boot, int(second))
-        replicates = aggregate_rows(bootstrap(ours, our_cluster, our_draws), aggregate)
-        replicates = replicates - aggregate_rows(bootstrap(theirs, their_cluster, their_draws), aggregate)
+        replicates = _by_layer(bootstrap(ours, our_cluster, our_draws), aggregate, align)
+        replicates = replicates - _by_layer(bootstrap(theirs, their_cluster, their_draws), aggregate, align)
     return LayerProfile.from_replicates(
         value, replicates, aggregate=aggregate, ci=ci, n_pairs=len(our_groups), n_groups=n_ours
     )

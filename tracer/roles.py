@@ -26,7 +26,16 @@ ROLES = (
     "[end]",
     "padding",
 )
-QUANTMEYER_ROWS = ("[SOT]", "there", "is/are", "negator", "first subject token", "further subject tokens", ".", "[EOT]")
+QUANTMEYER_ROWS = (
+    "[SOT]",
+    "there",
+    "is/are",
+    "negator",
+    "first subject token",
+    "further subject tokens (mean)",
+    ".",
+    "[EOT]",
+)
 _NEGATORS = ("a", "an", "some", "no")
 
 
@@ -51,10 +60,9 @@ class Rows:
     labels: tuple[str, ...]
     index: Int[np.ndarray, "pair token"]
 
-    @property
-    def member(self) -> Float[np.ndarray, "pair token row"]:
+    def member(self, pairs: slice = slice(None)) -> Float[np.ndarray, "pair token row"]:
         """1 where the token belongs to the row, else 0."""
-        return (self.index[:, :, None] == np.arange(len(self.labels))).astype(np.float64)
+        return (self.index[pairs, :, None] == np.arange(len(self.labels))).astype(np.float64)
 
 
 def assign_rows(

@@ -15,12 +15,14 @@ __all__ = [
     "REDUCTIONS",
     "PairTable",
     "aggregate_rows",
+    "bootstrap",
     "cluster_draws",
     "cluster_index",
     "combine",
     "pair_table",
     "percentile_interval",
     "split_half_correlation",
+    "wants_bootstrap",
 ]
 
 REDUCTIONS = ("ratio_of_means", "mean_of_ratios", "median")
@@ -131,10 +133,21 @@ def cluster_draws(n_groups: int, n_boot: int, seed: int) -> Float[np.ndarray, "b
     Resampling groups, not pairs, keeps pairs that depend on each other (one patient, one image) together; the counts
     of a sample with replacement are multinomial, so that all draws together are one matrix product.
     """
-    if n_boot < 1:
-        raise TraceError(f"n_boot must be at least 1, not {n_boot!r}")
     draws = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
     return draws.astype(np.float64)
+
+
+def wants_bootstrap(ci: float | None, n_boot: int) -> bool:
+    """Whether an interval is asked for.
+
+    Raises:
+        TraceError: ``ci`` is not a share between 0 and 1, or ``n_boot`` is negative.
+    """
+    if ci is not None and not 0 < ci < 1:
+        raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {ci!r}")
+    if n_boot < 0:
+        raise TraceError(f"n_boot must be a number of draws >= 0, not {n_boot!r}")
+    return ci is not None and n_boot > 0
 
 
 def bootstrap(
@@ -166,8 +179,6 @@ def percentile_interval(
     >>> percentile_interval(np.arange(101.0), 0.5)
     (np.float64(25.0), np.float64(75.0))
     """
-    if not 0 < ci < 1:
-        raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {ci!r}")
     lo, hi = np.nanquantile(replicates, [(1 - ci) / 2, (1 + ci) / 2], axis=0)
     return lo, hi
 

@@ -79,6 +79,8 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
         raise DataFormatError(f"{name!r} has format {found!r}, expected {FORMAT!r}: {advice}")
     try:
         strings = {key: json.loads(metadata[key]) for key in _STRINGS}
+        if not isinstance(strings["provenance"], dict):
+            raise TypeError(f"its provenance is not an object but {strings['provenance']!r}")
         captions: dict[str, Any] = {key: tuple(map(tuple, strings[key])) for key in ("tokens", "foil_tokens")}
         return CausalTrace(
             scores=Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES}),

@@ -1,0 +1,127 @@
+"""Reading pairs: every good file gives its pairs, every bad one names file, line and field."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tracescribe as ts
+from tracescribe.errors import DataFormatError
+
+captions = st.text(min_size=1, max_size=30).filter(lambda s: s.strip() and s.isprintable())
+# U+2028 ends a line for str.splitlines but not in JSON; a quoted CSV cell may hold commas and line feeds.
+awkward = st.sampled_from(["a\u2028b", 'say "no"', "left, not right", "mild\u00a0edema", "no 肺炎", "two\nlines"])
+
+
+@given(st.lists(st.tuples(captions | awkward, captions | awkward, captions), min_size=1, max_size=5))
+def test_both_formats_give_back_what_was_written(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("pairs")
+    expected = [ts.Pair(correct=c, foil=f, id=i) for c, f, i in rows]
+    with (folder / "p.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"correct": c, "foil": f, "id": i}, ensure_ascii=False) + "\n" for c, f, i in rows)
+    with (folder / "p.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("correct", "foil", "id"), *rows])
+    assert ts.read_pairs(folder / "p.jsonl") == expected
+    assert ts.read_pairs(folder / "p.csv") == expected
+
+
+GOOD = '{"correct": "no edema", "foil": "mild edema"}'
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_byte_order_mark_blank_lines_and_windows_line_ends(write):
+    jsonl = write("p.jsonl", b"\xef\xbb\xbf" + f"\r\n{GOOD}\r\n\r\n  \r\n{GOOD}".encode())
+    table = write("p.csv", b"\xef\xbb\xbfcorrect,foil\r\n\r\nno edema,mild edema\r\n,\r\nno edema,mild edema")
+    assert ts.read_pairs(jsonl) == ts.read_pairs(table) == [ts.Pair(correct="no edema", foil="mild edema")] * 2
+
+
+def test_numbers_are_names_and_empty_csv_cells_are_absent(write):
+    (pair,) = ts.read_pairs(write("p.jsonl", '{"correct": "a", "foil": "b", "id": 7, "group": 12}'))
+    assert (pair.id, pair.group) == ("7", "12")
+    (pair,) = ts.read_pairs(write("p.csv", "correct,foil,group,negation\na,b,,foil"))
+    assert (pair.group, pair.negation) == (None, "foil")
+
+
+def test_images_are_found_beside_the_file(write, tmp_path, monkeypatch):
+    write("film.png", b"")
+    path = write("p.jsonl", '{"correct": "a", "foil": "b", "image": "film.png"}')
+    monkeypatch.chdir("/")
+    assert ts.read_pairs(path)[0].image == tmp_path / "film.png"
+
+
+def test_jsonl_images_may_be_embeddings_or_texts(write):
+    path = write(
+        "p.jsonl",
+        '{"correct": "a", "foil": "b", "image": [1, 0.5]}\n{"correct": "a", "foil": "b", "image": {"text": "c"}}',
+    )
+    first, second = ts.read_pairs(path)
+    np.testing.assert_array_equal(first.image, np.array([1, 0.5], dtype=np.float32))
+    assert second.image == ts.Text("c")
+
+
+BAD = {
+    "no such caption": ("p.jsonl", f"{GOOD}\n" + '{"correct": "a"}', 2, ["'foil'", "missing"]),
+    "blank lines count": ("p.jsonl", f"\n\n{GOOD}\n\n" + '{"foil": "a"}', 5, ["'correct'"]),
+    "broken json": ("p.jsonl", f"{GOOD}\n" + '{"correct": "a",', 2, ["not JSON", "column"]),
+    "not an object": ("p.jsonl", f"{GOOD}\n[1]", 2, ["[1]"]),
+    "unknown field": ("p.jsonl", '{"correct": "a", "foil": "b", "fiol": "c"}', 1, ["'fiol'", "correct, foil, image"]),
+    "field twice": ("p.jsonl", '{"correct": "a", "correct": "b", "foil": "c"}', 1, ["'correct'", "twice"]),
+    "empty caption": ("p.jsonl", '{"correct": " ", "foil": "c"}', 1, ["'correct'", "empty"]),
+    "caption no text": ("p.jsonl", '{"correct": 5, "foil": "c"}', 1, ["'correct'", "5"]),
+    "bad negation": ("p.jsonl", '{"correct": "a", "foil": "c", "negation": "both"}', 1, ["'negation'", "'both'"]),
+    "not utf-8": ("p.jsonl", GOOD.encode() + b'\n{"correct": "\xff"}', 2, ["UTF-8", "0xff"]),
+    "image missing": ("p.jsonl", '{"correct": "a", "foil": "c", "image": "gone.png"}', 1, ["'image'", "gone.png"]),
+    "image a number": ("p.jsonl", '{"correct": "a", "foil": "c", "image": 3}', 1, ["'image'", "3"]),
+    "image not finite": ("p.jsonl", '{"correct": "a", "foil": "c", "image": [NaN]}', 1, ["'image'", "nan"]),
+    "csv row too long": ("p.csv", "correct,foil\na,b\nno, not a,b", 3, ["3 cells for 2 columns"]),
+    "csv row too short": ("p.csv", "correct,foil\na", 2, ["1 cells for 2 columns"]),
+    "csv after a long cell": ("p.csv", 'correct,foil\n"a\nb",c\n"d\ne",', 4, ["'foil'", "empty"]),
+    "csv quote open": ("p.csv", 'correct,foil\na,b\n"c,d\n', 3, ["not CSV"]),
+    "csv unknown column": ("p.csv", "correct,foil,fiol\na,b,c", 1, ["'fiol'", "correct, foil, image"]),
+    "csv other separator": ("p.csv", "correct;foil\na;b", 1, ["'correct;foil'", "commas"]),
+    "csv column twice": ("p.csv", "correct,foil,foil\na,b,c", 1, ["'foil'", "twice"]),
+    "csv column missing": ("p.csv", "\ncorrect,id\na,b", 2, ["'foil'"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_record_names_file_line_and_field(write, case):
+    name, content, line, words = BAD[case]
+    path = write(name, content)
+    with pytest.raises(DataFormatError) as caught:
+        ts.read_pairs(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: ")
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("p.jsonl", ""), ("p.jsonl", "\n \n"), ("p.csv", ""), ("p.csv", "correct,foil\n"), ("p.txt", GOOD)],
+)
+def test_files_without_pairs_are_refused(write, name, content):
+    path = write(name, content)
+    with pytest.raises(DataFormatError, match=name):
+        ts.read_pairs(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "gone.jsonl", tmp_path / "folder.csv"):
+        (tmp_path / "folder.csv").mkdir(exist_ok=True)
+        with pytest.raises(DataFormatError, match=path.name):
+            ts.read_pairs(path)

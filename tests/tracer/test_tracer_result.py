@@ -1,0 +1,254 @@
+"""What a causal trace derives from its scores, and the traces it gives rise to."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import synthetic_trace
+from tracescribe.tracer import Scores, TraceError, TraceWarning
+
+import tracescribe as ts
+from tracescribe.errors import DegenerateTraceError, NonFiniteError
+
+
+def with_margins(margins, **options):
+    """A synthetic trace with given S_corr - S_foil and unchanged effects (numerators)."""
+    trace = synthetic_trace(n_pairs=len(margins), share_inverted=0, **options)
+    foil = trace.scores.correct - np.asarray(margins, dtype=np.float32)
+    return replace(trace, scores=replace(trace.scores, foil=foil))
+
+
+def test_cte_is_the_formula_and_nan_where_it_has_no_meaning():
+    trace = with_margins([0.05, 1e-6, -0.03, 0.0], vary_length=True)
+    correct, foil, patched = (getattr(trace.scores, n).astype(np.float64) for n in ("correct", "foil", "patched"))
+    with np.errstate(divide="ignore", invalid="ignore"):  # the last pair's denominator is 0
+        expected = (correct[:, None, None] - patched) / (correct - foil)[:, None, None]
+    assert trace.valid.tolist() == [True, False, True, False]
+    assert np.isnan(trace.cte[[1, 3]]).all()
+    np.testing.assert_array_equal(trace.cte[[0, 2]], expected[[0, 2]].astype(np.float32))
+    assert np.isnan(trace.cte[0, :, len(trace.tokens[0]) :]).all()
+    assert trace.cte.dtype == np.float32
+
+
+def test_noising_and_denoising_of_the_same_scores_add_to_one():
+    trace = synthetic_trace()
+    other = replace(trace, provenance={**trace.provenance, "direction": "correct->foil"})
+    inside = np.broadcast_to(trace.inside[:, None, :], trace.cte.shape)
+    np.testing.assert_allclose((trace.cte + other.cte)[inside], 1, atol=1e-6)  # float32 rounding of both
+
+
+def test_segments_are_quantmeyers_thresholds_on_a_scale_of_100():
+    # Margins of 2 ** -k around .01 are exact in float32, so that no rounding decides.
+    trace = with_margins([0.0625, 0.015625, 0.0078125, -0.0078125, -0.015625, 0.0])
+    assert trace.segment.tolist() == ["correct", "correct", "ambiguous", "ambiguous", "incorrect", "ambiguous"]
+    scaled = replace(trace, provenance={**trace.provenance, "logit_scale": 7.0})
+    assert scaled.segment.tolist() == trace.segment.tolist()
+
+
+def test_ties_count_as_inverted():
+    assert with_margins([0.05, 0.0, -0.05, 0.05]).share_inverted == 0.5
+
+
+def test_which_pairs_enter_a_map():
+    trace = with_margins([0.05, 0.05, -0.05, 1e-6, 0.005], floor=1e-3)
+    names = {None: 3, "all": 4, "correct": 2, "ambiguous": 1, "incorrect": 1}
+    for segment, n_pairs in names.items():
+        assert trace.map(segment=segment).n_pairs == n_pairs
+    assert trace.map().segment == "S_corr > S_foil"
+    assert trace.per_layer(segment="incorrect").n_pairs == 1
+
+
+def test_a_model_that_prefers_every_foil_is_traced_with_a_warning():
+    trace = with_margins([-0.05, -0.03])
+    with pytest.warns(TraceWarning, match="prefers the foil") as caught:
+        assert trace.map().segment == "S_corr < S_foil"
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trace.map(segment="incorrect")
+
+
+def test_a_trace_without_a_usable_pair_says_so():
+    trace = with_margins([1e-6, -1e-6])
+    for attempt in (trace.map, trace.per_layer, trace.split_half):
+        with pytest.raises(DegenerateTraceError, match="none of the 2 pairs"):
+            attempt()
+    with pytest.raises(DegenerateTraceError, match="no valid pair is 'incorrect'; there are 1 correct"):
+        with_margins([0.05]).map(segment="incorrect")
+
+
+def test_floor_zero_still_excludes_ties():
+    assert with_margins([0.0, 1e-5]).with_floor(0).valid.tolist() == [False, True]
+    with pytest.raises(TraceError, match="-1"):
+        with_margins([0.1]).with_floor(-1)
+
+
+def test_options_that_do_not_exist_are_quoted():
+    trace = synthetic_trace()
+    for options in ({"align": "rows"}, {"reduce": "mode"}, {"segment": "best"}):
+        with pytest.raises(TraceError, match=next(iter(options.values()))):
+            trace.map(**options)
+    for options in ({"aggregate": "median"}, {"ci": 95}, {"n_boot": -1}):
+        with pytest.raises(TraceError, match=str(next(iter(options.values())))):
+            trace.per_layer(**options)
+
+
+# -- other traces from this one ----------------------------------------------------------------------------------
+
+
+def test_select_keeps_what_belongs_to_the_pairs():
+    trace = synthetic_trace(n_pairs=8, n_texts=4, with_embeddings=True, vary_length=True)
+    part = trace.select([5, 1])
+    assert part.ids == ("pair5", "pair1")
+    assert part.tokens == (trace.tokens[5], trace.tokens[1])
+    np.testing.assert_array_equal(part.cte, trace.cte[[5, 1]])
+    assert len(part.embeddings) == len(np.unique(trace.text_pair[[5, 1]]))
+    np.testing.assert_array_equal(part.embeddings[part.text_pair], trace.embeddings[trace.text_pair[[5, 1]]])
+    mask = np.arange(8) % 2 == 0
+    assert trace.select(mask).ids == trace.select(np.flatnonzero(mask)).ids
+    assert trace.select(-1).ids == ("pair7",)
+
+
+@pytest.mark.parametrize("pairs", [[], [True], [8], [-9], [0.5], np.zeros(8, dtype=bool)])
+def test_selections_that_make_no_sense_are_refused(pairs):
+    with pytest.raises(TraceError):
+        synthetic_trace(n_pairs=8).select(pairs)
+
+
+def test_rescoring_with_the_same_images_changes_nothing():
+    trace = synthetic_trace(with_embeddings=True, vary_length=True)
+    images = np.array(trace.provenance["image_embeddings"])
+    again = trace.rescore(images * 3.0)  # the length of an image embedding does not matter
+    for name in ("correct", "foil", "patched"):
+        # One rounding to float32 of numbers below 1.
+        np.testing.assert_allclose(getattr(again.scores, name), getattr(trace.scores, name), atol=6e-8)
+    assert again.ids == trace.ids
+    assert again.groups == trace.groups
+    assert again.provenance["rescored"]
+    assert "rescored" not in trace.provenance
+
+
+def test_rescoring_equals_scoring_from_scratch():
+    trace = synthetic_trace(n_pairs=6, n_texts=3, with_embeddings=True, vary_length=True)
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(7, trace.embeddings.shape[-1]))
+    text_pair = np.array([2, 0, 0, 1, 2, 2, 0])
+    again = trace.rescore(images, text_pair=text_pair)
+    for i, text in enumerate(text_pair):
+        image = images[i] / np.linalg.norm(images[i])
+        np.testing.assert_allclose(again.scores.correct[i], trace.correct_embeddings[text] @ image, atol=1e-7)
+        np.testing.assert_allclose(again.scores.foil[i], trace.foil_embeddings[text] @ image, atol=1e-7)
+        np.testing.assert_allclose(again.scores.patched[i], trace.embeddings[text] @ image, atol=1e-7)
+        assert again.tokens[i] == trace.tokens[list(trace.text_pair).index(text)]
+    assert len(set(again.ids)) == 7
+    assert again.groups == again.ids
+
+
+def test_rescoring_refuses_what_cannot_be_scored():
+    trace = synthetic_trace(n_pairs=4, with_embeddings=True, embed_dim=16)
+    good = np.ones((4, 16))
+    with pytest.raises(TraceError, match="4 pairs"):
+        trace.rescore(good[:3])
+    with pytest.raises(TraceError, match="8 dimensions"):
+        trace.rescore(good[:, :8])
+    with pytest.raises(TraceError, match="text_pair 9"):
+        trace.rescore(good, text_pair=[0, 1, 2, 9])
+    with pytest.raises(NonFiniteError, match="row 2"):
+        trace.rescore(np.where(np.arange(4)[:, None] == 2, np.nan, good))
+    with pytest.raises(NonFiniteError, match="row 0"):
+        trace.rescore(good * 0)
+    with pytest.raises(TraceError, match="not kept"):
+        synthetic_trace().rescore(good)
+
+
+# -- shape of the result -----------------------------------------------------------------------------------------
+
+
+def test_a_result_cannot_be_changed_by_accident_and_leaves_the_callers_arrays_alone():
+    mine = np.zeros((1, 2, 3), dtype=np.float32)
+    scores = Scores(correct=np.ones(1), foil=np.zeros(1), patched=mine)
+    with pytest.raises(ValueError, match="read-only"):
+        scores.patched[0, 0, 0] = 1
+    mine[0, 0, 0] = 1
+
+
+def test_parts_that_do_not_fit_are_refused():
+    trace = synthetic_trace(n_pairs=4)
+    for changes in (
+        {"groups": trace.groups[:-1]},
+        {"kinds": trace.kinds[:, :-1]},
+        {"text_pair": trace.text_pair[:-1]},
+        {"tokens": (*trace.tokens[:-1], ("[SOT]",))},
+        {"provenance": {"direction": "sideways"}},
+    ):
+        with pytest.raises(TraceError, match=r"groups|patched|text_pair|pair3|sideways"):
+            replace(trace, **changes)
+    patched = trace.scores.patched.copy()
+    patched[2, 1, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="pair2"):
+        replace(trace, scores=replace(trace.scores, patched=patched))
+
+
+def test_frame_has_one_line_per_cell():
+    trace = synthetic_trace(n_pairs=3, vary_length=True)
+    frame = trace.to_frame()
+    assert len(frame) == sum(map(len, trace.tokens)) * (trace.n_layers + 1)
+    line = frame[(frame["id"] == "pair1") & (frame["layer"] == 0) & (frame["token"] == 3)].iloc[0]
+    assert (line["text"], line["foil_text"], line["role"], line["kind"]) == (
+        "no",
+        "severe",
+        "first differing",
+        "ordinary",
+    )
+    assert line["cte"] == trace.cte[1, 0, 3]
+    total = frame.groupby(["pair", "layer"])["cte"].sum().to_numpy().reshape(3, -1)
+    np.testing.assert_allclose(total, np.nansum(trace.cte, axis=2), rtol=1e-5)  # float32 sums
+
+
+def test_one_line_for_a_person():
+    trace = with_margins([0.05, 0.005, -0.05, 1e-6], floor=1e-3)
+    assert "4 pairs" in repr(trace)
+    assert len(repr(trace)) < 120
+    for words in ("4 pairs (4 texts)", "8 layers", "1 invalid", "S_corr <= S_foil in 25%", "1 correct, 2 ambiguous"):
+        assert words in trace.summary()
+
+
+def test_excess_over_itself_is_zero_and_needs_the_same_model():
+    trace = synthetic_trace(n_pairs=20)
+    excess = trace.control(trace)
+    assert not excess.map().values.any()
+    profile = excess.per_layer()
+    # The same groups are resampled together, so that not even the draws differ.
+    assert not profile.value.any()
+    assert not profile.replicates.any()
+    with pytest.raises(TraceError, match="8 layers and its control 6"):
+        trace.control(synthetic_trace(n_layers=6))
+
+
+def test_excess_over_other_pairs_widens_the_interval():
+    trace, other = synthetic_trace(n_pairs=30, seed=1), synthetic_trace(n_pairs=30, seed=2)
+    renamed = replace(other, ids=tuple(f"c{i}" for i in range(30)), groups=tuple(f"c{i}" for i in range(30)))
+    excess, alone = trace.control(renamed).per_layer(), trace.per_layer()
+    inner = slice(1, -1)  # layers 0 and L are fixed at 1
+    np.testing.assert_allclose(excess.value, alone.value - other.per_layer().value, atol=1e-12)
+    assert ((excess.hi - excess.lo)[inner] > (alone.hi - alone.lo)[inner]).mean() > 0.8
+
+
+def test_profile_of_a_trace_shape():
+    trace = synthetic_trace()
+    profile = trace.per_layer()
+    assert isinstance(profile, ts.LayerProfile)
+    assert profile.layers.tolist() == list(range(9))
+    assert profile.replicates.shape == (1000, 9)
+    assert (profile.lo <= profile.hi).all()
+    for without in (
+        trace.per_layer(ci=None),
+        trace.per_layer(n_boot=0),
+        trace.select([0, 1, 2]).select([1]).per_layer(),
+    ):
+        assert without.lo is None
+        assert without.replicates is None
+        assert without.ci is None
