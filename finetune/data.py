@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ..errors import DataFormatError
 
 if TYPE_CHECKING:
     from ..benchmark import CaptionRecord, ClaimRecord
+    from ..benchmark.records import Split
     from ..patching import DualEncoder
 
 
@@ -76,37 +77,26 @@ def training_data(
     model: DualEncoder,
     captions: str | Path | Iterable[CaptionRecord],
     claims: str | Path | Iterable[ClaimRecord],
-    split: str | None = None,
+    *,
+    split: Split | None = "train",
+    image_embeddings: Mapping[str, Any] | None = None,
     batch_size: int = 256,
 ) -> TrainingData:
     """Read captions and contrast sets, tokenise their texts and embed their images once.
 
-    captions, claims: JSONL files or records; images by path relative to the file, or as given in the records.
-    split: keep only the caption records of this split ("train"), where records have one.
+    captions, claims: JSONL files (images by path relative to the file) or records.
+    split: of files, the records of this split and those of no split; None takes all. Given records are all taken.
+    image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
 
-    Raises DataFormatError naming file and line (or the record's id), ContextOverflowError for a text over the context.
+    Raises DataFormatError naming file and line, ContextOverflowError for a text over the context.
     """
     from ..benchmark import read_captions, read_claims
 
-    caption_records = read_captions(captions) if isinstance(captions, str | os.PathLike) else list(captions)
-    claim_records = read_claims(claims) if isinstance(claims, str | os.PathLike) else list(claims)
-    if split is not None:
-        caption_records = [r for r in caption_records if getattr(r, "split", None) in (None, split)]
-        claim_records = [r for r in claim_records if getattr(r, "split", None) in (None, split)]
-    if not caption_records:
-        raise DataFormatError(
-            f"no caption record to train on in {_name(captions)}" + (f" (split {split!r})" if split else "")
-        )
-    if not claim_records:
-        raise DataFormatError(
-            f"no contrast set to train on in {_name(claims)}" + (f" (split {split!r})" if split else "")
-        )
-    for record in claim_records:
-        if not 0 <= record.label < len(record.claims) or len(record.claims) < 2:
-            raise DataFormatError(
-                f"contrast set {record.id!r}: label {record.label} does not name one of its {len(record.claims)} claims"
-                " (at least 2)"
-            )
+    caption_records = read_captions(captions, split=split) if isinstance(captions, str | Path) else list(captions)
+    claim_records = read_claims(claims, split=split) if isinstance(claims, str | Path) else list(claims)
+    if not caption_records or not claim_records:
+        what = "contrast sets" if caption_records else "captions"
+        raise DataFormatError(f"there are no {what} to train on")
 
     texts, images = _Index(), _Index()
     caption = [texts.add(record.caption, record.caption) for record in caption_records]
@@ -125,7 +115,7 @@ def training_data(
     return TrainingData(
         tokens=tokens,
         lengths=lengths,
-        images=_embed(model, images.values, batch_size),
+        images=_embed(model, images.values, image_embeddings or {}, batch_size),
         caption=torch.tensor(caption, device=device),
         caption_image=torch.tensor(caption_image, device=device),
         claims=torch.from_numpy(claim_table).to(device),
@@ -154,19 +144,22 @@ def _image_key(image: Any) -> Any:
 
 
 @torch.no_grad()
-def _embed(model: DualEncoder, images: Sequence[Any], batch_size: int) -> Float[Tensor, "image embed"]:
-    """Unit embeddings; an image that is a 1-d vector already is taken as its embedding."""
-    vectors = {i: torch.as_tensor(image) for i, image in enumerate(images) if getattr(image, "ndim", None) == 1}
+def _embed(
+    model: DualEncoder, images: Sequence[Any], known: Mapping[str, Any], batch_size: int
+) -> Float[Tensor, "image embed"]:
+    """Unit embeddings; an image that is a vector already (or in ``known``) is taken as its embedding."""
+    width, device = model.embed_dim, model.text.device
+    given = {
+        i: known.get(str(image)) if isinstance(image, str | os.PathLike) else image for i, image in enumerate(images)
+    }
+    vectors = {i: torch.as_tensor(vector) for i, vector in given.items() if getattr(vector, "ndim", None) == 1}
     files = [i for i in range(len(images)) if i not in vectors]
-    out = torch.empty(len(images), model.embed_dim, device=model.text.device)
-    for start in range(0, len(files), batch_size):
-        chosen = files[start : start + batch_size]
-        out[chosen] = model.encode_images([images[i] for i in chosen]).to(out)
+    out = torch.empty(len(images), width, device=device)
+    if files:
+        out[files] = model.encode_images([images[i] for i in files], batch_size).to(out)
     for i, vector in vectors.items():
-        if vector.shape != (model.embed_dim,):
-            raise DataFormatError(
-                f"an image embedding has {len(vector)} values, but the model's have {model.embed_dim}"
-            )
+        if vector.shape != (width,):
+            raise DataFormatError(f"an image embedding has {len(vector)} values, but the model's have {width}")
         out[i] = F.normalize(vector.to(out), dim=-1)
     return out
 
@@ -174,7 +167,3 @@ def _embed(model: DualEncoder, images: Sequence[Any], batch_size: int) -> Float[
 def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
     while True:
         yield from generator.permutation(count).tolist()
-
-
-def _name(source: Any) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else "the given records"

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 class TrainConfig(BaseModel):
     """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
 
+    data: folder with ``captions.jsonl`` and ``claims.jsonl``; split: which of their records to train on.
     weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
         AdamW) or "gradient" (the paper's formula, which AdamW cancels).
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
@@ -46,9 +47,8 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     model: str = "phantom"
-    captions: Path | None = None
-    claims: Path | None = None
-    split: str | None = "train"
+    data: Path | None = None
+    split: Literal["train", "val", "test"] | None = "train"
     steps: int = Field(default=150, ge=1)
     batch_size: int = Field(default=32, ge=2)
     lambda_: float = Field(default=0.5, ge=0, le=1)
@@ -140,7 +140,7 @@ def train(
 
     model: the model to start from (``config.model`` is loaded otherwise).
     data: prepared by :func:`tracescribe.finetune.data.training_data`, to share cached embeddings between runs
-        (``config.captions`` and ``config.claims`` are read otherwise).
+        (read from ``config.data`` otherwise).
     callbacks: called after each step.
 
     Raises NonFiniteError naming the step when the loss is not finite, PrescriptionError when the plan does not fit the
@@ -153,11 +153,9 @@ def train(
     if model is None:
         model = load(config.model)
     if data is None:
-        if config.captions is None or config.claims is None:
-            raise DataFormatError(
-                "training needs captions and claims: set both paths in the configuration, or pass data"
-            )
-        data = training_data(model, config.captions, config.claims, config.split)
+        if config.data is None:
+            raise DataFormatError("training needs captions and contrast sets: set data in the configuration")
+        data = training_data(model, config.data / "captions.jsonl", config.data / "claims.jsonl", split=config.split)
 
     encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
     optimizer, attached = _optimizer(config, encoder.source, plan)
@@ -203,9 +201,7 @@ def read_config(path: str | Path) -> TrainConfig:
         where = ".".join(map(str, first["loc"])) or "the configuration"
         raise DataFormatError(f"{path}: field {where!r}: {first['msg']}") from problem
     beside = {
-        name: path.parent / value
-        for name in ("captions", "claims", "plan")
-        if isinstance(value := getattr(config, name), Path)
+        name: path.parent / value for name in ("data", "plan") if isinstance(value := getattr(config, name), Path)
     }
     return config.model_copy(update=beside)
 

@@ -219,7 +219,7 @@ def test_the_vision_tower_is_never_tagged(make_model):
     module = make_model(layers=3)
     rest = {id(parameter) for parameter in PLAN.param_groups(module, lr=1.0)[-1]["params"]}
     vision = [p for name, p in module.named_parameters() if name.startswith(("visual.", "vision_model."))]
-    assert len(vision) > 20
+    assert len(vision) >= 20
     assert all(id(parameter) in rest for parameter in vision)
 
 
