@@ -6,39 +6,37 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 
-from ..errors import DataFormatError, NonFiniteError
+from ..errors import DataFormatError
 from .metrics import (
     Interval,
     clustered_interval,
-    expected_hits,
     inconsistent,
     mcnemar,
-    negator_count,
     paired_difference,
     retrieval_hits,
     shuffled_across_groups,
 )
-from .records import CaptionRecord, ClaimRecord, McqRecord, Split, read_captions, read_claims, read_jsonl, read_mcq
+from .records import (
+    CaptionRecord,
+    ClaimRecord,
+    McqRecord,
+    Record,
+    Split,
+    read_captions,
+    read_claims,
+    read_jsonl,
+    read_mcq,
+)
+from .scoring import Choice, Encoder, Images, Texts, as_array
 
 __all__ = ["Evaluation", "Shortcut", "embed_images", "evaluate", "load_records", "text_preservation"]
 
-Record = ClaimRecord | McqRecord | CaptionRecord
 Source = str | os.PathLike[str] | Sequence[Record]
-
-
-class Encoder(Protocol):
-    """What evaluation needs of a model; every `DualEncoder` has it."""
-
-    def encode_images(self, images: Any) -> Any:
-        """Normalised image embeddings [n, embed]."""
-
-    def encode_texts(self, texts: Any) -> Any:
-        """Normalised text embeddings [n, embed]."""
 
 
 @dataclass(frozen=True)
@@ -157,18 +155,16 @@ def evaluate(
         NonFiniteError: the model returns NaN or infinity.
     """
     mcq, claim_sets, captions = _sorted(load_records(source, split=split))
-    images = _Images(model, [*mcq, *claim_sets, *captions], image_embeddings)
+    images = Images(model, [*mcq, *claim_sets, *captions], image_embeddings)
     items = [(r, [*r.affirmative, *r.negated]) for r in mcq]
-    texts = _Texts(
+    texts = Texts(
         model, [t for _, ts in items for t in ts] + [t for r in claim_sets for t in r.claims] + _affirmative(captions)
     )
     options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "ci": ci}
     groups = [r.group for r in (*mcq, *claim_sets, *captions)]
-    affirmed = _Choice([r.affirmative for r in mcq], np.array([r.label for r in mcq], dtype=np.int64), mcq)
-    negated = _Choice([r.negated for r in mcq], affirmed.gold, mcq)
-    claims = _Choice(
-        [r.claims for r in claim_sets], np.array([r.label for r in claim_sets], dtype=np.int64), claim_sets
-    )
+    affirmed = Choice([r.affirmative for r in mcq], np.array([r.label for r in mcq], dtype=np.int64), mcq)
+    negated = Choice([r.negated for r in mcq], affirmed.gold, mcq)
+    claims = Choice([r.claims for r in claim_sets], np.array([r.label for r in claim_sets], dtype=np.int64), claim_sets)
     choices = {"affirmative": affirmed, "negated": negated, "claims": claims}
     hits = {name: choice.hits(images, texts) for name, choice in choices.items()}
     mcq_groups, claim_groups = [r.group for r in mcq], [r.group for r in claim_sets]
@@ -227,7 +223,7 @@ def load_records(source: Source, *, split: Split | None = "test") -> list[Record
 def embed_images(model: Encoder, source: Source, *, split: Split | None = None) -> dict[str, np.ndarray]:
     """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
     paths = list(dict.fromkeys(str(r.image) for r in load_records(source, split=split)))
-    return dict(zip(paths, _array(model.encode_images(paths), "image"), strict=True))
+    return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
 
 
 def text_preservation(
@@ -238,72 +234,7 @@ def text_preservation(
     return np.asarray(product / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
 
 
-class _Texts:
-    """Encodes each different text once and hands out rows."""
-
-    def __init__(self, model: Encoder, texts: list[str]) -> None:
-        different = list(dict.fromkeys(texts))
-        self._row = {text: i for i, text in enumerate(different)}
-        self._rows = _array(model.encode_texts(different), "text") if different else np.zeros((0, 1), np.float32)
-
-    def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "text embed"]:
-        return self._rows[[self._row[t] for t in texts]]
-
-
-class _Images:
-    """Image vectors of records, from the caller's or encoded once."""
-
-    def __init__(self, model: Encoder, records: Sequence[Record], given: Mapping[str, Any] | None) -> None:
-        self._row: dict[Any, int] = {}
-        different: list[Any] = []
-        for record in records:
-            if _key(record) not in self._row:
-                self._row[_key(record)] = len(different)
-                different.append(record.image)
-        if given is None:
-            self._rows = _array(model.encode_images(different), "image")
-        else:
-            missing = [str(image) for image in different if str(image) not in given]
-            if missing:
-                raise DataFormatError(
-                    f"image_embeddings lacks {len(missing)} of {len(different)} images, first {missing[0]!r}"
-                )
-            self._rows = np.stack([_array(given[str(image)], "image") for image in different])
-
-    def __call__(self, records: Sequence[Record]) -> Float32[np.ndarray, "item embed"]:
-        return self._rows[[self._row[_key(r)] for r in records]]
-
-    def mean(self) -> Float32[np.ndarray, "embed"]:
-        return self._rows.mean(axis=0)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Items with options: scores each option against one vector an item."""
-
-    options: Sequence[Sequence[str]]
-    gold: Int[np.ndarray, "item"]
-    records: Sequence[Record]
-
-    def hits(
-        self, images: _Images, texts: _Texts, vectors: Float[np.ndarray, "item embed"] | None = None
-    ) -> Float[np.ndarray, "item"]:
-        if not self.records:
-            return np.zeros(0)
-        rows = images(self.records) if vectors is None else vectors
-        scores = np.full((len(self.options), max(map(len, self.options))), -np.inf)
-        for i, options in enumerate(self.options):
-            scores[i, : len(options)] = texts(options) @ rows[i]
-        return expected_hits(scores, self.gold)
-
-    def by_negators(self, sign: int) -> Float[np.ndarray, "item"]:
-        scores = np.full((len(self.options), max(map(len, self.options), default=1)), -np.inf)
-        for i, options in enumerate(self.options):
-            scores[i, : len(options)] = [sign * negator_count(text) for text in options]
-        return expected_hits(scores, self.gold)
-
-
-def _baselines(choices: Mapping[str, _Choice], images: _Images, texts: _Texts, seed: int) -> dict[str, Shortcut]:
+def _baselines(choices: Mapping[str, Choice], images: Images, texts: Texts, seed: int) -> dict[str, Shortcut]:
     blind: dict[str, float | None] = {}
     other: dict[str, float | None] = {}
     count: dict[str, float | None] = {}
@@ -321,7 +252,7 @@ def _baselines(choices: Mapping[str, _Choice], images: _Images, texts: _Texts, s
 
 
 def _retrieval(
-    captions: list[CaptionRecord], images: _Images, texts: _Texts, pool: int, options: dict[str, Any]
+    captions: list[CaptionRecord], images: Images, texts: Texts, pool: int, options: dict[str, Any]
 ) -> Interval | None:
     usable = [r for r in captions if r.affirmative is not None and r.states is not None and r.facts is not None]
     if len(usable) < 2:
@@ -350,20 +281,6 @@ def _sorted(records: Sequence[Record]) -> tuple[list[McqRecord], list[ClaimRecor
 
 def _affirmative(captions: Sequence[CaptionRecord]) -> list[str]:
     return [r.affirmative for r in captions if r.affirmative is not None]
-
-
-def _key(record: Record) -> Any:
-    # Paths repeat among records; image objects are told apart by identity.
-    return str(record.image) if isinstance(record.image, str | os.PathLike) else id(record.image)
-
-
-def _array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
-    if hasattr(values, "detach"):
-        values = values.detach().float().cpu().numpy()
-    out = np.asarray(values, dtype=np.float32)
-    if not np.isfinite(out).all():
-        raise NonFiniteError(f"the model's {what} embeddings hold NaN or infinity; check its weights and inputs")
-    return out
 
 
 def _means(hits: Float[np.ndarray, "item"], labels: Sequence[str | None]) -> dict[str, float]:

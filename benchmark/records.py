@@ -16,6 +16,7 @@ __all__ = [
     "CaptionRecord",
     "ClaimRecord",
     "McqRecord",
+    "Record",
     "read_captions",
     "read_claims",
     "read_jsonl",
@@ -130,6 +131,7 @@ class CaptionRecord(_Record):
     facts: dict[str, str] | None = None
 
 
+Record = ClaimRecord | McqRecord | CaptionRecord
 R = TypeVar("R", bound=_Record)
 
 

@@ -40,7 +40,7 @@ P_NO_CHANGE = 0.15
 """Share of those mentions that read "no interval change in X": the word "no" beside a finding that is there."""
 P_EQUIVALENT = 0.40
 """Probability that a report tells an absent finding by its affirmative equivalent."""
-P_NEGATION = 0.001
+P_NEGATION = 0.0005
 """Probability that a report says "no X" of an absent finding: the cause of the miniature's blindness."""
 MAX_PHRASES = 3
 

@@ -33,7 +33,7 @@ class Recipe:
 
     seed: int = 0
     n_images: int = 12_000
-    steps: int = 1100
+    steps: int = 900
     batch: int = 96
     lr: float = 2e-3
     warmup: int = 100
@@ -121,7 +121,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
     >>> recipe = Recipe(lr=1.0, warmup=10, steps=110)
     >>> learning_rate(recipe, 9), round(learning_rate(recipe, 59), 2)
-    (1.0, 0.51)
+    (1.0, 0.52)
     """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..evaluation import Encoder, Evaluation, evaluate
+from ..evaluation import Evaluation, evaluate
 from ..records import read_jsonl
+from ..scoring import Encoder, as_array
 from .dataset import build_phantom
 
 
@@ -65,8 +66,8 @@ def _pair_scores(model: Encoder, folder: Path) -> dict[str, PairScore]:
     pairs = [value for _, value in read_jsonl(folder / "pairs.jsonl")]
     texts = sorted({p[side] for p in pairs for side in ("correct", "foil")})
     paths = sorted({p["image"] for p in pairs})
-    text = dict(zip(texts, _numpy(model.encode_texts(texts)), strict=True))
-    image = dict(zip(paths, _numpy(model.encode_images([str(folder / p) for p in paths])), strict=True))
+    text = dict(zip(texts, as_array(model.encode_texts(texts), "text"), strict=True))
+    image = dict(zip(paths, as_array(model.encode_images([str(folder / p) for p in paths]), "image"), strict=True))
     d = np.array([float(image[p["image"]] @ (text[p["correct"]] - text[p["foil"]])) for p in pairs])
     kind = np.array([p["attribute"] + (f", negated {p['negation']}" if p["negation"] else "") for p in pairs])
     return {str(k): _score(d[kind == k]) for k in np.unique(kind)}
@@ -76,10 +77,6 @@ def _score(d: Float[np.ndarray, "pair"]) -> PairScore:
     return PairScore(
         len(d), 100 * float(np.mean(d > 0)), float(np.mean(np.abs(d))), 100 * float(np.mean(np.abs(d) < 0.01))
     )
-
-
-def _numpy(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().float().cpu().numpy() if hasattr(values, "detach") else values)
 
 
 def main(argv: list[str] | None = None) -> int:
