@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -17,6 +18,8 @@ from . import building, demonstrating, looking, prescribing, tracing, training
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
+
+SAID_OTHERWISE = ("tracescribe.finetune.prescription", "tracescribe.finetune.scaling")
 
 app = typer.Typer(
     name="tracescribe",
@@ -55,7 +58,7 @@ def _root(
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an expected error is one sentence on stderr, never a traceback."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _log_in_one_line():
             _warn_in_one_line()
             return int(app(list(arguments), standalone_mode=False) or 0)
     except BrokenPipeError:  # `tracescribe ... | head`: nobody reads on
@@ -84,6 +87,21 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {str(error.filename)!r}"
     return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _log_in_one_line() -> Iterator[None]:
+    """The package's log from warnings up, on stderr, without what the commands or Python's warnings say already."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("tracescribe: %(message)s"))
+    handler.addFilter(lambda record: record.name not in SAID_OTHERWISE)
+    logger = logging.getLogger("tracescribe")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _warn_in_one_line() -> None:

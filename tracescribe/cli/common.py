@@ -63,14 +63,9 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise OutputError(f"cannot write {str(path)!r}: its name must end in {', '.join(suffixes)}")
-    if path.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: it is a folder; give a file in it")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise OutputError(f"cannot write {str(path)!r}: the folder {str(folder)!r} does not exist; create it first")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise OutputError(f"cannot write {str(path)!r}: no permission")
-    return path
+    from ..tracer.files import ensure_writable
+
+    return ensure_writable(path)
 
 
 def check_folder(path: Path) -> Path:
@@ -156,7 +151,8 @@ def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> 
         return
     console = console_for_people()
     for part in parts:
-        console.print(Text(part) if isinstance(part, str) else part)
+        # A sentence is left to the terminal to wrap, so that a pipe gets it whole.
+        console.print(Text(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
 
 
 def console_for_people() -> Console:
@@ -164,9 +160,9 @@ def console_for_people() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-def table(columns: list[str], rows: list[list[str]], title: str | None = None, left: int = 1) -> Table:
+def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True) -> Table:
     """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left."""
-    drawn = Table(title=None if title is None else Text(title), title_justify="left")
+    drawn = Table(show_header=header)
     for index, name in enumerate(columns):
         drawn.add_column(Text(name), justify="left" if index < left else "right")
     for row in rows:

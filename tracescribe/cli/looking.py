@@ -17,30 +17,36 @@ def plot(
     output: Annotated[Path, typer.Option("-o", "--output", help="The figure: .html, .pdf, .png, .svg or .eps.")],
     kind: Annotated[Literal["heatmap", "profile"], typer.Option(help="Layer by token, or layers only.")] = "heatmap",
     pair: Annotated[
-        int | None, typer.Option(min=0, help="One pair by its number, instead of the data set's map.")
+        str | None, typer.Option(help="One pair, by its number or id, instead of the data set's map.")
     ] = None,
     width: Annotated[Literal["column", "page"], typer.Option(help="Paper figures: 3.25 or 6.75 inches.")] = "column",
     json: Json = False,
 ) -> None:
-    """Draw a trace: an interactive page (.html) or a vector figure for a paper (.pdf, .svg, .eps) or a bitmap (.png).
+    """Draw a trace: an interactive page (.html), a vector figure for a paper (.pdf, .svg, .eps) or a bitmap (.png).
 
     Example:  tracescribe plot trace.safetensors -o figure.pdf --width column
     """
     check_output(output, FIGURES)
     from .. import viz
     from ..tracer import load_trace
-    from ..tracer.files import write_atomically
 
     with working(json, f"drawing {output}"):
         loaded = load_trace(trace)
-        if pair is not None and pair >= loaded.n_pairs:
-            raise OptionError(f"--pair {pair}: the trace has {loaded.n_pairs} pairs, numbered from 0")
+        chosen = int(pair) if pair is not None and pair.isdecimal() and pair not in loaded.ids else pair
+        subject = loaded if chosen is None or kind == "heatmap" else loaded.select([_index(loaded.ids, chosen)])
         if output.suffix.lower() == ".html":
-            figure = viz.heatmap(loaded, pair=pair) if kind == "heatmap" else viz.profile(loaded)
-            page = figure.to_html(include_plotlyjs=True, full_html=True)
-            with write_atomically(output) as handle:
-                handle.write(page)
+            figure = viz.heatmap(loaded, pair=chosen) if kind == "heatmap" else viz.profile(subject)
+            viz.save_html(figure, output)
+        elif kind == "heatmap":
+            viz.export(loaded, output, width=width, pair=chosen)
         else:
-            subject = loaded if pair is None else loaded.select([pair])
-            viz.export(subject.per_layer() if kind == "profile" else subject, output, width=width)
+            viz.export(subject.per_layer(), output, width=width)
     show(json, {"output": output, "kind": kind, "n_pairs": loaded.n_pairs}, f"saved {output}")
+
+
+def _index(ids: tuple[str, ...], pair: int | str) -> int:
+    if isinstance(pair, str) and pair in ids:
+        return ids.index(pair)
+    if isinstance(pair, int) and pair < len(ids):
+        return pair
+    raise OptionError(f"--pair {pair}: the trace has {len(ids)} pairs, numbered from 0")

@@ -51,7 +51,11 @@ def info(model: ModelName, pretrained: Pretrained = None, device: Device = "cpu"
             "logit_scale": float(encoder.logit_scale),
         }
     shown = {**shape, "text_parameters": f"{shape['text_parameters']:,}", "logit_scale": f"{shape['logit_scale']:.2f}"}
-    show(json, shape, table(["", ""], [[key.replace("_", " "), str(entry)] for key, entry in shown.items()], left=2))
+    show(
+        json,
+        shape,
+        table(["", ""], [[key.replace("_", " "), str(entry)] for key, entry in shown.items()], left=2, header=False),
+    )
 
 
 def trace(
