@@ -1,0 +1,135 @@
+"""Text in figures: token strings made readable, numbers made short, and both made safe for HTML."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+import unicodedata
+
+__all__ = ["cell_text", "number", "plotly_text", "shorten", "text_units", "tidy_token", "wrap_phrases"]
+
+_SPECIALS = {
+    "<|startoftext|>": "[SOT]",
+    "<start_of_text>": "[SOT]",
+    "<|endoftext|>": "[EOT]",
+    "<end_of_text>": "[EOT]",
+    "<bos>": "[BOS]",
+    "<s>": "[BOS]",
+    "<eos>": "[EOS]",
+    "</s>": "[EOS]",
+    "<pad>": "[PAD]",
+}
+MINUS = "−"  # a true minus sign: as wide as a digit, and not taken for a hyphen
+
+
+def tidy_token(token: str, special: bool = False) -> str:
+    """A token string as a person reads it: marks of word ends and word starts removed, the invisible made visible.
+
+    special: whether the position is a special token; the characters "<s>" of a caption stay what they are.
+
+    >>> [tidy_token(t) for t in ("severe</w>", "Ġedema", "▁no", "##itis", "<b>", " ", "</w>")]
+    ['severe', 'edema', 'no', '##itis', '<b>', '␣', '</w>']
+    >>> tidy_token("<|startoftext|>", special=True), tidy_token("<s>", special=True), tidy_token("<s>")
+    ('[SOT]', '[BOS]', '<s>')
+    """
+    if token in _SPECIALS and (special or "_of_text" in token or "|" in token):
+        return _SPECIALS[token]
+    plain = token.removesuffix("</w>").lstrip("Ġ▁") or token
+    shown = "".join(_visible(character) for character in plain)
+    return shown.strip() or "␣"
+
+
+def _visible(character: str) -> str:
+    if character in "\n\r":
+        return "⏎"
+    if character == "\t":
+        return "⇥"
+    # Neither XML nor UTF-8 can hold these: the replacement character stands in.
+    unwritable = unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff"
+    return "\ufffd" if unwritable else character
+
+
+def shorten(text: str, limit: int = 24) -> str:
+    """At most ``limit`` characters, with an ellipsis in the middle: a chest finding differs at its end too.
+
+    >>> shorten("pneumonoultramicroscopicsilicovolcanoconiosis", 12)
+    'pneumo…iosis'
+    """
+    if len(text) <= limit:
+        return text
+    return text[: limit // 2] + "…" + text[len(text) - (limit - 1) // 2 :]
+
+
+def cell_text(value: float) -> str:
+    """A value in as few characters as carry two decimals; 0 and 1 without decimals only where they are exact.
+
+    >>> [cell_text(v) for v in (0.05, -0.004, 0.0, 1.0, 0.998, -0.12, 1.346, -12.34, float("nan"))]
+    ['.05', '.00', '0', '1', '1.00', '−.12', '1.35', '−12.3', '']
+    """
+    if not math.isfinite(value):
+        return ""
+    for exact in (0, 1):
+        if abs(value - exact) < 5e-7:  # what float32 leaves of an exact cell
+            return str(exact)
+    decimals = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    digits = f"{abs(value):.{decimals}f}"
+    sign = MINUS if value < 0 and float(digits) != 0 else ""
+    return sign + (digits[1:] if digits.startswith("0.") else digits)
+
+
+def number(value: float, decimals: int = 3) -> str:
+    """A value for running text: a true minus sign, no "−0.000".
+
+    >>> number(-0.25), number(-0.0001), number(float("nan"))
+    ('−0.250', '0.000', 'none')
+    """
+    if not math.isfinite(value):
+        return "none"
+    digits = f"{abs(value):.{decimals}f}"
+    return (MINUS if value < 0 and float(digits) != 0 else "") + digits
+
+
+def plotly_text(text: str) -> str:
+    """Text that plotly shows as it is: plotly reads HTML tags, and LaTeX between dollar signs where MathJax is loaded.
+
+    >>> plotly_text("<b> costs $5$ & up")
+    '&lt;b&gt; costs &#36;5&#36; &amp; up'
+    """
+    return html.escape(text, quote=False).replace("$", "&#36;")
+
+
+def text_units(text: str) -> float:
+    """Rough width of a text in ems: what a layout needs before anything is drawn.
+
+    >>> text_units("no") < text_units("無し")
+    True
+    """
+    return sum(_units(character) for character in text)
+
+
+def _units(character: str) -> float:
+    if unicodedata.combining(character):
+        return 0.0
+    if unicodedata.east_asian_width(character) in ("W", "F"):
+        return 1.05
+    if character in "ijl.,:;'|!I[]()ftr ":
+        return 0.34
+    return 0.86 if character in "mwMW@%" else 0.66 if character.isupper() else 0.57
+
+
+def wrap_phrases(phrases: tuple[str, ...], columns: int) -> list[str]:
+    """Phrases joined by middle dots, broken into lines of about ``columns`` characters between phrases where possible.
+
+    >>> wrap_phrases(("24 pairs", "ratio of means", "foil → correct"), 28)
+    ['24 pairs · ratio of means', 'foil → correct']
+    """
+    lines: list[str] = []
+    for phrase in phrases:
+        for piece in textwrap.wrap(phrase, max(columns, 8)) or [""]:
+            joined = f"{lines[-1]} · {piece}" if lines else piece
+            if lines and len(joined) <= columns:
+                lines[-1] = joined
+            else:
+                lines.append(piece)
+    return lines

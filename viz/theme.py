@@ -1,0 +1,131 @@
+"""Colours, fonts and sizes of every figure and page, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "ACCENT",
+    "DIVERGING",
+    "FAINT",
+    "FONTS",
+    "GRID",
+    "INK",
+    "MUTED",
+    "SERIES",
+    "colour_at",
+    "colour_limit",
+    "over_white",
+    "plotly_axis",
+    "plotly_layout",
+    "text_colour",
+]
+
+# ColorBrewer's RdBu, reversed (matplotlib's RdBu_r; Apache-2.0, colorbrewer.org): blue is negative, red positive. +v and
+# -v stay apart under simulated deuteranopia, protanopia and tritanopia, and both are darker than 0 in grey.
+DIVERGING = (
+    "#053061",
+    "#2166ac",
+    "#4393c3",
+    "#92c5de",
+    "#d1e5f0",
+    "#f7f7f7",
+    "#fddbc7",
+    "#f4a582",
+    "#d6604d",
+    "#b2182b",
+    "#67001f",
+)
+# Okabe and Ito's colour-blind-safe series, without yellow (too light for lines on white), the darker ones first.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1a1a1a")
+
+INK = "#1b1f24"
+MUTED = "#57606a"
+FAINT = "#8b949e"
+GRID = "#e4e7eb"
+ACCENT = "#8a3a00"  # marks the tokens that differ; 8:1 against white, and not on the red-blue scale
+
+FONTS = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Noto Sans', sans-serif"
+
+_SMALLEST_LIMIT = 0.05  # rounding noise around 0 must not fill the whole scale
+
+
+def colour_limit(values: np.ndarray) -> float:
+    """Half of a colour range that is symmetric about 0 and holds every finite value.
+
+    >>> colour_limit(np.array([0.2, -1.5, np.nan]))
+    1.5
+    """
+    finite = np.abs(values[np.isfinite(values)])
+    return max(float(finite.max(initial=0.0)), _SMALLEST_LIMIT)
+
+
+def colour_at(value: float, limit: float) -> tuple[float, float, float]:
+    """Red, green, blue (0..1) of ``value`` on the diverging scale from -limit to limit, as both renderers draw it.
+
+    >>> colour_at(0.0, 1.0) == tuple(int("f7", 16) / 255 for _ in "rgb")
+    True
+    """
+    position = (np.clip(value / limit, -1.0, 1.0) + 1) / 2 * (len(DIVERGING) - 1)
+    stops = np.array([_rgb(colour) for colour in DIVERGING])
+    red, green, blue = (float(np.interp(position, np.arange(len(stops)), stops[:, i])) for i in range(3))
+    return red, green, blue
+
+
+def text_colour(value: float, limit: float) -> str:
+    """The one of ink and white that has more contrast with the colour of ``value`` (WCAG relative luminance).
+
+    >>> text_colour(0.0, 1.0) == INK, text_colour(1.0, 1.0), text_colour(-1.0, 1.0)
+    (True, '#ffffff', '#ffffff')
+    """
+    cell = _luminance(colour_at(value, limit))
+    with_white = 1.05 / (cell + 0.05)
+    with_ink = (cell + 0.05) / (_luminance(_rgb(INK)) + 0.05)
+    return "#ffffff" if with_white > with_ink else INK
+
+
+def over_white(colour: str, opacity: float) -> str:
+    """The opaque colour that ``colour`` at ``opacity`` gives on white: formats such as EPS have no transparency.
+
+    >>> over_white("#000000", 0.2)
+    '#cccccc'
+    """
+    return "#" + "".join(f"{round(255 * (1 - opacity * (1 - part))):02x}" for part in _rgb(colour))
+
+
+def plotly_layout() -> dict[str, Any]:
+    """What every plotly figure's layout starts from."""
+    return {
+        "template": "none",
+        "font": {"family": FONTS, "size": 12, "color": INK},
+        "paper_bgcolor": "#ffffff",
+        "plot_bgcolor": "#ffffff",
+        "hoverlabel": {"font": {"family": FONTS, "size": 12, "color": INK}, "bgcolor": "#ffffff", "align": "left"},
+        "colorway": list(SERIES),
+    }
+
+
+def plotly_axis(**settings: Any) -> dict[str, Any]:
+    """What every plotly axis starts from."""
+    return {
+        "showgrid": False,
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "tickfont": {"size": 11, "color": INK},
+        "title": {"font": {"size": 12, "color": MUTED}},
+        "automargin": True,
+        **settings,
+    }
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
+def _luminance(rgb: tuple[float, float, float]) -> float:
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
