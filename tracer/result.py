@@ -99,7 +99,7 @@ class CausalTrace:
 
     @property
     def direction(self) -> str:
-        """ "foil->correct" (noising, NAST) or "correct->foil" (denoising)."""
+        """Whose states are put into whose run: "foil->correct" (noising, NAST) or "correct->foil" (denoising)."""
         return self.provenance.get("direction", DIRECTIONS[0])
 
     @property
@@ -126,7 +126,7 @@ class CausalTrace:
 
     @property
     def segment(self) -> np.ndarray:
-        """ "correct", "ambiguous" or "incorrect" per pair, by 100 (S_corr - S_foil): < -1, < 1, else.
+        """By 100 (S_corr - S_foil) per pair: "incorrect" below -1, "ambiguous" below 1, else "correct".
 
         Source: Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488). The scale is 100 whatever the model's logit scale.
         """

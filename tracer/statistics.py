@@ -186,13 +186,16 @@ def percentile_interval(
 def aggregate_rows(values: Float[np.ndarray, "*draw layer row"], aggregate: str) -> Float[np.ndarray, "*draw layer"]:
     """Sum, max, mean or population standard deviation over the last axis; NaN (no such row or token) is left out.
 
+    NaN where all are NaN: the sum of nothing known is not 0.
+
     >>> aggregate_rows(np.array([[1.0, 3.0, np.nan]]), "mean")
     array([2.])
     """
     check_choice("aggregate", aggregate, AGGREGATES)
     functions: dict[str, Callable[..., np.ndarray]]
     functions = {"sum": np.nansum, "max": np.nanmax, "mean": np.nanmean, "std": np.nanstd}
-    return functions[aggregate](values, axis=-1)
+    nothing = np.isnan(values).all(axis=-1)
+    return np.where(nothing, np.nan, functions[aggregate](np.where(nothing[..., None], 0, values), axis=-1))
 
 
 def split_half_correlation(

@@ -25,7 +25,8 @@ def read_valse(
 
     Sources: Parcalabescu et al. 2022, VALSE (MIT licence); Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488), who
     keep mturk.caption >= 2, rephrase so that lengths match, and put the negation in the caption exactly for
-    provenance zero_to_something.
+    provenance zero_to_something. They always put the negated sentence's states into the affirmative one: trace pairs
+    with ``negation == "foil"`` in direction "foil->correct" and those with "correct" in direction "correct->foil".
 
     images: folder of the image files; None leaves ``Pair.image`` empty, to be given by embeddings later.
     count_tokens: number of tokens of a text. With it, only pairs of "There is/are" with equal counts are kept; by

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from tracescribe.tracer.files import ensure_writable, write_atomically
 
 from tracescribe.errors import OutputError
+from tracescribe.tracer.files import ensure_writable, write_atomically
 
 
 def names(folder: Path) -> list[str]:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tracescribe.errors import DataFormatError
 from tracescribe.tracer import TraceMap, read_valse
 from tracescribe.tracer.roles import QUANTMEYER_ROWS
 from tracescribe.tracer.valse import rephrase
-
-from tracescribe.errors import DataFormatError
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = json.loads((TESTS / "golden" / "cte_clip_vit_b32_valse.json").read_text(encoding="utf-8"))

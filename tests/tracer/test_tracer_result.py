@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import synthetic_trace
-from tracescribe.tracer import Scores, TraceError, TraceWarning
 
 import tracescribe as ts
 from tracescribe.errors import DegenerateTraceError, NonFiniteError
+from tracescribe.tracer import Scores, TraceError, TraceWarning
 
 
 def with_margins(margins, **options):
@@ -235,6 +235,18 @@ def test_excess_over_other_pairs_widens_the_interval():
     inner = slice(1, -1)  # layers 0 and L are fixed at 1
     np.testing.assert_allclose(excess.value, alone.value - other.per_layer().value, atol=1e-12)
     assert ((excess.hi - excess.lo)[inner] > (alone.hi - alone.lo)[inner]).mean() > 0.8
+
+
+def test_excess_with_few_shared_groups_ignores_draws_that_miss_one_side():
+    trace, other = (synthetic_trace(n_pairs=2, share_inverted=0, seed=seed) for seed in (1, 2))
+    shared = replace(other, groups=("pair1", "elsewhere"))
+    profile = trace.control(shared).per_layer()
+    missed = np.isnan(profile.replicates).all(axis=1)
+    # 3 groups: both of the trace's are missed with probability 1/27, both of the control's likewise.
+    assert missed.mean() == pytest.approx(2 / 27, abs=0.03)
+    # Layer L is 1 in both traces: a draw that misses one side would otherwise count as 1 or -1.
+    np.testing.assert_allclose(profile.replicates[~missed, -1], 0, atol=1e-6)
+    assert np.isfinite(profile.lo).all()
 
 
 def test_profile_of_a_trace_shape():

@@ -10,6 +10,7 @@ import pytest
 from builders import synthetic_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tracescribe.tracer import TraceError
 from tracescribe.tracer.statistics import (
     aggregate_rows,
@@ -105,7 +106,9 @@ def test_a_draw_equals_the_map_of_the_pairs_drawn(reduce):
 def test_a_row_nobody_has_is_nan_and_counts_for_nothing():
     table = pair_table(np.ones((2, 1, 2)), np.array([[1.0, 0.0]] * 2), np.ones(2), "ratio_of_means")
     np.testing.assert_array_equal(combine(table), [[[1.0, np.nan]]])
-    np.testing.assert_array_equal(aggregate_rows(combine(table), "sum"), [[1.0]])
+    for aggregate, value in (("sum", 1.0), ("max", 1.0), ("mean", 1.0), ("std", 0.0)):
+        np.testing.assert_array_equal(aggregate_rows(combine(table), aggregate), [[value]])
+        assert np.isnan(aggregate_rows(np.full((1, 2), np.nan), aggregate)).all()
 
 
 # -- bootstrap ---------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from builders import synthetic_trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from tracescribe.tracer import Scores
-from tracescribe.tracer.storage import FORMAT
 
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, OutputError
+from tracescribe.tracer import Scores
+from tracescribe.tracer.storage import FORMAT
 
 
 def assert_same(one, two):
