@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
 
 WEIGHTS = Path(__file__).with_name("weights") / "miniature.safetensors"
-VOCABULARY = Path(__file__).with_name("weights") / "vocabulary.json"
 FORMAT = "tracescribe.phantom-miniature/1"
 
 EMBED_DIM = 64

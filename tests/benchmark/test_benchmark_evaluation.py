@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tracescribe.benchmark import (
     CaptionRecord,
     ClaimRecord,
@@ -21,7 +22,6 @@ from tracescribe.benchmark import (
 from tracescribe.benchmark.metrics import negator_count
 from tracescribe.benchmark.phantom import CONDITIONS, build_phantom
 from tracescribe.benchmark.phantom.captions import EQUIVALENTS, NOUNS
-
 from tracescribe.errors import DataFormatError, NonFiniteError
 
 

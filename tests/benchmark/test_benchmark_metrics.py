@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tracescribe.benchmark import metrics
 
+from tracescribe.benchmark import metrics
 from tracescribe.errors import NonFiniteError
 
 

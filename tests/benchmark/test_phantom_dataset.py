@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tracescribe.benchmark.phantom import build_phantom, dataset, draw, to_uint8
 
 import tracescribe as ts
+from tracescribe.benchmark.phantom import build_phantom, dataset, draw, to_uint8
 from tracescribe.errors import OutputError
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tracescribe.benchmark.phantom import CONDITIONS, Facts, Finding, draw, sample_facts, to_uint8
 from tracescribe.benchmark.phantom.facts import PREVALENCE, SEVERITIES, ZONES, hidden
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tracescribe.benchmark.phantom import Facts, draw, miniature, pretraining, scorecard
-from tracescribe.benchmark.phantom.tokenizer import UnknownTokenWarning
 
 import tracescribe as ts
+from tracescribe.benchmark.phantom import Facts, draw, miniature, pretraining, scorecard
+from tracescribe.benchmark.phantom.tokenizer import UnknownTokenWarning
 from tracescribe.errors import DataFormatError, NonFiniteError
 
 SHORT = pretraining.Recipe(n_images=64, steps=3, batch=16, warmup=1)
@@ -62,6 +62,7 @@ def test_the_shipped_files_are_small_and_half_precision() -> None:
 
 def test_a_large_film_reads_like_the_small_one() -> None:
     from PIL import Image
+
     from tracescribe.benchmark.phantom import Finding, to_uint8
 
     facts = Facts((Finding("effusion", side="left", severity="severe"),))

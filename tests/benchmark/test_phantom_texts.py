@@ -7,12 +7,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from tracescribe.benchmark.metrics import negator_count
 from tracescribe.benchmark.phantom import CONDITIONS, Claim, Facts, Finding, questions, sample_facts
 from tracescribe.benchmark.phantom.captions import EQUIVALENTS, NOUNS, blinding_report, corpus
 from tracescribe.benchmark.phantom.facts import SEVERITIES, SIDES, ZONES
 from tracescribe.benchmark.phantom.tokenizer import PhantomTokenizer, UnknownTokenWarning
-
 from tracescribe.errors import ContextOverflowError, DataFormatError
 
 
@@ -36,10 +36,6 @@ def every_claim() -> list[Claim]:
                     for severity in (None, *SEVERITIES) if kind.has_severity else (None,):
                         out.append(Claim(name, negated, side, zone, severity))
     return out
-
-
-def truth(text: str, facts: Facts, parse: dict[str, Claim]) -> bool:
-    return parse[text].holds(facts)
 
 
 SENTENCES = {claim.sentence(): claim for claim in every_claim()}
