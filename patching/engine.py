@@ -53,10 +53,10 @@ class PatchingEngine:
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
-    >>> base, donor = text.rows(["There is no effusion.", "There is severe effusion."])
+    >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
     >>> result = PatchingEngine(text).patch([base], [donor])
-    >>> list(result.patched.shape)  # 1 pair, layers 0..8, [SOT] there is no|severe effusion . [EOT], 64 dimensions
-    [1, 9, 7, 64]
+    >>> list(result.patched.shape)  # 1 pair, layers 0..8, [SOT] there is no|severe op acity . [EOT], 64 dimensions
+    [1, 9, 8, 64]
     """
 
     def __init__(self, tower: TextTower, *, dtype: torch.dtype | None = None) -> None:
@@ -266,11 +266,11 @@ def structural_cells(
     >>> import torch
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
-    >>> base, donor = map(torch.tensor, zip(text.rows(["no edema", "severe edema"])))
-    >>> structural_cells(text, base, donor, pooled=3)[0, [0, 1, 8]]
-    tensor([[1, 2, 1, 1],
-            [1, 0, 0, 0],
-            [1, 1, 1, 2]])
+    >>> base, donor = map(torch.tensor, zip(text.rows(["no opacity", "severe opacity"])))
+    >>> structural_cells(text, base, donor, pooled=4)[0, [0, 1, 8]]  # [SOT] no|severe op acity [EOT]; 1 base, 2 donor
+    tensor([[1, 2, 1, 1, 1],
+            [1, 0, 0, 0, 0],
+            [1, 1, 1, 1, 2]])
     """
     differs: Bool[Tensor, "batch pos"] = base != donor
     batch, length = base.shape

@@ -79,12 +79,12 @@ def trace(
     >>> import tracescribe as ts
     >>> model = ts.load("phantom")
     >>> pair = ts.Pair(
-    ...     correct="There is no effusion.", foil="There is severe effusion.", image=ts.Text("The lungs are clear.")
+    ...     correct="There is no opacity.", foil="There is severe opacity.", image=ts.Text("The lungs are clear.")
     ... )
     >>> trace = ts.trace(model, [pair], progress=False)
     >>> trace.cte.shape, trace.tokens[0][3], trace.foil_tokens[0][3]
-    ((1, 9, 7), 'no', 'severe')
-    >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 6])  # exactly 1 by construction
+    ((1, 9, 8), 'no', 'severe')
+    >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 7])  # exactly 1 by construction
     (1.0, 1.0)
     """
     from ..patching import Direction, PatchingEngine
