@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +53,14 @@ class Run:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Film:
+    """A phantom film to look at: a PNG, and what its caption says."""
+
+    png: bytes
+    caption: str
+
+
 @dataclass(frozen=True, eq=False)
 class DemoResult:
     """Everything the demo found; `tracescribe.verdicts` says it in words."""
@@ -60,14 +68,20 @@ class DemoResult:
     before: Evaluation
     runs: tuple[Run, ...]
     plan: Prescription
-    trace: CausalTrace
-    excess: Excess
-    after: CausalTrace
+    trace: CausalTrace  # negation pairs, before training
+    control: CausalTrace  # swaps without negation, before training
+    after: CausalTrace  # the negation pairs after the first weighted run
+    negated: tuple[str, ...]  # of each negation pair: which caption is the negated one, "correct" or "foil"
+    films: tuple[Film, ...]
     sizes: Sizes
     seed: int
     seconds: float
-    folder: Path
     files: tuple[str, ...]
+
+    @property
+    def excess(self) -> Excess:
+        """CTE of negation over CTE of the control swaps."""
+        return self.trace.control(self.control)
 
     def of(self, name: str) -> tuple[Run, ...]:
         """The runs of one way of training, one a seed."""
@@ -126,12 +140,22 @@ def run_demo(
 
         notify("drawing", 0, 1)
         result = DemoResult(
-            before, tuple(runs), plan, trace, trace.control(control), after, sizes, seed, 0.0, Path(out), ()
+            before=before,
+            runs=tuple(runs),
+            plan=plan,
+            trace=trace,
+            control=control,
+            after=after,
+            negated=tuple(str(pair.negation) for pair in negation),
+            films=_films(Path(scratch) / "films", seed),
+            sizes=sizes,
+            seed=seed,
+            seconds=time.perf_counter() - started,
+            files=(),
         )
-        files = _write(result, control, folder, time.perf_counter() - started)
+        files = _write(result, folder)
         notify("drawing", 1, 1)
-    seconds = time.perf_counter() - started
-    return DemoResult(**{**vars(result), "seconds": seconds, "files": files})
+    return replace(result, seconds=time.perf_counter() - started, files=files)
 
 
 def _schedule(seeds: int, first: int) -> list[tuple[str, Weighting, int]]:
@@ -175,9 +199,21 @@ def _fit(
     return (100 * share.top(3), result.seconds), result.model
 
 
-def _write(result: DemoResult, control: CausalTrace, folder: Path, seconds: float) -> tuple[str, ...]:
+def _films(folder: Path, seed: int, n: int = 4) -> tuple[Film, ...]:
+    """The first films of the demo's data set, drawn large enough for people."""
+    from .benchmark import read_captions
+    from .benchmark.phantom import build_phantom
+
+    build_phantom(folder, n, seed, size=256)
+    return tuple(
+        Film(Path(record.image).read_bytes(), record.caption) for record in read_captions(folder / "captions.jsonl")
+    )
+
+
+def _write(result: DemoResult, folder: Path) -> tuple[str, ...]:
     """Every file of the demo; returns their names."""
     from . import viz
+    from .demo_page import curves, demo_page
     from .verdicts import scores_as_dict
 
     trace = result.trace
@@ -186,19 +222,13 @@ def _write(result: DemoResult, control: CausalTrace, folder: Path, seconds: floa
     viz.save_html(viz.heatmap(trace), folder / "heatmap.html")
     viz.export(trace, folder / "heatmap.pdf", width="column")
     viz.export(trace, folder / "heatmap.png", width="page")
-    curves = {"negation": trace, "control swaps": control, "negation, after NAST": result.after}
-    viz.export(curves, folder / "profile.pdf", width="column")
-    viz.export(curves, folder / "profile.png", width="page")
-    scores = {"format": FORMAT, "seconds": seconds, **scores_as_dict(result)}
+    viz.export(curves(result), folder / "profile.pdf", width="column")
+    viz.export(curves(result), folder / "profile.png", width="page")
+    viz.report(folder / "report.html", demo_page(result))
+    scores = {"format": FORMAT, "seconds": result.seconds, **scores_as_dict(result)}
     (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    manifest = {
-        "format": FORMAT,
-        "model": model.name,
-        "seed": result.seed,
-        "sizes": vars(result.sizes),
-        "sha256": hashes,
-    }
+    manifest = {"format": FORMAT, "seed": result.seed, "sizes": vars(result.sizes), "sha256": hashes}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return (*hashes, MANIFEST)
 
