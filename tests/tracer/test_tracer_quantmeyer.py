@@ -98,7 +98,7 @@ def test_valse_items_become_pairs():
     pairs = {pair.id: pair for pair in read_valse(VALSE)}
     items = json.loads(VALSE.read_text(encoding="utf-8"))
     assert set(pairs) == {name for name, item in items.items() if item["mturk"]["caption"] >= 2}
-    assert len(pairs) == 11 < len(items)
+    assert len(pairs) == 12 < len(items)
     for name, pair in pairs.items():
         negated = {"correct": pair.correct, "foil": pair.foil}[pair.negation]
         assert re.search(r"\b[Nn]o\b", negated)
@@ -116,7 +116,7 @@ def test_only_the_affirmative_sentence_is_rephrased():
 
 def test_with_a_tokenizer_only_pairs_of_equal_length_stay():
     pairs = read_valse(VALSE, count_tokens=count_tokens)
-    assert len(pairs) == 9
+    assert len(pairs) == 10
     for pair in pairs:
         correct, foil = (re.findall(r"\w+|[^\w\s]", text) for text in (pair.correct, pair.foil))
         # The two sentences differ in the word after "There is/are", and nowhere else.

@@ -147,6 +147,14 @@ def test_rescoring_equals_scoring_from_scratch():
     assert again.groups == again.ids
 
 
+def test_what_embeddings_hold_outside_a_pair_does_not_matter():
+    trace = synthetic_trace(with_embeddings=True, vary_length=True)
+    images = np.array(trace.provenance["image_embeddings"])
+    filled = replace(trace, embeddings=np.nan_to_num(trace.embeddings, nan=7.0))
+    assert np.isnan(trace.scores.patched).any()
+    np.testing.assert_array_equal(filled.rescore(images).scores.patched, trace.rescore(images).scores.patched)
+
+
 def test_rescoring_refuses_what_cannot_be_scored():
     trace = synthetic_trace(n_pairs=4, with_embeddings=True, embed_dim=16)
     good = np.ones((4, 16))
@@ -226,6 +234,25 @@ def test_excess_over_itself_is_zero_and_needs_the_same_model():
     assert not profile.replicates.any()
     with pytest.raises(TraceError, match="8 layers and its control 6"):
         trace.control(synthetic_trace(n_layers=6))
+
+
+def test_excess_is_taken_row_by_row_over_the_rows_that_both_have():
+    trace = synthetic_trace(n_subject=3, seed=1)
+    bare = synthetic_trace(n_subject=1, seed=2)
+    # A control whose sentences begin with the differing token: it has no row "before".
+    keep = np.array([0, 3, 4, 5, 6])
+    control = replace(
+        bare,
+        scores=replace(bare.scores, patched=bare.scores.patched[:, :, keep]),
+        kinds=bare.kinds[:, keep],
+        differs=bare.differs[:, keep],
+        tokens=tuple(tuple(t[i] for i in keep) for t in bare.tokens),
+        foil_tokens=tuple(tuple(t[i] for i in keep) for t in bare.foil_tokens),
+    )
+    ours, theirs, excess = trace.map(), control.map(), trace.control(control).map()
+    assert excess.rows == ("[start]", "first differing", "first after", "punctuation", "[end]")
+    for row in excess.rows:
+        np.testing.assert_array_equal(excess.row(row), ours.row(row) - theirs.row(row))
 
 
 def test_excess_over_other_pairs_widens_the_interval():
