@@ -103,14 +103,10 @@ def _plan(result: DemoResult) -> Section:
     ]
     return viz.Section(
         "From CTE to layer weights",
-        text=[
-            "alpha is CTE summed over tokens, stretched to 0…1 over the blocks; the weights are alpha to the power beta."
-        ],
+        text=["alpha is CTE summed over tokens, stretched to 0…1 over the blocks; the weights are alpha to the beta."],
         tables=[viz.Table(["block", "alpha", "95 % interval", f"alpha^{plan.beta:g}"], rows)],
         notes=[viz.Note(line, kind="caution") for line in plan.warnings],
-        code=[
-            'plan = ts.prescribe(ts.load_trace("trace.safetensors"))\noptimizer = AdamW(plan.param_groups(module, lr=1e-4))'
-        ],
+        code=['plan = ts.load_plan("plan.json")\noptimizer = AdamW(plan.param_groups(model.source, lr=1e-4))'],
     )
 
 
