@@ -25,7 +25,7 @@ from .verification import TOLERANCE
 logger = logging.getLogger(__name__)
 
 Direction = Literal["foil->correct", "correct->foil"]
-Path = Literal["resume", "generic"]
+PatchPath = Literal["resume", "generic"]
 
 # Rows of one GEMM at which a CPU core is busy and the activations of a block still fit its cache (perf/).
 TARGET_ROWS = 1536
@@ -42,7 +42,7 @@ class PatchedEmbeddings:
     base: Float[Tensor, "text_pair embed"]
     donor: Float[Tensor, "text_pair embed"]
     patched: Float[Tensor, "text_pair layer pos embed"]
-    path: Path
+    path: PatchPath
 
 
 class PatchingEngine:
@@ -70,7 +70,7 @@ class PatchingEngine:
         base: Sequence[Sequence[int]],
         donor: Sequence[Sequence[int]],
         *,
-        path: Path = "resume",
+        path: PatchPath = "resume",
         batch_size: int | Literal["auto"] = "auto",
         checks: int = 2,
         seed: int = 0,
@@ -158,7 +158,7 @@ class PatchingEngine:
 
     # the two paths --------------------------------------------------------------------------------------------------
 
-    def _run(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"], path: Path) -> PatchedEmbeddings:
+    def _run(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"], path: PatchPath) -> PatchedEmbeddings:
         clean, other = self.tower.run_clean(base), self.tower.run_clean(donor)
         shape = (len(base), self.tower.n_layers + 1, base.shape[1], clean.embedding.shape[-1])
         cells = clean.embedding.new_empty(shape)

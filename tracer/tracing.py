@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from ..errors import DegenerateTraceError
+from ..errors import DegenerateTraceError, StaleCacheError
 from .batch import PairBatch, as_pairs, image_embeddings, make_batch
+from .files import ensure_writable
 from .options import check_choice
 from .pairs import Pair
 from .result import CausalTrace, Scores
 from .roles import TokenKind
 from .scoring import patched_scores, text_scores
+from .storage import load_trace
 
 if TYPE_CHECKING:
     import torch
 
     from ..patching import Direction, DualEncoder
-    from ..patching.engine import Path
+    from ..patching.engine import PatchPath
 
 # |S_corr - S_foil| (cosine) below which CTE is not defined. The scores are exact to about 1e-7, so that at the floor
 # rounding moves a CTE by 0.001; whether a difference *means* something is what `segment` says.
 FLOOR = 1e-4
+
+# What must be equal for a cached trace to be the one asked for; path and seed do not change its numbers.
+_IDENTITY = ("weights_sha256", "pairs_sha256", "site", "direction", "method", "dtype", "floor")
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -40,13 +47,14 @@ def trace(
     site: Literal["resid"] = "resid",
     direction: Direction = "foil->correct",
     method: Literal["exact"] = "exact",
-    path: Path = "resume",
+    path: PatchPath = "resume",
     batch_size: int | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
     floor: float = FLOOR,
     keep_embeddings: bool = True,
     progress: bool | ProgressCallback = True,
     seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
 ) -> CausalTrace:
     """Trace the causal effect of every layer and token of each pair's captions on its similarity with its image.
 
@@ -69,12 +77,16 @@ def trace(
         keep_embeddings: keep the patched embeddings, so that :meth:`CausalTrace.rescore` works.
         progress: a bar on a terminal or in a notebook, or a callback ``(done, total)`` over text pairs.
         seed: which cells are checked against the generic path.
+        cache: a trace file: read instead of tracing if it is there and was made from the same weights, pairs, images
+            and settings, written after tracing if it is not there.
 
     Raises:
         LengthMismatchError, IdenticalPairError, ContextOverflowError: a pair's captions cannot be traced.
         DataFormatError: no pairs, or an image that is missing or broken.
         DegenerateTraceError: no pair reaches the floor.
         NonFiniteError, PatchDidNotFireError, TowerMismatchError: the engine's own checks failed.
+        StaleCacheError: ``cache`` exists and was made from something else.
+        OutputError: ``cache`` cannot be written; found before tracing.
 
     >>> import tracescribe as ts
     >>> model = ts.load("phantom")
@@ -88,14 +100,27 @@ def trace(
     (1.0, 1.0)
     """
     from ..patching import Direction, PatchingEngine
-    from ..patching.engine import Path
+    from ..patching.engine import PatchPath
 
     check_choice("site", site, ("resid",))
     check_choice("method", method, ("exact",))
     check_choice("direction", direction, get_args(Direction))
-    check_choice("path", path, get_args(Path))
+    check_choice("path", path, get_args(PatchPath))
     batch = make_batch(model.text, as_pairs(pairs))
     images = image_embeddings(model, batch.pairs, batch.ids)
+    provenance = _provenance(model, batch, images) | {
+        "site": site,
+        "direction": direction,
+        "method": method,
+        "path": path,
+        "dtype": str(dtype or model.text.dtype).removeprefix("torch."),
+        "floor": float(floor),
+        "seed": seed,
+    }
+    if cache is not None and Path(cache).exists():
+        return _cached(cache, provenance, keep_embeddings)
+    if cache is not None:
+        ensure_writable(cache)
     engine = PatchingEngine(model.text, dtype=dtype)
     noising = direction == "foil->correct"
     base, donor = (batch.correct, batch.foil) if noising else (batch.foil, batch.correct)
@@ -118,16 +143,7 @@ def trace(
         text_pair=batch.text_pair,
         ids=batch.ids,
         groups=batch.groups,
-        provenance=_provenance(model, batch, images)
-        | {
-            "site": site,
-            "direction": direction,
-            "method": method,
-            "path": path,
-            "dtype": str(dtype or model.text.dtype).removeprefix("torch."),
-            "floor": float(floor),
-            "seed": seed,
-        },
+        provenance=provenance,
         embeddings=embeddings if keep_embeddings else None,
         correct_embeddings=correct if keep_embeddings else None,
         foil_embeddings=foil if keep_embeddings else None,
@@ -138,12 +154,30 @@ def trace(
             f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the image does not tell the "
             f"two captions apart; use other images or pairs, or lower floor="
         )
+    if cache is not None:
+        result.save(cache)
     return result
+
+
+def _cached(path: str | os.PathLike[str], wanted: dict[str, Any], with_embeddings: bool) -> CausalTrace:
+    """The trace in a cache file, if it answers exactly this question."""
+    found = load_trace(path)
+    other = [name for name in _IDENTITY if found.provenance.get(name) != wanted[name]]
+    if found.provenance.get("rescored"):
+        other.append("images (it was rescored)")
+    if with_embeddings and found.embeddings is None:
+        other.append("embeddings (it was traced with keep_embeddings=False)")
+    if other:
+        raise StaleCacheError(
+            f"the cache {os.fspath(path)!r} was made with other {', '.join(other)}: delete it, or give another cache="
+        )
+    return found
 
 
 def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dict[str, Any]:
     tower = model.text
-    captions = json.dumps([(pair.correct, pair.foil) for pair in batch.pairs], ensure_ascii=False).encode()
+    named = zip(batch.pairs, batch.ids, batch.groups, strict=True)
+    captions = json.dumps([(pair.correct, pair.foil, name, group) for pair, name, group in named]).encode()
     return {
         "model": model.name,
         "weights_sha256": tower.fingerprint(),
