@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .losses import claim_loss, clip_loss, nast_loss
     from .planfile import PlanFile, load_plan, plan_schema
     from .prescription import Prescription, prescribe
+    from .runs import load_run
     from .scaling import Attachment, ScaleInvariantOptimizerWarning, attach, param_groups
     from .shares import UpdateShare, update_share
     from .stability import Stability
@@ -40,6 +41,7 @@ _WHERE = {
     "effective_weights": "lora",
     "load_lora": "lora",
     "load_plan": "planfile",
+    "load_run": "runs",
     "lora_config": "lora",
     "merged_copy": "lora",
     "nast_loss": "losses",
@@ -68,6 +70,7 @@ __all__ = [
     "effective_weights",
     "load_lora",
     "load_plan",
+    "load_run",
     "lora",
     "lora_config",
     "losses",

@@ -190,11 +190,16 @@ class Prescription:
 
         return lora_config(module, plan=self, mode=mode, r=r, **options)
 
-    def callback(self, mode: Literal["update", "gradient"] = "update") -> TrainerCallback:
-        """A transformers.TrainerCallback that attaches this plan when training begins and removes it at the end."""
+    def callback(
+        self, mode: Literal["update", "gradient"] = "update", module: torch.nn.Module | None = None
+    ) -> TrainerCallback:
+        """A transformers.TrainerCallback that attaches this plan when training begins and removes it at the end.
+
+        module: the CLIP inside the Trainer's model, where that is a module of your own.
+        """
         from .trainer_callback import prescription_callback
 
-        return prescription_callback(self, mode)
+        return prescription_callback(self, mode, module)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON (format "tracescribe.plan/1"); read it back with :func:`load_plan`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from hashlib import sha256
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OutputError
 
 if TYPE_CHECKING:
+    from ..patching import DualEncoder
     from .training import TrainResult
 
 MANIFEST = "manifest.json"
@@ -20,7 +22,7 @@ def save_run(result: TrainResult, folder: str | Path) -> Path:
     """Write ``adapter/`` (peft's own format), ``config.json``, ``result.json`` and a manifest of SHA-256 hashes.
 
     The folder appears with everything in it, or not at all; an earlier run in its place is replaced.
-    ``peft.PeftModel.from_pretrained(model.source, folder / "adapter")`` loads the adapters again.
+    :func:`load_run` puts them into a model again.
 
     Raises OutputError when the folder cannot be written, or holds something that is no run.
     """
@@ -40,12 +42,22 @@ def save_run(result: TrainResult, folder: str | Path) -> Path:
     return target
 
 
+def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
+    """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
+
+    Raises DataFormatError when the folder is no run, or its adapters do not fit the model.
+    """
+    from .adapted import rewrap
+    from .lora import load_lora, merged_copy
+
+    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
+
+
 def _write(result: TrainResult, folder: Path) -> None:
     folder.mkdir()
     # no search for embedding layers: it would look up the base model by name on the network
     result.source.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
-    for stray in ("README.md",):  # peft's model card template, all "More Information Needed"
-        (folder / "adapter" / stray).unlink(missing_ok=True)
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a template, all "More Information Needed"
     _write_json(folder / "config.json", result.config.model_dump(mode="json"))
     _write_json(
         folder / "result.json",

@@ -8,14 +8,18 @@ from ..errors import PrescriptionError
 from .scaling import MODES, Attachment, unwrapped
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import TrainerCallback
 
     from .prescription import Prescription
 
 
-def prescription_callback(plan: Prescription, mode: Literal["update", "gradient"] = "update") -> TrainerCallback:
+def prescription_callback(
+    plan: Prescription, mode: Literal["update", "gradient"] = "update", module: nn.Module | None = None
+) -> TrainerCallback:
     """A TrainerCallback that scales the Trainer's optimiser by the plan.
 
+    module: the CLIP inside the Trainer's model, where that is a module of your own; the Trainer's model by default.
     The class is made here because transformers is imported only where it is used.
     """
     from transformers import TrainerCallback
@@ -31,7 +35,7 @@ def prescription_callback(plan: Prescription, mode: Literal["update", "gradient"
         ) -> None:
             # accelerate wraps the optimiser; the hooks belong on the one whose step() runs
             innermost = list(unwrapped(optimizer))[-1]
-            self.attachment = plan.attach(model, innermost, mode)
+            self.attachment = plan.attach(model if module is None else module, innermost, mode)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.attachment is not None:

@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+
+from tracescribe.errors import DataFormatError, PrescriptionError
 from tracescribe.finetune import (
     Prescription,
     ScaleInvariantOptimizerWarning,
@@ -19,8 +21,6 @@ from tracescribe.finetune import (
     update_share,
 )
 from tracescribe.patching import text_blocks
-
-from tracescribe.errors import DataFormatError, PrescriptionError
 
 PLAN = Prescription(np.array([0.25, 1.0, 0.0]))
 # min-max of the published per-layer sums of CLIP ViT-B/32 (Quantmeyer et al. 2024, foil/correct), blocks 1..12

@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, attach, update_share
-from tracescribe.patching import text_blocks
 
 from tracescribe.errors import PrescriptionError, UnsupportedTowerError
+from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, attach, update_share
+from tracescribe.patching import text_blocks
 
 ALPHA = np.array([0.3, 1.0, 0.0])
 PLAN = Prescription(ALPHA, beta=2.0)
