@@ -54,7 +54,8 @@ def heatmap(
         FigureError: something that is no trace, no such pair, an option that does not apply.
 
     >>> from tracescribe.tracer import TraceMap
-    >>> cells = TraceMap(np.array([[1.0, 0.0], [0.6, 0.3]]), ("first differing", "[end]"), np.arange(2), np.array([5, 5]))
+    >>> values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
+    >>> cells = TraceMap(values, ("first differing", "[end]"), np.arange(2), counts)
     >>> figure = heatmap(cells)
     >>> figure.data[0].z, figure.data[0].zmin, figure.data[0].zmax
     (([1.0, 0.0], [0.6, 0.3]), -1.0, 1.0)
@@ -70,6 +71,8 @@ def heatmap(
     figure.add_trace(_cells(view, bound, frame, frame.values_fit if values == "auto" else bool(values)))
     if view.profile is not None:
         _add_profile(figure, view.profile, view.unit)
+    if not np.isfinite(view.values).all():
+        _add_missing(figure, view)
     _lay_out(figure, view, frame)
     return figure
 
@@ -91,17 +94,17 @@ class _Frame:
         self.cells_end = cells / (cells + beside)
         self.profile_start = (cells + _GAP) / (cells + beside) if beside else 1.0
 
-        self.ticks = [shorten(label) for label in view.labels]
+        self.ticks = [shorten(label, 24 if view.counts is None else 32) for label in view.labels]
         # Bold text, which marks the differing tokens, is wider.
         longest = max((text_units(tick) * (1.1 if m else 1) for tick, m in zip(self.ticks, view.marked, strict=True)))
         self.angle = 0 if longest * _TICK_SIZE + 8 <= self.pitch else -45 if self.pitch >= 24 else -90
         reach = {0: 1.4, -45: longest * 0.72 + 1.2, -90: longest + 0.8}[self.angle]
-        self.bottom = round(34 + reach * _TICK_SIZE)
+        self.bottom = max(round(10 + reach * _TICK_SIZE), 46 if beside else 26)  # the profile's own axis needs 46
 
-        self.title = wrap_phrases((title,), round(self.width / 8.2)) if title else []
-        self.notes = wrap_phrases(view.notes, round((self.width - 24) / 6.3)) if title else []
+        self.title = wrap_phrases((title,), round((self.width - _LEFT - 50) / 8.2)) if title else []
+        self.notes = wrap_phrases(view.notes, round((self.width - _LEFT - 10) / 5.9)) if title else []
         marks = 14 if view.marked.any() else 4
-        self.top = 14 + 22 * len(self.title) + 17 * len(self.notes) + (8 if self.title else 0) + marks
+        self.top = 12 + 21 * len(self.title) + 16 * len(self.notes) + (4 if self.title else 0) + marks
 
         self.row = float(np.clip(430 / n_layers, 13, 34))
         self.height = height or round(self.row * n_layers + self.top + self.bottom)
@@ -163,6 +166,25 @@ def _cells(view: HeatmapView, bound: float, frame: _Frame, written: bool) -> go.
     )
 
 
+def _add_missing(figure: go.Figure, view: HeatmapView) -> None:
+    """Grey in the place of cells without a value, which must not look like 0."""
+    import plotly.graph_objects as go
+
+    figure.add_trace(
+        go.Heatmap(
+            z=[[None if np.isfinite(value) else 0 for value in row] for row in view.values.tolist()],
+            x=list(range(len(view.columns))),
+            y=view.layers.tolist(),
+            colorscale=[[0, theme.MISSING], [1, theme.MISSING]],
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            hoverinfo="skip",
+            name="no value",
+        )
+    )
+
+
 def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
     import plotly.graph_objects as go
 
@@ -220,7 +242,7 @@ def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
 
 
 def _lay_out(figure: go.Figure, view: HeatmapView, frame: _Frame) -> None:
-    n_layers, n_columns = view.values.shape
+    n_columns = view.values.shape[1]
     ticktext = [
         f'<b><span style="color:{theme.ACCENT}">{plotly_text(tick)}</span></b>' if marked else plotly_text(tick)
         for tick, marked in zip(frame.ticks, view.marked, strict=True)

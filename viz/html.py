@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PLOTLY_CONFIG", "figure_div", "plotly_script", "save_html"]
 
-# No modebar logo, no upload button: nothing in the page calls out.
+# No logo, no upload button: nothing in the page calls out. Few buttons, so that they do not cover the title.
 PLOTLY_CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "showSendToCloud": False,
     "responsive": False,
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d", "zoom2d"],
     "toImageButtonOptions": {"format": "svg"},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,18 +68,21 @@ class Table:
         cells = [row[column] for row in self.rows if row[column] is not None]
         return bool(cells) and all(_is_number(cell) for cell in cells)
 
-    def text(self, cell: Any) -> str:
-        """A cell as it is shown.
+    def text(self, column: int, cell: Any) -> str:
+        """A cell as it is shown; a column of whole numbers only has no decimals.
 
-        >>> table = Table(["gap"], [[18.25]], decimals=1)
-        >>> [table.text(cell) for cell in (18.25, -0.01, -3, None, "−3 pp")]
-        ['18.2', '0.0', '−3', '–', '−3 pp']
+        >>> table = Table(["pairs", "gap"], [[1200, 18.26], [24, 3]], decimals=1)
+        >>> [table.text(i, cell) for row in table.rows for i, cell in enumerate(row)]
+        ['1,200', '18.3', '24', '3.0']
+        >>> table.text(1, -0.01), table.text(1, -3), table.text(1, None), table.text(1, "−3 pp")
+        ('0.0', '−3.0', '–', '−3 pp')
         """
         if cell is None or (_is_number(cell) and not math.isfinite(cell)):
             return "–"
         if not _is_number(cell):
             return str(cell)
-        shown = f"{cell:,}" if float(cell).is_integer() and hasattr(cell, "bit_count") else f"{cell:,.{self.decimals}f}"
+        whole = all(isinstance(row[column], numbers.Integral) for row in self.rows if _is_number(row[column]))
+        shown = f"{cell:,.{0 if whole else self.decimals}f}"
         negative = shown.startswith("-")
         digits = shown.lstrip("-")
         return MINUS + digits if negative and digits.strip("0.,") else digits
@@ -196,6 +200,4 @@ def _data_uri(image: str | os.PathLike[str] | bytes) -> str:
 
 
 def _is_number(cell: Any) -> bool:
-    import numbers
-
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)

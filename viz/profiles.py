@@ -89,8 +89,8 @@ def profile(
             )
         )
     headline = view.title if title is None else title
-    titles = wrap_phrases((headline,), round(width / 8.2)) if headline else []
-    notes = wrap_phrases(view.notes, round((width - 40) / 6.3)) if headline else []
+    titles = wrap_phrases((headline,), round((width - 110) / 8.2)) if headline else []
+    notes = wrap_phrases(view.notes, round((width - 70) / 5.9)) if headline else []
     header = [f"<b>{plotly_text(line)}</b>" for line in titles]
     header += [f'<span style="font-size:12px;color:{theme.MUTED}">{plotly_text(line)}</span>' for line in notes]
     all_layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
@@ -132,7 +132,7 @@ def profile(
             gridcolor=theme.GRID,
             zeroline=True,
             zerolinecolor=theme.FAINT,
-            rangemode="tozero",
+            range=list(view.span),
         ),
     )
     return figure

@@ -1,4 +1,4 @@
-"""Figures for papers: vector PDF, SVG and EPS (and PNG) of an exact width, the same bytes each time, no display needed."""
+"""Figures for papers: vector PDF, SVG and EPS (and PNG) of an exact width, the same bytes each time, no display."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def export(
 
     >>> import numpy as np, tempfile
     >>> from tracescribe.tracer import TraceMap
-    >>> cells = TraceMap(np.array([[1.0, 0.0], [0.6, 0.3]]), ("first differing", "[end]"), np.arange(2), np.array([5, 5]))
+    >>> values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
+    >>> cells = TraceMap(values, ("first differing", "[end]"), np.arange(2), counts)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     export(cells, f"{folder}/fig3.svg").name
     'fig3.svg'
@@ -108,14 +109,15 @@ def export(
         view = heatmap_view(source, pair, profile=profile, **options)
 
     with _settings():
-        from .paper import draw_heatmap, draw_profile
+        from .paper_heatmap import draw_heatmap
+        from .paper_profile import draw_profile
 
         fonts = Fonts(font)
         header = (title or "", view.notes if notes else ())
         if isinstance(view, HeatmapView):
             figure = draw_heatmap(view, fonts, inches, header, values=values, limit=limit, height=height)
         else:
-            figure = draw_profile(view, fonts, inches, header, height=height)
+            figure = draw_profile(view, fonts, inches, header, height=height, transparent=suffix != ".eps")
         content = _render(figure, suffix, title or view.title, ". ".join(view.notes), dpi)
     with write_atomically(path, binary=True) as handle:
         handle.write(content)
@@ -145,14 +147,14 @@ def _settings() -> Iterator[None]:
 
 def _render(figure: Figure, suffix: str, title: str, notes: str, dpi: int) -> bytes:
     # No dates: the same data give the same bytes.
-    metadata: dict[str, Any] = {
+    metadata: dict[str, dict[str, str | None]] = {
         ".pdf": {"Title": title, "Subject": notes, "Creator": "tracescribe", "CreationDate": None},
         ".svg": {"Title": title, "Description": notes, "Creator": "tracescribe", "Date": None},
         ".png": {"Title": title, "Description": notes, "Software": "tracescribe"},
         ".eps": {"Creator": "tracescribe"},
-    }[suffix]
+    }
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata, facecolor="white")
+    figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
     content = buffer.getvalue()
     if suffix == ".eps":  # matplotlib has no option for this one
         content = re.sub(rb"^%%CreationDate:.*\n", b"", content, flags=re.MULTILINE)

@@ -13,6 +13,7 @@ __all__ = [
     "FONTS",
     "GRID",
     "INK",
+    "MISSING",
     "MUTED",
     "SERIES",
     "colour_at",
@@ -23,8 +24,8 @@ __all__ = [
     "text_colour",
 ]
 
-# ColorBrewer's RdBu, reversed (matplotlib's RdBu_r; Apache-2.0, colorbrewer.org): blue is negative, red positive. +v and
-# -v stay apart under simulated deuteranopia, protanopia and tritanopia, and both are darker than 0 in grey.
+# ColorBrewer's RdBu, reversed (matplotlib's RdBu_r; Apache-2.0, colorbrewer.org): blue is negative, red positive. +v
+# and -v stay apart under simulated deuteranopia, protanopia and tritanopia, and both are darker than 0 in grey.
 DIVERGING = (
     "#053061",
     "#2166ac",
@@ -45,6 +46,7 @@ INK = "#1b1f24"
 MUTED = "#57606a"
 FAINT = "#8b949e"
 GRID = "#e4e7eb"
+MISSING = "#d5dae0"  # cells without a value: darker than 0, and grey
 ACCENT = "#8a3a00"  # marks the tokens that differ; 8:1 against white, and not on the red-blue scale
 
 FONTS = "Inter, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'Noto Sans', sans-serif"

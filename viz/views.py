@@ -16,7 +16,7 @@ from ..tracer.result import CausalTrace
 from ..tracer.statistics import aggregate_rows
 from .labels import tidy_token
 
-__all__ = ["FigureError", "HeatmapView", "Profiled", "ProfileView", "Source", "heatmap_view", "profile_view"]
+__all__ = ["FigureError", "HeatmapView", "ProfileView", "Profiled", "Source", "heatmap_view", "profile_view"]
 
 Source = CausalTrace | TraceMap | Excess
 Profiled = CausalTrace | TraceMap | Excess | LayerProfile
@@ -68,6 +68,19 @@ class ProfileView:
     quantity: str
     title: str
     notes: tuple[str, ...]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Lower and upper end of the value axis: with 0 unless that would press the curves against the far end."""
+        bands = [v for _, curve in self.series for v in (curve.value, curve.lo, curve.hi) if v is not None]
+        seen = np.concatenate([v[np.isfinite(v)] for v in bands] or [np.zeros(1)])
+        low, high = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 1.0)
+        if 0 < low < 0.4 * high:
+            low = 0.0
+        elif 0.4 * low < high < 0:
+            high = 0.0
+        room = 0.06 * (high - low) or 0.5
+        return (low if low == 0 else low - room), (high if high == 0 else high + room)
 
 
 def heatmap_view(
