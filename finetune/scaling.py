@@ -32,8 +32,7 @@ MODES = ("update", "gradient")
 # by its own running size (Adam family, Adagrad, Adafactor, RMSprop), use its sign (Lion, Rprop) or its direction
 # (Muon, LAMB, LARS). Matched against the class names in the MRO, which covers 8-bit and paged versions.
 _SCALE_INVARIANT = re.compile(
-    r"ada(m|grad|delta|factor|n|belief|max)|[nr]adam|rmsprop|rprop|lion|muon|lamb|lars|prodigy|sophia|soap|shampoo|signsgd",
-    re.IGNORECASE,
+    r"ada|rmsprop|rprop|lion|muon|lamb|lars|prodigy|sophia|soap|shampoo|signsgd", re.IGNORECASE
 )
 
 
@@ -153,8 +152,9 @@ def attach(
     are computed, so that accumulated gradients are scaled once and gradient clipping sees scaled gradients. It is what
     it says under SGD, and is cancelled by Adam-like optimisers, for which ScaleInvariantOptimizerWarning is issued.
 
-    Attach after the optimiser has all its parameters. Raises PrescriptionError for an unknown mode, different numbers
-    of blocks, or an optimiser that holds no parameter of a text block.
+    Attach after the optimiser has all its parameters. Of an optimiser that wraps another as ``.optimizer`` (accelerate,
+    Lookahead) the inner one is scaled. Raises PrescriptionError for an unknown mode, different numbers of blocks, or an
+    optimiser that holds no parameter of a text block.
     """
     if mode not in MODES:
         raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}")
@@ -175,10 +175,17 @@ def attach(
         for parameter in parameters
         if multiplier != 1.0  # such a parameter needs no copy
     ]
-    handles = _scale_updates(optimizer, scaled) if mode == "update" else _scale_gradients(scaled)
+    handles = _scale_updates(_with_step_hooks(optimizer), scaled) if mode == "update" else _scale_gradients(scaled)
     if mode == "gradient":
         _warn_if_scale_invariant(optimizer)
     return Attachment(mode, counts, handles)
+
+
+def _with_step_hooks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for inner in _unwrapped(optimizer):
+        if "_optimizer_step_pre_hooks" in vars(inner):  # a subclass that wraps another optimiser may lack them
+            return inner
+    raise PrescriptionError(f"{type(optimizer).__name__} has no step hooks; pass the torch optimiser whose step() runs")
 
 
 def _scale_updates(optimizer: torch.optim.Optimizer, scaled: list[tuple[nn.Parameter, float]]) -> list[Any]:
@@ -210,7 +217,7 @@ def _scale_gradients(scaled: list[tuple[nn.Parameter, float]]) -> list[Any]:
 
 
 def _warn_if_scale_invariant(optimizer: torch.optim.Optimizer) -> None:
-    for inner in unwrapped(optimizer):
+    for inner in _unwrapped(optimizer):
         name = next((kind.__name__ for kind in type(inner).__mro__ if _SCALE_INVARIANT.search(kind.__name__)), None)
         if name is not None:
             message = (
@@ -222,7 +229,7 @@ def _warn_if_scale_invariant(optimizer: torch.optim.Optimizer) -> None:
             return
 
 
-def unwrapped(optimizer: Any) -> Iterator[Any]:
+def _unwrapped(optimizer: Any) -> Iterator[Any]:
     """An optimiser and those it wraps (accelerate, Lookahead and others keep theirs as ``.optimizer``)."""
     while optimizer is not None:
         yield optimizer

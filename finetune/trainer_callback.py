@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import PrescriptionError
-from .scaling import MODES, Attachment, unwrapped
+from .scaling import MODES, Attachment
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,9 +33,7 @@ def prescription_callback(
         def on_train_begin(
             self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
         ) -> None:
-            # accelerate wraps the optimiser; the hooks belong on the one whose step() runs
-            innermost = list(unwrapped(optimizer))[-1]
-            self.attachment = plan.attach(model if module is None else module, innermost, mode)
+            self.attachment = plan.attach(model if module is None else module, optimizer, mode)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.attachment is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import synthetic_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -155,6 +156,55 @@ def test_a_sound_profile_raises_no_doubt_but_the_frozen_layer():
 def test_few_pairs_are_a_doubt():
     plan = ts.prescribe(profile_with_draws(np.tile(PROFILE, (9, 1)), n_pairs=7))
     assert [line for line in plan.warnings if "Only 7 pair(s)" in line]
+
+
+# -- every kind of source -------------------------------------------------------------------------------------------
+
+
+def test_a_trace_and_its_profile_give_one_plan():
+    trace = synthetic_trace(n_pairs=40, n_layers=6)
+    plan = ts.prescribe(trace, seed=3)
+    by_profile = ts.prescribe(trace.per_layer(seed=3))
+    np.testing.assert_array_equal(plan.alpha, by_profile.alpha)
+    np.testing.assert_array_equal(plan.ci, by_profile.ci)
+    assert plan.stability == by_profile.stability
+    assert (plan.ci[:, 0] <= plan.alpha + 1e-12).all()
+    assert (plan.alpha <= plan.ci[:, 1] + 1e-12).all()
+    assert plan.provenance["trace"] == trace.provenance
+    assert any("layer 6 is 1 by construction" in line for line in plan.warnings)
+
+
+def test_a_map_gives_the_plan_of_its_rows():
+    trace = synthetic_trace(n_pairs=40, n_layers=6)
+    cells = trace.map(align="position")
+    np.testing.assert_allclose(ts.prescribe(cells).alpha, ts.prescribe(trace).alpha, atol=1e-6)  # CTE is float32
+    np.testing.assert_allclose(ts.prescribe(cells).alpha, ts.prescribe(cells.values).alpha)
+    assert ts.prescribe(cells, aggregate="max").alpha.max() == 1
+
+
+def test_an_excess_is_forced_to_zero_at_the_last_layer():
+    trace, control = (synthetic_trace(n_pairs=30, n_layers=6, seed=seed) for seed in (0, 1))
+    plan = ts.prescribe(trace.control(control))
+    assert plan.n_blocks == 6
+    assert any("layer 6 is 0 by construction" in line for line in plan.warnings)
+    assert set(plan.provenance) >= {"trace", "control"}
+
+
+def test_the_level_of_the_interval_is_used():
+    trace = synthetic_trace(n_pairs=30, n_layers=6)
+    wide, narrow = ts.prescribe(trace, ci=0.99).ci, ts.prescribe(trace, ci=0.5).ci
+    assert (np.diff(wide).sum()) > np.diff(narrow).sum()
+    without = ts.prescribe(trace, ci=None)
+    assert without.ci is None
+    assert without.stability is None
+    with pytest.raises(PrescriptionError, match=r"ci must lie between 0 and 1.*95"):
+        ts.prescribe(trace, ci=95)
+
+
+def test_a_saved_plan_of_a_trace_comes_back(tmp_path):
+    plan = ts.prescribe(synthetic_trace())
+    plan.save(tmp_path / "plan.json")
+    assert ts.load_plan(tmp_path / "plan.json").provenance["trace"] == plan.provenance["trace"]
 
 
 # -- controls -------------------------------------------------------------------------------------------------------

@@ -278,6 +278,30 @@ def test_gradient_mode_warns_under_scale_invariant_optimizers(make_clip, make_op
         attach(PLAN, module, optimizer, "gradient")
 
 
+@pytest.mark.parametrize("wrap", ["accelerate", "Lookahead"])
+def test_wrapped_optimizers_are_scaled_inside(make_clip, wrap):
+    from accelerate import Accelerator
+
+    def wrapped(module, make_optimizer):
+        optimizer = make_optimizer(module.parameters())
+        outer = Accelerator(cpu=True).prepare(optimizer) if wrap == "accelerate" else Lookahead(optimizer)
+        attach(PLAN, module, outer)
+        return optimizer
+
+    base = make_clip(layers=3)
+    assert_scaled(base, run(base, adamw, wrapped), run(base, adamw, plain), PLAN.multipliers)
+
+
+def test_an_optimizer_without_step_hooks(make_clip):
+    module = make_clip(layers=3)
+
+    class Own:
+        param_groups = ({"params": list(module.parameters())},)
+
+    with pytest.raises(PrescriptionError, match="Own has no step hooks"):
+        attach(PLAN, module, Own())
+
+
 @pytest.mark.parametrize(("optimizer", "mode"), [("SGD", "gradient"), ("ASGD", "gradient"), ("AdamW", "update")])
 def test_no_warning_where_scaling_works(make_clip, optimizer, mode):
     module = make_clip(layers=3)

@@ -241,7 +241,7 @@ def test_bad_data(clip, records):
         training_data(clip, captions, [])
     with pytest.raises(DataFormatError, match="no captions"):
         training_data(clip, [], claims)
-    with pytest.raises(DataFormatError, match="has 3 values.*have 16"):
+    with pytest.raises(DataFormatError, match=r"has 3 values.*have 16"):
         training_data(clip, [captions[0].model_copy(update={"image": torch.ones(3)})], claims)
     with pytest.raises(ContextOverflowError):
         training_data(clip, [captions[0].model_copy(update={"caption": "word " * 40})], claims)
@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_finite_names_the_step(clip, data):
 
 
 def test_a_plan_for_another_tower(clip, data):
-    with pytest.raises(PrescriptionError, match="2 blocks.*has 3"):
+    with pytest.raises(PrescriptionError, match=r"2 blocks.*has 3"):
         train(TrainConfig(**QUICK, weighting="update", plan=Prescription(np.array([0.0, 1.0]))), clip, data=data)
 
 
