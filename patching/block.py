@@ -36,7 +36,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "n m d"],
-        mask: Bool[Tensor, "m keys"] | None,
+        mask: Bool[Tensor, "*n m keys"] | None,
         prefix: KeyValues | None = None,
         rows: slice | None = None,
     ) -> tuple[Float[Tensor, "n queries d"], KeyValues]:
@@ -69,7 +69,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-LN block: x + attn(ln_1 x), then + mlp(ln_2 ·), with TransformerLens' hook points around each part."""
+    """A transformer block with TransformerLens' hook points around each part.
+
+    Pre-LN: x + attn(ln_1 x), then + mlp(ln_2 ·). ``post_norm`` (BERT): ln_1(x + attn x), then ln_2(· + mlp ·).
+    """
 
     def __init__(
         self,
@@ -79,27 +82,35 @@ class Block(nn.Module):
         mlp: MLP,
         scale_attn: nn.Module | None = None,
         scale_mlp: nn.Module | None = None,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.post_norm = post_norm
         self.ln_1, self.attn, self.ln_2, self.mlp = ln_1, attn, ln_2, mlp
         self.scale_attn, self.scale_mlp = scale_attn or nn.Identity(), scale_mlp or nn.Identity()
         self.hook_resid_pre, self.hook_resid_mid, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
 
-    def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "m m"] | None = None) -> Float[Tensor, "n m d"]:
+    def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
         """The whole block: hidden states in, hidden states out."""
         return self.body(self.hook_resid_pre(x), mask)[0]
 
     def body(
         self,
         x: Float[Tensor, "n m d"],
-        mask: Bool[Tensor, "m keys"] | None,
+        mask: Bool[Tensor, "*n m keys"] | None,
         prefix: KeyValues | None = None,
         rows: slice | None = None,
     ) -> tuple[Float[Tensor, "n queries d"], KeyValues]:
         """The block after ``hook_resid_pre``, and its keys and values; ``rows``: the output of those rows only."""
-        attended, kv = self.attn(self.ln_1(x), mask, prefix, rows)
-        x = (x if rows is None else x[:, rows]) + self.hook_attn_out(self.scale_attn(attended))
+        before, after = (_unchanged, self.ln_1) if self.post_norm else (self.ln_1, _unchanged)
+        attended, kv = self.attn(before(x), mask, prefix, rows)
+        x = after((x if rows is None else x[:, rows]) + self.hook_attn_out(self.scale_attn(attended)))
         x = self.hook_resid_mid(x)
-        x = x + self.hook_mlp_out(self.scale_mlp(self.mlp(self.ln_2(x))))
+        before, after = (_unchanged, self.ln_2) if self.post_norm else (self.ln_2, _unchanged)
+        x = after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x)))))
         return self.hook_resid_post(x), kv
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

@@ -158,7 +158,9 @@ class PatchingEngine:
 
     # the two paths --------------------------------------------------------------------------------------------------
 
-    def _run(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"], path: PatchPath) -> PatchedEmbeddings:
+    def _run(
+        self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"], path: PatchPath
+    ) -> PatchedEmbeddings:
         clean, other = self.tower.run_clean(base), self.tower.run_clean(donor)
         shape = (len(base), self.tower.n_layers + 1, base.shape[1], clean.embedding.shape[-1])
         cells = clean.embedding.new_empty(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -95,6 +95,39 @@ class Scale(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         return x * self.gamma
+
+
+class TokenEmbedding(nn.Module):
+    """Layer 0: token plus position embeddings, and what BERT adds: a token-type embedding and a layer norm.
+
+    ``offset`` is the first position used (RoBERTa starts after its padding index).
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    types: Tensor | None
+
+    def __init__(
+        self,
+        tokens: Float[Tensor, "vocab d_model"],
+        positions: Float[Tensor, "context d_model"],
+        *,
+        types: Float[Tensor, "kinds d_model"] | None = None,
+        norm: LayerNorm | None = None,
+        offset: int = 0,
+    ) -> None:
+        super().__init__()
+        hold(self, "tokens", tokens)
+        hold(self, "positions", positions)
+        hold(self, "types", types)
+        self.norm, self.offset = norm, offset
+
+    def forward(self, ids: Int[Tensor, "batch pos"], hook_embed: nn.Module) -> Float[Tensor, "batch pos d_model"]:
+        x = hook_embed(F.embedding(ids, self.tokens).to(self.positions.dtype))
+        if self.types is not None:
+            x = x + self.types[0]
+        x = x + self.positions[self.offset : self.offset + ids.shape[1]]
+        return x if self.norm is None else self.norm(x)
 
 
 def hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:

@@ -20,7 +20,6 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
     from transformer_lens.hook_points import HookPoint as LensPoint
 
     from .hooks import share
-    from .layers import hold
 
     twin = share(tower, LensPoint)
     for block in twin.blocks:
@@ -42,8 +41,6 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
             )
             for name, child in twin.named_children():
                 self.add_module(name, child)
-            for name, tensor in [*twin.named_parameters(recurse=False), *twin.named_buffers(recurse=False)]:
-                hold(self, name, tensor)
             self.setup()
 
         def forward(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch embed"]:

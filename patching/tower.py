@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from ..errors import ContextOverflowError, UnsupportedTowerError
 from .block import Block, KeyValues
 from .hooks import HookPoint, share
-from .layers import LayerNorm, hold
+from .layers import LayerNorm, TokenEmbedding
 from .tokens import TextTokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
 
 Pooling = Literal["argmax", "eos", "last", "first"]
-Padding = Literal["trim", "attend"]
+Padding = Literal["trim", "attend", "mask"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class TowerSpec:
 
     causal: bool
     pooling: Pooling
-    padding: Padding  # "trim": padding never reaches the readout, so it is cut off; "attend": it does, so it stays
+    # "trim": padding never reaches the readout and is cut off; "mask": neither, and whole passes mask it out;
+    # "attend": the model attends to it, so it stays
+    padding: Padding
     context_length: int
     eos_id: int | None = None  # for pooling="eos"
 
@@ -69,8 +71,6 @@ class TextTower(nn.Module):
     torch.Size([1, 64])
     """
 
-    token_embedding: Tensor
-    positions: Tensor
     blocks: Sequence[Block]
 
     def __init__(
@@ -78,20 +78,18 @@ class TextTower(nn.Module):
         *,
         spec: TowerSpec,
         tokenizer: TextTokenizer,
-        token_embedding: Float[Tensor, "vocab d_model"],
-        positions: Float[Tensor, "context d_model"],
+        embedding: TokenEmbedding,
         blocks: Sequence[Block],
-        ln_final: LayerNorm,
+        ln_final: LayerNorm | None,
         projection: nn.Module | None,
     ) -> None:
         super().__init__()
         self.spec, self.tokenizer = spec, tokenizer
-        hold(self, "token_embedding", token_embedding)
-        hold(self, "positions", positions)
-        self.hook_embed = HookPoint()
+        self.embedding, self.hook_embed = embedding, HookPoint()
         self.blocks = cast(Sequence[Block], nn.ModuleList(blocks))
         self.ln_final = nn.Sequential()  # a namespace, so that the hook point has TransformerLens' name
-        self.ln_final.add_module("norm", ln_final)
+        if ln_final is not None:
+            self.ln_final.add_module("norm", ln_final)
         self.ln_final.add_module("hook_normalized", HookPoint())
         self.projection = projection or nn.Identity()
         self.eval()
@@ -111,7 +109,7 @@ class TextTower(nn.Module):
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.positions.shape[-1]
+        return self.embedding.positions.shape[-1]
 
     @property
     def causal(self) -> bool:
@@ -130,11 +128,11 @@ class TextTower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.positions.device
+        return self.embedding.positions.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.positions.dtype
+        return self.embedding.positions.dtype
 
     def extra_repr(self) -> str:
         return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
@@ -158,10 +156,10 @@ class TextTower(nn.Module):
         if not isinstance(text, str):
             raise TypeError(f"a text must be a string, got {type(text).__name__}: {text!r}")
         ids = self.tokenizer.encode(text)
-        if max(ids, default=0) >= len(self.token_embedding):
+        if max(ids, default=0) >= len(self.embedding.tokens):
             raise UnsupportedTowerError(
                 f"the tokenizer gives id {max(ids)} for {text[:80]!r}, but the model's vocabulary has only "
-                f"{len(self.token_embedding)} entries: this tokenizer does not belong to this model"
+                f"{len(self.embedding.tokens)} entries: this tokenizer does not belong to this model"
             )
         if len(ids) > self.context_length:
             raise ContextOverflowError(
@@ -186,7 +184,7 @@ class TextTower(nn.Module):
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, got the single string {texts!r}: write [{texts!r}]")
         unpadded = [self.token_ids(text) for text in texts]
-        return unpadded if self.spec.padding == "trim" else [self._pad(ids) for ids in unpadded]
+        return [self._pad(ids) for ids in unpadded] if self.spec.padding == "attend" else unpadded
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Readable strings of token ids: ``[SOT]``, ``there``, ``[EOT]``."""
@@ -218,15 +216,12 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch embed"]:
         """Embeddings (not normalised) of token ids; padded rows are allowed wherever the source model allows them."""
-        x, mask = self.embed(ids), self.mask(ids.shape[1])
+        x, mask = self.embedding(ids, self.hook_embed), self.mask(ids.shape[1])
+        if self.spec.padding == "mask":
+            mask = (ids != self.tokenizer.pad_id)[:, None, None]  # (batch, head, query, key)
         for block in self.blocks:
             x = block(x, mask)
         return self.readout(x[torch.arange(len(x), device=x.device), self.pooled_positions(ids)])
-
-    def embed(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """Layer 0: token plus position embedding."""
-        tokens = F.embedding(ids, self.token_embedding).to(self.dtype)
-        return self.hook_embed(tokens) + self.positions[: ids.shape[1]]
 
     def readout(self, pooled: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows embed"]:
         """Final norm and projection of the pooled rows."""
@@ -255,7 +250,7 @@ class TextTower(nn.Module):
         pooled = self.pooled_positions(ids)
         if (pooled != pooled[0]).any():
             raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
-        x, mask = self.embed(ids), self.mask(ids.shape[1])
+        x, mask = self.embedding(ids, self.hook_embed), self.mask(ids.shape[1])
         resid, kv = [x], []
         for block in self.blocks:
             x, keys_values = block.body(block.hook_resid_pre(x), mask)

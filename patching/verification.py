@@ -77,8 +77,7 @@ def verify(
     with evaluating(reference):
         theirs, expected = _source_stages(adapter, reference, ids)
     with torch.no_grad():
-        ours = _tower_stages(tower, ids)
-        got = tower(ids)
+        ours, got = _tower_stages(tower, ids)
     differences = {f"layer {layer}": _relative(a, b) for layer, (a, b) in enumerate(zip(ours, theirs, strict=True))}
     differences["embedding"] = float((normalise(got) - normalise(expected)).abs().max())
     tolerance = TOLERANCE[tower.dtype]
@@ -122,13 +121,18 @@ def _source_stages(adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[li
     return states, expected
 
 
-def _tower_stages(tower: TextTower, ids: Tensor) -> list[Tensor]:
-    x, mask = tower.embed(ids), tower.mask(ids.shape[1])
-    states = [x]
-    for block in tower.blocks:
-        x = block(x, mask)
-        states.append(x)
-    return states
+def _tower_stages(tower: TextTower, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+    states: list[Tensor] = []
+    handles = [
+        block.hook_resid_pre.register_forward_hook(lambda m, a, out: states.append(out)) for block in tower.blocks
+    ]
+    last = tower.blocks[-1].hook_resid_post.register_forward_hook(lambda m, a, out: states.append(out))
+    try:
+        embedding = tower(ids)
+    finally:
+        for handle in [*handles, last]:
+            handle.remove()
+    return states, embedding
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:

@@ -30,7 +30,7 @@ def trace_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> 
     46
     """
     n, n_blocks, d = len(base), tower.n_layers, tower.d_model
-    m, embed = tower.blocks[0].mlp.up.weight.shape[0], tower.readout(tower.positions[:1]).shape[-1]
+    m, embed = tower.blocks[0].mlp.up.weight.shape[0], tower.readout(tower.embedding.positions[:1]).shape[-1]
     row, key_value_row, pooled_row = 2 * (4 * d * d + 2 * d * m), 2 * 2 * d * d, 2 * (2 * d * d + 2 * d * m)
     attention, readout = 4 * d, 2 * d * embed
     differing = [p for p in range(n) if base[p] != donor[p]]

@@ -8,7 +8,7 @@ from torch import nn
 
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
-from ..layers import FusedQKV, Project, Scale
+from ..layers import FusedQKV, Project, Scale, TokenEmbedding
 from ..tokens import adapt_tokenizer
 from ..tower import TextTower, TowerSpec
 from .registry import Adapter
@@ -39,8 +39,7 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
             eos_id=getattr(text, "eos_id", None) if hasattr(text, "pool_type") else text.text_eos_id,
         ),
         tokenizer=adapt_tokenizer(tokenizer, text.context_length),
-        token_embedding=text.token_embedding.weight,
-        positions=text.positional_embedding,
+        embedding=TokenEmbedding(text.token_embedding.weight, text.positional_embedding),
         blocks=[_block(block) for block in text.transformer.resblocks],
         ln_final=layer_norm(text.ln_final),
         projection=_projection(text.text_projection),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..block import MLP, Attention, Block
-from ..layers import SplitQKV
+from ..layers import SplitQKV, TokenEmbedding
 from ..tokens import adapt_tokenizer
 from ..tower import TextTower, TowerSpec
 from .registry import Adapter
@@ -25,8 +25,7 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
             eos_id=text.eos_token_id,
         ),
         tokenizer=adapt_tokenizer(tokenizer, config.max_position_embeddings),
-        token_embedding=text.embeddings.token_embedding.weight,
-        positions=text.embeddings.position_embedding.weight,
+        embedding=TokenEmbedding(text.embeddings.token_embedding.weight, text.embeddings.position_embedding.weight),
         blocks=[_block(layer, config.num_attention_heads) for layer in text.encoder.layers],
         ln_final=layer_norm(text.final_layer_norm),
         projection=linear(source.text_projection),
