@@ -209,7 +209,7 @@ class Prescription:
 
     def __repr__(self) -> str:
         power = f", beta={self.beta:g}" + (f", scale={self.scale:g}" if self.scale != 1 else "")
-        doubts = f", {len(self.warnings)} warning{'s'[: len(self.warnings) != 1]}" if self.warnings else ""
+        doubts = f", warnings: {len(self.warnings)}" if self.warnings else ""
         return f"Prescription({self.n_blocks} blocks, peak {self.order[0]}, alpha {_short(self.alpha)}{power}{doubts})"
 
 
@@ -231,8 +231,8 @@ def prescribe(
     """Turn a causal trace into per-layer training weights.
 
     alpha_l = (CTE_l - min) / (max - min) over the blocks 1..L, and multipliers alpha ** beta. Source: NAST
-    (arXiv 2602.12498), "min-max normalise CTE_l to alpha_l in [0, 1]; g~_l = alpha_l^beta g_l". beta and the token
-    aggregation are not published; the sum over tokens reproduces the paper's statement that CTE peaks at layer 2.
+    (arXiv 2602.12498), min-max normalisation and g~_l = alpha_l ** beta g_l. beta and the token aggregation are not
+    published; the sum over tokens reproduces the paper's statement that CTE peaks at layer 2.
 
     source: a trace, its map or profile, the excess over a control, or an array whose first axis is the layers 0..L
         (layer 0, the embedding output, is never trained by a block and is left out).
@@ -269,6 +269,8 @@ def prescribe(
     alpha = normalizer(used)
     if not np.isfinite(alpha).all():
         raise PrescriptionError(f"CTE is not positive at any block ({_short(used)}): normalize='max' is undefined")
+    if not alpha.any():
+        raise PrescriptionError(f"CTE is not positive at any block ({_short(used)}): every weight would be 0")
 
     bounds, stability = None, None
     if profile.draws is not None and ci is not None:

@@ -341,3 +341,5 @@ def test_a_profile_cannot_be_aggregated_again():
 def test_max_needs_a_positive_value():
     with pytest.raises(PrescriptionError, match="not positive at any block"):
         ts.prescribe(np.array([1.0, -1, -2]), normalize="max")
+    with pytest.raises(PrescriptionError, match="every weight would be 0"):
+        ts.prescribe(np.array([1.0, -1, -2]), normalize="none")
