@@ -1,0 +1,187 @@
+"""Paper figures: vector, embedded fonts, an exact width, the same bytes each time, no display, nothing colliding."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from builders import synthetic_trace
+
+from tracescribe.errors import OutputError
+from tracescribe.tracer import TraceMap
+from tracescribe.viz import FigureError, export
+from tracescribe.viz.fonts import Fonts
+from tracescribe.viz.paper_heatmap import draw_heatmap
+from tracescribe.viz.static import FORMATS, _settings
+from tracescribe.viz.views import heatmap_view
+
+TRACE = synthetic_trace(8, 12)
+WORDS = ("[SOT]", "there", "is", "no", "severe", "cardiomegaly", "in", "the", "right", "<b>", "$x$", "pneumothorax")
+
+
+def a_map(n_columns: int, n_layers: int, marked: int = 3) -> TraceMap:
+    rows = [WORDS[i % len(WORDS)] for i in range(n_columns)]
+    rows[marked] = "first differing"
+    values = np.random.default_rng(0).normal(0, 0.4, (n_layers + 1, n_columns))
+    return TraceMap(values, tuple(rows), np.arange(n_layers + 1), np.full(n_columns, 9))
+
+
+def size_in_inches(content: bytes) -> tuple[float, float]:
+    box = re.search(rb"/MediaBox \[ ?([-\d. ]+)\]", content)
+    assert box is not None
+    left, bottom, right, top = map(float, box[1].split())
+    return (right - left) / 72, (top - bottom) / 72
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_same_data_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
+    # Embedding fonts in an EPS takes matplotlib seconds for each face, and a profile has one.
+    source = TRACE.per_layer() if suffix == ".eps" else TRACE
+    first, second = (export(source, tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+    assert first == second and len(first) > 2000
+
+
+@pytest.mark.parametrize(("width", "inches"), [("column", 3.25), ("page", 6.75), (4.5, 4.5)])
+def test_the_file_is_exactly_as_wide_as_asked(tmp_path: Path, width: str | float, inches: float) -> None:
+    content = export(TRACE, tmp_path / "figure.pdf", width).read_bytes()
+    assert size_in_inches(content)[0] == pytest.approx(inches, abs=1e-6)
+    png = export(TRACE, tmp_path / "figure.png", width, dpi=200).read_bytes()
+    assert struct.unpack(">I", png[16:20])[0] == round(200 * inches)
+    for source in (TRACE, TRACE.per_layer(), a_map(40, 24)):
+        svg = export(source, tmp_path / "figure.svg", width).read_text(encoding="utf-8")
+        found = re.search(r'<svg[^>]* width="([\d.]+)pt"', svg)
+        assert found is not None and float(found[1]) == pytest.approx(72 * inches, abs=1e-6)
+
+
+@pytest.mark.parametrize("source", [TRACE, TRACE.per_layer()], ids=["heatmap", "profile"])
+def test_a_pdf_embeds_truetype_fonts_and_holds_no_bitmap(tmp_path: Path, source: object) -> None:
+    content = export(source, tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in content and b"/Type3" not in content
+    assert b"/Subtype /Image" not in content and b"/DCTDecode" not in content
+    streams = [match[1] for match in re.finditer(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)]
+    pages = [zlib.decompressobj().decompress(stream) for stream in streams if stream.startswith(b"x")]
+    assert not any(re.search(rb"\bBI\s.*\bID\s", page, re.DOTALL) and b" re" in page for page in pages)
+    assert "<image" not in export(source, tmp_path / "figure.svg").read_text(encoding="utf-8")
+
+
+def test_an_eps_embeds_truetype_fonts_and_holds_no_bitmap(tmp_path: Path) -> None:
+    eps = export(TRACE.per_layer(), tmp_path / "figure.eps").read_bytes()
+    assert b"/FontType 42" in eps and b"colorimage" not in eps and b"CreationDate" not in eps
+
+
+def test_it_needs_no_display_and_no_pyplot(tmp_path: Path) -> None:
+    code = f"""
+import sys
+import numpy as np
+from tracescribe.tracer import TraceMap
+from tracescribe.viz import export
+values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
+export(TraceMap(values, ("first differing", "[end]"), np.arange(2), counts), {str(tmp_path / "a.pdf")!r})
+print([name for name in ("matplotlib.pyplot", "torch", "plotly") if name in sys.modules])
+"""
+    quiet = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND")}
+    done = subprocess.run([sys.executable, "-c", code], env=quiet, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and (tmp_path / "a.pdf").stat().st_size > 1000
+
+
+def test_the_users_matplotlib_settings_are_neither_used_nor_changed(tmp_path: Path) -> None:
+    plain = export(TRACE, tmp_path / "plain.pdf").read_bytes()
+    with matplotlib.rc_context(
+        {"font.size": 30, "axes.facecolor": "black", "pdf.fonttype": 3, "savefig.bbox": "tight"}
+    ):
+        before = dict(matplotlib.rcParams)
+        assert export(TRACE, tmp_path / "styled.pdf").read_bytes() == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("inches", [3.25, 6.75])
+@pytest.mark.parametrize(("n_columns", "n_layers"), [(4, 4), (6, 12), (12, 12), (14, 24), (30, 12), (77, 12), (77, 32)])
+def test_no_text_is_cut_off_or_collides(n_columns: int, n_layers: int, inches: float) -> None:
+    view = heatmap_view(a_map(n_columns, n_layers))
+    with _settings():
+        figure = draw_heatmap(view, Fonts(), inches, ("", ()), values="auto", limit=None, height=None)
+        figure.draw_without_rendering()
+        width, height = figure.bbox.width, figure.bbox.height
+        texts = [
+            text for axes in figure.axes for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels())
+        ]
+        boxes = {}
+        for text in texts:
+            if text.get_text():
+                box = text.get_window_extent()
+                assert box.x0 >= -0.5 and box.x1 <= width + 0.5, text.get_text()
+                assert box.y0 >= -0.5 and box.y1 <= height + 0.5, text.get_text()
+                boxes[text] = box
+        upright = [box for text, box in boxes.items() if text.get_rotation() in (0.0, 90.0)]
+        # A hundredth of an inch of overlap is the empty rim that a glyph's box has.
+        slack = 0.01 * figure.dpi
+        for i, one in enumerate(upright):
+            for other in upright[:i]:
+                across = min(one.x1, other.x1) - max(one.x0, other.x0)
+                along = min(one.y1, other.y1) - max(one.y0, other.y0)
+                assert min(across, along) <= slack
+        tokens = [text for text in boxes if text.get_text() in {*view.labels} and text.get_rotation() in (45.0, 90.0)]
+        assert all(text.get_fontsize() >= 4.5 for text in tokens)
+        assert sum(text.get_text() in {*view.labels} for text in boxes) >= n_columns
+
+
+def test_markup_and_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
+    svg = export(a_map(12, 6), tmp_path / "figure.svg", "page").read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in svg and "$x$" in svg
+
+
+def test_values_are_written_only_where_they_fit(tmp_path: Path) -> None:
+    few = export(a_map(8, 6), tmp_path / "few.svg").read_text(encoding="utf-8").count("<text")
+    many = export(a_map(60, 6), tmp_path / "many.svg").read_text(encoding="utf-8").count("<text")
+    assert few > 7 * 8 > many - 60 - 7 * 6
+    none = export(a_map(8, 6), tmp_path / "none.svg", values=False).read_text(encoding="utf-8").count("<text")
+    assert few - none == 7 * 8
+
+
+def test_a_character_that_no_font_has_is_replaced_with_a_warning(tmp_path: Path) -> None:
+    rows = ("\U000e0fff", "first differing")  # a code point that is not assigned
+    cells = TraceMap(np.eye(2), rows, np.arange(2), np.array([1, 1]))
+    with pytest.warns(UserWarning, match="no installed font has"):
+        svg = export(cells, tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert "\ufffd" in svg
+
+
+def test_names_of_files_and_options_are_checked_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(FigureError, match=r"suffix '\.docx'.*\.pdf, \.svg, \.eps, \.png"):
+        export(TRACE, tmp_path / "figure.docx")
+    with pytest.raises(FigureError, match="no suffix"):
+        export(TRACE, tmp_path / "figure")
+    for width in ("colum", 0.1, True, float("nan")):
+        with pytest.raises(FigureError, match=re.escape(repr(width))):
+            export(TRACE, tmp_path / "figure.pdf", width)
+    with pytest.raises(FigureError, match="No Such Font"):
+        export(TRACE, tmp_path / "figure.pdf", font="No Such Font")
+    with pytest.raises(FigureError, match="too little for 13 layers"):
+        export(TRACE, tmp_path / "figure.pdf", height=0.5)
+    with pytest.raises(FigureError, match="ndarray"):
+        export(np.ones((2, 2)), tmp_path / "figure.pdf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_path_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="missing"):
+        export(TRACE, tmp_path / "missing" / "figure.pdf")
+    folder = tmp_path / "taken.pdf"
+    folder.mkdir()
+    with pytest.raises(OutputError, match=r"taken\.pdf"):
+        export(TRACE, folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken.pdf"]
+
+
+def test_a_trace_exports_itself(tmp_path: Path) -> None:
+    TRACE.export(tmp_path / "a.svg", pair=1)
+    export(TRACE, tmp_path / "b.svg", pair=1)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
