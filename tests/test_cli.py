@@ -148,7 +148,7 @@ def test_demo_quick(run: Run, tmp_path: Path) -> None:
         done["files"]
     )
     assert {entry["name"] for entry in done["runs"]} == {"uniform", "NAST", "permuted", "gradient scaling"}
-    assert len(done["verdicts"]) == 7
+    assert len(done["verdicts"]) == 8
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]  # no scratch folder is left
 
 
@@ -177,8 +177,9 @@ def test_help_has_an_example_that_names_the_command(run: Run, command: str) -> N
 
 
 def test_help_is_fast() -> None:
-    code = "import time; s = time.perf_counter(); from tracescribe.cli import main\n"
-    code += "try: main(['--help'])\nexcept SystemExit: print(time.perf_counter() - s)"
+    # seconds of processor time: wall-clock time would measure what else the machine does
+    code = "import time; s = time.process_time(); from tracescribe.cli import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: print(time.process_time() - s)"
     seconds = [
         float(
             subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1]
@@ -231,8 +232,8 @@ def test_unequal_lengths_show_both_tokenisations(run: Run, data: Path, tmp_path:
     shutil.copy(next((data / "images").glob("*.png")), tmp_path / "film.png")
     (tmp_path / "pairs.jsonl").write_text(line(foil="There is severe left effusion.") + "\n")
     done = run("trace", "phantom", tmp_path / "pairs.jsonl", "-o", tmp_path / "out.safetensors")
-    assert "no" in done.err
-    assert all(word in done.err for word in ("severe", "left", "effusion"))
+    assert " | no | " in done.err
+    assert " | severe | left | " in done.err
 
 
 def test_no_pair_reaches_the_floor(run: Run, data: Path, tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_nan_weights(run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.M
         metadata = file.metadata()
     weights["transformer.resblocks.2.mlp.c_fc.weight"][0, 0] = float("nan")
     save_file(weights, tmp_path / "miniature.safetensors", metadata)
-    shutil.copy(miniature.VOCABULARY, tmp_path / "vocabulary.json")
+    shutil.copy(miniature.WEIGHTS.with_name("vocabulary.json"), tmp_path / "vocabulary.json")
     monkeypatch.setattr(miniature, "WEIGHTS", tmp_path / "miniature.safetensors")
     refused(run("trace", "phantom", data / "pairs.jsonl", "-o", tmp_path / "out.safetensors"), "NaN")
     assert not (tmp_path / "out.safetensors").exists()

@@ -218,6 +218,8 @@ def _write(result: DemoResult, folder: Path) -> tuple[str, ...]:
 
     trace = result.trace
     trace.save(folder / "trace.safetensors")
+    result.control.save(folder / "control.safetensors")
+    result.after.save(folder / "after.safetensors")
     result.plan.save(folder / "plan.json")
     viz.save_html(viz.heatmap(trace), folder / "heatmap.html")
     viz.export(trace, folder / "heatmap.pdf", width="column")

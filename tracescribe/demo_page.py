@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .verdicts import COLUMNS, LEGEND, sentences, table_rows
+from .verdicts import COLUMNS, LEGEND, directions, sentences, table_rows
 
 if TYPE_CHECKING:
     from .demo import DemoResult
@@ -60,11 +60,7 @@ def _films(result: DemoResult) -> Section:
 def _trace(result: DemoResult) -> Section:
     from . import viz
 
-    sides = {
-        f"the {which} caption says “no”": result.trace.select([side == which for side in result.negated])
-        for which in ("correct", "foil")
-        if which in result.negated
-    }
+    sides = {f"the {which} caption says “no”": trace for which, trace in directions(result).items()}
     first = {"negation": result.trace, "side and severity swaps": result.control}
     return viz.Section(
         "Where the difference is carried",
@@ -115,7 +111,7 @@ def _training(result: DemoResult, verdicts: list[str]) -> Section:
 
     return viz.Section(
         "Fine-tuning, with its controls",
-        text=verdicts[:6],
+        text=verdicts[:7],
         tables=[viz.Table(list(COLUMNS), table_rows(result), caption=LEGEND, highlight=[2])],
         notes=[
             "All runs see the same batches in the same order and start from the same adapters; weights have mean 1, so "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .benchmark import Evaluation
     from .benchmark.metrics import Interval
     from .demo import DemoResult, Run
+    from .tracer import CausalTrace
 
 COLUMNS = (
     "",
@@ -98,8 +99,9 @@ def sentences(result: DemoResult) -> list[str]:
         _says_cost(result.before, uniform),
         _says_prior(result.before, uniform),
         _says_comparison("Weighting the updates by CTE", nast, "uniform training", uniform),
-        _says_comparison("The right layers", nast, "the same weights on the wrong layers", permuted),
+        _says_comparison("Choosing the layers by CTE", nast, "the same weights on the wrong layers", permuted),
         _says_gradient(result),
+        _says_directions(result),
         _says_trace(result),
     ]
 
@@ -185,9 +187,33 @@ def _says_gradient(result: DemoResult) -> str:
     return f"Scaling gradients moves the change between layers about as scaling updates does: {numbers}."
 
 
+def directions(result: DemoResult) -> dict[str, CausalTrace]:
+    """The negation pairs by which caption says "no"; a side without pairs is left out."""
+    return {
+        which: result.trace.select([index for index, side in enumerate(result.negated) if side == which])
+        for which in ("correct", "foil")
+        if which in result.negated
+    }
+
+
+def _says_directions(result: DemoResult) -> str:
+    peaks = {which: _peak(trace.per_layer(ci=None).value) for which, trace in directions(result).items()}
+    if len(peaks) < 2:
+        return "The data hold one direction of negation only, so that the plan may depend on it."
+    told = f"layer {peaks['correct']} where the correct caption says no, layer {peaks['foil']} where the foil does"
+    if abs(peaks["correct"] - peaks["foil"]) <= 1:
+        return f"Both directions of negation point at the same layers: CTE peaks at {told}."
+    return f"The plan mixes two directions that disagree: CTE peaks at {told}."
+
+
+def _peak(profile: np.ndarray) -> int:
+    """The layer of highest CTE between the first and the last, whose values are fixed by construction."""
+    return 1 + int(profile[1:-1].argmax())
+
+
 def _says_trace(result: DemoResult) -> str:
-    before, after = (trace.per_layer(ci=None).value[1:-1] for trace in (result.trace, result.after))
-    peaks = [1 + int(profile.argmax()) for profile in (before, after)]
+    before, after = (trace.per_layer(ci=None).value for trace in (result.trace, result.after))
+    peaks = [_peak(profile) for profile in (before, after)]
     where = f"stays at layer {peaks[0]}" if peaks[0] == peaks[1] else f"moves from layer {peaks[0]} to {peaks[1]}"
     inverted = [100 * float(trace.share_inverted) for trace in (result.trace, result.after)]
     return (

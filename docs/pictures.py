@@ -1,0 +1,22 @@
+"""Draws the README's pictures from a demo's folder: ``python docs/pictures.py demo``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tracescribe as ts
+
+IMAGES = Path(__file__).parent / "img"
+CURVES = {"negation": "trace", "side and severity swaps": "control", "negation, trained": "after"}
+
+
+def main(demo: Path) -> None:
+    IMAGES.mkdir(exist_ok=True)
+    traces = {name: ts.load_trace(demo / f"{file}.safetensors") for name, file in CURVES.items()}
+    ts.viz.export(traces["negation"], IMAGES / "heatmap.png", width="page", dpi=180)
+    ts.viz.export(traces, IMAGES / "profile.png", width="page", dpi=180)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
