@@ -11,22 +11,25 @@ from .views import FigureError
 __all__ = ["Fonts"]
 
 _BASE = "DejaVu Sans"
-# Asked in this order for characters that the base font lacks; most systems have one of them.
+# Asked in this order for characters that the base font lacks; most systems have one of them. Fonts with TrueType
+# outlines come first: matplotlib declares PostScript outlines (Noto Sans CJK's) wrongly in a PDF, though viewers cope.
 _FALLBACKS = (
     "Noto Sans",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
     "Noto Sans SC",
-    "Source Han Sans SC",
+    "Noto Sans JP",
+    "Noto Sans KR",
     "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans",
     "Microsoft YaHei",
     "MS Gothic",
+    "Arial Unicode MS",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
     "Noto Emoji",
     "Symbola",
     "Segoe UI Symbol",
-    "Arial Unicode MS",
 )
 _REPLACEMENT = "\ufffd"
 _DPI = 720  # of the ruler: a tenth of a point

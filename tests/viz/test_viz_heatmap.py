@@ -46,9 +46,7 @@ def test_several_pairs_show_the_role_map() -> None:
     cells = trace.map(align="role")
     figure = heatmap(trace)
     np.testing.assert_array_equal(shown_values(figure), cells.values)
-    assert [
-        tick.split(">")[-4].removesuffix("</span") if ">" in tick else tick for tick in figure.layout.xaxis.ticktext
-    ]
+    assert all(row in tick for row, tick in zip(cells.rows, figure.layout.xaxis.ticktext, strict=True))
     np.testing.assert_array_equal(shown_values(heatmap(trace, reduce="median")), trace.map(reduce="median").values)
 
 
@@ -62,7 +60,7 @@ def test_the_golden_map_is_drawn_as_published() -> None:
     assert np.argmax(sums.x[1:]) + 1 == 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     hnp.arrays(
         np.float64, st.tuples(st.integers(2, 6), st.integers(1, 6)), elements=st.floats(-1e6, 1e6) | st.just(np.nan)
