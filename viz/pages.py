@@ -6,6 +6,7 @@ import base64
 import math
 import numbers
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Note", "Picture", "Plot", "Report", "Section", "Table", "report"]
 
+_NUMERIC = re.compile(r"[-−+±]?\d[\d\s.,…–−±%()\[\]+-]*(pp)?")
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
@@ -64,9 +66,14 @@ class Table:
                 raise FigureError(f"row {i} of the table has {len(row)} cells, its header {len(self.columns)}")
 
     def numeric(self, column: int) -> bool:
-        """Whether the column holds numbers only (and gaps)."""
-        cells = [row[column] for row in self.rows if row[column] is not None]
-        return bool(cells) and all(_is_number(cell) for cell in cells)
+        """Whether the column holds numbers only, or text such as "77.4 ± 0.3" and "0.1 … 0.4", and gaps.
+
+        >>> table = Table(["way", "gap"], [["uniform", "18.2 (17.9–18.5)"], ["NAST", ""]])
+        >>> table.numeric(0), table.numeric(1)
+        (False, True)
+        """
+        cells = [row[column] for row in self.rows if row[column] not in (None, "")]
+        return bool(cells) and all(_is_number(cell) or _NUMERIC.fullmatch(str(cell)) for cell in cells)
 
     def text(self, column: int, cell: Any) -> str:
         """A cell as it is shown; a column of whole numbers only has no decimals.

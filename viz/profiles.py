@@ -98,7 +98,7 @@ def profile(
     figure.update_layout(
         width=width,
         height=height,
-        margin={"l": 62, "r": 24, "t": 20 + 22 * len(titles) + 17 * len(notes) + (26 if several else 0), "b": 48},
+        margin={"l": 62, "r": 24, "t": 20 + 22 * len(titles) + 17 * len(notes) + (26 if several else 0), "b": 54},
         title={
             "text": "<br>".join(header),
             "font": {"size": 16, "color": theme.INK},
