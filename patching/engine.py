@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import LengthMismatchError, NonFiniteError, PatchDidNotFireError, TowerMismatchError
+from .block import KeyValues
 from .tower import CleanRun, TextTower, normalise
 from .verification import TOLERANCE
 
@@ -99,9 +100,10 @@ class PatchingEngine:
         done = 0
         for indices, base_ids, donor_ids in self._batches(base, donor, batch_size):
             with torch.no_grad():
-                part = self._run(base_ids, donor_ids, path)
+                clean, other = self._run_clean(base_ids, donor_ids)
+                part = self._run(base_ids, donor_ids, clean, other, path)
                 if path == "resume":
-                    self._check(part, base_ids, donor_ids, checks, rng)
+                    self._check(part, base_ids, clean, other, checks, rng)
             if out is None:
                 embed = part.base.shape[-1]
                 out = PatchedEmbeddings(
@@ -158,10 +160,19 @@ class PatchingEngine:
 
     # the two paths --------------------------------------------------------------------------------------------------
 
+    def _run_clean(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"]) -> tuple[CleanRun, CleanRun]:
+        """The unpatched runs of both sides, as one batch: every weight is read from memory once."""
+        both = self.tower.run_clean(torch.cat([base, donor]))
+        return _part(both, slice(len(base))), _part(both, slice(len(base), None))
+
     def _run(
-        self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"], path: PatchPath
+        self,
+        base: Int[Tensor, "batch pos"],
+        donor: Int[Tensor, "batch pos"],
+        clean: CleanRun,
+        other: CleanRun,
+        path: PatchPath,
     ) -> PatchedEmbeddings:
-        clean, other = self.tower.run_clean(base), self.tower.run_clean(donor)
         shape = (len(base), self.tower.n_layers + 1, base.shape[1], clean.embedding.shape[-1])
         cells = clean.embedding.new_empty(shape)
         if path == "resume":
@@ -234,12 +245,15 @@ class PatchingEngine:
             )
 
     def _check(
-        self, part: PatchedEmbeddings, base: Tensor, donor: Tensor, checks: int, rng: np.random.Generator
+        self,
+        part: PatchedEmbeddings,
+        base: Tensor,
+        clean: CleanRun,
+        other: CleanRun,
+        checks: int,
+        rng: np.random.Generator,
     ) -> None:
         """Run a few cells again by the generic path, filled-in cells and resumed ones alike."""
-        if not checks:
-            return
-        clean, other = self.tower.run_clean(base), self.tower.run_clean(donor)
         tolerance = TOLERANCE[self.tower.dtype]
         for _ in range(checks):
             pair, layer, position = (int(rng.integers(size)) for size in part.patched.shape[:3])
@@ -251,6 +265,16 @@ class PatchingEngine:
                     f"self-check failed at layer {layer}, position {position}: the resumed pass and the whole pass "
                     f"differ by {worst:.1e} (allowed {tolerance:.0e}); no result is returned"
                 )
+
+
+def _part(run: CleanRun, rows: slice) -> CleanRun:
+    """Some rows of a clean run, as views."""
+    return CleanRun(
+        resid=[states[rows] for states in run.resid],
+        kv=[KeyValues(kv.k[rows], kv.v[rows]) for kv in run.kv],
+        pooled=run.pooled,
+        embedding=run.embedding[rows],
+    )
 
 
 RUN, BASE, DONOR = 0, 1, 2
