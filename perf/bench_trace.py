@@ -200,7 +200,8 @@ def measure(*, quick: bool = False, repeats: int = 5, published_runs: int = 1, c
             gemm[kind].append(rate)
     first_map = (
         "import tracescribe as ts; model = ts.load('phantom'); pair = ts.Pair(correct='There is no opacity.', "
-        "foil='There is severe opacity.', image=ts.Text('The lungs are clear.')); ts.trace(model, [pair], progress=False)"
+        "foil='There is severe opacity.', image=ts.Text('The lungs are clear.')); "
+        "ts.trace(model, [pair], progress=False)"
     )
     counts = [trace_flops(tower, b, d) for b, d in zip(base, donor, strict=True)]
     return Results(
