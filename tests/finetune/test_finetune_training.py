@@ -165,6 +165,15 @@ def test_weights_move_the_update_to_their_blocks(clip, data):
     np.testing.assert_allclose(share(lora_mode="mask")[0], 0)
 
 
+def test_warmup_starts_small_and_keeps_the_proportions(clip, data):
+    def sizes(**options) -> np.ndarray:
+        config = TrainConfig(**QUICK | {"steps": 1, "weight_decay": 0.0}, plan=PLAN, weighting="lr", **options)
+        return train(config, clip, data=data).update.size
+
+    # the first step moves LoRA's B alone (A has no gradient while B is 0), in proportion to the rate
+    np.testing.assert_allclose(sizes(warmup=9), sizes() / 10, rtol=1e-3)
+
+
 def test_budget(clip, data):
     mean = train(TrainConfig(**QUICK, weighting="update", plan=PLAN), clip, data=data)
     raw = train(TrainConfig(**QUICK, weighting="update", plan=PLAN, budget="none"), clip, data=data)
