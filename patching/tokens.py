@@ -52,8 +52,11 @@ class TransformersTokenizer:
         self._tokenizer, self._clean = tokenizer, clean
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.special_ids = frozenset(map(int, tokenizer.all_special_ids))
-        first, last = (tokenizer.bos_token_id, tokenizer.cls_token_id), (tokenizer.eos_token_id, tokenizer.sep_token_id)
-        self._names = {i: "[SOT]" for i in first if i is not None} | {i: "[EOT]" for i in last if i is not None}
+        names = {
+            tokenizer.bos_token_id: "[SOT]",
+            tokenizer.eos_token_id: "[EOT]",
+        }  # BERT's [CLS], [SEP] name themselves
+        self._names = {i: name for i, name in names.items() if i is not None}
 
     def encode(self, text: str) -> list[int]:
         cleaned = self._clean(text) if self._clean else text

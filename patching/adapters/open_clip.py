@@ -21,7 +21,9 @@ def _text(source: Any) -> Any:
 
 
 def _matches(source: Any) -> bool:
-    return bool(kinds(source) & {"open_clip.CLIP", "open_clip.CustomTextCLIP"})
+    if "open_clip.CustomTextCLIP" in kinds(source):
+        return "open_clip.HFTextEncoder" not in kinds(source.text)
+    return "open_clip.CLIP" in kinds(source)
 
 
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
@@ -88,7 +90,8 @@ def _projection(projection: Any) -> nn.Module | None:
     return Project(projection) if isinstance(projection, nn.Parameter) else linear(projection)
 
 
-def _logit_scale(source: Any) -> float:
+def clip_logit_scale(source: Any) -> float:
+    """exp(logit_scale) of an open_clip model."""
     return float(source.logit_scale.detach().exp().mean())
 
 
@@ -102,5 +105,5 @@ ADAPTER = Adapter(
     embedding_stage=lambda source: (_text(source).transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),
-    logit_scale=_logit_scale,
+    logit_scale=clip_logit_scale,
 )

@@ -51,10 +51,10 @@ def register(adapter: Adapter) -> None:
 @cache
 def _load_adapters() -> None:
     """Adapters of this package and of others: each entry point of ``tracescribe.towers`` is an :class:`Adapter`."""
-    from . import open_clip, transformers_clip
+    from . import open_clip, open_clip_hf, transformers_bert, transformers_clip, transformers_siglip
 
-    for own in (open_clip.ADAPTER, transformers_clip.ADAPTER):
-        register(own)
+    for family in (open_clip, open_clip_hf, transformers_clip, transformers_siglip, transformers_bert):
+        register(family.ADAPTER)
     for entry in entry_points(group=GROUP):
         register(entry.load())
 

@@ -1,9 +1,10 @@
-"""transformers' ``CLIPModel`` (OpenAI CLIP, PubMedCLIP, PLIP and every checkpoint of that class)."""
+"""transformers' ``CLIPModel`` (OpenAI CLIP, PubMedCLIP, PLIP, ...), its text half alone, and CLIPSeg's copy of it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
 from ..layers import SplitQKV, TokenEmbedding
 from ..tokens import adapt_tokenizer
@@ -26,44 +27,63 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
         ),
         tokenizer=adapt_tokenizer(tokenizer, config.max_position_embeddings),
         embedding=TokenEmbedding(text.embeddings.token_embedding.weight, text.embeddings.position_embedding.weight),
-        blocks=[_block(layer, config.num_attention_heads) for layer in text.encoder.layers],
+        blocks=[clip_block(layer) for layer in text.encoder.layers],
         ln_final=layer_norm(text.final_layer_norm),
         projection=linear(source.text_projection),
     )
 
 
-def _block(layer: Any, n_heads: int) -> Block:
+def clip_block(layer: Any) -> Block:
+    """A block as CLIP and SigLIP build it in transformers."""
     attention = layer.self_attn
     return Block(
         ln_1=layer_norm(layer.layer_norm1),
         attn=Attention(
             SplitQKV(linear(attention.q_proj), linear(attention.k_proj), linear(attention.v_proj)),
             linear(attention.out_proj),
-            n_heads,
+            attention.num_heads,
         ),
         ln_2=layer_norm(layer.layer_norm2),
         mlp=MLP(linear(layer.mlp.fc1), stateless(layer.mlp.activation_fn), linear(layer.mlp.fc2)),
     )
 
 
-def _features(output: Any) -> Any:
+def features(output: Any) -> Any:
     """transformers 5 returns an output object from ``get_*_features``, version 4 the tensor itself."""
     return getattr(output, "pooler_output", output)
 
 
-def _is_clip(source: Any) -> bool:
-    return "transformers.CLIPModel" in kinds(source)
+def _encode_text(source: Any, ids: Any) -> Any:
+    if hasattr(source, "get_text_features"):
+        return features(source.get_text_features(input_ids=ids))
+    return source(input_ids=ids).text_embeds
+
+
+def _encode_image(source: Any, pixels: Any) -> Any:
+    if hasattr(source, "get_image_features"):
+        return features(source.get_image_features(pixel_values=pixels))
+    raise UnsupportedTowerError(
+        f"a {type(source).__name__} encodes no images: give image embeddings of its dual encoder, or ts.Text targets"
+    )
+
+
+def _logit_scale(source: Any) -> float:
+    return float(source.logit_scale.detach().exp()) if hasattr(source, "logit_scale") else 1.0
+
+
+CLIP_LINEARS = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc1|mlp\.fc2"
+_CLASSES = {"transformers.CLIPModel", "transformers.CLIPTextModelWithProjection", "transformers.CLIPSegModel"}
 
 
 ADAPTER = Adapter(
     name="transformers_clip",
-    matches=_is_clip,
+    matches=lambda source: bool(kinds(source) & _CLASSES),
     build_tower=_build_tower,
     blocks=lambda source: list(source.text_model.encoder.layers),
-    block_linears=r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc1|mlp\.fc2",
+    block_linears=CLIP_LINEARS,
     block_prefix=lambda source: "text_model.encoder.layers",
     embedding_stage=lambda source: (source.text_model.embeddings, False),
-    encode_text=lambda source, ids: _features(source.get_text_features(input_ids=ids)),
-    encode_image=lambda source, pixels: _features(source.get_image_features(pixel_values=pixels)),
-    logit_scale=lambda source: float(source.logit_scale.detach().exp()),
+    encode_text=_encode_text,
+    encode_image=_encode_image,
+    logit_scale=_logit_scale,
 )

@@ -8,7 +8,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import WordTokenizer, open_clip_model, patched_by_hooks, transformers_model
+from models import (
+    WordTokenizer,
+    chinese_clip_model,
+    open_clip_hf_model,
+    open_clip_model,
+    patched_by_hooks,
+    siglip_model,
+    transformers_model,
+    vision_text_model,
+    word_tokenizer,
+)
 from torch import nn
 
 import tracescribe as ts
@@ -25,6 +35,10 @@ FAMILIES = {
     "bidirectional argmax": lambda **kw: open_clip_model(custom=True, no_causal_mask=True, pool_type="argmax", **kw),
     "causal last": lambda **kw: open_clip_model(custom=True, pool_type="last", **kw),
     "transformers": transformers_model,
+    "SigLIP": siglip_model,
+    "ChineseCLIP": chinese_clip_model,
+    "RoBERTa with a pooler": lambda **kw: vision_text_model(text="Roberta", **kw),
+    "BiomedCLIP's kind": open_clip_hf_model,
 }
 
 
@@ -32,7 +46,7 @@ FAMILIES = {
 def situations(draw: st.DrawFn) -> dict[str, Any]:
     """A random tower and random token rows that differ at random places."""
     length = draw(st.integers(1, 6))
-    base = draw(st.lists(st.integers(1, 50), min_size=length, max_size=length))
+    base = draw(st.lists(st.integers(2, 50), min_size=length, max_size=length))
     donor = list(base)
     for at in draw(st.sets(st.integers(0, length - 1), min_size=1)):
         donor[at] = 51 + draw(st.integers(0, 9))
@@ -47,9 +61,9 @@ def situations(draw: st.DrawFn) -> dict[str, Any]:
 
 def build(situation: dict[str, Any]) -> tuple[nn.Module, TextTower, list[int], list[int]]:
     source = FAMILIES[situation["family"]](seed=situation["seed"], layers=situation["layers"])
-    tower = ts.wrap(source, tokenizer=WordTokenizer()).text
+    tower = ts.wrap(source, tokenizer=word_tokenizer(source)).text
     rows = [
-        row if tower.spec.padding == "trim" else row + [0] * (tower.context_length - len(row))
+        row + [0] * (tower.context_length - len(row)) if tower.spec.padding == "attend" else row
         for row in (situation["base"], situation["donor"])
     ]
     return source, tower, rows[0], rows[1]
@@ -62,9 +76,10 @@ def test_resumed_generic_and_plain_hooks_agree(situation: dict[str, Any]) -> Non
     patching = PatchingEngine(tower)
     resumed = patching.patch([base], [donor]).patched[0]
     generic = patching.patch([base], [donor], path="generic").patched[0]
-    assert resumed.shape == generic.shape == (tower.n_layers + 1, len(base), 16)
+    assert resumed.shape == generic.shape and resumed.shape[:2] == (tower.n_layers + 1, len(base))
     assert (resumed - generic).abs().max() <= TOLERANCE
-    padded = [torch.tensor([row + [0] * (tower.context_length - len(row))]) for row in (base, donor)]
+    pad = tower.tokenizer.pad_id
+    padded = [torch.tensor([row + [pad] * (tower.context_length - len(row))]) for row in (base, donor)]
     generator = torch.Generator().manual_seed(situation["seed"])
     for _ in range(4):
         layer = int(torch.randint(tower.n_layers + 1, (), generator=generator))
@@ -102,7 +117,7 @@ def test_what_holds_by_construction_holds_exactly_and_in_the_generic_path(situat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_all_tokens_of_any_layer_gives_the_donor(family: str) -> None:
     source = FAMILIES[family]()
-    tower = ts.wrap(source, tokenizer=WordTokenizer()).text
+    tower = ts.wrap(source, tokenizer=word_tokenizer(source)).text
     base, donor = (torch.tensor([row]) for row in tower.rows(["there is no edema.", "there are two masses here"]))
     lens = tower.to_transformer_lens()
     _, cache = lens.run_with_cache(donor)

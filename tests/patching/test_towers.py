@@ -7,7 +7,20 @@ import copy
 import open_clip
 import pytest
 import torch
-from models import VISION, WordTokenizer, open_clip_model, source_encoder, transformers_model
+from models import (
+    VISION,
+    WordTokenizer,
+    chinese_clip_model,
+    clip_text_only_model,
+    clipseg_model,
+    open_clip_hf_model,
+    open_clip_model,
+    siglip_model,
+    source_encoder,
+    transformers_model,
+    vision_text_model,
+    word_tokenizer,
+)
 from torch import nn
 
 import tracescribe as ts
@@ -31,6 +44,16 @@ SOURCES = {
     "transformers": lambda: transformers_model(),
     "transformers legacy eos": lambda: transformers_model(eos_token_id=2),
     "transformers gelu": lambda: transformers_model(act="gelu"),
+    "transformers, text only": lambda: clip_text_only_model(),
+    "transformers CLIPSeg": lambda: clipseg_model(),
+    "transformers SigLIP": lambda: siglip_model(),
+    "transformers SigLIP 2": lambda: siglip_model(version=2),
+    "transformers ChineseCLIP": lambda: chinese_clip_model(),
+    "transformers VisionTextDualEncoder, BERT": lambda: vision_text_model(),
+    "transformers VisionTextDualEncoder, RoBERTa": lambda: vision_text_model(text="Roberta"),
+    "open_clip BERT, as BiomedCLIP": lambda: open_clip_hf_model(),
+    "open_clip BERT, pooler, linear": lambda: open_clip_hf_model(pooler="cls_pooler", proj="linear"),
+    "open_clip RoBERTa": lambda: open_clip_hf_model(text="Roberta"),
 }
 
 
@@ -40,7 +63,7 @@ def source(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def test_embeddings_equal_the_source_models(source: nn.Module) -> None:
-    model = ts.wrap(source, tokenizer=WordTokenizer())
+    model = ts.wrap(source, tokenizer=word_tokenizer(source))
     with torch.no_grad():
         expected = nn.functional.normalize(source_encoder(source, model.text.tokenize(TEXTS)), dim=-1)
     # float32, unit vectors, three blocks: a few units in the last place
@@ -53,7 +76,7 @@ def test_embeddings_equal_the_source_models(source: nn.Module) -> None:
 
 
 def test_the_tower_holds_the_sources_own_parameters(source: nn.Module) -> None:
-    tower = ts.wrap(source, tokenizer=WordTokenizer()).text
+    tower = ts.wrap(source, tokenizer=word_tokenizer(source)).text
     own = {id(p) for p in source.parameters()}
     assert {id(p) for p in tower.parameters()} <= own
     assert not list(tower.buffers())
@@ -65,7 +88,7 @@ def test_wrapping_and_tracing_leave_the_source_untouched(source: nn.Module) -> N
     source.train()  # even the mode
     before = copy.deepcopy(source.state_dict())
     dicts = {name: set(module.__dict__) for name, module in source.named_modules()}
-    model = ts.wrap(source, tokenizer=WordTokenizer())
+    model = ts.wrap(source, tokenizer=word_tokenizer(source))
     image = torch.randn(model.embed_dim, generator=torch.Generator().manual_seed(0))
     ts.trace(model, [ts.Pair(correct="there is no edema.", foil="there is some edema.", image=image)], floor=0)
     assert {name: set(module.__dict__) for name, module in source.named_modules()} == dicts
@@ -152,7 +175,9 @@ def test_what_no_adapter_reads_is_refused_with_the_reason(text: dict, reason: st
 
 
 def test_an_unknown_model_is_refused_by_what_it_holds() -> None:
-    with pytest.raises(UnsupportedTowerError, match=r"Sequential.*0: Linear.*open_clip, transformers_clip"):
+    with pytest.raises(
+        UnsupportedTowerError, match=r"Sequential.*0: Linear.*open_clip, open_clip_hf, transformers_clip"
+    ):
         ts.wrap(nn.Sequential(nn.Linear(2, 2)), tokenizer=WordTokenizer())
 
 

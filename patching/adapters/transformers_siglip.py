@@ -1,0 +1,39 @@
+"""transformers' SigLIP and SigLIP 2 (MedSigLIP is one): bidirectional, padding attended to, read at the last place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..layers import TokenEmbedding
+from ..tokens import adapt_tokenizer
+from ..tower import TextTower, TowerSpec
+from .registry import Adapter
+from .transformers_clip import CLIP_LINEARS, clip_block, features
+from .weights import kinds, layer_norm, linear
+
+
+def _build_tower(source: Any, tokenizer: Any) -> TextTower:
+    text = source.text_model
+    context = text.config.max_position_embeddings
+    return TextTower(
+        spec=TowerSpec(causal=False, pooling="last", padding="attend", context_length=context),
+        tokenizer=adapt_tokenizer(tokenizer, context),
+        embedding=TokenEmbedding(text.embeddings.token_embedding.weight, text.embeddings.position_embedding.weight),
+        blocks=[clip_block(layer) for layer in text.encoder.layers],
+        ln_final=layer_norm(text.final_layer_norm),
+        projection=linear(text.head),
+    )
+
+
+ADAPTER = Adapter(
+    name="transformers_siglip",
+    matches=lambda source: bool(kinds(source) & {"transformers.SiglipModel", "transformers.Siglip2Model"}),
+    build_tower=_build_tower,
+    blocks=lambda source: list(source.text_model.encoder.layers),
+    block_linears=CLIP_LINEARS,
+    block_prefix=lambda source: "text_model.encoder.layers",
+    embedding_stage=lambda source: (source.text_model.embeddings, False),
+    encode_text=lambda source, ids: features(source.get_text_features(input_ids=ids)),
+    encode_image=lambda source, pixels: features(source.get_image_features(pixel_values=pixels)),
+    logit_scale=lambda source: float(source.logit_scale.detach().exp().mean()),
+)
