@@ -14,16 +14,7 @@ if TYPE_CHECKING:
     from .demo import DemoResult, Run
     from .tracer import CausalTrace
 
-COLUMNS = (
-    "",
-    "MCQ affirmative",
-    "MCQ negated",
-    "gap (pp)",
-    "claims",
-    "claims, wrong film",
-    "R@1",
-    "top-3 update",
-)
+COLUMNS = ("", "affirmative", "negated", "gap", "claims", "wrong film", "R@1", "top-3")
 LEGEND = (
     "Percent, on films of patients that training never saw; mean over seeds, and their range as ± where there are "
     "several. MCQ: four options, the same items worded without and with negation; chance is 25. Gap: affirmative minus "
@@ -85,8 +76,8 @@ def label(name: str) -> str:
     told = {
         "uniform": "uniform LoRA",
         "NAST": "CTE-weighted updates",
-        "permuted": "the same weights, wrong layers",
-        "gradient scaling": "CTE-scaled gradients (paper)",
+        "permuted": "same weights, wrong layers",
+        "gradient scaling": "CTE-scaled gradients",
     }
     return told.get(name, name)
 
