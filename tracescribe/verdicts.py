@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ("", "affirmative", "negated", "gap", "claims", "wrong film", "R@1", "top-3")
 LEGEND = (
-    "Percent, on films of patients that training never saw; mean over seeds, and their range as ± where there are "
-    "several. MCQ: four options, the same items worded without and with negation; chance is 25. Gap: affirmative minus "
-    "negated. Claims: one true claim among four. Wrong film: the same claims with another patient's film; what "
-    "exceeds chance there is a prior of the texts. R@1: affirmative caption retrieval among 32. Top-3 update: share of "
-    "the weights' change in the three blocks of highest CTE."
+    "Percent, on films of patients that training never saw; mean over seeds, and half their range as ± where there are "
+    "several. Affirmative, negated: multiple choice of four, the same items worded without and with negation. Gap: the "
+    "difference of the two. Claims: one true claim among four. Wrong film: the same with another patient's film; "
+    "what exceeds chance (25) there is a prior of the texts. R@1: affirmative caption retrieval among 32. Top-3: share "
+    "of the weights' change in the three blocks of highest CTE."
 )
 
 

@@ -1,0 +1,87 @@
+"""The demo's sentences follow its numbers, and its controls are controls."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracescribe as ts
+from tracescribe import verdicts
+from tracescribe.benchmark.metrics import Interval
+from tracescribe.demo import misplaced
+
+
+def scores(half: float = 3.0, **values: float) -> Any:
+    """What `verdicts` reads of an evaluation, with intervals of half-width ``half``."""
+    full = {"affirmative": 98.0, "negated": 35.0, "claims": 16.0, "retrieval": 66.0, "wrong": 16.0} | values
+    full["gap"] = full["affirmative"] - full["negated"]
+    wrong = SimpleNamespace(claims=full.pop("wrong"))
+    intervals = {name: Interval(value, value - half, value + half) for name, value in full.items()}
+    return SimpleNamespace(**intervals, baselines={"shuffled_image": wrong})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_misplaced_weights_miss_the_highest_layers(seed: int) -> None:
+    plan = ts.prescribe(np.random.default_rng(seed).random(9))
+    control = misplaced(plan, seed)
+    assert sorted(control.alpha) == sorted(plan.alpha)
+    assert not set(plan.order[:3]) & set(control.order[:3])
+    np.testing.assert_array_equal(misplaced(plan, seed).alpha, control.alpha)
+
+
+def test_a_difference_within_the_noise_has_no_sign() -> None:
+    low, high = [scores(claims=50.0)], [scores(claims=52.0)]
+    assert verdicts.difference(high, low, "claims").sign == 0
+    assert verdicts.difference([scores(claims=54.0)], low, "claims").sign == 1
+    assert verdicts.difference(low, [scores(claims=54.0)], "claims").sign == -1
+
+
+def test_seeds_that_disagree_are_noise() -> None:
+    before = [scores(claims=40.0)]
+    assert verdicts.difference([scores(claims=50.0), scores(claims=50.0)], before, "claims").sign == 1
+    assert verdicts.difference([scores(claims=40.0), scores(claims=60.0)], before, "claims").sign == 0
+
+
+def test_a_gap_that_shrinks_by_forgetting_is_not_called_closed() -> None:
+    before = scores()
+    assert "closes the negation gap" in verdicts._says_gap(before, [scores(negated=85.0)])
+    collapsed = verdicts._says_gap(before, [scores(affirmative=30.0, negated=30.0)])
+    assert "not by understanding negation better" in collapsed
+    assert "does not move" in verdicts._says_gap(before, [scores(negated=36.0)])
+    assert "widens" in verdicts._says_gap(before, [scores(negated=10.0)])
+
+
+def test_the_price_is_named_when_there_is_one() -> None:
+    assert "no price" in verdicts._says_cost(scores(), [scores(retrieval=65.0)])
+    dear = verdicts._says_cost(scores(), [scores(retrieval=40.0)])
+    assert "66.0 to 40.0" in dear
+    assert "affirmative accuracy" not in dear
+
+
+def test_a_gain_without_the_right_film_is_called_a_prior() -> None:
+    assert "not sight" in verdicts._says_prior(scores(), [scores(claims=50.0, wrong=45.0)])
+    assert "not a prior" in verdicts._says_prior(scores(), [scores(claims=50.0, wrong=17.0)])
+
+
+@pytest.mark.parametrize(
+    ("ours", "word"),
+    [
+        ({"negated": 80.0, "claims": 50.0}, "cannot be told from"),
+        ({"negated": 95.0, "claims": 50.0}, "beats"),
+        ({"negated": 60.0, "claims": 50.0}, "does worse than"),
+        ({"negated": 95.0, "claims": 30.0}, "trades"),
+    ],
+)
+def test_weighting_is_praised_only_for_what_it_did(ours: dict[str, float], word: str) -> None:
+    uniform = [scores(negated=80.0, claims=50.0)]
+    assert word in verdicts._says_comparison("Weighting", [scores(**ours)], "uniform training", uniform)
+
+
+@pytest.mark.parametrize(("gradient", "word"), [(34.0, "mostly undone"), (85.0, "about as")])
+def test_gradient_scaling_is_judged_by_where_the_change_went(gradient: float, word: str) -> None:
+    shares = {"uniform": 33.0, "NAST": 88.0, "gradient scaling": gradient}
+    result = SimpleNamespace(of=lambda name: [SimpleNamespace(top3=shares[name])])
+    assert word in verdicts._says_gradient(result)  # type: ignore[arg-type]
