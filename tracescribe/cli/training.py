@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,7 +25,6 @@ from .common import (
 if TYPE_CHECKING:
     from ..benchmark import Evaluation
     from ..finetune import TrainConfig
-    from ..patching import DualEncoder
 
 Split = Annotated[
     Literal["train", "val", "test", "all"], typer.Option(help="Which records; those without a split are always taken.")
@@ -60,7 +58,7 @@ def finetune(
     steps: Annotated[int, typer.Option(min=1)] = 150,
     batch_size: Annotated[int, typer.Option(min=2)] = 32,
     lambda_: Annotated[float, typer.Option("--lambda", min=0, max=1, help="Weight of L_CLIP beside L_claim.")] = 0.5,
-    lr: Annotated[float, typer.Option(help="Learning rate, fixed.")] = 6e-3,
+    lr: Annotated[float, typer.Option(help="Learning rate, fixed.")] = 3e-3,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option()] = "adamw",
     rank: Annotated[int, typer.Option(min=1, help="LoRA's rank.")] = 4,
     seed: Seed = 0,
@@ -149,6 +147,7 @@ def evaluate(
     """
     from ..benchmark import embed_images
     from ..benchmark import evaluate as score
+    from ..finetune import load_run
 
     chosen = None if split == "all" else split
     with working(json, f"scoring {model} on {data}"):
@@ -157,7 +156,7 @@ def evaluate(
         before = score(encoder, data, split=chosen, seed=seed, image_embeddings=images)
         after = None
         if run is not None:
-            tuned = with_adapters(encoder, run)
+            tuned = load_run(encoder, run)
             after = score(tuned, data, split=chosen, seed=seed, image_embeddings=images, before=before)
     document: dict[str, Any] = {"model": model, "split": split, **before.to_dict()}
     parts = _summaries({model: before})
@@ -165,19 +164,6 @@ def evaluate(
         document = {"model": model, "split": split, "before": before.to_dict(), "after": after.to_dict(), "run": run}
         parts = _summaries({f"{model}, before": before, f"{model} with {run}": after})
     show(json, document, *parts)
-
-
-def with_adapters(model: DualEncoder, run: Path) -> DualEncoder:
-    """The model with a saved run's adapters merged in; the model itself stays as it is."""
-    from peft import PeftModel
-
-    from ..finetune.adapted import rewrap
-    from ..finetune.lora import merged_copy
-
-    if not (run / "adapter" / "adapter_config.json").is_file():
-        raise OptionError(f"{str(run)!r} is not a run of `tracescribe finetune`: it has no adapter/adapter_config.json")
-    adapted = PeftModel.from_pretrained(copy.deepcopy(model.source), str(run / "adapter"))
-    return rewrap(model, merged_copy(adapted))
 
 
 def _summaries(scored: dict[str, Evaluation]) -> list[str]:
