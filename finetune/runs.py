@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OutputError
+from ..errors import DataFormatError, OutputError
 
 if TYPE_CHECKING:
     from ..patching import DualEncoder
@@ -50,7 +50,10 @@ def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     from .adapted import rewrap
     from .lora import load_lora, merged_copy
 
-    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
+    adapter = Path(folder) / "adapter"
+    if not (adapter / "adapter_config.json").is_file():
+        raise DataFormatError(f"{str(folder)!r} is not a run of fine-tuning: it has no adapter/adapter_config.json")
+    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), adapter)))
 
 
 def _write(result: TrainResult, folder: Path) -> None:
