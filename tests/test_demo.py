@@ -72,7 +72,10 @@ def test_a_gain_without_the_right_film_is_called_a_prior() -> None:
         ({"negated": 80.0, "claims": 50.0}, "cannot be told from"),
         ({"negated": 95.0, "claims": 50.0}, "beats"),
         ({"negated": 60.0, "claims": 50.0}, "does worse than"),
-        ({"negated": 95.0, "claims": 30.0}, "trades"),
+        ({"negated": 95.0, "claims": 30.0}, "trades claims for negated"),
+        ({"negated": 95.0, "claims": 50.0, "retrieval": 40.0}, "trades R@1 for negated"),
+        # the gap shrinks by 18 points, and nothing is better
+        ({"negated": 80.0, "claims": 50.0, "affirmative": 80.0}, "does worse than"),
     ],
 )
 def test_weighting_is_praised_only_for_what_it_did(ours: dict[str, float], word: str) -> None:

@@ -40,7 +40,7 @@ class Difference:
         return 0 if abs(self.value) <= self.noise else int(np.sign(self.value))
 
     def __str__(self) -> str:
-        return f"{self.value:+.1f} points (noise {self.noise:.1f})"
+        return f"{self.value:+.1f} (noise {self.noise:.1f})"
 
 
 Metric = Callable[["Evaluation"], "Interval | None"]
@@ -156,14 +156,19 @@ def _says_prior(before: Evaluation, uniform: Sequence[Evaluation]) -> str:
 
 
 def _says_comparison(what: str, of: Sequence[Evaluation], than: str, to: Sequence[Evaluation]) -> str:
-    gap, claims = difference(of, to, "gap"), difference(of, to, "claims")
-    numbers = f"gap {gap}, claims {claims}"
-    if gap.sign == 0 and claims.sign == 0:
-        return f"{what} cannot be told from {than} here: {numbers}."
-    good, bad = gap.sign < 0 or claims.sign > 0, gap.sign > 0 or claims.sign < 0
-    if good and bad:
-        return f"{what} trades one score for another against {than}: {numbers}."
-    return f"{what} {'beats' if good else 'does worse than'} {than}: {numbers}."
+    """By four scores of which higher is better; not by the gap, which shrinks when affirmative accuracy is lost."""
+    names = {"negated": "negated", "claims": "claims", "affirmative": "affirmative", "retrieval": "R@1"}
+    changes = {name: difference(of, to, metric) for metric, name in names.items()}
+    numbers = ", ".join(f"{name} {change}" for name, change in changes.items())
+    better = [name for name, change in changes.items() if change.sign > 0]
+    worse = [name for name, change in changes.items() if change.sign < 0]
+    if better and worse:
+        return f"{what} trades {' and '.join(worse)} for {' and '.join(better)} against {than}: {numbers}."
+    if better or worse:
+        return (
+            f"{what} {'beats' if better else 'does worse than'} {than} in {' and '.join(better or worse)}: {numbers}."
+        )
+    return f"{what} cannot be told from {than} here: {numbers}."
 
 
 def _says_gradient(result: DemoResult) -> str:
