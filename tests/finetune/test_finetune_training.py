@@ -338,7 +338,7 @@ def test_a_run_never_replaces_something_else(clip, data, tmp_path):
     with pytest.raises(OutputError):
         result.save(tmp_path / "file" / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "thesis"]
-    with pytest.raises(DataFormatError, match="no adapters"):
+    with pytest.raises(DataFormatError, match="is not a run"):
         load_run(clip, tmp_path / "thesis")
 
 
