@@ -69,6 +69,21 @@ def transformers_model(seed: int = 0, *, eos_token_id: int = 63, layers: int = 3
 _SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 _TEXT = _SMALL | {"vocab_size": 64, "max_position_embeddings": 12}
 _IMAGE = _SMALL | {"image_size": 32, "patch_size": 16}
+_EFFICIENTNET = {
+    "image_size": 32,
+    "width_coefficient": 0.1,
+    "depth_coefficient": 0.1,
+    "hidden_dim": 64,
+    "depth_divisor": 8,
+    "kernel_sizes": [3],
+    "in_channels": [8],
+    "out_channels": [64],
+    "strides": [1],
+    "num_block_repeats": [1],
+    "expand_ratios": [1],
+    "depthwise_padding": [],
+    "pooling_type": "mean",
+}
 _BERT = _TEXT | {"pad_token_id": 0, "max_position_embeddings": 14}
 
 
@@ -92,6 +107,14 @@ def chinese_clip_model(seed: int = 0, *, layers: int = 3) -> nn.Module:
     text = _BERT | {"num_hidden_layers": layers}
     config = ChineseCLIPConfig(text_config=text, vision_config=_IMAGE, projection_dim=16)
     return _shaken(ChineseCLIPModel(config), seed)
+
+
+def align_model(seed: int = 0) -> nn.Module:
+    """A random transformers ``AlignModel``: BERT beside an EfficientNet."""
+    from transformers import AlignConfig, AlignModel
+
+    torch.manual_seed(seed)
+    return _shaken(AlignModel(AlignConfig(text_config=_BERT, vision_config=_EFFICIENTNET, projection_dim=32)), seed)
 
 
 def vision_text_model(seed: int = 0, *, text: str = "Bert", layers: int = 3) -> nn.Module:

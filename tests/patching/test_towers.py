@@ -10,6 +10,7 @@ import torch
 from models import (
     VISION,
     WordTokenizer,
+    align_model,
     chinese_clip_model,
     clip_text_only_model,
     clipseg_model,
@@ -49,6 +50,7 @@ SOURCES = {
     "transformers SigLIP": lambda: siglip_model(),
     "transformers SigLIP 2": lambda: siglip_model(version=2),
     "transformers ChineseCLIP": lambda: chinese_clip_model(),
+    "transformers ALIGN": lambda: align_model(),
     "transformers VisionTextDualEncoder, BERT": lambda: vision_text_model(),
     "transformers VisionTextDualEncoder, RoBERTa": lambda: vision_text_model(text="Roberta"),
     "open_clip BERT, as BiomedCLIP": lambda: open_clip_hf_model(),
