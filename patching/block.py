@@ -1,8 +1,8 @@
-"""One transformer block of a text tower, which can run whole or resume from clean keys and values."""
+"""One transformer block of a text tower. What its rows attend to is an argument, so that it can also resume."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,49 +12,54 @@ from torch import Tensor, nn
 from .hooks import HookPoint
 from .layers import FusedQKV, LayerNorm, Linear, SplitQKV
 
-
-class KeyValues(NamedTuple):
-    """The keys and values of some positions of one block."""
-
-    k: Float[Tensor, "n pos head d_head"]
-    v: Float[Tensor, "n pos head d_head"]
+# (attention, q, k, v) -> z, all [*rows, head, d_head]: which rows attend to which, by Attention.mix
+Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of m rows over the rows themselves and, when resuming, clean positions before them.
+    """Multi-head self-attention.
 
-    ``explicit`` computes the attention pattern as a tensor, so that ``hook_pattern`` fires; otherwise torch's fused
-    kernel does the same sum faster.
+    ``explicit`` computes the attention pattern and each head's contribution as tensors, so that ``hook_pattern`` and
+    ``hook_result`` fire; otherwise torch's fused kernel does the same sum faster.
     """
 
     def __init__(self, qkv: FusedQKV | SplitQKV, out: Linear, n_heads: int) -> None:
         super().__init__()
         self.qkv, self.out, self.n_heads, self.explicit = qkv, out, n_heads, False
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
-        self.hook_pattern, self.hook_z = HookPoint(), HookPoint()
+        self.hook_pattern, self.hook_z, self.hook_result = HookPoint(), HookPoint(), HookPoint()
 
     def forward(
-        self,
-        x: Float[Tensor, "n m d"],
-        mask: Bool[Tensor, "*n m keys"] | None,
-        prefix: KeyValues | None = None,
-        rows: slice | None = None,
-    ) -> tuple[Float[Tensor, "n queries d"], KeyValues]:
-        q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in self.qkv(x, rows))  # (n, m, head, d_head)
-        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        if prefix is not None:
-            k, v = torch.cat([prefix.k, k], dim=1), torch.cat([prefix.v, v], dim=1)
-        seen = mask if rows is None or mask is None else mask[rows]
-        z = self._attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), seen).transpose(1, 2)
-        return self.out(self.hook_z(z).flatten(-2)), KeyValues(k, v)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Float[Tensor, "n head m d_head"]:
+        self, x: Float[Tensor, "*rows d"], attend: Attend, queries: Tensor | None = None
+    ) -> Float[Tensor, "*queries d"]:
+        q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in self.qkv(x, queries))
+        z = self.hook_z(attend(self, self.hook_q(q), self.hook_k(k), self.hook_v(v)))  # (*queries, head, d_head)
         if not self.explicit:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return self.out(z.flatten(-2))
+        by_head = self.out.weight.unflatten(1, (self.n_heads, -1))  # (d, head, d_head)
+        result = self.hook_result(torch.einsum("...hc,dhc->...hd", z, by_head)).sum(dim=-2)
+        return result if self.out.bias is None else result + self.out.bias
+
+    def mix(
+        self,
+        q: Float[Tensor, "n m head d_head"],
+        k: Float[Tensor, "n keys head d_head"],
+        v: Float[Tensor, "n keys head d_head"],
+        mask: Bool[Tensor, "*n m keys"] | None,
+    ) -> Float[Tensor, "n m head d_head"]:
+        """softmax(q k / sqrt(d_head)) v for each head; ``mask`` is True where a query may attend."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if not self.explicit:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
-        return self.hook_pattern(scores.softmax(dim=-1)) @ v
+        return (self.hook_pattern(scores.softmax(dim=-1)) @ v).transpose(1, 2)
+
+
+def within(mask: Bool[Tensor, "*n m m"] | None) -> Attend:
+    """Every row attends within its own sequence, where ``mask`` is True."""
+    return lambda attention, q, k, v: attention.mix(q, k, v, mask)
 
 
 class MLP(nn.Module):
@@ -64,7 +69,7 @@ class MLP(nn.Module):
         super().__init__()
         self.up, self.activation, self.down = up, activation, down
 
-    def forward(self, x: Float[Tensor, "n m d"]) -> Float[Tensor, "n m d"]:
+    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         return self.down(self.activation(self.up(x)))
 
 
@@ -93,23 +98,17 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
         """The whole block: hidden states in, hidden states out."""
-        return self.body(self.hook_resid_pre(x), mask)[0]
+        return self.body(self.hook_resid_pre(x), within(mask))
 
     def body(
-        self,
-        x: Float[Tensor, "n m d"],
-        mask: Bool[Tensor, "*n m keys"] | None,
-        prefix: KeyValues | None = None,
-        rows: slice | None = None,
-    ) -> tuple[Float[Tensor, "n queries d"], KeyValues]:
-        """The block after ``hook_resid_pre``, and its keys and values; ``rows``: the output of those rows only."""
+        self, x: Float[Tensor, "*rows d"], attend: Attend, queries: Tensor | None = None
+    ) -> Float[Tensor, "*queries d"]:
+        """The block after ``hook_resid_pre``; ``queries``: the output of the rows with these numbers only."""
         before, after = (_unchanged, self.ln_1) if self.post_norm else (self.ln_1, _unchanged)
-        attended, kv = self.attn(before(x), mask, prefix, rows)
-        x = after((x if rows is None else x[:, rows]) + self.hook_attn_out(self.scale_attn(attended)))
-        x = self.hook_resid_mid(x)
+        attended = self.hook_attn_out(self.scale_attn(self.attn(before(x), attend, queries)))
+        x = self.hook_resid_mid(after((x if queries is None else x[queries]) + attended))
         before, after = (_unchanged, self.ln_2) if self.post_norm else (self.ln_2, _unchanged)
-        x = after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x)))))
-        return self.hook_resid_post(x), kv
+        return self.hook_resid_post(after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x))))))
 
 
 def _unchanged(x: Tensor) -> Tensor:

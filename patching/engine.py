@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import LengthMismatchError, NonFiniteError, PatchDidNotFireError, TowerMismatchError
-from .block import KeyValues
-from .tower import CleanRun, TextTower, normalise
+from .resuming import CleanRun, Layout, Site
+from .tower import TextTower, normalise
 from .verification import TOLERANCE
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ PatchPath = Literal["resume", "generic"]
 
 # Rows of one GEMM at which a CPU core is busy and the activations of a block still fit its cache (perf/).
 TARGET_ROWS = 1536
+CLEAN_ROWS = 512  # and of the unpatched passes of one batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,25 +99,26 @@ class PatchingEngine:
         rng = np.random.default_rng(seed)
         out: PatchedEmbeddings | None = None
         done = 0
-        for indices, base_ids, donor_ids in self._batches(base, donor, batch_size):
+        for batch in self._batches(base, donor, batch_size):
             with torch.no_grad():
-                clean, other = self._run_clean(base_ids, donor_ids)
-                part = self._run(base_ids, donor_ids, clean, other, path)
+                runs = [self._run_clean(*ids) for _, *ids in batch]
+                found = self._resume_all(runs) if path == "resume" else [self._run_all(run) for run in runs]
                 if path == "resume":
-                    self._check(part, base_ids, clean, other, checks, rng)
-            if out is None:
-                embed = part.base.shape[-1]
-                out = PatchedEmbeddings(
-                    base=part.base.new_empty(len(base), embed),
-                    donor=part.base.new_empty(len(base), embed),
-                    patched=part.base.new_full((len(base), n_layers + 1, longest, embed), torch.nan),
-                    path=path,
-                )
-            if not torch.isfinite(part.patched).all():
-                raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
-            out.base[indices], out.donor[indices] = part.base, part.donor
-            out.patched[indices, :, : base_ids.shape[1]] = part.patched
-            done += len(indices)
+                    self._check(runs, found, checks, rng)
+            for (indices, ids, _), run, cells in zip(batch, runs, found, strict=True):
+                if out is None:
+                    embed = cells.shape[-1]
+                    out = PatchedEmbeddings(
+                        base=cells.new_empty(len(base), embed),
+                        donor=cells.new_empty(len(base), embed),
+                        patched=cells.new_full((len(base), n_layers + 1, longest, embed), torch.nan),
+                        path=path,
+                    )
+                if not torch.isfinite(cells).all():
+                    raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
+                out.base[indices], out.donor[indices] = normalise(run.clean.embedding), normalise(run.other.embedding)
+                out.patched[indices, :, : ids.shape[1]] = cells
+                done += len(indices)
             if progress:
                 progress(done)
         if out is None:
@@ -127,9 +129,9 @@ class PatchingEngine:
 
     def _batches(
         self, base: Sequence[Sequence[int]], donor: Sequence[Sequence[int]], batch_size: int | Literal["auto"]
-    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Batches of pairs of one length and one pooled position, so that nothing is ever padded."""
-        groups: dict[tuple[int, int], list[int]] = {}
+    ) -> Iterator[list[tuple[list[int], Tensor, Tensor]]]:
+        """Batches of pairs, in groups of one length and one pooled position, so that nothing is ever padded."""
+        order: list[tuple[tuple[int, int], int]] = []
         for i, (ids, others) in enumerate(zip(base, donor, strict=True)):
             both = torch.tensor([ids, others]) if len(ids) == len(others) else None
             pooled = None if both is None else self.tower.pooled_positions(both).tolist()
@@ -138,83 +140,98 @@ class PatchingEngine:
                     f"text pair {i} has rows of {len(ids)} and {len(others)} tokens, read at positions {pooled}: "
                     f"patching needs equal lengths and one readout position"
                 )
-            groups.setdefault((len(ids), pooled[0]), []).append(i)
-        for (length, _), members in groups.items():
-            size = batch_size if batch_size != "auto" else self._auto_batch_size(base, donor, members, length)
-            for at in range(0, len(members), size):
-                part = members[at : at + size]
-                yield (
-                    part,
-                    torch.tensor([list(base[i]) for i in part], device=self.tower.device),
-                    torch.tensor([list(donor[i]) for i in part], device=self.tower.device),
+            order.append(((len(ids), pooled[0]), i))
+        order.sort()  # pairs of one length side by side
+        at = 0
+        while at < len(order):
+            size, rows = 0, 0
+            while at + size < len(order) and (size < batch_size if batch_size != "auto" else rows < CLEAN_ROWS):
+                rows += 2 * order[at + size][0][0]
+                size += 1
+            groups: dict[tuple[int, int], list[int]] = {}
+            for key, i in order[at : at + size]:
+                groups.setdefault(key, []).append(i)
+            yield [
+                (
+                    members,
+                    torch.tensor([list(base[i]) for i in members], device=self.tower.device),
+                    torch.tensor([list(donor[i]) for i in members], device=self.tower.device),
                 )
+                for members in groups.values()
+            ]
+            at += size
 
-    def _auto_batch_size(
-        self, base: Sequence[Sequence[int]], donor: Sequence[Sequence[int]], members: list[int], length: int
-    ) -> int:
-        changed = length
-        if self.tower.causal:
-            first = [next((p for p in range(length) if base[i][p] != donor[i][p]), length - 1) for i in members]
-            changed = length - min(first)
-        return max(1, TARGET_ROWS // (self.tower.n_layers * changed))
+    def _run_clean(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"]) -> _Group:
+        """The unpatched runs of both sides, as one batch: every weight is read from memory once."""
+        both = self.tower.run_clean(torch.cat([base, donor]))
+        return _Group(base, donor, both.part(slice(len(base))), both.part(slice(len(base), None)))
 
     # the two paths --------------------------------------------------------------------------------------------------
 
-    def _run_clean(self, base: Int[Tensor, "batch pos"], donor: Int[Tensor, "batch pos"]) -> tuple[CleanRun, CleanRun]:
-        """The unpatched runs of both sides, as one batch: every weight is read from memory once."""
-        both = self.tower.run_clean(torch.cat([base, donor]))
-        return _part(both, slice(len(base))), _part(both, slice(len(base), None))
-
-    def _run(
-        self,
-        base: Int[Tensor, "batch pos"],
-        donor: Int[Tensor, "batch pos"],
-        clean: CleanRun,
-        other: CleanRun,
-        path: PatchPath,
-    ) -> PatchedEmbeddings:
-        shape = (len(base), self.tower.n_layers + 1, base.shape[1], clean.embedding.shape[-1])
-        cells = clean.embedding.new_empty(shape)
-        if path == "resume":
-            known = structural_cells(self.tower, base, donor, clean.pooled)
-            cells[known == BASE] = clean.embedding[:, None, None].expand(shape)[known == BASE]
-            cells[known == DONOR] = other.embedding[:, None, None].expand(shape)[known == DONOR]
-            for position in range(base.shape[1]):
+    def _resume_all(self, groups: list[_Group]) -> list[Float[Tensor, "batch layer pos embed"]]:
+        """Every cell of every group: filled in where it is known, resumed elsewhere, in passes of about TARGET_ROWS."""
+        found, jobs = [], []
+        for group in groups:
+            known = structural_cells(self.tower, group.base, group.donor, group.clean.pooled)
+            clean, other = normalise(group.clean.embedding), normalise(group.other.embedding)
+            cells = torch.where((known == DONOR)[..., None], other[:, None, None], clean[:, None, None])
+            found.append(cells)
+            for position in range(group.base.shape[1]):
                 joins = [(known[:, layer, position] == RUN).nonzero()[:, 0] for layer in range(self.tower.n_layers)]
-                if any(len(pairs) for pairs in joins):
-                    embeddings = self._resume(clean, other, position, joins)
-                    for layer, part in enumerate(embeddings.split([len(pairs) for pairs in joins])):
-                        cells[joins[layer], layer, position] = part
-        else:
-            pairs = torch.arange(len(base), device=base.device)
-            for layer in range(self.tower.n_layers + 1):
-                for position in range(base.shape[1]):
-                    positions = torch.full_like(pairs, position)
-                    cells[:, layer, position] = self._generic(base, clean, other, layer, pairs, positions)
-        return PatchedEmbeddings(normalise(clean.embedding), normalise(other.embedding), normalise(cells), path)
+                if any(map(len, joins)):
+                    jobs.append((self.tower.site(group.clean, position, joins), group.other, cells))
+        while jobs:
+            size, rows = 0, 0
+            while size < len(jobs) and (size == 0 or rows + jobs[size][0].n_rows <= TARGET_ROWS):
+                rows += jobs[size][0].n_rows
+                size += 1
+            self._resume(jobs[:size])
+            jobs = jobs[size:]
+        return found
 
-    def _resume(self, clean: CleanRun, donor: CleanRun, position: int, joins: list[Tensor]) -> Tensor:
-        """One pass that patches ``position`` of the pairs ``joins[l]`` at each layer l."""
+    def _resume(self, jobs: Sequence[tuple[Site, CleanRun, Tensor]]) -> None:
+        """One pass over many sites; writes the embeddings into each site's cells."""
         import nnsight
 
-        row = position if not self.tower.causal else 0
-        states = [donor.resid[layer][pairs, position] for layer, pairs in enumerate(joins)]
-        with self._model.trace(clean, position, joins, fn="resume") as tracer:
+        sites = [site for site, _, _ in jobs]
+        rows = [Layout(sites, layer).patched() for layer in range(self.tower.n_layers)]
+        states = [
+            torch.cat([donor.resid[layer][site.joins[layer], site.position] for site, donor, _ in jobs])
+            for layer in range(self.tower.n_layers)
+        ]
+        with self._model.trace(sites, fn="resume") as tracer:
             for layer, state in enumerate(states):
                 if len(state):
-                    self._model.blocks[layer].hook_resid_pre.output[-len(state) :, row] = state
+                    self._model.blocks[layer].hook_resid_pre.output[rows[layer]] = state
             result = nnsight.save(tracer.result)
         embeddings, held = result
-        for layer, (found, wanted) in enumerate(zip(held, states, strict=True)):
-            self._prove(found, wanted, layer, position)
-        return embeddings
+        for layer, (state, wanted) in enumerate(zip(held, states, strict=True)):
+            self._prove(state, wanted, f"layer {layer}, position {', '.join(str(site.position) for site in sites)}")
+        parts = iter(normalise(embeddings).split([len(texts) for site in sites for texts in site.joins]))
+        for site, _, cells in jobs:
+            for layer, texts in enumerate(site.joins):
+                cells[texts, layer, site.position] = next(parts)
 
-    def _generic(
-        self, ids: Tensor, clean: CleanRun, donor: CleanRun, layer: int, pairs: Tensor, positions: Tensor
-    ) -> Tensor:
+    def _run_all(self, group: _Group) -> Float[Tensor, "batch layer pos embed"]:
+        """Every cell of a group in whole passes; nothing is filled in."""
+        texts = torch.arange(len(group.base), device=group.base.device)
+        layers = [
+            torch.stack(
+                [
+                    normalise(self._generic(group, layer, texts, torch.full_like(texts, position)))
+                    for position in range(group.base.shape[1])
+                ],
+                dim=1,
+            )
+            for layer in range(self.tower.n_layers + 1)
+        ]
+        return torch.stack(layers, dim=1)
+
+    def _generic(self, group: _Group, layer: int, pairs: Tensor, positions: Tensor) -> Float[Tensor, "rows embed"]:
         """Patch one layer of many (pair, position) rows in a whole forward pass that skips the blocks before it."""
         import nnsight
 
+        ids, clean, donor = group.base, group.clean, group.other
         rows = torch.arange(len(pairs), device=ids.device)
         state = donor.resid[layer][pairs, positions]
         before = clean.resid[layer][pairs]
@@ -231,35 +248,28 @@ class PatchingEngine:
                 self._model.blocks[layer - 1].hook_resid_post.output[rows, positions] = state
                 held = nnsight.save(self._model.blocks[layer - 1].hook_resid_post.output[rows, positions])
             result = nnsight.save(tracer.result)
-        self._prove(held, state, layer, int(positions[0]))
+        self._prove(held, state, f"layer {layer}, position {positions.tolist()}")
         return result
 
     # proofs ---------------------------------------------------------------------------------------------------------
 
-    def _prove(self, found: Tensor, wanted: Tensor, layer: int, position: int) -> None:
+    def _prove(self, found: Tensor, wanted: Tensor, where: str) -> None:
         if not torch.equal(found, wanted):
             raise PatchDidNotFireError(
-                f"the patch at layer {layer}, position {position} did not fire: the hook point held "
+                f"the patch at {where} did not fire: the hook point held "
                 f"{'another state' if found.shape == wanted.shape else f'shape {list(found.shape)}'} instead of the "
                 f"donor's; no result is returned"
             )
 
-    def _check(
-        self,
-        part: PatchedEmbeddings,
-        base: Tensor,
-        clean: CleanRun,
-        other: CleanRun,
-        checks: int,
-        rng: np.random.Generator,
-    ) -> None:
+    def _check(self, groups: list[_Group], found: list[Tensor], checks: int, rng: np.random.Generator) -> None:
         """Run a few cells again by the generic path, filled-in cells and resumed ones alike."""
         tolerance = TOLERANCE[self.tower.dtype]
         for _ in range(checks):
-            pair, layer, position = (int(rng.integers(size)) for size in part.patched.shape[:3])
-            at = torch.tensor([pair], device=base.device)
-            again = normalise(self._generic(base, clean, other, layer, at, torch.full_like(at, position)))[0]
-            worst = float((again - part.patched[pair, layer, position]).abs().max())
+            which = int(rng.integers(len(groups)))
+            pair, layer, position = (int(rng.integers(size)) for size in found[which].shape[:3])
+            at = torch.tensor([pair], device=self.tower.device)
+            again = normalise(self._generic(groups[which], layer, at, torch.full_like(at, position)))[0]
+            worst = float((again - found[which][pair, layer, position]).abs().max())
             if not worst <= tolerance:
                 raise TowerMismatchError(
                     f"self-check failed at layer {layer}, position {position}: the resumed pass and the whole pass "
@@ -267,14 +277,14 @@ class PatchingEngine:
                 )
 
 
-def _part(run: CleanRun, rows: slice) -> CleanRun:
-    """Some rows of a clean run, as views."""
-    return CleanRun(
-        resid=[states[rows] for states in run.resid],
-        kv=[KeyValues(kv.k[rows], kv.v[rows]) for kv in run.kv],
-        pooled=run.pooled,
-        embedding=run.embedding[rows],
-    )
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Pairs of one length and one pooled position, with their unpatched runs."""
+
+    base: Int[Tensor, "batch pos"]
+    donor: Int[Tensor, "batch pos"]
+    clean: CleanRun
+    other: CleanRun
 
 
 RUN, BASE, DONOR = 0, 1, 2

@@ -63,14 +63,15 @@ class FusedQKV(nn.Module):
         hold(self, "weight", weight)
         hold(self, "bias", bias)
 
-    def forward(self, x: Float[Tensor, "n rows d"], queries: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Float[Tensor, "*rows d"], queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of all rows; queries of all, or of the rows numbered ``queries``."""
         if queries is None:
             q, k, v = F.linear(x, self.weight, self.bias).chunk(3, dim=-1)
             return q, k, v
         d = x.shape[-1]
         bias_q, bias_kv = (None, None) if self.bias is None else (self.bias[:d], self.bias[d:])
         k, v = F.linear(x, self.weight[d:], bias_kv).chunk(2, dim=-1)
-        return F.linear(x[:, queries], self.weight[:d], bias_q), k, v
+        return F.linear(x[queries], self.weight[:d], bias_q), k, v
 
 
 class SplitQKV(nn.Module):
@@ -80,8 +81,9 @@ class SplitQKV(nn.Module):
         super().__init__()
         self.q, self.k, self.v = q, k, v
 
-    def forward(self, x: Float[Tensor, "n rows d"], queries: slice | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.q(x if queries is None else x[:, queries]), self.k(x), self.v(x)
+    def forward(self, x: Float[Tensor, "*rows d"], queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of all rows; queries of all, or of the rows numbered ``queries``."""
+        return self.q(x if queries is None else x[queries]), self.k(x), self.v(x)
 
 
 class Scale(nn.Module):

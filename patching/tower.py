@@ -16,9 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import ContextOverflowError, UnsupportedTowerError
-from .block import Block, KeyValues
+from .block import Attention, Block
 from .hooks import HookPoint, share
 from .layers import LayerNorm, TokenEmbedding
+from .resuming import CleanRun, KeyValues, Layout, Site
 from .tokens import TextTokenizer
 
 if TYPE_CHECKING:
@@ -39,22 +40,6 @@ class TowerSpec:
     padding: Padding
     context_length: int
     eos_id: int | None = None  # for pooling="eos"
-
-
-@dataclass(frozen=True, eq=False)
-class CleanRun:
-    """Everything a resumed pass needs from an unpatched one: states, keys and values, pooled position."""
-
-    resid: list[Float[Tensor, "batch pos d_model"]]  # layers 0..L
-    kv: list[KeyValues]  # blocks 1..L
-    pooled: int
-    embedding: Float[Tensor, "batch embed"]
-
-    def before(self, block: int, pairs: Int[Tensor, " rows"], start: int) -> KeyValues | None:
-        """The clean keys and values of ``block`` at positions before ``start``, one copy for each row."""
-        if start == 0:
-            return None
-        return KeyValues(self.kv[block].k[pairs, :start], self.kv[block].v[pairs, :start])
 
 
 class TextTower(nn.Module):
@@ -252,44 +237,47 @@ class TextTower(nn.Module):
             raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
         x, mask = self.embedding(ids, self.hook_embed), self.mask(ids.shape[1])
         resid, kv = [x], []
+
+        def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kv.append(KeyValues(k, v))
+            return attention.mix(q, k, v, mask)
+
         for block in self.blocks:
-            x, keys_values = block.body(block.hook_resid_pre(x), mask)
+            x = block.body(block.hook_resid_pre(x), attend)
             resid.append(x)
-            kv.append(keys_values)
         return CleanRun(resid, kv, int(pooled[0]), self.readout(x[:, int(pooled[0])]))
 
-    def resume(
-        self, clean: CleanRun, position: int, joins: Sequence[Int[Tensor, " pairs"]]
-    ) -> tuple[Float[Tensor, "rows embed"], list[Tensor]]:
-        """One pass down the blocks for every layer at which ``position`` is to be patched.
+    def site(self, clean: CleanRun, position: int, joins: list[Int[Tensor, " texts"]]) -> Site:
+        """A position to patch, with the rows that this tower has to run for it."""
+        start = position if self.spec.causal else 0
+        return Site(clean, position, start, joins, self.mask(clean.resid[0].shape[1], start))
 
-        Before block l the clean states (layer l) of the pairs ``joins[l]`` join the batch and pass through
-        ``blocks[l].hook_resid_pre``, where the engine replaces their row at ``position``. In a causal tower the rows
-        before ``position`` cannot change: they are not run, and their clean keys and values are attended to instead.
-        The last block computes only the pooled row.
+    def resume(
+        self, sites: Sequence[Site]
+    ) -> tuple[Float[Tensor, "sequences embed"], list[Float[Tensor, "joining d"]]]:
+        """One pass down the blocks for every layer and position that is to be patched.
+
+        Before each block the clean states of the texts that are patched there join the flat batch and pass through the
+        block's ``hook_resid_pre``, where the engine replaces their row (``Layout.patched``). The last block computes
+        only the pooled rows.
 
         Returns:
-            The embeddings of all joined rows, in the order of joining, and for each block the states that stood at
-            ``position`` of the rows that joined there *after* the hook point (what really went on).
+            The embeddings of all joined texts, site after site and in order of joining; and for each block the states
+            that stood at the patched rows *after* the hook point, which is what really went on.
         """
-        start = position if self.spec.causal else 0
-        length = clean.resid[0].shape[1]
-        mask = self.mask(length, start)
-        pooled = clean.pooled - start
-        x = clean.resid[0].new_empty(0, length - start, self.d_model)
-        pairs = torch.empty(0, dtype=torch.long, device=self.device)
+        x = sites[0].clean.embedding.new_empty(0, self.d_model)
         held: list[Tensor] = []
-        for layer, (block, joining) in enumerate(zip(self.blocks, joins, strict=True)):
-            x = torch.cat([x, clean.resid[layer][joining, start:]])
-            pairs = torch.cat([pairs, joining])
-            if len(x):
-                x = block.hook_resid_pre(x)
-                held.append(x[len(x) - len(joining) :, position - start].clone())
-                only = slice(pooled, pooled + 1) if layer == self.n_layers - 1 else None
-                x, _ = block.body(x, mask, clean.before(layer, pairs, start), only)
-            else:
-                held.append(x[:, 0])
-        return self.readout(x[:, 0]), held
+        for layer, block in enumerate(self.blocks):
+            layout = Layout(sites, layer)
+            x = layout.enter(x)
+            if not len(x):  # nothing is patched so far, as at layer 0 of pairs that differ in one token
+                held.append(x)
+                continue
+            x = block.hook_resid_pre(x)
+            held.append(x[layout.patched()])
+            last = layer == self.n_layers - 1
+            x = block.body(x, layout.attend(only_pooled=last), layout.pooled() if last else None)
+        return self.readout(x), held
 
     # other views of the same tower -----------------------------------------------------------------------------------
 
