@@ -21,9 +21,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ import tracescribe as ts
 from tracescribe.patching import PatchingEngine, TextTower
 
 TOLERANCE = 2e-5  # on a cosine; the ways differ in order of summation only, which gives about 1e-7
-CORRECT, FOIL = "There is no {}.", "There is severe {}."
+CORRECT, FOIL = "There is no {}.", "There is {} {}."
+SEVERITIES = ("severe", "mild", "moderate", "small")  # the set uses the first; pairs of one length use all
 CONDITIONS = (  # 7 to 10 tokens in either caption
     *("pneumonia", "consolidation", "fracture", "mass", "fibrosis", "congestion", "infection"),
     *("edema", "effusion", "opacity", "rib fracture"),
@@ -92,15 +94,17 @@ def gemm_rates(tower: TextTower, rows: int, *, square: int, repeats: int = 2) ->
         }
 
 
-def fresh_process(code: str, repeats: int) -> list[float]:
-    """Wall seconds that ``code`` takes in a new interpreter, as it reports them."""
-    command = [
-        sys.executable,
-        "-c",
-        f"import time; start = time.perf_counter(); {code}; print(time.perf_counter()-start)",
-    ]
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(repeats)]
-    return [float(out.split()[-1]) for out in runs]
+def fresh_process(code: str, repeats: int) -> Timing:
+    """Seconds that ``code`` takes in a new interpreter, as it reports them."""
+    clocks = "time.process_time(), time.perf_counter()"
+    command = [sys.executable, "-c", f"import time; start = {clocks}; {code}; print(*start, {clocks})"]
+    timing = Timing()
+    for _ in range(repeats):
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        cpu, wall, cpu_end, wall_end = map(float, out.split()[-4:])
+        timing.cpu.append(cpu_end - cpu)
+        timing.wall.append(wall_end - wall)
+    return timing
 
 
 # what is timed --------------------------------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ class Results:
     flops: dict[str, float]  # a pair, by way
     gemm: dict[str, list[float]]
     passes: dict[str, int]  # of the published algorithm: for the one pair, for a pair of the set on average
-    fresh: dict[str, list[float]]
+    fresh: dict[str, Timing]
     load: tuple[float, float]
 
 
@@ -153,35 +157,39 @@ def measure(*, quick: bool = False, repeats: int = 5, published_runs: int = 1, c
     model, dual, pixels = build_model(quick)
     tower = dual.text
     image = dual.encode_images(pixels)[0]
-    chosen = CONDITIONS[:conditions]
-    pairs = [ts.Pair(correct=CORRECT.format(c), foil=FOIL.format(c), image=image) for c in chosen]
-    base, donor = tower.rows([p.correct for p in pairs]), tower.rows([p.foil for p in pairs])
-    n = len(base[0])
-    same = [i for i, row in enumerate(base) if len(row) == n]  # as long as the one pair that every way traces
+
+    def pairs_of(chosen: Sequence[str], severities: Sequence[str]) -> list[ts.Pair]:
+        return [
+            ts.Pair(correct=CORRECT.format(c), foil=FOIL.format(s, c), image=image) for s in severities for c in chosen
+        ]
+
+    n = len(tower.token_ids(CORRECT.format(CONDITIONS[0])))  # tokens of the one pair that every way traces
+    as_long = [c for c in CONDITIONS[:conditions] if len(tower.token_ids(CORRECT.format(c))) == n]
+    sets = {
+        "the set": pairs_of(CONDITIONS[:conditions], SEVERITIES[:1]),
+        "pairs of one length": pairs_of(as_long, SEVERITIES),
+        "one pair": pairs_of(CONDITIONS[:1], SEVERITIES[:1]),
+    }
+    rows = {
+        name: (tower.rows([p.correct for p in pairs]), tower.rows([p.foil for p in pairs]))
+        for name, pairs in sets.items()
+    }
+    (base, donor), pairs = rows["one pair"], sets["one pair"]
     trimmed = torch.tensor([base[0]]), torch.tensor([donor[0]])
     padded = tower.tokenize([pairs[0].correct]), tower.tokenize([pairs[0].foil])
     engine, nnsight = PatchingEngine(tower), NnsightPeers(tower)
 
-    def ours(which: list[int]) -> ts.CausalTrace:
-        return ts.trace(dual, [pairs[i] for i in which], progress=False, floor=0.0)
-
-    everything = list(range(len(pairs)))
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "ours: ts.trace, the set": (len(pairs), lambda: ours(everything)),
-        "ours: engine, the set": (len(pairs), lambda: engine.patch(base, donor)),
-        "ours: ts.trace, pairs of one length": (len(same), lambda: ours(same)),
-        "ours: engine, pairs of one length": (
-            len(same),
-            lambda: engine.patch([base[i] for i in same], [donor[i] for i in same]),
-        ),
-        "ours: ts.trace, one pair": (1, lambda: ours([0])),
-        "ours: engine, one pair": (1, lambda: engine.patch(base[:1], donor[:1])),
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {}
+    for name, members in sets.items():
+        ways[f"ours: ts.trace, {name}"] = (len(members), partial(ts.trace, dual, members, progress=False, floor=0.0))
+        ways[f"ours: engine, {name}"] = (len(members), partial(engine.patch, *rows[name]))
+    ways |= {
         "nnsight, batched + skip, trimmed": (1, lambda: nnsight.batched_skip(*trimmed, image, n)),
         "nnsight, batched + skip, full context": (1, lambda: nnsight.batched_skip(*padded, image, n)),
         "nnsight, a trace a patch, trimmed": (1, lambda: nnsight.one_trace_per_patch(*trimmed, image, n)),
         "published algorithm": (1, lambda: published(model, pixels, *padded, n)),
     }
-    expected = ours(everything).scores.patched[0, :, :n]  # also the warm-up
+    expected = ways["ours: ts.trace, the set"][1]().scores.patched[0, :, :n]  # also the warm-up
     spread = float(expected.max() - expected.min())
     assert spread > 50 * TOLERANCE, f"the score map is flat ({spread:.1e}): agreement would mean nothing"
     times = {name: Timing() for name in ways}
@@ -203,22 +211,18 @@ def measure(*, quick: bool = False, repeats: int = 5, published_runs: int = 1, c
         "foil='There is severe opacity.', image=ts.Text('The lungs are clear.')); "
         "ts.trace(model, [pair], progress=False)"
     )
-    counts = [trace_flops(tower, b, d) for b, d in zip(base, donor, strict=True)]
+
+    def over(name: str, count: Callable[[Sequence[int], Sequence[int]], int]) -> float:
+        return float(np.mean([count(b, d) for b, d in zip(*rows[name], strict=True)]))
+
     return Results(
         times=times,
         per_call={name: size for name, (size, _) in ways.items()},
         worst=worst,
         spread=spread,
-        flops={
-            "the set": float(np.mean(counts)),
-            "pairs of one length": float(np.mean([counts[i] for i in same])),
-            "one pair": counts[0],
-        },
+        flops={name: over(name, partial(trace_flops, tower)) for name in sets},
         gemm=gemm,
-        passes={
-            "one pair": published_passes(tower, n),
-            "the set": round(np.mean([published_passes(tower, len(b)) for b in base])),
-        },
+        passes={name: round(over(name, lambda b, d: published_passes(tower, len(b)))) for name in sets},
         fresh={
             "import tracescribe": fresh_process("import tracescribe", 1 if quick else 3),
             "import, load the miniature, first map": fresh_process(first_map, 1 if quick else 3),
@@ -265,7 +269,10 @@ def report(results: Results, command: str) -> str:
         limits.append(f"| {name} | {gflop:.3g} | {rate:.3g} | {rate / block:.0%} | {rate / square:.0%} |")
     a_pass = statistics.median(times["published algorithm"].cpu) / results.passes["one pair"]
     whole = a_pass * results.passes["the set"]
-    fresh = [f"| {name} | {statistics.median(runs):.2f} |" for name, runs in results.fresh.items()]
+    fresh = [
+        f"| {name} | {statistics.median(runs.cpu):.2f} | {statistics.median(runs.wall):.2f} |"
+        for name, runs in results.fresh.items()
+    ]
     n_pairs = per_call[reference["the set"]]
     return "\n".join(
         [
@@ -275,11 +282,16 @@ def report(results: Results, command: str) -> str:
             f"Python {platform.python_version()}, torch {torch.__version__}, "
             f"load average {results.load[0]:.1f} before and {results.load[1]:.1f} after.",
             "",
-            "A randomly initialised open_clip ViT-B/32. The set is "
-            f'{n_pairs} pairs "{CORRECT.format("X")}" / "{FOIL.format("X")}" of 7 to 10 tokens; every peer traces '
-            "its first pair (7 tokens), and all return our score map within the difference shown (S spans "
-            f"{results.spread:.3f} over that pair's cells). Seconds are CPU seconds a pair, median over the turns; the "
-            "self-checks of our engine are on, the image embedding is given.",
+            "A randomly initialised open_clip ViT-B/32; the image embedding is given; our engine's self-checks are on. "
+            f'The set is {n_pairs} pairs "{CORRECT.format("X")}" / "{FOIL.format("severe", "X")}" of 7 to 10 tokens. '
+            f"The {per_call[reference['pairs of one length']]} pairs of one length are those of 7 tokens, with the foils "
+            f"{', '.join(SEVERITIES)}. Every peer traces the first pair of the set (7 tokens) and returns our score "
+            "map within the difference shown (S spans "
+            f"{results.spread:.3f} over that pair's cells). "
+            "Seconds are CPU seconds a pair, median and range over the turns.",
+            "",
+            "Full context: rows of 77 tokens, as nnsight around open_clip's own text tower has to run them. Trimmed: "
+            "the peer is granted our tower and its trimming, and only the engine differs.",
             "",
             "| way | pairs a call | s a pair | spread | wall s a pair | over ours, 7-token pairs together | "
             "over ours, that pair alone | max difference in S |",
@@ -292,7 +304,7 @@ def report(results: Results, command: str) -> str:
             "",
             "## Against the machine",
             "",
-            "Operations are those that an exact trace needs at least once whole rows are run (derived in `flops.py`; "
+            "Operations are those of the rows that our engine runs, self-checks not counted (derived in `flops.py`, "
             "equal to what torch counts). The two rates measured in the same run: a block's four products at 1024 rows "
             f"through all blocks' weights, **{block:.0f} GFLOP/s**; a 2048³ product, **{square:.0f} GFLOP/s**.",
             "",
@@ -302,8 +314,8 @@ def report(results: Results, command: str) -> str:
             "",
             "## Starting",
             "",
-            "| in a fresh process | wall s |",
-            "|---|---|",
+            "| in a fresh process | CPU s | wall s |",
+            "|---|---|---|",
             *fresh,
             "",
         ]
