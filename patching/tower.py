@@ -77,6 +77,7 @@ class TextTower(nn.Module):
             self.ln_final.add_module("norm", ln_final)
         self.ln_final.add_module("hook_normalized", HookPoint())
         self.projection = projection or nn.Identity()
+        self._fingerprint: tuple[object, str] = (None, "")
         self.eval()
 
     # what the tower is -----------------------------------------------------------------------------------------
@@ -123,12 +124,20 @@ class TextTower(nn.Module):
         return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
 
     def fingerprint(self) -> str:
-        """SHA-256 over every weight of the tower, by name: equal fingerprints mean equal weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """SHA-256 over every weight of the tower, by name: equal fingerprints mean equal weights.
+
+        It is kept until a weight changes: another tensor, a write that torch counts, or another sum of its bytes (which
+        a write behind torch's back, through ``.data``, changes too).
+        """
+        tensors = sorted(self.state_dict().items())
+        state = [(name, t.data_ptr(), t._version, _byte_sum(t)) for name, t in tensors]
+        if self._fingerprint[0] != state:
+            digest = hashlib.sha256()
+            for name, tensor in tensors:
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+            self._fingerprint = (state, digest.hexdigest())
+        return self._fingerprint[1]
 
     # text in, embedding out --------------------------------------------------------------------------------------
 
@@ -300,6 +309,13 @@ class TextTower(nn.Module):
         from .lens import as_hooked_root_module
 
         return as_hooked_root_module(self)
+
+
+def _byte_sum(tensor: Tensor) -> int:
+    """The sum of a tensor's memory read as 64-bit integers (modulo 2^64), or as bytes where that does not go up."""
+    flat = tensor.detach().contiguous().flatten()
+    whole = flat.numel() * flat.element_size() % 8 == 0
+    return int(flat.view(torch.int64 if whole else torch.uint8).sum())
 
 
 def normalise(x: Float[Tensor, "*rows embed"]) -> Float[Tensor, "*rows embed"]:
