@@ -285,8 +285,8 @@ def report(results: Results, command: str) -> str:
             "A randomly initialised open_clip ViT-B/32; the image embedding is given; our engine's self-checks are on. "
             f'The set is {n_pairs} pairs "{CORRECT.format("X")}" / "{FOIL.format("severe", "X")}" of 7 to 10 tokens. '
             f"The {per_call[reference['pairs of one length']]} pairs of one length are those of 7 tokens, with "
-            f"the foils {', '.join(SEVERITIES)}. Every peer traces the first pair of the set (7 tokens) and returns our "
-            "score map within the difference shown (S spans "
+            f"the foils {', '.join(SEVERITIES)}. Every peer traces the first pair of the set (7 tokens) and returns "
+            "our score map within the difference shown (S spans "
             f"{results.spread:.3f} over that pair's cells). "
             "Seconds are CPU seconds a pair, median and range over the turns.",
             "",
