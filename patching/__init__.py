@@ -7,28 +7,36 @@ if not __name__.startswith("tracescribe."):
 
 from .adapters.registry import Adapter, lora_targets, register, text_blocks
 from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
-from .engine import Direction, PatchedEmbeddings, PatchingEngine
+from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
 from .hooks import HookPoint
 from .loading import load
+from .sites import Column, Site, Sweep, site_named
+from .text_tower import TextTower
 from .tokens import TextTokenizer
-from .tower import TextTower, TowerSpec
+from .tower import Tower, TowerSpec
 from .verification import verify
 
 __all__ = [
     "Adapter",
+    "Column",
     "Direction",
     "DualEncoder",
     "HookPoint",
     "ImageEncoder",
+    "PatchPath",
     "PatchedEmbeddings",
     "PatchingEngine",
+    "Site",
+    "Sweep",
     "TextTokenizer",
     "TextTower",
+    "Tower",
     "TowerSpec",
     "load",
     "lora_targets",
     "open_image",
     "register",
+    "site_named",
     "text_blocks",
     "verify",
     "wrap",

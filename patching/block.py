@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .hooks import HookPoint
+from .hooks import HookPoint, share
 from .layers import FusedQKV, LayerNorm, Linear, SplitQKV
 
 # (attention, q, k, v) -> z, all [*rows, head, d_head]: which rows attend to which, by Attention.mix
@@ -109,6 +109,25 @@ class Block(nn.Module):
         x = self.hook_resid_mid(after((x if queries is None else x[queries]) + attended))
         before, after = (_unchanged, self.ln_2) if self.post_norm else (self.ln_2, _unchanged)
         return self.hook_resid_post(after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x))))))
+
+
+class OpaqueBlock(nn.Module):
+    """A block of the source model that is not taken apart: only the residual stream before and after it is a site.
+
+    run: calls the source's block with hidden states and the mask of allowed keys; it gets ``source``, our own tree of
+    modules over the source's parameters, so that the user's module stays untouched.
+    """
+
+    def __init__(
+        self, source: nn.Module, run: Callable[[nn.Module, Tensor, Tensor | None], Float[Tensor, "n m d"]]
+    ) -> None:
+        super().__init__()
+        self.source, self._run = share(source), run
+        self.hook_resid_pre, self.hook_resid_post = HookPoint(), HookPoint()
+
+    def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
+        """The whole block: hidden states in, hidden states out."""
+        return self.hook_resid_post(self._run(self.source, self.hook_resid_pre(x), mask))
 
 
 def _unchanged(x: Tensor) -> Tensor:

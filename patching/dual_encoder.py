@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import DataFormatError, NonFiniteError, UnsupportedTowerError
 from .adapters.registry import adapter_for
-from .tower import TextTower, normalise
+from .text_tower import TextTower
+from .tower import normalise
 from .verification import evaluating, verify
 
 Preprocess = Callable[[Any], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -100,36 +101,59 @@ class Scale(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """Layer 0: token plus position embeddings, and what BERT adds: a token-type embedding and a layer norm.
+    """Layer 0: token plus position embeddings, and what some families add to them.
 
-    ``offset`` is the first position used (RoBERTa starts after its padding index).
+    positions: None for towers whose blocks know positions by themselves (rotary). types: BERT's token-type embedding.
+    norm: BERT's layer norm. offset: the first position used (RoBERTa starts after its padding index). scale: a factor
+    on the token embeddings (NLLB). appended: CoCa's token behind the text, with the id behind the vocabulary's last;
+    its position is always the last one.
     """
 
     tokens: Tensor
-    positions: Tensor
+    positions: Tensor | None
     types: Tensor | None
+    appended: Tensor | None
 
     def __init__(
         self,
         tokens: Float[Tensor, "vocab d_model"],
-        positions: Float[Tensor, "context d_model"],
+        positions: Float[Tensor, "context d_model"] | None,
         *,
         types: Float[Tensor, "kinds d_model"] | None = None,
-        norm: LayerNorm | None = None,
+        norm: nn.Module | None = None,
         offset: int = 0,
+        scale: float = 1.0,
+        appended: Float[Tensor, " d_model"] | None = None,
     ) -> None:
         super().__init__()
         hold(self, "tokens", tokens)
         hold(self, "positions", positions)
         hold(self, "types", types)
-        self.norm, self.offset = norm, offset
+        hold(self, "appended", appended)
+        self.norm, self.offset, self.scale = norm, offset, scale
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tokens.dtype if self.positions is None else self.positions.dtype
 
     def forward(self, ids: Int[Tensor, "batch pos"], hook_embed: nn.Module) -> Float[Tensor, "batch pos d_model"]:
-        x = hook_embed(F.embedding(ids, self.tokens).to(self.positions.dtype))
+        if self.appended is not None:
+            known = F.embedding(ids[:, :-1], self.tokens)
+            x = torch.cat([known, self.appended.to(known.dtype).expand(len(ids), 1, -1)], dim=1)
+        else:
+            x = F.embedding(ids, self.tokens)
+        x = hook_embed((x if self.scale == 1 else x * self.scale).to(self.dtype))
         if self.types is not None:
             x = x + self.types[0]
-        x = x + self.positions[self.offset : self.offset + ids.shape[1]]
+        if self.positions is not None:
+            x = x + self._at(ids.shape[1])
         return x if self.norm is None else self.norm(x)
+
+    def _at(self, length: int) -> Float[Tensor, "pos d_model"]:
+        assert self.positions is not None
+        if self.appended is None:
+            return self.positions[self.offset : self.offset + length]
+        return torch.cat([self.positions[: length - 1], self.positions[-1:]])
 
 
 def hold(module: nn.Module, name: str, tensor: Tensor | None) -> None:

@@ -11,19 +11,21 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
 
-    from .tower import TextTower
+    from .tower import Tower
 
 
-def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
+def as_hooked_root_module(tower: Tower) -> HookedRootModule:
     """The tower over the same parameters with TransformerLens hook points; token ids in, embeddings out."""
     from transformer_lens import HookedRootModule as Root
     from transformer_lens.hook_points import HookPoint as LensPoint
 
+    from .block import Block
     from .hooks import share
 
     twin = share(tower, LensPoint)
     for block in twin.blocks:
-        block.attn.explicit = True  # so that hook_pattern fires
+        if isinstance(block, Block):
+            block.attn.explicit = True  # so that hook_pattern fires
 
     class LensTower(Root):
         """The text tower seen by TransformerLens."""
@@ -35,7 +37,7 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
                 n_heads=twin.n_heads,
                 n_key_value_heads=None,
                 d_model=twin.d_model,
-                d_head=twin.d_model // twin.n_heads,
+                d_head=twin.d_model // twin.n_heads if twin.n_heads else None,
                 n_ctx=twin.context_length,
                 device=twin.device,
             )

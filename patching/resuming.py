@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -22,89 +24,150 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CleanRun:
-    """Everything a resumed pass needs from an unpatched one: states, keys and values, pooled position."""
+    """Everything a resumed pass needs from an unpatched one.
 
-    resid: list[Float[Tensor, "batch pos d_model"]]  # layers 0..L
-    kv: list[KeyValues]  # blocks 1..L
-    pooled: int
+    resid: states of layers 0..L. kv: keys and values by block; None in a block that is not taken apart.
+    site: activations of the patched site by block, where that is not the residual stream. pooled: the position that is
+    read out, the same in every row; None where the readout is over all of them.
+    """
+
+    resid: list[Float[Tensor, "batch pos d_model"]]
+    kv: list[KeyValues | None]
+    site: list[Tensor]
+    pooled: int | None
+    mask: Bool[Tensor, "*batch pos pos"] | None
     embedding: Float[Tensor, "batch embed"]
 
     def part(self, rows: slice) -> CleanRun:
         """The same run of some of its texts."""
         return CleanRun(
             [state[rows] for state in self.resid],
-            [KeyValues(k[rows], v[rows]) for k, v in self.kv],
+            [None if kv is None else KeyValues(kv.k[rows], kv.v[rows]) for kv in self.kv],
+            [state[rows] for state in self.site],
             self.pooled,
+            self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[rows],
             self.embedding[rows],
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Site:
-    """One position of the texts of one clean run, to be patched at many layers in one pass.
+class Lanes:
+    """Sequences that resume from one row of one clean run and are patched at the same positions.
 
-    ``joins[l]`` numbers the texts whose state of layer l is replaced: their clean states enter the pass before block
-    l + 1. ``start`` is the first row that is run; in a causal tower the rows before the position cannot change, and
-    their clean keys and values are attended to instead.
+    Lane i is a patched run of text ``texts[i]``: its clean states enter the pass before block ``first[i]``, which is
+    the first block where it is patched, and ``until[i]`` is the block after the last one. Lanes are ordered by
+    ``first``. ``heads[i]`` is the patched head (all lanes have one, or none). ``start`` is the first row that is run;
+    in a causal tower the rows before the patch cannot change, and their clean keys and values are attended to instead.
     """
 
     clean: CleanRun
-    position: int
+    positions: tuple[int, ...]
     start: int
-    joins: list[Int[Tensor, " texts"]]
-    mask: Bool[Tensor, "width keys"] | None
+    texts: list[int]
+    first: list[int]
+    until: list[int]
+    heads: list[int] | None = None
 
     @property
     def width(self) -> int:
-        """Rows that are run for each text that has joined."""
+        """Rows that are run for each lane."""
         return self.clean.resid[0].shape[1] - self.start
-
-    def joined(self, layer: int) -> Int[Tensor, " sequences"]:
-        """The texts that have joined up to and including this layer, in order."""
-        return torch.cat(self.joins[: layer + 1])
 
     @property
     def n_rows(self) -> int:
         """Rows in the last block: what the pass costs at its widest."""
-        return self.width * sum(map(len, self.joins))
+        return self.width * len(self.texts)
+
+    def joined(self, block: int) -> int:
+        """How many lanes have entered before this block is run."""
+        return bisect_right(self.first, block)
+
+    def active(self, block: int) -> list[int]:
+        """The lanes that are patched in this block."""
+        return [lane for lane in range(self.joined(block)) if self.until[lane] > block]
+
+    @cached_property
+    def text_index(self) -> Int[Tensor, " lane"]:
+        return torch.tensor(self.texts, device=self.clean.embedding.device)
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "*lane width pos"] | None:
+        """Which positions each lane's rows may attend to; None for all."""
+        mask = self.clean.mask
+        if mask is None:
+            return None
+        mask = mask[..., self.start :, :] if mask.shape[-2] > 1 else mask
+        if mask.ndim > 2:
+            mask = mask[self.text_index]
+        return None if bool(mask.all()) else mask
+
+    @cached_property
+    def pooled_mask(self) -> Bool[Tensor, "*lane one pos"] | None:
+        """Which positions the row that is read out may attend to; None for all."""
+        if self.mask is None or self.mask.shape[-2] == 1:
+            return self.mask
+        assert self.clean.pooled is not None
+        at = self.clean.pooled - self.start
+        mask = self.mask[..., at : at + 1, :]
+        return None if bool(mask.all()) else mask
 
 
 class Layout:
-    """Where the rows of many sites stand in the flat batch [rows, d_model] at one layer: site after site."""
+    """Where the rows of many lanes stand in the flat batch [rows, d_model] of one block: lanes after lanes."""
 
-    def __init__(self, sites: Sequence[Site], layer: int) -> None:
-        self.sites, self.layer = sites, layer
-        self.counts = [sum(map(len, site.joins[: layer + 1])) for site in sites]
-        self.sizes = [count * site.width for count, site in zip(self.counts, sites, strict=True)]
+    def __init__(self, lanes: Sequence[Lanes], block: int) -> None:
+        self.lanes, self.block = lanes, block
+        self.counts = [group.joined(block) for group in lanes]
+        self.sizes = [count * group.width for count, group in zip(self.counts, lanes, strict=True)]
 
     def enter(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "more_rows d"]:
-        """The flat batch of the layer before with the clean states of the texts that join at this one."""
-        joining = [site.clean.resid[self.layer][site.joins[self.layer], site.start :] for site in self.sites]
-        before = [size - states.shape[:2].numel() for size, states in zip(self.sizes, joining, strict=True)]
-        pairs = zip(x.split(before), joining, strict=True)
-        return torch.cat([piece for old, new in pairs for piece in (old, new.flatten(0, 1))])
+        """The flat batch of the block before with the clean states of the lanes that enter at this one."""
+        before = [(group.joined(self.block - 1) if self.block else 0) for group in self.lanes]
+        pieces = []
+        old = x.split([count * group.width for count, group in zip(before, self.lanes, strict=True)])
+        for piece, group, earlier, now in zip(old, self.lanes, before, self.counts, strict=True):
+            pieces.append(piece)
+            if now > earlier:
+                states = group.clean.resid[self.block][group.text_index[earlier:now], group.start :]
+                pieces.append(states.flatten(0, 1))
+        return torch.cat(pieces)
 
-    def patched(self) -> Int[Tensor, " joining"]:
-        """Flat numbers of the rows to be patched at this layer, in the order of the sites."""
-        rows, offset = [], 0
-        for site, count, size in zip(self.sites, self.counts, self.sizes, strict=True):
-            new = site.joins[self.layer]
-            sequence = torch.arange(count - len(new), count, device=new.device)
-            rows.append(offset + sequence * site.width + site.position - site.start)
-            offset += size
-        return torch.cat(rows)
+    def patched(self, only_pooled: bool) -> tuple[Tensor, ...]:
+        """Flat numbers of the rows that are patched in this block, lane after lane; and their heads, if by head.
 
-    def pooled(self) -> Int[Tensor, " sequences"]:
+        only_pooled: the activation has one row for each lane, the one that is read out.
+        """
+        rows: list[int] = []
+        heads: list[int] = []
+        offset = 0
+        for group, count, size in zip(self.lanes, self.counts, self.sizes, strict=True):
+            for lane in group.active(self.block):
+                if only_pooled:
+                    here = [offset + lane] if group.clean.pooled in group.positions else []
+                else:
+                    at = offset + lane * group.width - group.start
+                    here = [at + position for position in group.positions]
+                rows += here
+                if group.heads is not None:
+                    heads += [group.heads[lane]] * len(here)
+            offset += count if only_pooled else size
+        device = self.lanes[0].clean.embedding.device
+        index = (torch.tensor(rows, dtype=torch.long, device=device),)
+        return (*index, torch.tensor(heads, dtype=torch.long, device=device)) if heads else index
+
+    def pooled(self) -> Int[Tensor, " lane"]:
         """Flat numbers of the rows that the embeddings are read from."""
-        rows, offset = [], 0
-        for site, count, size in zip(self.sites, self.counts, self.sizes, strict=True):
-            sequence = torch.arange(count, device=site.joins[0].device)
-            rows.append(offset + sequence * site.width + site.clean.pooled - site.start)
+        rows: list[int] = []
+        offset = 0
+        for group, count, size in zip(self.lanes, self.counts, self.sizes, strict=True):
+            assert group.clean.pooled is not None
+            at = offset + group.clean.pooled - group.start
+            rows += range(at, at + count * group.width, group.width)
             offset += size
-        return torch.cat(rows)
+        return torch.tensor(rows, device=self.lanes[0].clean.embedding.device)
 
     def attend(self, only_pooled: bool) -> Attend:
-        """Each sequence attends to itself and to the clean positions before it."""
+        """Each lane attends to itself and to the clean positions before it."""
 
         def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out = []
@@ -121,13 +184,14 @@ class Layout:
     def _attend_one(
         self, attention: Attention, i: int, q: Tensor, k: Tensor, v: Tensor, only_pooled: bool
     ) -> Float[Tensor, "queries head d_head"]:
-        site, count = self.sites[i], self.counts[i]
-        q, k, v = (t.unflatten(0, (count, -1)) for t in (q, k, v))  # (sequence, row, head, d_head)
-        if site.start:
-            clean, texts = site.clean.kv[self.layer], site.joined(self.layer)
-            k = torch.cat([clean.k[texts, : site.start], k], dim=1)
-            v = torch.cat([clean.v[texts, : site.start], v], dim=1)
-        mask = site.mask
-        if only_pooled and mask is not None:
-            mask = mask[site.clean.pooled - site.start].unsqueeze(0)
+        group, count = self.lanes[i], self.counts[i]
+        q, k, v = (t.unflatten(0, (count, -1)) for t in (q, k, v))  # (lane, row, head, d_head)
+        if group.start:
+            clean, texts = group.clean.kv[self.block], group.text_index[:count]
+            assert clean is not None
+            k = torch.cat([clean.k[texts, : group.start], k], dim=1)
+            v = torch.cat([clean.v[texts, : group.start], v], dim=1)
+        mask = group.pooled_mask if only_pooled else group.mask
+        if mask is not None and mask.ndim > 2:
+            mask = mask[:count]
         return attention.mix(q, k, v, mask).flatten(0, 1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..errors import ContextOverflowError, NonFiniteError, TowerMismatchError
 from .adapters.registry import Adapter
 from .adapters.weights import has_adapters
-from .tower import TextTower, normalise
+from .text_tower import TextTower
+from .tower import normalise
 
 # Long and short, upper and lower case, digits and punctuation; an adapter's bug in masking or pooling needs no more.
 SAMPLE_TEXTS = (
@@ -77,7 +78,7 @@ def verify(
     with evaluating(reference):
         theirs, expected = _source_stages(adapter, reference, ids)
     with torch.no_grad():
-        ours, got = _tower_stages(tower, ids)
+        ours, got = _tower_stages(tower, tower.from_source(ids))
     # where padding is masked out, what stands at it is nobody's business
     kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(ids, dtype=torch.bool)
     differences = {

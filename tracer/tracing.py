@@ -47,7 +47,7 @@ def trace(
     site: Literal["resid"] = "resid",
     direction: Direction = "foil->correct",
     method: Literal["exact"] = "exact",
-    path: PatchPath = "resume",
+    path: PatchPath = "auto",
     batch_size: int | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
     floor: float = FLOOR,
@@ -70,7 +70,8 @@ def trace(
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
             the other way round, CTE then being the share of the difference that is restored.
         method: "exact": every cell is a real replacement.
-        path: "resume" runs only what a patch can change; "generic" runs every cell whole. The numbers agree.
+        path: "resume" runs only what a patch can change; "generic" runs every cell whole; the numbers agree. "auto"
+            resumes where the tower allows it. The path that was used is in the result.
         batch_size: text pairs a batch; "auto" chooses by size.
         dtype: precision of the text tower's passes, its own by default; scores are always summed in float64.
         floor: pairs with |S_corr - S_foil| (cosine) below it are not valid: their CTE is NaN.
@@ -126,6 +127,7 @@ def trace(
     base, donor = (batch.correct, batch.foil) if noising else (batch.foil, batch.correct)
     with _progress(progress, len(base)) as advance:
         found = engine.patch(base, donor, path=path, batch_size=batch_size, seed=seed, progress=advance)
+    provenance["path"] = found.path
     embeddings = found.patched.cpu().float().numpy()
     correct, foil = (
         e.cpu().float().numpy() for e in ((found.base, found.donor) if noising else (found.donor, found.base))

@@ -31,6 +31,10 @@ class UnsupportedTowerError(TracescribeError, TypeError):
     """No adapter understands this model's text encoder."""
 
 
+class SiteError(TracescribeError, ValueError):
+    """A site, head, position or window that this tower does not have or that cannot be patched."""
+
+
 class PatchDidNotFireError(TracescribeError, RuntimeError):
     """A hook point did not hold the patched state after a trace."""
 

@@ -9,8 +9,9 @@ from torch import nn
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
 from ..layers import SplitQKV, TokenEmbedding
+from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TextTower, TowerSpec
+from ..tower import TowerSpec
 from .weights import layer_norm, linear, stateless
 
 BLOCK_LINEARS = r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense"

@@ -9,8 +9,9 @@ from torch import nn
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
 from ..layers import FusedQKV, Project, Scale, TokenEmbedding
+from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TextTower, TowerSpec
+from ..tower import TowerSpec
 from .registry import Adapter
 from .weights import kinds, layer_norm, linear, plain, stateless
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import UnsupportedTowerError
-from ..tower import TextTower
+from ..text_tower import TextTower
 from .bert import BLOCK_LINEARS, bert_tower, is_bert_like, pooler
 from .open_clip import clip_logit_scale
 from .registry import Adapter

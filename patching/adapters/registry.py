@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..tower import TextTower
+from ..text_tower import TextTower
 from .weights import kinds, unwrap
 
 GROUP = "tracescribe.towers"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tower import TextTower
+from ..text_tower import TextTower
 from .bert import BLOCK_LINEARS, bert_tower, is_bert_like, pooler
 from .registry import Adapter
 from .transformers_clip import features

@@ -7,8 +7,9 @@ from typing import Any
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
 from ..layers import SplitQKV, TokenEmbedding
+from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TextTower, TowerSpec
+from ..tower import TowerSpec
 from .registry import Adapter
 from .weights import kinds, layer_norm, linear, stateless
 

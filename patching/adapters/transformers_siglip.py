@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers import TokenEmbedding
+from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TextTower, TowerSpec
+from ..tower import TowerSpec
 from .registry import Adapter
 from .transformers_clip import CLIP_LINEARS, clip_block, features
 from .weights import kinds, layer_norm, linear

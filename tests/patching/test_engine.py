@@ -23,7 +23,7 @@ from torch import nn
 
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, PatchDidNotFireError, TowerMismatchError
-from tracescribe.patching import PatchingEngine, TextTower, engine
+from tracescribe.patching import PatchingEngine, TextTower, engine, groups, structure
 
 TOLERANCE = 2e-5  # on S; float32 and different orders of summation over at most 4 blocks give about 1e-6
 
@@ -170,28 +170,35 @@ def test_float64_paths_agree_to_rounding() -> None:
 def test_a_patch_that_does_not_fire_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = ts.wrap(open_clip_model(), tokenizer=WordTokenizer()).text
     base, donor = tower.rows(["there is no edema.", "there is some edema."])
-    resume = TextTower.resume
+    real = engine._point
 
-    def around_the_hook(self: TextTower, *args: Any) -> Any:
-        embeddings, held = resume(self, *args)
-        return embeddings, [state + 1 for state in held]
+    class Elsewhere:
+        """A hook point whose activation is a copy: what is written to it never goes on."""
 
-    monkeypatch.setattr(TextTower, "resume", around_the_hook)
-    with pytest.raises(PatchDidNotFireError, match="layer 1, position 3"):
-        PatchingEngine(tower).patch([base], [donor])
+        def __init__(self, *args: Any) -> None:
+            self.point = real(*args)
+
+        @property
+        def output(self) -> Any:
+            return self.point.output.clone()
+
+    monkeypatch.setattr(engine, "_point", Elsewhere)
+    for path in ("resume", "generic"):
+        with pytest.raises(PatchDidNotFireError, match=r"block \d \(hook_resid_pre\), positions"):
+            PatchingEngine(tower).patch([base], [donor], path=path)
 
 
 def test_the_self_check_catches_a_cell_that_was_filled_in_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = ts.wrap(open_clip_model(), tokenizer=WordTokenizer()).text
     base, donor = tower.rows(["there is no edema.", "there is some edema."])
-    honest = engine.structural_cells
+    honest = groups.structural_cells
 
     def wrong(*args: Any, **kwargs: Any) -> torch.Tensor:
         known = honest(*args, **kwargs)
-        known[known == engine.RUN] = engine.BASE
+        known[known == structure.RUN] = structure.BASE
         return known
 
-    monkeypatch.setattr(engine, "structural_cells", wrong)
+    monkeypatch.setattr(groups, "structural_cells", wrong)
     with pytest.raises(TowerMismatchError, match="self-check failed at layer"):
         PatchingEngine(tower).patch([base], [donor], checks=50)
 

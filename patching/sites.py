@@ -1,0 +1,113 @@
+"""Sites: which activation of a block is replaced, and how a sweep over layers, positions and heads is spelt out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import SiteError
+
+
+@dataclass(frozen=True)
+class Site:
+    """One kind of activation that can be replaced.
+
+    name: as users write it. hook: TransformerLens' name of the hook point inside a block.
+    first_layer: number of the first layer of a map. Layer l of the residual stream is the state after block l (0: the
+        embedding output); layer l of any other site lies inside block l.
+    residual: offset from the map's layer number to the number of the residual state; None where it is no such state.
+    by_head: the activation has an axis of heads. of_queries: its rows are queries, of which the last block computes
+        only the one that is read out.
+    """
+
+    name: str
+    hook: str
+    first_layer: int = 1
+    residual: int | None = None
+    by_head: bool = False
+    of_queries: bool = True
+
+    def n_layers(self, n_blocks: int) -> int:
+        """Length of the layer axis of a map."""
+        return n_blocks + 1 - self.first_layer
+
+
+SITES = {
+    site.name: site
+    for site in (
+        Site("resid", "hook_resid_pre", first_layer=0, residual=0, of_queries=False),
+        Site("resid_pre", "hook_resid_pre", residual=-1, of_queries=False),
+        Site("resid_mid", "hook_resid_mid"),
+        Site("resid_post", "hook_resid_post", residual=0),
+        Site("attn", "hook_attn_out"),
+        Site("mlp", "hook_mlp_out"),
+        Site("z", "attn.hook_z", by_head=True),
+        Site("q", "attn.hook_q", by_head=True),
+        Site("k", "attn.hook_k", by_head=True, of_queries=False),
+        Site("v", "attn.hook_v", by_head=True, of_queries=False),
+        Site("pattern", "attn.hook_pattern", by_head=True),
+    )
+}
+
+
+def site_named(name: str) -> Site:
+    """The site of that name.
+
+    Raises:
+        SiteError: there is none.
+
+    >>> site_named("z").hook
+    'attn.hook_z'
+    >>> site_named("head")
+    Traceback (most recent call last):
+    tracescribe.errors.SiteError: unknown site 'head'; choose one of: resid, resid_pre, resid_mid, resid_post, attn, ...
+    """
+    if name not in SITES:
+        raise SiteError(f"unknown site {name!r}; choose one of: {', '.join(SITES)}")
+    return SITES[name]
+
+
+class Column(NamedTuple):
+    """One column of a map: the positions that are replaced together, in one head or in all."""
+
+    positions: tuple[int, ...]
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which patches are run for a text pair: every layer of ``site``, in windows, at every column.
+
+    window: number of consecutive layers that are replaced together, centred on the layer as in ROME (Meng et al. 2022,
+        arXiv 2202.05262): layers l - window // 2 to l + ceil(window / 2) - 1, cut off at the ends.
+    """
+
+    site: Site = SITES["resid"]
+    window: int = 1
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise SiteError(f"window must be a number of layers >= 1, not {self.window!r}")
+
+    def layers(self, at: int, n_blocks: int) -> range:
+        """The layers replaced together for index ``at`` of the layer axis, as indices of that axis.
+
+        >>> [list(Sweep(window=3).layers(at, n_blocks=4)) for at in range(5)]
+        [[0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4]]
+        """
+        low = at - self.window // 2
+        return range(max(0, low), min(self.site.n_layers(n_blocks), low + self.window))
+
+    def events(self, at: int, n_blocks: int) -> list[tuple[int, str]]:
+        """Where index ``at`` of the layer axis is replaced: (number of the block from 0, hook point in it)."""
+        found = []
+        for block in self.layers(at, n_blocks):
+            # the last residual state is no block's input
+            found.append((block, self.site.hook) if block < n_blocks else (n_blocks - 1, "hook_resid_post"))
+        return found
+
+
+def each_position(lengths: Sequence[int], head: int | None = None) -> list[list[Column]]:
+    """One column for every position of rows of these lengths."""
+    return [[Column((position,), head) for position in range(length)] for length in lengths]

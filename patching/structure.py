@@ -1,0 +1,72 @@
+"""What a patch cannot change: cells of a map that are the base or the donor run by construction."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .resuming import CleanRun
+from .sites import Sweep
+from .tower import Tower
+
+RUN, BASE, DONOR = 0, 1, 2
+
+
+def structural_cells(
+    tower: Tower,
+    sweep: Sweep,
+    base: CleanRun,
+    donor: CleanRun,
+    member: Bool[Tensor, "batch column pos"],
+) -> Int[Tensor, "batch layer column"]:
+    """Which cells need no run: BASE or DONOR where the patched embedding is that run's by construction, else RUN.
+
+    Layer 0 of the residual stream differs only where the embedded tokens do, so a patch elsewhere changes nothing, and
+    one of all differing positions gives the donor run. In a causal tower the states before the first difference are
+    equal, and no position after the pooled one reaches it. Replacing every residual state that differs and can still
+    be read gives the donor run at any layer. Where one row is read out, the last block's queries, outputs and states
+    matter at that row only.
+
+    member: which positions each column replaces.
+
+    >>> import torch
+    >>> import tracescribe as ts
+    >>> text = ts.load("phantom").text
+    >>> base, donor = (text.run_clean(text.collate([ids])) for ids in text.rows(["no opacity", "severe opacity"]))
+    >>> each = torch.eye(5, dtype=torch.bool)[None]
+    >>> structural_cells(text, Sweep(), base, donor, each)[0, [0, 1, 8]]  # [SOT] no|severe op acity [EOT]; 2 donor
+    tensor([[1, 2, 1, 1, 1],
+            [1, 0, 0, 0, 0],
+            [1, 1, 1, 1, 2]])
+    """
+    site, n_blocks = sweep.site, tower.n_layers
+    differs = (base.resid[0] != donor.resid[0]).any(dim=-1)  # (batch, pos)
+    reached = torch.ones_like(differs)
+    if tower.causal:
+        reached = differs.cumsum(dim=1) > 0
+        if base.pooled is not None:
+            reached[:, base.pooled + 1 :] = False
+    batch, n_columns, _ = member.shape
+    known = torch.full((batch, site.n_layers(n_blocks), n_columns), RUN, device=member.device)
+    only_last = tower.readout_layers == (n_blocks,)
+    pooled = None if base.pooled is None or not only_last else member[:, :, base.pooled]  # (batch, column)
+    # the donor's states stand for a whole run only if the two rows are as long and read at the same place
+    same_frame = base.resid[0].shape == donor.resid[0].shape and base.pooled == donor.pooled
+    if site.residual is not None and only_last:
+        if sweep.window == 1 and same_frame:
+            known[(member | ~reached[:, None]).all(dim=-1)[:, None].expand_as(known)] = DONOR
+        for at in range(known.shape[1]):
+            states = [layer + site.first_layer + site.residual for layer in sweep.layers(at, n_blocks)]
+            if states == [0]:
+                known[:, at][~(member & differs[:, None]).any(dim=-1)] = BASE
+                if same_frame:
+                    known[:, at][(member | ~differs[:, None]).all(dim=-1)] = DONOR
+            if n_blocks in states and pooled is not None:
+                known[:, at][pooled] = DONOR
+                if len(states) == 1:
+                    known[:, at][~pooled] = BASE
+    elif site.of_queries and sweep.window == 1 and pooled is not None:
+        known[:, -1][~pooled] = BASE
+    known[~(member & reached[:, None]).any(dim=-1)[:, None].expand_as(known)] = BASE
+    return known
