@@ -10,7 +10,7 @@ from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
 from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
 from .hooks import HookPoint
 from .loading import load
-from .sites import Column, Site, Sweep, site_named
+from .sites import Column, Site, Sweep, each_position, site_named
 from .text_tower import TextTower
 from .tokens import TextTokenizer
 from .tower import Tower, TowerSpec
@@ -32,6 +32,7 @@ __all__ = [
     "TextTower",
     "Tower",
     "TowerSpec",
+    "each_position",
     "load",
     "lora_targets",
     "open_image",

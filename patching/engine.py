@@ -30,7 +30,7 @@ from .verification import TOLERANCE
 
 logger = logging.getLogger(__name__)
 
-Direction = Literal["foil->correct", "correct->foil"]
+Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
 PatchPath = Literal["auto", "resume", "generic"]
 
 # Rows of one GEMM at which a CPU core is busy and the activations of a block still fit its cache (perf/).

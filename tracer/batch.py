@@ -72,13 +72,15 @@ def make_batch(tower: TextTower, pairs: Sequence[Pair]) -> PairBatch:
     """
     ids = tuple(str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs))
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    n_tokens: list[int] = []  # of each text pair's captions, without padding
     text_pair = np.empty(len(pairs), dtype=np.int64)
     known: dict[tuple[str, str], int] = {}
     for i, pair in enumerate(pairs):
         captions = (pair.correct, pair.foil)
         if captions not in known:
-            rows = _checked_rows(tower, pair, ids[i])
+            rows, n = _checked_rows(tower, pair, ids[i])
             known[captions] = index.setdefault(rows, len(index))
+            n_tokens += [n] * (len(index) - len(n_tokens))
         text_pair[i] = known[captions]
     correct, foil = ([list(rows[side]) for rows in index] for side in (0, 1))
     strings = [
@@ -89,7 +91,7 @@ def make_batch(tower: TextTower, pairs: Sequence[Pair]) -> PairBatch:
     kinds = np.full((len(correct), longest), TokenKind.OUTSIDE, dtype=np.int8)
     for t, (c, f) in enumerate(zip(correct, foil, strict=True)):
         differs[t, : len(c)] = np.not_equal(c, f)
-        kinds[t, : len(c)] = _kinds(tower, c, strings[t][0])
+        kinds[t, : len(c)] = _kinds(tower, c, strings[t][0], n_tokens[t])
     return PairBatch(
         pairs=tuple(pairs),
         correct=correct,
@@ -104,7 +106,8 @@ def make_batch(tower: TextTower, pairs: Sequence[Pair]) -> PairBatch:
     )
 
 
-def _checked_rows(tower: TextTower, pair: Pair, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _checked_rows(tower: TextTower, pair: Pair, name: str) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], int]:
+    """The rows to run of both captions, and how many tokens they have without padding."""
     try:
         correct, foil = tower.token_ids(pair.correct), tower.token_ids(pair.foil)
     except ContextOverflowError as error:
@@ -121,7 +124,7 @@ def _checked_rows(tower: TextTower, pair: Pair, name: str) -> tuple[tuple[int, .
             f"({_shown(tower, correct)}), so nothing can be traced"
         )
     rows = tower.rows([pair.correct, pair.foil])
-    return tuple(rows[0]), tuple(rows[1])
+    return (tuple(rows[0]), tuple(rows[1])), len(correct)
 
 
 def _first_difference(tower: TextTower, correct: list[int], foil: list[int]) -> str:
@@ -135,14 +138,13 @@ def _shown(tower: TextTower, ids: list[int]) -> str:
     return " | ".join(tower.token_strings(ids))
 
 
-def _kinds(tower: TextTower, row: list[int], strings: Sequence[str]) -> list[TokenKind]:
+def _kinds(tower: TextTower, row: list[int], strings: Sequence[str], n_tokens: int) -> list[TokenKind]:
     """What each position of a row holds; padding is only there where the tower attends to it."""
-    special, pad = tower.tokenizer.special_ids, tower.tokenizer.pad_id
-    end = len(row)
-    while tower.spec.padding == "attend" and end and row[end - 1] == pad and pad not in special:
-        end -= 1
+    special = tower.tokenizer.special_ids
     kinds = [TokenKind.PADDING] * len(row)
-    for i in range(end):
+    if tower.spec.appended:
+        kinds[-1] = TokenKind.END
+    for i in range(n_tokens):
         if row[i] in special:
             kinds[i] = TokenKind.START if i == 0 else TokenKind.END
         elif any(c.isalnum() for c in strings[i]):

@@ -9,13 +9,14 @@ from jaxtyping import Int
 
 from ..errors import DegenerateTraceError, NonFiniteError
 from .options import TraceError, check_choice
+from .roles import TokenKind
 
 if TYPE_CHECKING:
     from .result import CausalTrace
 
 __all__ = ["DIRECTIONS", "check_trace", "pair_index", "set_array"]
 
-DIRECTIONS = ("foil->correct", "correct->foil")
+DIRECTIONS = ("foil->correct", "correct->foil", "negated->affirmative")
 
 
 def set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
@@ -34,19 +35,22 @@ def check_trace(trace: CausalTrace) -> None:
         raise DegenerateTraceError("a causal trace needs at least one pair")
     n_tokens = trace.kinds.shape[1]
     layers = trace.scores.patched.shape[1]
+    n_columns = n_tokens if trace.columns is None else len(trace.columns)
     shapes = {
         "scores.correct": (trace.scores.correct.shape, (n_pairs,)),
         "scores.foil": (trace.scores.foil.shape, (n_pairs,)),
-        "scores.patched": (trace.scores.patched.shape, (n_pairs, layers, n_tokens)),
+        "scores.patched": (trace.scores.patched.shape, (n_pairs, layers, n_columns)),
         "kinds": (trace.kinds.shape, (n_pairs, n_tokens)),
         "differs": (trace.differs.shape, (n_pairs, n_tokens)),
         "text_pair": (trace.text_pair.shape, (n_pairs,)),
     }
+    if trace.noising is not None or trace.direction == DIRECTIONS[2]:
+        shapes["noising"] = (() if trace.noising is None else trace.noising.shape, (n_pairs,))
     for name in ("tokens", "foil_tokens", "groups"):
         shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
     if trace.embeddings is not None:
         n_texts, _, _, width = trace.embeddings.shape
-        shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_tokens, width))
+        shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_columns, width))
         for name in ("correct_embeddings", "foil_embeddings"):
             value = getattr(trace, name)
             shapes[name] = (() if value is None else value.shape, (n_texts, width))
@@ -56,16 +60,16 @@ def check_trace(trace: CausalTrace) -> None:
         if found != expected:
             raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
     check_choice("direction", trace.direction, DIRECTIONS)
-    inside = trace.inside
-    lengths = inside.sum(axis=1)
+    tokens = trace.kinds != TokenKind.OUTSIDE
+    lengths = tokens.sum(axis=1)
     for i in range(n_pairs):
-        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not inside[i, : lengths[i]].all():
+        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not tokens[i, : lengths[i]].all():
             raise TraceError(
                 f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
                 f"marks {lengths[i]} positions; they must be the first ones and as many"
             )
     finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
-    finite &= (np.isfinite(trace.scores.patched) | ~inside[:, None, :]).all(axis=(1, 2))
+    finite &= (np.isfinite(trace.scores.patched) | ~trace.inside[:, None, :]).all(axis=(1, 2))
     if not finite.all():
         bad = int(np.argmin(finite))
         raise NonFiniteError(

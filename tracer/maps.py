@@ -49,14 +49,18 @@ class LayerProfile:
         ci: float | None,
         n_pairs: int,
         n_groups: int,
+        layers: Int[np.ndarray, "layer"] | None = None,
     ) -> LayerProfile:
-        """A profile whose interval is the ``ci`` percentile interval of the bootstrap draws (None: no interval)."""
+        """A profile whose interval is the ``ci`` percentile interval of the bootstrap draws (None: no interval).
+
+        layers: numbers of the layers; None for 0, 1, ...
+        """
         lo = hi = None
         if replicates is not None and ci is not None:
             lo, hi = percentile_interval(replicates, ci)
         return cls(
             value=value,
-            layers=np.arange(len(value)),
+            layers=np.arange(len(value)) if layers is None else layers,
             aggregate=aggregate,
             lo=lo,
             hi=hi,
@@ -162,6 +166,11 @@ class Excess:
             raise TraceError(
                 f"the trace has {self.trace.n_layers} layers and its control {self.control.n_layers}; "
                 "both must come from the same model"
+            )
+        if self.trace.site != self.control.site:
+            raise TraceError(
+                f"the trace is of site {self.trace.site!r} and its control of {self.control.site!r}; "
+                "trace both at the same site"
             )
 
     def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ..errors import DegenerateTraceError
 from .maps import LayerProfile, TraceMap
 from .options import TraceError, TraceWarning, check_choice
-from .roles import assign_rows
+from .roles import ALIGNMENTS, QUANTMEYER_ROWS, Rows, assign_rows
 from .statistics import (
     AGGREGATES,
     PairTable,
@@ -64,14 +64,22 @@ def pairs_used(trace: CausalTrace, segment: str | None) -> tuple[Int[np.ndarray,
     return np.flatnonzero(used), segment
 
 
+def rows_of(trace: CausalTrace, used: Int[np.ndarray, "used"], align: str) -> Rows:
+    """The rows of the last axis: of the tokens by ``align``, or, where it is not the tokens, one for each column."""
+    check_choice("align", align, ALIGNMENTS)
+    if trace.columns is not None:
+        return Rows(trace.columns, np.broadcast_to(np.arange(len(trace.columns)), (len(used), len(trace.columns))))
+    return assign_rows(
+        align, trace.kinds[used], trace.differs[used], [trace.tokens[i] for i in used], [trace.ids[i] for i in used]
+    )
+
+
 def _row_table(
     trace: CausalTrace, used: Int[np.ndarray, "used"], align: str, reduce: str
 ) -> tuple[PairTable, tuple[str, ...]]:
     """Table over the rows that at least one used pair has (Quantmeyer's: over all eight), and their names."""
-    rows = assign_rows(
-        align, trace.kinds[used], trace.differs[used], [trace.tokens[i] for i in used], [trace.ids[i] for i in used]
-    )
-    present = np.arange(len(rows.labels)) if align == "quantmeyer" else np.unique(rows.index[rows.index >= 0])
+    rows = rows_of(trace, used, align)
+    present = np.arange(len(rows.labels)) if rows.labels == QUANTMEYER_ROWS else np.unique(rows.index[rows.index >= 0])
     effects, counts = [], []
     for start in range(0, len(used), _CHUNK):  # membership [pair, token, row] of all pairs at once may be gigabytes
         chunk = slice(start, start + _CHUNK)
@@ -144,6 +152,7 @@ def layer_profile(
         ci=ci,
         n_pairs=len(used),
         n_groups=n_groups,
+        layers=trace.layers,
     )
 
 
@@ -183,7 +192,13 @@ def profile_difference(
         replicates = _by_layer(bootstrap(ours, our_cluster, our_draws), aggregate, align)
         replicates = replicates - _by_layer(bootstrap(theirs, their_cluster, their_draws), aggregate, align)
     return LayerProfile.from_replicates(
-        value, replicates, aggregate=aggregate, ci=ci, n_pairs=len(our_groups), n_groups=n_ours
+        value,
+        replicates,
+        aggregate=aggregate,
+        ci=ci,
+        n_pairs=len(our_groups),
+        n_groups=n_ours,
+        layers=trace.layers,
     )
 
 

@@ -29,7 +29,8 @@ DEFAULT_FLOOR = 1e-4  # cosine; for traces whose provenance does not say
 class Scores:
     """Cosine similarities with the pair's image: of the correct caption, of the foil, and of every patched run.
 
-    patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l.
+    patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l. The last axis
+        is the tokens, or what :attr:`CausalTrace.columns` names.
     """
 
     correct: Float32[np.ndarray, "pair"]
@@ -47,12 +48,15 @@ class CausalTrace:
 
     With direction "foil->correct" (NAST, arXiv 2602.12498: states of the foil are put into the correct caption's run)
     CTE(l, p) = (S_corr - S(l, p)) / (S_corr - S_foil); with "correct->foil" CTE = (S(l, p) - S_foil) /
-    (S_corr - S_foil). 1 = this one state decides the whole difference, 0 = it changes nothing.
+    (S_corr - S_foil); "negated->affirmative" chooses pair by pair, so that the negated caption's states always go in.
+    1 = this one state decides the whole difference, 0 = it changes nothing.
 
     tokens, foil_tokens: token strings of both captions, as the tokenizer writes them, special tokens included.
     differs: True where the two captions' token ids differ.
     kinds: a :class:`TokenKind` per position.
     text_pair: number of the pair's (deduplicated) two captions; several images may share them.
+    columns: names of the last axis of the scores where it is not the tokens: heads, or one set of tokens.
+    noising: True where the foil's states are put into the correct caption's run, with "negated->affirmative".
     groups: cluster of each pair for the bootstrap, e.g. the patient.
     provenance: model, weights, site, direction, floor, versions, ...: everything JSON can hold.
     embeddings: patched text embeddings of length 1; with the two unpatched ones they give :meth:`rescore`.
@@ -70,6 +74,8 @@ class CausalTrace:
     embeddings: Float[np.ndarray, "text_pair layer token embed"] | None = None
     correct_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
     foil_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+    columns: tuple[str, ...] | None = None
+    noising: Bool[np.ndarray, "pair"] | None = None
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
@@ -77,6 +83,8 @@ class CausalTrace:
         for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
             if getattr(self, name) is not None:
                 set_array(self, name, None, ndim)
+        if self.noising is not None:
+            set_array(self, "noising", np.bool_, 1)
         object.__setattr__(self, "provenance", dict(self.provenance))
         check_trace(self)
 
@@ -89,18 +97,31 @@ class CausalTrace:
 
     @property
     def n_layers(self) -> int:
-        """L, the number of blocks; maps have L + 1 layers."""
-        return self.scores.patched.shape[1] - 1
+        """L, the number of blocks; maps of the residual stream have L + 1 layers, those of other sites L."""
+        return int(self.layers[-1])
+
+    @property
+    def site(self) -> str:
+        """Which activation was replaced: "resid", "attn", "mlp", "z", ...; see :mod:`tracescribe.patching.sites`."""
+        return self.provenance.get("site", "resid")
 
     @property
     def layers(self) -> Int[np.ndarray, "layer"]:
-        """0 (embedding output), 1, ..., L (output of the last block)."""
-        return np.arange(self.n_layers + 1)
+        """0 (embedding output), 1, ..., L (output of the last block); other sites than "resid" have no layer 0."""
+        first = int(self.provenance.get("first_layer", 0))
+        return np.arange(first, first + self.scores.patched.shape[1])
 
     @property
     def direction(self) -> str:
-        """Whose states are put into whose run: "foil->correct" (noising, NAST) or "correct->foil" (denoising)."""
+        """Whose states are put into whose run.
+
+        "foil->correct" (noising, NAST), "correct->foil" (denoising) or "negated->affirmative" (Quantmeyer et al.).
+        """
         return self.provenance.get("direction", DIRECTIONS[0])
+
+    @property
+    def _noising(self) -> Bool[np.ndarray, "pair"]:
+        return np.full(self.n_pairs, self.direction == DIRECTIONS[0]) if self.noising is None else self.noising
 
     @property
     def floor(self) -> float:
@@ -109,7 +130,9 @@ class CausalTrace:
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "pair token"]:
-        """True at a pair's tokens."""
+        """True at a pair's tokens; everywhere where the last axis is not the tokens."""
+        if self.columns is not None:
+            return np.ones((self.n_pairs, len(self.columns)), dtype=bool)
         return self.kinds != TokenKind.OUTSIDE
 
     # -- derived numbers ----------------------------------------------------------------------------------------
@@ -140,10 +163,9 @@ class CausalTrace:
 
     def effect(self, pairs: Int[np.ndarray, "used"] | slice = slice(None)) -> Float[np.ndarray, "used layer token"]:
         """The numerator of CTE (a difference of cosines), in float64; NaN outside a pair's tokens."""
-        patched = self.scores.patched[pairs].astype(np.float64)
-        if self.direction == "correct->foil":
-            return patched - self.scores.foil[pairs].astype(np.float64)[:, None, None]
-        return self.scores.correct[pairs].astype(np.float64)[:, None, None] - patched
+        patched, noising = self.scores.patched[pairs].astype(np.float64), self._noising[pairs]
+        base = np.where(noising, self.scores.correct[pairs], self.scores.foil[pairs]).astype(np.float64)
+        return np.where(noising, 1.0, -1.0)[:, None, None] * (base[:, None, None] - patched)
 
     @cached_property
     def cte(self) -> Float32[np.ndarray, "pair layer token"]:
@@ -277,7 +299,8 @@ class CausalTrace:
         self, scores: Scores, index: np.ndarray, text_pair: np.ndarray, kept: np.ndarray, rescored: bool = False
     ) -> CausalTrace:
         """These scores with the captions of the pairs at ``index`` and the text embeddings at ``kept``."""
-        changes: dict[str, Any] = {
+        changes: dict[str, Any] = {"noising": None if self.noising is None else self.noising[index]}
+        changes |= {
             name: tuple(getattr(self, name)[i] for i in index) for name in ("tokens", "foil_tokens", "ids", "groups")
         }
         if self.embeddings is not None and len(kept) < len(self.embeddings):  # nothing to drop: no copy of gigabytes
@@ -329,6 +352,7 @@ class CausalTrace:
 
     def __repr__(self) -> str:
         return (
-            f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, {self.kinds.shape[1]} tokens, "
+            f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, "
+            f"{f'{self.kinds.shape[1]} tokens' if self.columns is None else f'{len(self.columns)} columns'}, "
             f"{int(self.valid.sum())} valid, S_corr <= S_foil in {self.share_inverted:.0%})"
         )

@@ -21,7 +21,7 @@ FORMAT = "tracescribe.trace/1"
 _STRINGS = ("tokens", "foil_tokens", "ids", "groups", "provenance")
 _SCORES = ("correct", "foil", "patched")
 _ARRAYS = ("differs", "kinds", "text_pair")
-_OPTIONAL = ("embeddings", "correct_embeddings", "foil_embeddings")
+_OPTIONAL = ("embeddings", "correct_embeddings", "foil_embeddings", "noising")
 
 
 def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
@@ -37,7 +37,7 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
     tensors |= {name: getattr(trace, name) for name in _OPTIONAL if getattr(trace, name) is not None}
     try:
         # ASCII only: a lone surrogate, which some tokenizers produce, survives as an escape and not as UTF-8.
-        metadata = {name: json.dumps(getattr(trace, name)) for name in _STRINGS}
+        metadata = {name: json.dumps(getattr(trace, name)) for name in (*_STRINGS, "columns")}
     except (TypeError, ValueError) as error:
         raise OutputError(f"cannot write {os.fspath(path)!r}: the provenance is not JSON: {error}") from error
     # safetensors writes the buffer of an array as it lies in memory, whatever its strides.
@@ -81,6 +81,7 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
         strings = {key: json.loads(metadata[key]) for key in _STRINGS}
         if not isinstance(strings["provenance"], dict):
             raise TypeError(f"its provenance is not an object but {strings['provenance']!r}")
+        columns = json.loads(metadata.get("columns", "null"))
         captions: dict[str, Any] = {key: tuple(map(tuple, strings[key])) for key in ("tokens", "foil_tokens")}
         return CausalTrace(
             scores=Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES}),
@@ -88,6 +89,7 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
             ids=tuple(strings["ids"]),
             groups=tuple(strings["groups"]),
             provenance=strings["provenance"],
+            columns=columns if columns is None else tuple(columns),
             **{key: tensors[key] for key in _ARRAYS},
             **{key: tensors[key] for key in _OPTIONAL if key in tensors},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Int
 
 from .roles import TokenKind, assign_rows
 
@@ -17,34 +18,51 @@ __all__ = ["trace_frame", "trace_summary"]
 
 
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
-    """One line per (pair, layer, token inside the pair); ``cte`` is NaN for pairs that are not valid."""
+    """One line per (pair, layer, token inside the pair); ``cte`` is NaN for pairs that are not valid.
+
+    Where the trace's last axis is not the tokens, ``column`` names it instead of the columns about tokens.
+    """
     import pandas as pd
 
-    pair, layer, token = np.nonzero(np.broadcast_to(trace.inside[:, None, :], trace.scores.patched.shape))
-    roles = assign_rows("role", trace.kinds, trace.differs, trace.tokens, trace.ids)
-    width = trace.kinds.shape[1]
-    padded = np.array([words + ("",) * (width - len(words)) for words in trace.tokens], dtype=object)
-    padded_foil = np.array([words + ("",) * (width - len(words)) for words in trace.foil_tokens], dtype=object)
+    pair, at, token = np.nonzero(np.broadcast_to(trace.inside[:, None, :], trace.scores.patched.shape))
+    about = _about_columns(trace, token) if trace.columns is not None else _about_tokens(trace, pair, token)
     return pd.DataFrame(
         {
             "pair": pair,
             "id": np.array(trace.ids, dtype=object)[pair],
             "group": np.array(trace.groups, dtype=object)[pair],
-            "layer": layer,
-            "token": token,
-            "text": padded[pair, token],
-            "foil_text": padded_foil[pair, token],
-            "kind": np.array([kind.name.lower() for kind in TokenKind], dtype=object)[trace.kinds[pair, token]],
-            "role": np.array(roles.labels, dtype=object)[roles.index[pair, token]],
-            "differs": trace.differs[pair, token],
-            "score": trace.scores.patched[pair, layer, token],
+            "layer": trace.layers[at],
+            **about,
+            "score": trace.scores.patched[pair, at, token],
             "s_correct": trace.scores.correct[pair],
             "s_foil": trace.scores.foil[pair],
-            "cte": trace.cte[pair, layer, token],
+            "cte": trace.cte[pair, at, token],
             "valid": trace.valid[pair],
             "segment": trace.segment[pair],
         }
     )
+
+
+def _about_columns(trace: CausalTrace, column: Int[np.ndarray, "line"]) -> dict[str, np.ndarray]:
+    assert trace.columns is not None
+    return {"column": np.array(trace.columns, dtype=object)[column]}
+
+
+def _about_tokens(
+    trace: CausalTrace, pair: Int[np.ndarray, "line"], token: Int[np.ndarray, "line"]
+) -> dict[str, np.ndarray]:
+    roles = assign_rows("role", trace.kinds, trace.differs, trace.tokens, trace.ids)
+    width = trace.kinds.shape[1]
+    padded = np.array([words + ("",) * (width - len(words)) for words in trace.tokens], dtype=object)
+    padded_foil = np.array([words + ("",) * (width - len(words)) for words in trace.foil_tokens], dtype=object)
+    return {
+        "token": token,
+        "text": padded[pair, token],
+        "foil_text": padded_foil[pair, token],
+        "kind": np.array([kind.name.lower() for kind in TokenKind], dtype=object)[trace.kinds[pair, token]],
+        "role": np.array(roles.labels, dtype=object)[roles.index[pair, token]],
+        "differs": trace.differs[pair, token],
+    }
 
 
 def trace_summary(trace: CausalTrace) -> str:

@@ -13,29 +13,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Bool
 
 from ..errors import DegenerateTraceError, StaleCacheError
 from .batch import PairBatch, as_pairs, image_embeddings, make_batch
 from .files import ensure_writable
-from .options import check_choice
+from .options import TraceError, check_choice
 from .pairs import Pair
 from .result import CausalTrace, Scores
 from .roles import TokenKind
 from .scoring import patched_scores, text_scores
+from .selection import Heads, Positions, select_columns
 from .storage import load_trace
 
 if TYPE_CHECKING:
     import torch
 
-    from ..patching import Direction, DualEncoder
-    from ..patching.engine import PatchPath
+    from ..patching import Direction, DualEncoder, PatchPath
 
 # |S_corr - S_foil| (cosine) below which CTE is not defined. The scores are exact to about 1e-7, so that at the floor
 # rounding moves a CTE by 0.001; whether a difference *means* something is what `segment` says.
 FLOOR = 1e-4
 
 # What must be equal for a cached trace to be the one asked for; path and seed do not change its numbers.
-_IDENTITY = ("weights_sha256", "pairs_sha256", "site", "direction", "method", "dtype", "floor")
+_IDENTITY = (
+    *("weights_sha256", "pairs_sha256", "site", "positions", "heads", "window", "direction"),
+    *("method", "dtype", "floor"),
+)
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -44,7 +48,10 @@ def trace(
     model: DualEncoder,
     pairs: Sequence[Pair],
     *,
-    site: Literal["resid"] = "resid",
+    site: str = "resid",
+    positions: Positions | None = None,
+    heads: Heads = None,
+    window: int = 1,
     direction: Direction = "foil->correct",
     method: Literal["exact"] = "exact",
     path: PatchPath = "auto",
@@ -66,9 +73,16 @@ def trace(
         model: from :func:`tracescribe.load` or :func:`tracescribe.wrap`.
         pairs: :class:`Pair` objects, or mappings with their fields; their ``image`` is a path, a PIL image, a
             precomputed embedding, or ``ts.Text`` for a text as the target.
-        site: where states are replaced; "resid" is the residual stream, the paper's site.
+        site: which activation is replaced. "resid" is the residual stream from layer 0 on, the paper's site;
+            "resid_pre", "resid_mid", "resid_post" are its states in each block; "attn" and "mlp" what the two halves of
+            a block add to it; "z", "q", "k", "v" (by head) and "pattern" (rows of the attention pattern).
+        positions: "each" token by itself (default), or one set that is replaced together: "all", "differing", "from the
+            first differing", a role such as "[end]", or token numbers. The result's last axis is then ``columns``.
+        heads: one head, or "each" (or several) for a map of layer × head; at "z", "q", "k", "v" and "pattern".
+        window: layers replaced together, centred on the layer as in ROME (arXiv 2202.05262).
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
-            the other way round, CTE then being the share of the difference that is restored.
+            the other way round, CTE then being the share of the difference that is restored; "negated->affirmative"
+            always puts the negated caption's states into the other one (Quantmeyer et al. 2024), pair by pair.
         method: "exact": every cell is a real replacement.
         path: "resume" runs only what a patch can change; "generic" runs every cell whole; the numbers agree. "auto"
             resumes where the tower allows it. The path that was used is in the result.
@@ -82,6 +96,7 @@ def trace(
             and settings, written after tracing if it is not there.
 
     Raises:
+        SiteError, TraceError: the tower has no such site, head, position or window.
         LengthMismatchError, IdenticalPairError, ContextOverflowError: a pair's captions cannot be traced.
         DataFormatError: no pairs, or an image that is missing or broken.
         DegenerateTraceError: no pair reaches the floor.
@@ -100,17 +115,22 @@ def trace(
     >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 7])  # exactly 1 by construction
     (1.0, 1.0)
     """
-    from ..patching import Direction, PatchingEngine
-    from ..patching.engine import PatchPath
+    from ..patching import Direction, PatchingEngine, PatchPath, Sweep, site_named
 
-    check_choice("site", site, ("resid",))
     check_choice("method", method, ("exact",))
     check_choice("direction", direction, get_args(Direction))
     check_choice("path", path, get_args(PatchPath))
     batch = make_batch(model.text, as_pairs(pairs))
+    sweep = Sweep(site_named(site), window)
+    columns, names = select_columns(model.text, batch, sweep.site, positions, heads)
+    noising = _noising(batch, direction)
     images = image_embeddings(model, batch.pairs, batch.ids)
     provenance = _provenance(model, batch, images) | {
         "site": site,
+        "first_layer": sweep.site.first_layer,
+        "positions": _named(positions),
+        "heads": _named(heads),
+        "window": window,
         "direction": direction,
         "method": method,
         "path": path,
@@ -123,20 +143,30 @@ def trace(
     if cache is not None:
         ensure_writable(cache)
     engine = PatchingEngine(model.text, dtype=dtype)
-    noising = direction == "foil->correct"
-    base, donor = (batch.correct, batch.foil) if noising else (batch.foil, batch.correct)
+    by_text = noising[np.unique(batch.text_pair, return_index=True)[1]]
+    sides = list(zip(batch.correct, batch.foil, by_text, strict=True))
+    base, donor = ([c if noise == wanted else f for c, f, noise in sides] for wanted in (True, False))
     with _progress(progress, len(base)) as advance:
-        found = engine.patch(base, donor, path=path, batch_size=batch_size, seed=seed, progress=advance)
+        found = engine.patch(
+            base,
+            donor,
+            sweep=sweep,
+            columns=columns,
+            path=path,
+            batch_size=batch_size,
+            seed=seed,
+            progress=advance,
+        )
     provenance["path"] = found.path
     embeddings = found.patched.cpu().float().numpy()
-    correct, foil = (
-        e.cpu().float().numpy() for e in ((found.base, found.donor) if noising else (found.donor, found.base))
-    )
+    clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
+    correct, foil = np.where(by_text[:, None], clean, other), np.where(by_text[:, None], other, clean)
+    inside = batch.kinds != TokenKind.OUTSIDE if names is None else np.ones((len(batch.ids), len(names)), dtype=bool)
     result = CausalTrace(
         scores=Scores(
             correct=text_scores(correct, images, batch.text_pair),
             foil=text_scores(foil, images, batch.text_pair),
-            patched=patched_scores(embeddings, images, batch.text_pair, batch.kinds != TokenKind.OUTSIDE),
+            patched=patched_scores(embeddings, images, batch.text_pair, inside),
         ),
         tokens=batch.tokens,
         foil_tokens=batch.foil_tokens,
@@ -149,6 +179,8 @@ def trace(
         embeddings=embeddings if keep_embeddings else None,
         correct_embeddings=correct if keep_embeddings else None,
         foil_embeddings=foil if keep_embeddings else None,
+        columns=names,
+        noising=noising if direction == "negated->affirmative" else None,
     )
     if not result.valid.any():
         raise DegenerateTraceError(
@@ -159,6 +191,30 @@ def trace(
     if cache is not None:
         result.save(cache)
     return result
+
+
+def _noising(batch: PairBatch, direction: str) -> Bool[np.ndarray, "pair"]:
+    """Whether the foil's states go into the correct caption's run, pair by pair."""
+    if direction != "negated->affirmative":
+        return np.full(len(batch.ids), direction == "foil->correct")
+    negation = [pair.negation for pair in batch.pairs]
+    if None in negation:
+        name = batch.ids[negation.index(None)]
+        raise TraceError(
+            f"direction 'negated->affirmative' needs to know which caption is negated: pair {name!r} has no negation= "
+            f"('correct' or 'foil')"
+        )
+    noising = np.array([side == "foil" for side in negation])
+    for text in np.unique(batch.text_pair):
+        if len(set(noising[batch.text_pair == text])) > 1:
+            name = batch.ids[int(np.flatnonzero(batch.text_pair == text)[0])]
+            raise TraceError(f"pair {name!r} and others share their captions but not which of them is negated")
+    return noising
+
+
+def _named(value: Any) -> Any:
+    """Positions or heads as JSON."""
+    return value if value is None or isinstance(value, (str, int)) else [int(one) for one in value]
 
 
 def _cached(path: str | os.PathLike[str], wanted: dict[str, Any], with_embeddings: bool) -> CausalTrace:
@@ -190,7 +246,7 @@ def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dic
             "n_layers": tower.n_layers,
             "n_heads": tower.n_heads,
             "d_model": tower.d_model,
-            "readout_layers": [tower.n_layers],
+            "readout_layers": list(tower.readout_layers),
         },
         "logit_scale": model.logit_scale,
         "versions": {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")},

@@ -21,7 +21,24 @@ __all__ = ["FigureError", "HeatmapView", "ProfileView", "Profiled", "Source", "h
 Source = CausalTrace | TraceMap | Excess
 Profiled = CausalTrace | TraceMap | Excess | LayerProfile
 
-_ARROWS = {"foil->correct": "foil → correct", "correct->foil": "correct → foil"}
+_ARROWS = {
+    "foil->correct": "foil → correct",
+    "correct->foil": "correct → foil",
+    "negated->affirmative": "negated → affirmative",
+}
+_SITES = {
+    "resid": "residual stream",
+    "resid_pre": "residual stream before the block",
+    "resid_mid": "residual stream after attention",
+    "resid_post": "residual stream after the block",
+    "attn": "attention output",
+    "mlp": "MLP output",
+    "z": "attention heads (z)",
+    "q": "queries",
+    "k": "keys",
+    "v": "values",
+    "pattern": "attention pattern",
+}
 
 
 class FigureError(TracescribeError, ValueError):
@@ -114,10 +131,11 @@ def heatmap_view(
     cells = source.map(**mapping)
     counting = {name: value for name, value in options.items() if name != "align"}
     beside = _beside(profile, lambda: source.per_layer(**counting))
+    unit = _unit(source.trace if isinstance(source, Excess) else source)
     if isinstance(source, Excess):
         notes = (*_trace_notes(source.trace), f"less a control of {_plural(source.control.n_pairs, 'pair')}")
-        return _map_view(cells, beside, "tokens", "CTE − control", (*notes, _reduced(cells)))
-    return _map_view(cells, beside, "tokens", "CTE", (*_trace_notes(source), _reduced(cells)), _model(source))
+        return _map_view(cells, beside, unit, "CTE − control", (*notes, _reduced(cells)))
+    return _map_view(cells, beside, unit, "CTE", (*_trace_notes(source), _reduced(cells)), _model(source))
 
 
 def profile_view(sources: Profiled | Mapping[str, Profiled], **options: Any) -> ProfileView:
@@ -146,15 +164,8 @@ def profile_view(sources: Profiled | Mapping[str, Profiled], **options: Any) -> 
 
 
 def _pair_view(trace: CausalTrace, i: int, profile: bool | LayerProfile, aggregate: str) -> HeatmapView:
-    n = len(trace.tokens[i])
-    values = trace.cte[i, :, :n].astype(np.float64)
-    special = (trace.kinds[i, :n] == 1) | (trace.kinds[i, :n] >= 4)
-    columns = tuple(tidy_token(token, bool(s)) for token, s in zip(trace.tokens[i], special, strict=True))
-    marked = trace.differs[i, :n]
-    foils = tuple(
-        tidy_token(token, bool(s)) if differs else ""
-        for token, s, differs in zip(trace.foil_tokens[i], special, marked, strict=True)
-    )
+    columns, foils, marked = _named_columns(trace) if trace.columns is not None else _token_columns(trace, i)
+    values = trace.cte[i, :, : len(columns)].astype(np.float64)
     valid = bool(trace.valid[i])
     curve = LayerProfile(
         value=aggregate_rows(values, aggregate) if valid else np.full(len(values), np.nan),
@@ -178,10 +189,36 @@ def _pair_view(trace: CausalTrace, i: int, profile: bool | LayerProfile, aggrega
         counts=None,
         profile=_beside(profile, lambda: curve),
         quantity="CTE",
-        unit="tokens",
-        title=f"CTE by layer and token, pair {trace.ids[i]}{_model(trace)}",
+        unit=_unit(trace),
+        title=f"CTE by layer and {_unit(trace)[:-1]}, pair {trace.ids[i]}{_model(trace)}",
         notes=tuple(notes),
     )
+
+
+Columns = tuple[tuple[str, ...], tuple[str, ...], np.ndarray]  # names, the foil's names, which differ
+
+
+def _token_columns(trace: CausalTrace, i: int) -> Columns:
+    n = len(trace.tokens[i])
+    special = (trace.kinds[i, :n] == 1) | (trace.kinds[i, :n] >= 4)
+    marked = trace.differs[i, :n]
+    foils = tuple(
+        tidy_token(token, bool(s)) if differs else ""
+        for token, s, differs in zip(trace.foil_tokens[i], special, marked, strict=True)
+    )
+    return tuple(tidy_token(t, bool(s)) for t, s in zip(trace.tokens[i], special, strict=True)), foils, marked
+
+
+def _named_columns(trace: CausalTrace) -> Columns:
+    assert trace.columns is not None
+    return trace.columns, ("",) * len(trace.columns), np.zeros(len(trace.columns), dtype=bool)
+
+
+def _unit(trace: CausalTrace) -> str:
+    """What the columns are, for a person."""
+    if trace.columns is None:
+        return "tokens"
+    return "heads" if all(name.startswith("head ") for name in trace.columns) else "columns"
 
 
 def _map_view(
@@ -199,7 +236,7 @@ def _map_view(
         profile=beside,
         quantity=quantity,
         unit=unit,
-        title=f"{quantity} by layer and token{model}",
+        title=f"{quantity} by layer and {unit[:-1] if unit != 'rows' else 'token'}{model}",
         notes=notes,
     )
 
@@ -269,8 +306,9 @@ def _reduced(cells: TraceMap) -> str:
 
 def _settings(trace: CausalTrace) -> tuple[str, ...]:
     site = trace.provenance.get("site")
-    named = {"resid": "residual stream"}.get(str(site), str(site))
-    return (_ARROWS[trace.direction], *((named,) if site else ()))
+    named = (_SITES.get(str(site), str(site)),) if site else ()
+    window = trace.provenance.get("window", 1)
+    return (_ARROWS[trace.direction], *named, *((f"windows of {window} layers",) if window > 1 else ()))
 
 
 def _model(source: Any) -> str:

@@ -20,6 +20,7 @@ from tracescribe.errors import (
     IdenticalPairError,
     LengthMismatchError,
     OutputError,
+    SiteError,
     StaleCacheError,
 )
 
@@ -188,5 +189,5 @@ def test_nothing_to_trace(model: ts.DualEncoder) -> None:
     blind = torch.linalg.svd(torch.stack([correct, foil]))[2][-1]  # orthogonal to both captions
     with pytest.raises(DegenerateTraceError, match=r"none of the 1 pairs.*below the floor 0\.0001"):
         ts.trace(model, [ts.Pair(**CAPTIONS, image=blind)])
-    with pytest.raises(ts.tracer.TraceError, match=r"'attn'.*resid"):
-        ts.trace(model, [ts.Pair(**CAPTIONS, image=IMAGE)], site="attn")
+    with pytest.raises(SiteError, match=r"unknown site 'residual'.*resid, resid_pre"):
+        ts.trace(model, [ts.Pair(**CAPTIONS, image=IMAGE)], site="residual")
