@@ -6,6 +6,7 @@ if not __name__.startswith("tracescribe."):
     )
 
 from .adapters.registry import Adapter, lora_targets, register, text_blocks
+from .alignment import Alignment, PositionPolicy, align_rows
 from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
 from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
 from .hooks import HookPoint
@@ -18,6 +19,7 @@ from .verification import verify
 
 __all__ = [
     "Adapter",
+    "Alignment",
     "Column",
     "Direction",
     "DualEncoder",
@@ -26,12 +28,14 @@ __all__ = [
     "PatchPath",
     "PatchedEmbeddings",
     "PatchingEngine",
+    "PositionPolicy",
     "Site",
     "Sweep",
     "TextTokenizer",
     "TextTower",
     "Tower",
     "TowerSpec",
+    "align_rows",
     "each_position",
     "load",
     "lora_targets",

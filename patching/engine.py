@@ -20,10 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import LengthMismatchError, NonFiniteError, PatchDidNotFireError, SiteError, TowerMismatchError
+from .alignment import Alignment
 from .block import Block
 from .groups import Group, Job
 from .resuming import Lanes, Layout
-from .sites import Column, Site, Sweep, each_position
+from .sites import Column, Sweep, check_column, each_position
 from .structure import DONOR, RUN
 from .tower import Tower, normalise
 from .verification import TOLERANCE
@@ -79,7 +80,7 @@ class PatchingEngine:
         *,
         sweep: Sweep | None = None,
         columns: Sequence[Sequence[Column]] | None = None,
-        sources: Sequence[Sequence[int]] | None = None,
+        alignments: Sequence[Alignment] | None = None,
         path: PatchPath = "auto",
         batch_size: int | Literal["auto"] = "auto",
         checks: int = 2,
@@ -93,8 +94,8 @@ class PatchingEngine:
             donor: the inputs whose activations are put in.
             sweep: the site, and how many layers are replaced together; by default the residual stream, layer by layer.
             columns: for each pair, which positions (and which head) are replaced together; by default each position.
-            sources: for each pair, the donor's position that belongs to each base position, -1 for none; by default the
-                same one, and then both rows must be as long as each other.
+            alignments: which donor position belongs to which base position; by default the same one, and then both rows
+                must be as long as each other. A column whose positions have no counterpart is NaN.
             path: "auto" (default) resumes where the tower allows it; "resume"; "generic".
             batch_size: pairs a batch; "auto" keeps the rows of one matrix product near the machine's best.
             checks: with "resume", this many cells of each batch, chosen by ``seed``, are run again by the generic
@@ -116,9 +117,9 @@ class PatchingEngine:
         rng = np.random.default_rng(seed)
         out: PatchedEmbeddings | None = None
         done = 0
-        for batch in self._batches(base, donor, shapes, columns, sources, sweep, batch_size):
+        for batch in self._batches(base, donor, shapes, columns, alignments, sweep, batch_size):
             with torch.no_grad():
-                groups = [self._group(base, donor, members, columns, sources, sweep) for members in batch]
+                groups = [self._group(base, donor, members, columns, alignments, sweep) for members in batch]
                 found = [self._cells(group, sweep, path) for group in groups]
                 if path == "resume":
                     self._resume_all(groups, found, sweep)
@@ -132,7 +133,7 @@ class PatchingEngine:
                         patched=cells.new_full((len(base), cells.shape[1], widest, embed), torch.nan),
                         path=path,
                     )
-                if not torch.isfinite(cells).all():
+                if not (torch.isfinite(cells) | ~group.possible[:, None, :, None]).all():
                     raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
                 out.base[group.members] = normalise(group.base.embedding)
                 out.donor[group.members] = normalise(group.donor_embedding)
@@ -171,7 +172,7 @@ class PatchingEngine:
         donor: Sequence[Any],
         shapes: Sequence[tuple[int, int | None]],
         columns: Sequence[Sequence[Column]],
-        sources: Sequence[Sequence[int]] | None,
+        alignments: Sequence[Alignment] | None,
         sweep: Sweep,
         batch_size: int | Literal["auto"],
     ) -> Iterator[list[list[int]]]:
@@ -181,15 +182,17 @@ class PatchingEngine:
         order: list[tuple[tuple[int, ...], int]] = []
         for i, (shape, item) in enumerate(zip(shapes, donor, strict=True)):
             other = self.tower.shape_of(item)
-            if sources is None and other != shape:
+            if alignments is None and other != shape:
                 raise LengthMismatchError(
                     f"text pair {i} has rows of {shape[0]} and {other[0]} tokens, read at positions "
                     f"{[shape[1], other[1]]}: patching needs equal lengths and one readout position"
                 )
-            if sources is not None and len(sources[i]) != shape[0]:
-                raise LengthMismatchError(f"pair {i} has {shape[0]} positions but {len(sources[i])} sources for them")
+            if alignments is not None and len(alignments[i].sources) != shape[0]:
+                raise LengthMismatchError(
+                    f"pair {i} has {shape[0]} positions, but its alignment {len(alignments[i].sources)}"
+                )
             for column in columns[i]:
-                self._check_column(column, shape[0], sweep.site)
+                check_column(column, shape[0], sweep.site, self.tower.n_heads or 0)
             key = tuple(-1 if part is None else part for part in (*shape, *other))
             order.append(((*key, len(columns[i])), i))
         order.sort()  # pairs of one length side by side
@@ -205,44 +208,50 @@ class PatchingEngine:
             yield list(groups.values())
             at += size
 
-    def _check_column(self, column: Column, length: int, site: Site) -> None:
-        outside = [position for position in column.positions if not 0 <= position < length]
-        if outside or not column.positions:
-            raise SiteError(f"there is no position {outside or 'at all'} to replace in a row of {length} tokens")
-        if column.head is not None and not site.by_head:
-            raise SiteError(f"site {site.name!r} has no heads, so that head {column.head} cannot be replaced in it")
-        if column.head is not None and not 0 <= column.head < (self.tower.n_heads or 0):
-            raise SiteError(f"there is no head {column.head}: this tower's blocks have {self.tower.n_heads or 0}")
-
     def _group(
         self,
         base: Sequence[Any],
         donor: Sequence[Any],
         members: list[int],
         columns: Sequence[Sequence[Column]],
-        sources: Sequence[Sequence[int]] | None,
+        alignments: Sequence[Alignment] | None,
         sweep: Sweep,
     ) -> Group:
         """The unpatched runs of both sides; rows of one shape as one batch, so that weights are read once."""
         ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (base, donor))
         keep = sweep.site.hook if sweep.site.residual is None else None
-        n = len(members)
+        n, own = len(members), [columns[i] for i in members]
         if ours.shape == theirs.shape:
             both = self.tower.run_clean(torch.cat([ours, theirs]), keep)
             clean, other = both.part(slice(n)), both.part(slice(n, None))
         else:
             clean, other = self.tower.run_clean(ours, keep), self.tower.run_clean(theirs, keep)
-        index = None if sources is None else torch.tensor([list(sources[i]) for i in members], device=ours.device)
-        return Group(members, ours, clean, other, [columns[i] for i in members], index)
+        if alignments is None:
+            return Group(members, ours, clean, other, own)
+        return self._aligned(Group(members, ours, clean, other, own), theirs, [alignments[i] for i in members], keep)
+
+    def _aligned(self, group: Group, donors: Tensor, alignments: Sequence[Alignment], keep: str | None) -> Group:
+        """The group with the donor's activations at the base's positions."""
+        if any(alignment.donor_positions is not None for alignment in alignments):
+            if not self.tower.movable:
+                raise SiteError(
+                    "this tower does not add its positions in layer 0, so that tokens cannot be run at other places: "
+                    "align with position_policy='shift'"
+                )
+            own = tuple(range(donors.shape[1]))
+            places = torch.tensor([alignment.donor_positions or own for alignment in alignments], device=donors.device)
+            group.donor = self.tower.run_clean(donors, keep, places)
+        group.align(torch.tensor([alignment.sources for alignment in alignments], device=donors.device))
+        return group
 
     # the two paths --------------------------------------------------------------------------------------------------
 
     def _cells(self, group: Group, sweep: Sweep, path: PatchPath) -> Float[Tensor, "batch layer column embed"]:
         """Every cell of a group: by whole passes, or (to be resumed) only what is known by construction."""
         if path == "resume":
-            clean, other = normalise(group.base.embedding), normalise(group.donor_embedding)
+            clean, other = normalise(group.base.embedding), normalise(group.donor.embedding)
             donors = torch.tensor(group.known(self.tower, sweep) == DONOR, device=clean.device)
-            return torch.where(donors[..., None], other[:, None, None], clean[:, None, None])
+            return group.blank(torch.where(donors[..., None], other[:, None, None], clean[:, None, None]))
         pairs = list(range(len(group.members)))
         layers = [
             torch.stack(
@@ -251,7 +260,7 @@ class PatchingEngine:
             )
             for at in range(sweep.site.n_layers(self.tower.n_layers))
         ]
-        return torch.stack(layers, dim=1)
+        return group.blank(torch.stack(layers, dim=1))
 
     def _resume_all(self, groups: Sequence[Group], found: Sequence[Tensor], sweep: Sweep) -> None:
         """Every cell that is not known by construction, in passes of about TARGET_ROWS rows."""
@@ -369,6 +378,8 @@ class PatchingEngine:
         for _ in range(checks):
             which = int(rng.integers(len(groups)))
             pair, layer, column = (int(rng.integers(size)) for size in found[which].shape[:3])
+            if not groups[which].possible[pair, column]:
+                continue
             again = normalise(self._whole(groups[which], sweep, layer, [pair], column))[0]
             worst = float((again - found[which][pair, layer, column]).abs().max())
             if not worst <= tolerance:

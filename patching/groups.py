@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from .resuming import CleanRun, Lanes
@@ -21,18 +21,30 @@ class Group:
     """Pairs whose rows have one shape, with their unpatched runs; the donor's states are in the base row's frame."""
 
     def __init__(
-        self,
-        members: list[int],
-        inputs: Tensor,
-        base: CleanRun,
-        donor: CleanRun,
-        columns: list[Sequence[Column]],
-        sources: Int[Tensor, "batch pos"] | None,
+        self, members: list[int], inputs: Tensor, base: CleanRun, donor: CleanRun, columns: list[Sequence[Column]]
     ) -> None:
-        self.members, self.inputs, self.base, self.columns = members, inputs, base, columns
+        self.members, self.inputs, self.base, self.donor, self.columns = members, inputs, base, donor, columns
         self.donor_embedding = donor.embedding
-        self.donor = donor if sources is None else _in_frame(donor, sources)
+        self.sources: Int[Tensor, "batch pos"] | None = None
         self._known: np.ndarray | None = None
+
+    def align(self, sources: Int[Tensor, "batch pos"]) -> None:
+        """Put the donor's activations in the base's frame; positions without a counterpart leave their columns."""
+        self.donor = _in_frame(self.donor, sources)
+        self.sources = sources
+        self.columns = [
+            [Column(tuple(p for p in column.positions if own[p] >= 0), column.head) for column in columns]
+            for own, columns in zip(sources.tolist(), self.columns, strict=True)
+        ]
+
+    @property
+    def possible(self) -> Bool[Tensor, "batch column"]:
+        """Columns with a position that something can be put into."""
+        return torch.tensor([[bool(c.positions) for c in own] for own in self.columns], device=self.inputs.device)
+
+    def blank(self, cells: Tensor) -> Tensor:
+        """NaN in the columns that are not possible."""
+        return cells if self.sources is None else cells.masked_fill(~self.possible[:, None, :, None], torch.nan)
 
     @property
     def length(self) -> int:
@@ -46,7 +58,7 @@ class Group:
                 for number, column in enumerate(columns):
                     member[pair, number, list(column.positions)] = True
             member = member.to(self.inputs.device)
-            self._known = structural_cells(tower, sweep, self.base, self.donor, member).cpu().numpy()
+            self._known = structural_cells(tower, sweep, self.base, self.donor, member, self.sources).cpu().numpy()
         return self._known
 
     def donor_state(self, block: int, hook: str) -> Tensor:
@@ -64,8 +76,11 @@ class Group:
             positions += chosen.positions
             heads += [chosen.head] * len(chosen.positions)
         device = self.inputs.device
-        at, position = torch.tensor(rows, device=device), torch.tensor(positions, device=device)
-        one_each: Any = slice(None) if heads[0] is None else torch.tensor(heads, device=device)
+        at, position = (
+            torch.tensor(rows, dtype=torch.long, device=device),
+            torch.tensor(positions, dtype=torch.long, device=device),
+        )
+        one_each: Any = slice(None) if not heads or heads[0] is None else torch.tensor(heads, device=device)
         if site.name == "pattern":  # [row, head, query, key]
             return at, one_each, position
         return (at, position, one_each) if site.by_head else (at, position)
@@ -105,12 +120,13 @@ def _in_frame(run: CleanRun, sources: Int[Tensor, "batch pos"]) -> CleanRun:
     """A run's activations at the positions that belong to another row's; where none does (-1), those of position 0."""
     rows = torch.arange(len(sources), device=sources.device)[:, None]
     at = sources.clamp_min(0)
-    pooled = None if run.pooled is None else (sources == run.pooled).int().argmax(dim=1)
+    # where the donor is read out, in the base's frame: -1 where that is not one place in every row
+    ends = None if run.pooled is None else (sources == run.pooled).nonzero()[:, 1].unique()
     return CleanRun(
         [state[rows, at] for state in run.resid],
         run.kv,
         [state[rows, at] for state in run.site],
-        None if pooled is None else int(pooled[0]),
+        None if ends is None else int(ends[0]) if len(ends) == 1 else -1,
         run.mask,
         run.embedding,
     )

@@ -136,7 +136,10 @@ class TokenEmbedding(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.tokens.dtype if self.positions is None else self.positions.dtype
 
-    def forward(self, ids: Int[Tensor, "batch pos"], hook_embed: nn.Module) -> Float[Tensor, "batch pos d_model"]:
+    def forward(
+        self, ids: Int[Tensor, "batch pos"], hook_embed: nn.Module, places: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """places: the positions that the tokens take; by default 0, 1, ..."""
         if self.appended is not None:
             known = F.embedding(ids[:, :-1], self.tokens)
             x = torch.cat([known, self.appended.to(known.dtype).expand(len(ids), 1, -1)], dim=1)
@@ -146,7 +149,7 @@ class TokenEmbedding(nn.Module):
         if self.types is not None:
             x = x + self.types[0]
         if self.positions is not None:
-            x = x + self._at(ids.shape[1])
+            x = x + (self._at(ids.shape[1]) if places is None else self.positions[self.offset + places])
         return x if self.norm is None else self.norm(x)
 
     def _at(self, length: int) -> Float[Tensor, "pos d_model"]:

@@ -111,3 +111,18 @@ class Sweep:
 def each_position(lengths: Sequence[int], head: int | None = None) -> list[list[Column]]:
     """One column for every position of rows of these lengths."""
     return [[Column((position,), head) for position in range(length)] for length in lengths]
+
+
+def check_column(column: Column, length: int, site: Site, n_heads: int) -> None:
+    """Refuse a column that a row of ``length`` tokens and blocks of ``n_heads`` heads do not have.
+
+    Raises:
+        SiteError: no such position or head; quotes it.
+    """
+    outside = [position for position in column.positions if not 0 <= position < length]
+    if outside or not column.positions:
+        raise SiteError(f"there is no position {outside or 'at all'} to replace in a row of {length} tokens")
+    if column.head is not None and not site.by_head:
+        raise SiteError(f"site {site.name!r} has no heads, so that head {column.head} cannot be replaced in it")
+    if column.head is not None and not 0 <= column.head < n_heads:
+        raise SiteError(f"there is no head {column.head}: this tower's blocks have {n_heads}")

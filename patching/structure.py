@@ -19,6 +19,7 @@ def structural_cells(
     base: CleanRun,
     donor: CleanRun,
     member: Bool[Tensor, "batch column pos"],
+    sources: Int[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, "batch layer column"]:
     """Which cells need no run: BASE or DONOR where the patched embedding is that run's by construction, else RUN.
 
@@ -28,7 +29,8 @@ def structural_cells(
     be read gives the donor run at any layer. Where one row is read out, the last block's queries, outputs and states
     matter at that row only.
 
-    member: which positions each column replaces.
+    member: which positions each column replaces. sources: by base position the donor's position whose states stand
+        there, for rows of different lengths; None where both runs are the same positions.
 
     >>> import torch
     >>> import tracescribe as ts
@@ -44,26 +46,25 @@ def structural_cells(
     differs = (base.resid[0] != donor.resid[0]).any(dim=-1)  # (batch, pos)
     reached = torch.ones_like(differs)
     if tower.causal:
-        reached = differs.cumsum(dim=1) > 0
+        elsewhere = False if sources is None else sources != torch.arange(differs.shape[1], device=differs.device)
+        reached = (differs | elsewhere).cumsum(dim=1) > 0
         if base.pooled is not None:
             reached[:, base.pooled + 1 :] = False
     batch, n_columns, _ = member.shape
     known = torch.full((batch, site.n_layers(n_blocks), n_columns), RUN, device=member.device)
     only_last = tower.readout_layers == (n_blocks,)
     pooled = None if base.pooled is None or not only_last else member[:, :, base.pooled]  # (batch, column)
-    # the donor's states stand for a whole run only if the two rows are as long and read at the same place
-    same_frame = base.resid[0].shape == donor.resid[0].shape and base.pooled == donor.pooled
     if site.residual is not None and only_last:
-        if sweep.window == 1 and same_frame:
+        if sweep.window == 1 and sources is None:
             known[(member | ~reached[:, None]).all(dim=-1)[:, None].expand_as(known)] = DONOR
         for at in range(known.shape[1]):
             states = [layer + site.first_layer + site.residual for layer in sweep.layers(at, n_blocks)]
             if states == [0]:
                 known[:, at][~(member & differs[:, None]).any(dim=-1)] = BASE
-                if same_frame:
+                if sources is None:
                     known[:, at][(member | ~differs[:, None]).all(dim=-1)] = DONOR
             if n_blocks in states and pooled is not None:
-                known[:, at][pooled] = DONOR
+                known[:, at][pooled] = DONOR if base.pooled == donor.pooled else RUN
                 if len(states) == 1:
                     known[:, at][~pooled] = BASE
     elif site.of_queries and sweep.window == 1 and pooled is not None:

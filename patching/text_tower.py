@@ -154,8 +154,14 @@ class TextTower(Tower):
         pooled = self.pooled_positions(torch.tensor([list(item)]))
         return len(item), None if pooled is None else int(pooled[0])
 
-    def embed(self, inputs: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return self.embedding(inputs, self.hook_embed)
+    def embed(
+        self, inputs: Int[Tensor, "batch pos"], places: Int[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        return self.embedding(inputs, self.hook_embed, places)
+
+    @property
+    def movable(self) -> bool:
+        return self.embedding.positions is not None and self.embedding.appended is None
 
     def attention_mask(self, inputs: Int[Tensor, "batch pos"]) -> Bool[Tensor, "*batch pos pos"] | None:
         n = inputs.shape[1]

@@ -158,9 +158,14 @@ class Tower(nn.Module):
         """Number of positions of one input, and the one that is read out; None for a mean."""
         raise NotImplementedError
 
-    def embed(self, inputs: Tensor) -> Float[Tensor, "batch pos d_model"]:
-        """Layer 0."""
+    def embed(self, inputs: Tensor, places: Tensor | None = None) -> Float[Tensor, "batch pos d_model"]:
+        """Layer 0; ``places``: the positions that the inputs' parts take, where the tower is ``movable``."""
         raise NotImplementedError
+
+    @property
+    def movable(self) -> bool:
+        """Whether positions are added in layer 0 only, so that a token can be run as if it stood elsewhere."""
+        return False
 
     def attention_mask(self, inputs: Tensor) -> Bool[Tensor, "*batch pos pos"] | None:
         """Which keys a query may attend to: [pos, pos] for all alike, or [batch, 1, 1 or pos, pos]; None for all."""
@@ -206,15 +211,15 @@ class Tower(nn.Module):
         """Final norm and projection of the pooled rows."""
         return self.projection(self.ln_final(pooled))
 
-    def run_clean(self, inputs: Tensor, keep: str | None = None) -> CleanRun:
+    def run_clean(self, inputs: Tensor, keep: str | None = None, places: Tensor | None = None) -> CleanRun:
         """An unpatched pass over rows of one length and one pooled position, keeping what a resumed pass needs.
 
-        keep: a hook point inside the blocks whose activations are kept as well.
+        keep: a hook point inside the blocks whose activations are kept as well. places: see :meth:`embed`.
         """
         pooled = self.pooled_positions(inputs)
         if pooled is not None and (pooled != pooled[0]).any():
             raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
-        x, mask = self.embed(inputs), self.attention_mask(inputs)
+        x, mask = self.embed(inputs, places), self.attention_mask(inputs)
         resid, kv = [x], cast("list[KeyValues | None]", [])
         site: list[Tensor] = []
 

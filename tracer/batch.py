@@ -5,30 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 from pydantic import ValidationError
 
 from ..errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError
+from .checks import DIRECTIONS
+from .options import TraceError
 from .pairs import Pair, Text
 from .roles import TokenKind
 from .scoring import normalise_rows
 
 if TYPE_CHECKING:
-    from ..patching import DualEncoder, TextTower
+    from ..patching import Alignment, DualEncoder, PositionPolicy, TextTower
 
 __all__ = ["PairBatch", "as_pairs", "image_embeddings", "make_batch"]
 
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once."""
+    """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once.
+
+    base, donor: token ids by text pair, of the caption whose run is patched and of the one whose states go in.
+    noising: whether the base is the correct caption. alignments: by text pair, where lengths may differ.
+    tokens, foil_tokens, differs, kinds: at the base's positions; where only one caption has a token, "" stands for the
+    other's.
+    """
 
     pairs: tuple[Pair, ...]
-    correct: list[list[int]]  # token ids by text pair
-    foil: list[list[int]]
+    base: list[list[int]]
+    donor: list[list[int]]
+    alignments: list[Alignment] | None
+    noising: Bool[np.ndarray, "pair"]
     text_pair: Int[np.ndarray, "pair"]
     tokens: tuple[tuple[str, ...], ...]  # by pair
     foil_tokens: tuple[tuple[str, ...], ...]
@@ -36,6 +46,16 @@ class PairBatch:
     kinds: Int8[np.ndarray, "pair token"]
     ids: tuple[str, ...]
     groups: tuple[str, ...]
+
+    @property
+    def inside(self) -> Bool[np.ndarray, "pair token"]:
+        """True at tokens that can be patched."""
+        return (self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED)
+
+    @property
+    def first_pairs(self) -> Int[np.ndarray, "text_pair"]:
+        """One pair of each text pair."""
+        return np.unique(self.text_pair, return_index=True)[1]
 
 
 def as_pairs(pairs: Any) -> list[Pair]:
@@ -62,43 +82,57 @@ def as_pairs(pairs: Any) -> list[Pair]:
     return out
 
 
-def make_batch(tower: TextTower, pairs: Sequence[Pair]) -> PairBatch:
-    """Tokenise, check and deduplicate.
+def make_batch(
+    tower: TextTower,
+    pairs: Sequence[Pair],
+    *,
+    direction: str = DIRECTIONS[0],
+    align: Literal["none", "auto"] = "none",
+    position_policy: PositionPolicy = "shift",
+) -> PairBatch:
+    """Tokenise, check, align and deduplicate.
 
     Raises:
         ContextOverflowError: a caption is longer than the context.
-        LengthMismatchError: a pair's captions have different numbers of tokens; shows both and the first difference.
+        LengthMismatchError: a pair's captions have different numbers of tokens, and ``align`` is "none"; shows both and
+            the first difference.
         IdenticalPairError: a pair's captions are the same tokens.
+        TraceError: "negated->affirmative" and a pair that does not say which caption is negated.
     """
     ids = tuple(str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs))
+    noising = np.array([_is_noising(pair, name, direction) for pair, name in zip(pairs, ids, strict=True)])
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    n_tokens: list[int] = []  # of each text pair's captions, without padding
+    texts: list[_TextPair] = []
     text_pair = np.empty(len(pairs), dtype=np.int64)
     known: dict[tuple[str, str], int] = {}
     for i, pair in enumerate(pairs):
-        captions = (pair.correct, pair.foil)
+        captions = (pair.correct, pair.foil) if noising[i] else (pair.foil, pair.correct)
         if captions not in known:
-            rows, n = _checked_rows(tower, pair, ids[i])
-            known[captions] = index.setdefault(rows, len(index))
-            n_tokens += [n] * (len(index) - len(n_tokens))
+            n_tokens = _checked_lengths(tower, pair, ids[i], align)
+            rows = tuple(map(tuple, tower.rows(captions)))
+            known[captions] = index.setdefault((rows[0], rows[1]), len(index))
+            if len(index) > len(texts):
+                lengths = n_tokens if noising[i] else n_tokens[::-1]
+                texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy))
         text_pair[i] = known[captions]
-    correct, foil = ([list(rows[side]) for rows in index] for side in (0, 1))
-    strings = [
-        (tuple(tower.token_strings(c)), tuple(tower.token_strings(f))) for c, f in zip(correct, foil, strict=True)
-    ]
-    longest = max(map(len, correct))
-    differs = np.zeros((len(correct), longest), dtype=bool)
-    kinds = np.full((len(correct), longest), TokenKind.OUTSIDE, dtype=np.int8)
-    for t, (c, f) in enumerate(zip(correct, foil, strict=True)):
-        differs[t, : len(c)] = np.not_equal(c, f)
-        kinds[t, : len(c)] = _kinds(tower, c, strings[t][0], n_tokens[t])
+        if texts[text_pair[i]].noising not in (None, bool(noising[i])):
+            raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
+        texts[text_pair[i]].noising = bool(noising[i])
+    longest = max(len(text.base) for text in texts)
+    differs = np.zeros((len(texts), longest), dtype=bool)
+    kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
+    for t, text in enumerate(texts):
+        differs[t, : len(text.base)] = text.differs
+        kinds[t, : len(text.base)] = text.kinds
     return PairBatch(
         pairs=tuple(pairs),
-        correct=correct,
-        foil=foil,
+        base=[list(text.base) for text in texts],
+        donor=[list(text.donor) for text in texts],
+        alignments=None if align == "none" else [text.alignment for text in texts],
+        noising=noising,
         text_pair=text_pair,
-        tokens=tuple(strings[t][0] for t in text_pair),
-        foil_tokens=tuple(strings[t][1] for t in text_pair),
+        tokens=tuple(texts[t].strings[0 if noise else 1] for t, noise in zip(text_pair, noising, strict=True)),
+        foil_tokens=tuple(texts[t].strings[1 if noise else 0] for t, noise in zip(text_pair, noising, strict=True)),
         differs=differs[text_pair],
         kinds=kinds[text_pair],
         ids=ids,
@@ -106,25 +140,73 @@ def make_batch(tower: TextTower, pairs: Sequence[Pair]) -> PairBatch:
     )
 
 
-def _checked_rows(tower: TextTower, pair: Pair, name: str) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], int]:
-    """The rows to run of both captions, and how many tokens they have without padding."""
+@dataclass(eq=False)
+class _TextPair:
+    """Two rows of token ids and what is known of the base's positions."""
+
+    base: tuple[int, ...]
+    donor: tuple[int, ...]
+    alignment: Alignment
+    strings: tuple[tuple[str, ...], tuple[str, ...]]  # the base's tokens, and the donor's at the base's positions
+    differs: list[bool]
+    kinds: list[TokenKind]
+    noising: bool | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tower: TextTower,
+        base: tuple[int, ...],
+        donor: tuple[int, ...],
+        n_tokens: tuple[int, int],
+        policy: PositionPolicy,
+    ) -> _TextPair:
+        from ..patching import align_rows
+
+        alignment = align_rows(base, donor, policy, n_tokens if tower.spec.padding == "attend" else None)
+        ours, theirs = tower.token_strings(base), tower.token_strings(donor)
+        sources = alignment.sources
+        kinds = _kinds(tower, base, ours, n_tokens[0])
+        return cls(
+            base,
+            donor,
+            alignment,
+            (tuple(ours), tuple("" if at < 0 else theirs[at] for at in sources)),
+            [at < 0 or base[i] != donor[at] for i, at in enumerate(sources)],
+            [TokenKind.UNMATCHED if at < 0 else kind for at, kind in zip(sources, kinds, strict=True)],
+        )
+
+
+def _is_noising(pair: Pair, name: str, direction: str) -> bool:
+    """Whether the foil's states go into the correct caption's run."""
+    if direction != "negated->affirmative":
+        return direction == "foil->correct"
+    if pair.negation is None:
+        raise TraceError(
+            f"direction 'negated->affirmative' needs to know which caption is negated: pair {name!r} has no negation= "
+            f"('correct' or 'foil')"
+        )
+    return pair.negation == "foil"
+
+
+def _checked_lengths(tower: TextTower, pair: Pair, name: str, align: str) -> tuple[int, int]:
+    """Numbers of tokens, without padding, of a pair that can be traced."""
     try:
         correct, foil = tower.token_ids(pair.correct), tower.token_ids(pair.foil)
     except ContextOverflowError as error:
         raise ContextOverflowError(f"pair {name!r}: {error}") from None
-    if len(correct) != len(foil):
+    if len(correct) != len(foil) and align == "none":
         raise LengthMismatchError(
-            f"pair {name!r}: the captions must have equally many tokens, but have {len(correct)} and {len(foil)}; "
-            f"{_first_difference(tower, correct, foil)}\n  correct: {_shown(tower, correct)}\n"
-            f"  foil:    {_shown(tower, foil)}"
+            f"pair {name!r}: the captions must have equally many tokens, but have {len(correct)} and {len(foil)} "
+            f"(align='auto' maps them); {_first_difference(tower, correct, foil)}\n"
+            f"  correct: {_shown(tower, correct)}\n  foil:    {_shown(tower, foil)}"
         )
     if correct == foil:
         raise IdenticalPairError(
             f"pair {name!r}: {pair.correct!r} and {pair.foil!r} are the same {len(correct)} tokens to this model "
             f"({_shown(tower, correct)}), so nothing can be traced"
         )
-    rows = tower.rows([pair.correct, pair.foil])
-    return (tuple(rows[0]), tuple(rows[1])), len(correct)
+    return len(correct), len(foil)
 
 
 def _first_difference(tower: TextTower, correct: list[int], foil: list[int]) -> str:
@@ -138,7 +220,7 @@ def _shown(tower: TextTower, ids: list[int]) -> str:
     return " | ".join(tower.token_strings(ids))
 
 
-def _kinds(tower: TextTower, row: list[int], strings: Sequence[str], n_tokens: int) -> list[TokenKind]:
+def _kinds(tower: TextTower, row: Sequence[int], strings: Sequence[str], n_tokens: int) -> list[TokenKind]:
     """What each position of a row holds; padding is only there where the tower attends to it."""
     special = tower.tokenizer.special_ids
     kinds = [TokenKind.PADDING] * len(row)

@@ -130,10 +130,10 @@ class CausalTrace:
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "pair token"]:
-        """True at a pair's tokens; everywhere where the last axis is not the tokens."""
+        """True at a pair's tokens that can be patched; everywhere where the last axis is not the tokens."""
         if self.columns is not None:
             return np.ones((self.n_pairs, len(self.columns)), dtype=bool)
-        return self.kinds != TokenKind.OUTSIDE
+        return (self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED)
 
     # -- derived numbers ----------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class TokenKind(IntEnum):
     PUNCTUATION = 3
     END = 4  # [EOT], [SEP]: the readout token of a tower that pools there
     PADDING = 5  # padding that the tower attends to (SigLIP)
+    UNMATCHED = 6  # a token that the other caption has no counterpart for: nothing can be put in its place
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +93,9 @@ def assign_rows(
     ['[start]', 'before', 'first differing', 'first after', 'punctuation', '[end]']
     """
     check_choice("align", align, ALIGNMENTS)
-    inside = kinds != TokenKind.OUTSIDE
+    inside = (kinds != TokenKind.OUTSIDE) & (kinds != TokenKind.UNMATCHED)
     if align == "position":
-        width = int(inside.sum(axis=1).max())
+        width = int((kinds != TokenKind.OUTSIDE).sum(axis=1).max())
         return Rows(tuple(map(str, range(width))), np.where(inside, np.arange(kinds.shape[1]), -1))
     if align == "quantmeyer":
         index = np.full(kinds.shape, -1, dtype=np.int64)

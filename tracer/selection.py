@@ -43,7 +43,6 @@ def select_columns(
     several = numbers is not None and not isinstance(numbers, int)
     if positions is None:
         positions = "all" if several else "each"
-    first = np.unique(batch.text_pair, return_index=True)[1]  # one pair of each text pair
     if isinstance(positions, str) and positions == "each":
         if several:
             raise TraceError(
@@ -51,8 +50,8 @@ def select_columns(
                 f"(heads=3), or the heads over a set of tokens (positions='all')"
             )
         head = numbers if isinstance(numbers, int) else None
-        return each_position([len(row) for row in batch.correct], head), None
-    sets = [_positions(batch, int(pair), positions) for pair in first]
+        return each_position([len(row) for row in batch.base], head), None
+    sets = [_positions(batch, int(pair), positions) for pair in batch.first_pairs]
     where = f"{positions} tokens" if positions in SETS else str(positions)
     if several:
         assert isinstance(numbers, Sequence)
@@ -66,7 +65,7 @@ def _positions(batch: PairBatch, pair: int, wanted: Positions) -> tuple[int, ...
     length = int((kinds != TokenKind.OUTSIDE).sum())
     found: list[int]
     if isinstance(wanted, str):
-        found = np.flatnonzero(_mask(batch, pair, wanted, kinds, differs)[:length]).tolist()
+        found = np.flatnonzero(_mask(batch, pair, wanted, kinds, differs) & batch.inside[pair]).tolist()
     else:
         asked = [wanted] if isinstance(wanted, int) else list(wanted)
         outside = [at for at in asked if not -length <= at < length]
@@ -85,7 +84,7 @@ def _mask(
     batch: PairBatch, pair: int, wanted: str, kinds: Int8[np.ndarray, "token"], differs: Bool[np.ndarray, "token"]
 ) -> Bool[np.ndarray, "token"]:
     if wanted == "all":
-        return kinds != TokenKind.OUTSIDE
+        return batch.inside[pair]
     if wanted == "differing":
         return differs
     if wanted == "from the first differing":

@@ -72,6 +72,8 @@ def trace_summary(trace: CausalTrace) -> str:
     segments = trace.segment
     split = ", ".join(f"{int((segments == name).sum())} {name}" for name in ("correct", "ambiguous", "incorrect"))
     about = [str(trace.provenance[key]) for key in ("model", "site") if key in trace.provenance]
+    if trace.provenance.get("aligned"):
+        about.append(f"aligned ({trace.provenance['aligned']} positions)")
     return (
         f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
         f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool
 
 from ..errors import DegenerateTraceError, StaleCacheError
 from .batch import PairBatch, as_pairs, image_embeddings, make_batch
 from .files import ensure_writable
-from .options import TraceError, check_choice
+from .options import check_choice
 from .pairs import Pair
 from .result import CausalTrace, Scores
-from .roles import TokenKind
 from .scoring import patched_scores, text_scores
 from .selection import Heads, Positions, select_columns
 from .storage import load_trace
@@ -29,7 +27,7 @@ from .storage import load_trace
 if TYPE_CHECKING:
     import torch
 
-    from ..patching import Direction, DualEncoder, PatchPath
+    from ..patching import Direction, DualEncoder, PatchPath, PositionPolicy
 
 # |S_corr - S_foil| (cosine) below which CTE is not defined. The scores are exact to about 1e-7, so that at the floor
 # rounding moves a CTE by 0.001; whether a difference *means* something is what `segment` says.
@@ -37,7 +35,7 @@ FLOOR = 1e-4
 
 # What must be equal for a cached trace to be the one asked for; path and seed do not change its numbers.
 _IDENTITY = (
-    *("weights_sha256", "pairs_sha256", "site", "positions", "heads", "window", "direction"),
+    *("weights_sha256", "pairs_sha256", "site", "positions", "heads", "window", "aligned", "direction"),
     *("method", "dtype", "floor"),
 )
 
@@ -52,6 +50,8 @@ def trace(
     positions: Positions | None = None,
     heads: Heads = None,
     window: int = 1,
+    align: Literal["none", "auto"] = "none",
+    position_policy: PositionPolicy = "shift",
     direction: Direction = "foil->correct",
     method: Literal["exact"] = "exact",
     path: PatchPath = "auto",
@@ -80,6 +80,11 @@ def trace(
             first differing", a role such as "[end]", or token numbers. The result's last axis is then ``columns``.
         heads: one head, or "each" (or several) for a map of layer × head; at "z", "q", "k", "v" and "pattern".
         window: layers replaced together, centred on the layer as in ROME (arXiv 2202.05262).
+        align: "none": a pair's captions must have equally many tokens; "auto": others are aligned by their common runs
+            of tokens (:func:`tracescribe.patching.align_rows`), a token without counterpart is not patched, and the
+            result is marked as aligned. Layer sums of such pairs lack what these tokens carry.
+        position_policy: with "auto", "shift": the donor's states carry the position embeddings of their own places;
+            "keep": the donor is run with those of the places that its states are put in.
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
             the other way round, CTE then being the share of the difference that is restored; "negated->affirmative"
             always puts the negated caption's states into the other one (Quantmeyer et al. 2024), pair by pair.
@@ -119,11 +124,12 @@ def trace(
 
     check_choice("method", method, ("exact",))
     check_choice("direction", direction, get_args(Direction))
+    check_choice("align", align, ("none", "auto"))
+    check_choice("position_policy", position_policy, ("shift", "keep"))
     check_choice("path", path, get_args(PatchPath))
-    batch = make_batch(model.text, as_pairs(pairs))
+    batch = make_batch(model.text, as_pairs(pairs), direction=direction, align=align, position_policy=position_policy)
     sweep = Sweep(site_named(site), window)
     columns, names = select_columns(model.text, batch, sweep.site, positions, heads)
-    noising = _noising(batch, direction)
     images = image_embeddings(model, batch.pairs, batch.ids)
     provenance = _provenance(model, batch, images) | {
         "site": site,
@@ -131,6 +137,7 @@ def trace(
         "positions": _named(positions),
         "heads": _named(heads),
         "window": window,
+        "aligned": position_policy if align == "auto" else None,
         "direction": direction,
         "method": method,
         "path": path,
@@ -143,15 +150,14 @@ def trace(
     if cache is not None:
         ensure_writable(cache)
     engine = PatchingEngine(model.text, dtype=dtype)
-    by_text = noising[np.unique(batch.text_pair, return_index=True)[1]]
-    sides = list(zip(batch.correct, batch.foil, by_text, strict=True))
-    base, donor = ([c if noise == wanted else f for c, f, noise in sides] for wanted in (True, False))
-    with _progress(progress, len(base)) as advance:
+    by_text = batch.noising[batch.first_pairs]
+    with _progress(progress, len(batch.base)) as advance:
         found = engine.patch(
-            base,
-            donor,
+            batch.base,
+            batch.donor,
             sweep=sweep,
             columns=columns,
+            alignments=batch.alignments,
             path=path,
             batch_size=batch_size,
             seed=seed,
@@ -161,7 +167,7 @@ def trace(
     embeddings = found.patched.cpu().float().numpy()
     clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
     correct, foil = np.where(by_text[:, None], clean, other), np.where(by_text[:, None], other, clean)
-    inside = batch.kinds != TokenKind.OUTSIDE if names is None else np.ones((len(batch.ids), len(names)), dtype=bool)
+    inside = batch.inside if names is None else np.ones((len(batch.ids), len(names)), dtype=bool)
     result = CausalTrace(
         scores=Scores(
             correct=text_scores(correct, images, batch.text_pair),
@@ -180,7 +186,7 @@ def trace(
         correct_embeddings=correct if keep_embeddings else None,
         foil_embeddings=foil if keep_embeddings else None,
         columns=names,
-        noising=noising if direction == "negated->affirmative" else None,
+        noising=batch.noising if direction == "negated->affirmative" else None,
     )
     if not result.valid.any():
         raise DegenerateTraceError(
@@ -191,25 +197,6 @@ def trace(
     if cache is not None:
         result.save(cache)
     return result
-
-
-def _noising(batch: PairBatch, direction: str) -> Bool[np.ndarray, "pair"]:
-    """Whether the foil's states go into the correct caption's run, pair by pair."""
-    if direction != "negated->affirmative":
-        return np.full(len(batch.ids), direction == "foil->correct")
-    negation = [pair.negation for pair in batch.pairs]
-    if None in negation:
-        name = batch.ids[negation.index(None)]
-        raise TraceError(
-            f"direction 'negated->affirmative' needs to know which caption is negated: pair {name!r} has no negation= "
-            f"('correct' or 'foil')"
-        )
-    noising = np.array([side == "foil" for side in negation])
-    for text in np.unique(batch.text_pair):
-        if len(set(noising[batch.text_pair == text])) > 1:
-            name = batch.ids[int(np.flatnonzero(batch.text_pair == text)[0])]
-            raise TraceError(f"pair {name!r} and others share their captions but not which of them is negated")
-    return noising
 
 
 def _named(value: Any) -> Any:

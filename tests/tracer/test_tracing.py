@@ -154,7 +154,8 @@ BAD = {
     "unequal lengths": (
         {"correct": "there is no edema.", "foil": "there is edema.", "image": IMAGE},
         LengthMismatchError,
-        r"have 7 and 6; they first differ at token 3: 'no' / 'edema'\n  correct: \[SOT\] \| there .*\n  foil: ",
+        r"have 7 and 6 \(align='auto' maps them\); they first differ at token 3: 'no' / 'edema'\n"
+        r"  correct: \[SOT\] \| there .*\n  foil: ",
     ),
     "identical": (
         {"correct": "no  edema", "foil": "no edema", "image": IMAGE},
