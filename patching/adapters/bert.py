@@ -1,4 +1,4 @@
-"""BERT-like encoders (BERT, RoBERTa, XLM-R and their copies in other families): blocks, embeddings, pooled head."""
+"""BERT-like encoders (BERT, RoBERTa, XLM-R and their copies in other families): post-norm, bidirectional."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from ..block import MLP, Attention, Block
 from ..layers import SplitQKV, TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TowerSpec
-from .weights import layer_norm, linear, stateless
-
-BLOCK_LINEARS = r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense"
+from ..tower import Pooling, TowerSpec
+from .encoders import EncoderReader, context_of
+from .weights import has, layer_norm, linear, stateless
 
 
 def is_bert_like(encoder: Any) -> bool:
@@ -28,11 +27,11 @@ def is_bert_like(encoder: Any) -> bool:
         "output.LayerNorm",
     )
     embeddings = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
-    return all(_has(first, part) for part in parts) and all(_has(encoder, f"embeddings.{e}") for e in embeddings)
+    return all(has(first, part) for part in parts) and all(has(encoder, f"embeddings.{e}") for e in embeddings)
 
 
-def bert_tower(encoder: Any, tokenizer: Any, *, head: list[nn.Module]) -> TextTower:
-    """A tower over a BERT-like encoder read at its first token, then through ``head``.
+def bert_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module], **readout: Any) -> TextTower:
+    """A tower over a BERT-like encoder, read through ``head``; ``readout``: further fields of its TowerSpec.
 
     Raises:
         UnsupportedTowerError: a decoder, or relative position embeddings.
@@ -48,9 +47,9 @@ def bert_tower(encoder: Any, tokenizer: Any, *, head: list[nn.Module]) -> TextTo
     # RoBERTa counts positions from padding_idx + 1; its embedding says so by a padding index of its own
     padding_idx = embeddings.position_embeddings.padding_idx
     offset = 0 if padding_idx is None else padding_idx + 1
-    context = min(len(positions) - offset, getattr(tokenizer, "context_length", None) or len(positions))
+    context = context_of(tokenizer, len(positions) - offset)
     return TextTower(
-        spec=TowerSpec(causal=False, pooling="first", padding="mask", context_length=context),
+        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context, **readout),
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(
             embeddings.word_embeddings.weight,
@@ -89,7 +88,11 @@ def _block(layer: Any) -> Block:
     )
 
 
-def _has(module: Any, path: str) -> bool:
-    for name in path.split("."):
-        module = getattr(module, name, None)
-    return module is not None
+READER = EncoderReader(
+    name="bert",
+    matches=is_bert_like,
+    build=bert_tower,
+    blocks="encoder.layer",
+    block_linears=r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense",
+    embedding_stage=("embeddings", False),
+)

@@ -1,28 +1,31 @@
-"""open_clip's native text transformers: ``CLIP`` (text tower at the root) and ``CustomTextCLIP`` (under ``.text``)."""
+"""open_clip's native text transformers: ``CLIP`` (at the root), ``CustomTextCLIP`` and ``CoCa`` (under ``.text``)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block
+from ..block import MLP, Attention, Block, OpaqueBlock
 from ..layers import FusedQKV, Project, Scale, TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
-from ..tower import TowerSpec
+from ..tower import Padding, Pooling, TowerSpec
 from .registry import Adapter
 from .weights import kinds, layer_norm, linear, plain, stateless
+
+_OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
 
 
 def _text(source: Any) -> Any:
     """The module that holds the text transformer: the model itself, or its ``.text``."""
-    return source.text if "open_clip.CustomTextCLIP" in kinds(source) else source
+    return source.text if kinds(source) & _OWN_TEXT else source
 
 
 def _matches(source: Any) -> bool:
-    if "open_clip.CustomTextCLIP" in kinds(source):
+    if kinds(source) & _OWN_TEXT:
         return "open_clip.HFTextEncoder" not in kinds(source.text)
     return "open_clip.CLIP" in kinds(source)
 
@@ -30,23 +33,50 @@ def _matches(source: Any) -> bool:
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
     text = _text(source)
     _refuse_unsupported(text)
-    pooling = getattr(text, "pool_type", None) or text.text_pool_type
+    appended = _appended(text)
+    pooling: Pooling = "last" if appended else _pool_type(text)
     causal = text.attn_mask is not None
+    adapted = adapt_tokenizer(tokenizer, text.context_length)
+    if (appended or getattr(text, "use_pad_mask", False)) and adapted.pad_id != text.pad_id:
+        raise UnsupportedTowerError(
+            f"the model hides padding by id {text.pad_id}, but the tokenizer pads with {adapted.pad_id}: this "
+            f"tokenizer does not belong to this model"
+        )
     return TextTower(
         spec=TowerSpec(
             causal=causal,
             pooling=pooling,
-            # what follows the pooled token cannot reach it in a causal tower, and does everywhere else
-            padding="trim" if causal and pooling in ("argmax", "eos") else "attend",
+            padding=_padding(text, causal, pooling),
             context_length=text.context_length,
             eos_id=getattr(text, "eos_id", None) if hasattr(text, "pool_type") else text.text_eos_id,
+            appended=appended,
         ),
-        tokenizer=adapt_tokenizer(tokenizer, text.context_length),
-        embedding=TokenEmbedding(text.token_embedding.weight, text.positional_embedding),
+        tokenizer=adapted,
+        embedding=TokenEmbedding(
+            text.token_embedding.weight, text.positional_embedding, appended=getattr(text, "cls_emb", None)
+        ),
         blocks=[_block(block) for block in text.transformer.resblocks],
         ln_final=layer_norm(text.ln_final),
         projection=_projection(text.text_projection),
     )
+
+
+def _pool_type(text: Any) -> Any:
+    return getattr(text, "pool_type", None) or text.text_pool_type
+
+
+def _appended(text: Any) -> Literal["legacy", "correct"] | None:
+    """CoCa's token behind the text, and whether its mask is the shifted one of the weights that exist."""
+    if getattr(text, "cls_emb", None) is None:
+        return None
+    return "correct" if text.correct_cls_mask else "legacy"
+
+
+def _padding(text: Any, causal: bool, pooling: str) -> Padding:
+    if getattr(text, "use_pad_mask", False):
+        return "mask"
+    # what follows the pooled token cannot reach it in a causal tower, and does everywhere else
+    return "trim" if causal and (pooling in ("argmax", "eos") or _appended(text)) else "attend"
 
 
 def _refuse_unsupported(text: Any) -> None:
@@ -55,19 +85,15 @@ def _refuse_unsupported(text: Any) -> None:
         raise UnsupportedTowerError(
             f"open_clip's text tower is a {type(text).__name__}; this version reads open_clip's own text transformer"
         )
-    if getattr(text, "cls_emb", None) is not None:
-        raise UnsupportedTowerError("CoCa text towers (a CLS token appended at the end) are not supported yet")
-    if getattr(text, "use_pad_mask", False):
-        raise UnsupportedTowerError("open_clip text towers with a padding mask (use_pad_mask) are not supported yet")
-    pooling = getattr(text, "pool_type", None) or text.text_pool_type
-    if pooling not in ("argmax", "eos", "last", "first"):
-        raise UnsupportedTowerError(f"open_clip's text pooling {pooling!r} is not one of argmax, eos, last, first")
-    block = text.transformer.resblocks[0]
-    if type(block).__name__ != "ResidualAttentionBlock":
-        raise UnsupportedTowerError(f"open_clip text blocks of type {type(block).__name__} are not supported yet")
+    if _appended(text) is None and _pool_type(text) not in ("argmax", "eos", "last", "first"):
+        raise UnsupportedTowerError(
+            f"open_clip's text pooling {_pool_type(text)!r} is not one of argmax, eos, last, first"
+        )
 
 
-def _block(block: Any) -> Block:
+def _block(block: Any) -> Block | OpaqueBlock:
+    if type(block).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
+        return OpaqueBlock(block, _run_whole)
     attention: Any = plain(block.attn)
     return Block(
         ln_1=layer_norm(block.ln_1),
@@ -79,6 +105,18 @@ def _block(block: Any) -> Block:
         scale_attn=_scale(block.ls_1),
         scale_mlp=_scale(block.ls_2),
     )
+
+
+def _run_whole(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """A block by its own forward, which takes an additive mask [pos, pos] or [batch * head, pos, pos]."""
+    if mask is None:
+        return block(x)
+    additive = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, float("-inf"))
+    if additive.ndim > 2:
+        n, length = x.shape[:2]
+        heads = block.attn.num_heads
+        additive = additive.expand(n, heads, length, length).reshape(n * heads, length, length)
+    return block(x, attn_mask=additive)
 
 
 def _scale(layer: Any) -> Scale | None:
@@ -101,7 +139,7 @@ ADAPTER = Adapter(
     matches=_matches,
     build_tower=_build_tower,
     blocks=lambda source: list(_text(source).transformer.resblocks),
-    block_linears=r"attn|mlp\.c_fc|mlp\.c_proj",
+    block_linears=lambda source: r"attn|mlp\.c_fc|mlp\.c_proj",
     block_prefix=lambda source: "transformer.resblocks" if _text(source) is source else "text.transformer.resblocks",
     embedding_stage=lambda source: (_text(source).transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),

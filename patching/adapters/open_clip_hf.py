@@ -1,4 +1,4 @@
-"""open_clip's ``CustomTextCLIP`` over a transformers encoder (``HFTextEncoder``): BiomedCLIP and its kind."""
+"""open_clip's dual encoders over a transformers encoder (``HFTextEncoder``): BiomedCLIP, XLM-R, mT5, NLLB, CoCa."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from torch import nn
 
 from ...errors import UnsupportedTowerError
 from ..text_tower import TextTower
-from .bert import BLOCK_LINEARS, bert_tower, is_bert_like, pooler
+from .bert import pooler
+from .encoders import reader_for
 from .open_clip import clip_logit_scale
 from .registry import Adapter
 from .weights import kinds, linear, stateless
 
 
 def _matches(source: Any) -> bool:
-    return "open_clip.CustomTextCLIP" in kinds(source) and "open_clip.HFTextEncoder" in kinds(source.text)
+    return bool(kinds(source) & {"open_clip.CustomTextCLIP", "open_clip.CoCa"}) and (
+        "open_clip.HFTextEncoder" in kinds(source.text)
+    )
 
 
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
     text = source.text
     encoder = text.transformer
-    if not is_bert_like(encoder):
-        raise UnsupportedTowerError(
-            f"open_clip's HFTextEncoder holds a {type(encoder).__name__}; only BERT-like encoders are supported in it"
-        )
     how = type(text.pooler).__name__
-    if how not in ("ClsPooler", "ClsLastHiddenStatePooler"):
-        raise UnsupportedTowerError(f"HFTextEncoder with {how} is not supported yet, only reading at the CLS token")
-    own_pooler = how == "ClsPooler" and text.pooler.use_pooler_output and encoder.pooler is not None
-    head = (pooler(encoder) if own_pooler else []) + _projection(text.proj)
-    return bert_tower(encoder, tokenizer, head=head)
+    if how not in ("ClsPooler", "ClsLastHiddenStatePooler", "MeanPooler"):
+        raise UnsupportedTowerError(
+            f"HFTextEncoder with {how} is not supported, only reading CLS or a mean over tokens"
+        )
+    own = how == "ClsPooler" and text.pooler.use_pooler_output and getattr(encoder, "pooler", None) is not None
+    head = (pooler(encoder) if own else []) + _projection(text.proj)
+    return reader_for(encoder).build(encoder, tokenizer, "mean" if how == "MeanPooler" else "first", head)
 
 
 def _projection(projection: nn.Module) -> list[nn.Module]:
@@ -38,14 +39,20 @@ def _projection(projection: nn.Module) -> list[nn.Module]:
     return [linear(layer) if hasattr(layer, "weight") else stateless(layer) for layer in layers]
 
 
+def _embedding_stage(source: Any) -> tuple[nn.Module, bool]:
+    encoder = source.text.transformer
+    name, read_input = reader_for(encoder).embedding_stage
+    return encoder.get_submodule(name), read_input
+
+
 ADAPTER = Adapter(
     name="open_clip_hf",
     matches=_matches,
     build_tower=_build_tower,
-    blocks=lambda source: list(source.text.transformer.encoder.layer),
-    block_linears=BLOCK_LINEARS,
-    block_prefix=lambda source: "text.transformer.encoder.layer",
-    embedding_stage=lambda source: (source.text.transformer.embeddings, False),
+    blocks=lambda source: list(source.text.transformer.get_submodule(reader_for(source.text.transformer).blocks)),
+    block_linears=lambda source: reader_for(source.text.transformer).block_linears,
+    block_prefix=lambda source: f"text.transformer.{reader_for(source.text.transformer).blocks}",
+    embedding_stage=_embedding_stage,
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,

@@ -26,7 +26,7 @@ class Adapter:
     matches: Callable[[Any], bool]
     build_tower: Callable[[Any, Any], TextTower]  # (source, tokenizer)
     blocks: Callable[[Any], list[nn.Module]]  # the source's own text blocks 1..L
-    block_linears: str  # regex of the linear layers below one block
+    block_linears: Callable[[Any], str]  # regex of the linear layers below one block
     block_prefix: Callable[[Any], str]  # dotted name of the block list inside the source
     embedding_stage: Callable[[Any], tuple[nn.Module, bool]]  # where layer 0 shows: (module, read its input?)
     encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
@@ -99,4 +99,4 @@ def lora_targets(module: nn.Module) -> str:
     """
     adapter, source = adapter_for(module)
     prefix = adapter.block_prefix(source).replace(".", r"\.")
-    return rf"{prefix}\.\d+\.({adapter.block_linears})"
+    return rf"{prefix}\.\d+\.({adapter.block_linears(source)})"

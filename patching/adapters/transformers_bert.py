@@ -1,11 +1,14 @@
-"""transformers' dual encoders with a BERT-like text tower: ChineseCLIP, ALIGN, VisionTextDualEncoder."""
+"""transformers' dual encoders over a text encoder of their own kind: ChineseCLIP, ALIGN, VisionTextDualEncoder."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from ..text_tower import TextTower
-from .bert import BLOCK_LINEARS, bert_tower, is_bert_like, pooler
+from .bert import pooler
+from .encoders import reader_for, reads
 from .registry import Adapter
 from .transformers_clip import features
 from .weights import kinds, linear
@@ -14,13 +17,10 @@ _FIRST_TOKEN = {"transformers.ChineseCLIPModel", "transformers.AlignModel"}
 _POOLER = {"transformers.VisionTextDualEncoderModel"}
 
 
-def _matches(source: Any) -> bool:
-    return bool(kinds(source) & (_FIRST_TOKEN | _POOLER)) and is_bert_like(source.text_model)
-
-
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
-    head = pooler(source.text_model) if kinds(source) & _POOLER else []
-    return bert_tower(source.text_model, tokenizer, head=[*head, linear(source.text_projection)])
+    encoder = source.text_model
+    head = pooler(encoder) if kinds(source) & _POOLER else []
+    return reader_for(encoder).build(encoder, tokenizer, "first", [*head, linear(source.text_projection)])
 
 
 def _encode_text(source: Any, ids: Any) -> Any:
@@ -34,14 +34,19 @@ def _logit_scale(source: Any) -> float:
     return 1 / float(source.temperature.detach())  # ALIGN
 
 
+def _embedding_stage(source: Any) -> tuple[nn.Module, bool]:
+    name, read_input = reader_for(source.text_model).embedding_stage
+    return source.text_model.get_submodule(name), read_input
+
+
 ADAPTER = Adapter(
     name="transformers_bert",
-    matches=_matches,
+    matches=lambda source: bool(kinds(source) & (_FIRST_TOKEN | _POOLER)) and reads(source.text_model),
     build_tower=_build_tower,
-    blocks=lambda source: list(source.text_model.encoder.layer),
-    block_linears=BLOCK_LINEARS,
-    block_prefix=lambda source: "text_model.encoder.layer",
-    embedding_stage=lambda source: (source.text_model.embeddings, False),
+    blocks=lambda source: list(source.text_model.get_submodule(reader_for(source.text_model).blocks)),
+    block_linears=lambda source: reader_for(source.text_model).block_linears,
+    block_prefix=lambda source: f"text_model.{reader_for(source.text_model).blocks}",
+    embedding_stage=_embedding_stage,
     encode_text=_encode_text,
     encode_image=lambda source, pixels: features(source.get_image_features(pixel_values=pixels)),
     logit_scale=_logit_scale,

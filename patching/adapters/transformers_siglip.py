@@ -31,7 +31,7 @@ ADAPTER = Adapter(
     matches=lambda source: bool(kinds(source) & {"transformers.SiglipModel", "transformers.Siglip2Model"}),
     build_tower=_build_tower,
     blocks=lambda source: list(source.text_model.encoder.layers),
-    block_linears=CLIP_LINEARS,
+    block_linears=lambda source: CLIP_LINEARS,
     block_prefix=lambda source: "text_model.encoder.layers",
     embedding_stage=lambda source: (source.text_model.embeddings, False),
     encode_text=lambda source, ids: features(source.get_text_features(input_ids=ids)),

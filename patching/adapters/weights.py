@@ -61,3 +61,10 @@ def stateless(activation: nn.Module) -> nn.Module:
     if any(True for _ in activation.parameters()):
         raise UnsupportedTowerError(f"the activation {type(activation).__name__} has parameters of its own")
     return copy.deepcopy(activation)
+
+
+def has(module: Any, path: str) -> bool:
+    """Whether ``module`` has an attribute at a dotted path, and it is not None."""
+    for name in path.split("."):
+        module = getattr(module, name, None)
+    return module is not None

@@ -41,6 +41,17 @@ SOURCES = {
     "open_clip bidirectional, last": lambda: open_clip_model(custom=True, no_causal_mask=True, pool_type="last"),
     "open_clip bidirectional, first": lambda: open_clip_model(custom=True, no_causal_mask=True, pool_type="first"),
     "open_clip bidirectional, argmax": lambda: open_clip_model(custom=True, no_causal_mask=True, pool_type="argmax"),
+    "open_clip, CoCa's token": lambda: open_clip_model(custom=True, embed_cls=True),
+    "open_clip, CoCa's token, its mask corrected": lambda: open_clip_model(
+        custom=True, embed_cls=True, correct_cls_mask=True
+    ),
+    "open_clip bidirectional, padding masked": lambda: open_clip_model(
+        custom=True, no_causal_mask=True, use_pad_mask=True, pool_type="first"
+    ),
+    "open_clip query/key norm, opaque": lambda: open_clip_model(custom=True, qk_norm=True),
+    "open_clip scaled cosine, bidirectional, opaque": lambda: open_clip_model(
+        custom=True, no_causal_mask=True, scaled_cosine_attn=True, scale_heads=True, pool_type="last"
+    ),
     "open_clip causal, last": lambda: open_clip_model(custom=True, pool_type="last"),
     "transformers": lambda: transformers_model(),
     "transformers legacy eos": lambda: transformers_model(eos_token_id=2),
@@ -166,8 +177,6 @@ def test_lora_targets_are_the_text_blocks_linears_and_nothing_else(make) -> None
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ({"embed_cls": True}, "CoCa"),
-        ({"qk_norm": True}, "CustomResidualAttentionBlock"),
         ({"pool_type": "none"}, "none"),
     ],
 )

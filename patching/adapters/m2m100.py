@@ -1,0 +1,55 @@
+"""The encoder of M2M100 (NLLB's): pre-norm, bidirectional, sinusoidal positions, scaled token embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..block import MLP, Attention, Block
+from ..layers import SplitQKV, TokenEmbedding
+from ..text_tower import TextTower
+from ..tokens import adapt_tokenizer
+from ..tower import Pooling, TowerSpec
+from .encoders import EncoderReader, context_of
+from .weights import kinds, layer_norm, linear, stateless
+
+
+def m2m100_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
+    """A tower over an M2M100 encoder, read through ``head``."""
+    positions, offset = encoder.embed_positions.weights, encoder.padding_idx + 1
+    context = context_of(tokenizer, len(positions) - offset)
+    return TextTower(
+        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
+        tokenizer=adapt_tokenizer(tokenizer, context),
+        embedding=TokenEmbedding(
+            encoder.embed_tokens.weight, positions, offset=offset, scale=encoder.embed_tokens.embed_scale
+        ),
+        blocks=[_block(layer) for layer in encoder.layers],
+        ln_final=layer_norm(encoder.layer_norm),
+        projection=nn.Sequential(*head),
+    )
+
+
+def _block(layer: Any) -> Block:
+    attention = layer.self_attn
+    return Block(
+        ln_1=layer_norm(layer.self_attn_layer_norm),
+        attn=Attention(
+            SplitQKV(linear(attention.q_proj), linear(attention.k_proj), linear(attention.v_proj)),
+            linear(attention.out_proj),
+            attention.num_heads,
+        ),
+        ln_2=layer_norm(layer.final_layer_norm),
+        mlp=MLP(linear(layer.fc1), stateless(layer.activation_fn), linear(layer.fc2)),
+    )
+
+
+READER = EncoderReader(
+    name="m2m100",
+    matches=lambda encoder: "transformers.M2M100Encoder" in kinds(encoder),
+    build=m2m100_tower,
+    blocks="layers",
+    block_linears=r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2",
+    embedding_stage=("layers.0", True),
+)
