@@ -1,0 +1,105 @@
+"""Patching a source model with plain PyTorch hooks: whole passes, no tower, no shortcut. What the engine must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.entry import Place, Reading
+
+
+def _hook(module: nn.Module, side: str, seen: Callable[[Tensor], Tensor]) -> torch.utils.hooks.RemovableHandle:
+    """Let ``seen`` read, and replace, the first input or the (first) output tensor of ``module``.
+
+    Ahead of all other hooks: transformers 5 collects ``hidden_states`` by hooks of its own, which must see the patch.
+    """
+    if side == "out":
+
+        def after(_: nn.Module, args: Any, out: Any) -> Any:
+            return (seen(out[0]), *out[1:]) if isinstance(out, tuple) else seen(out)
+
+        return module.register_forward_hook(after, prepend=True)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (seen(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": seen(kwargs["hidden_states"])}
+
+    return module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+
+
+def site_of(reading: Reading, model: nn.Module, layer: int, site: str) -> tuple[nn.Module, Place]:
+    """The module and its side that show ``site`` at ``layer``; layer 0 is the embedding output.
+
+    Sites: ``in`` and ``resid`` are what a block takes and gives; ``attn``, ``mid``, ``mlp`` lie inside.
+    """
+    blocks = reading.blocks(model)
+    if layer == 0:
+        if site != "resid":
+            raise ValueError(f"layer 0 is the embedding output: it has no site {site!r}")
+        return blocks[0], Place(side="in")
+    place = reading.sites.at(site)
+    return blocks[layer - 1].get_submodule(place.path), place
+
+
+@contextmanager
+def recording(reading: Reading, model: nn.Module, layer: int, site: str = "resid") -> Iterator[list[Tensor]]:
+    """Keep what passes a site inside the block: one tensor a pass, as the source lays it out."""
+    kept: list[Tensor] = []
+
+    def keep(state: Tensor) -> Tensor:
+        kept.append(state.detach().clone())
+        return state
+
+    module, place = site_of(reading, model, layer, site)
+    handle = _hook(module, place.side, keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def patched_by_hooks(
+    reading: Reading,
+    model: nn.Module,
+    base: Tensor,
+    donor: Tensor,
+    layer: int,
+    positions: Sequence[int] | None,
+    *,
+    site: str = "resid",
+) -> Tensor:
+    """The embedding [embed] of ``base`` with ``donor``'s states at ``site``, ``layer`` and ``positions`` put in.
+
+    base, donor: ids [1, context] of one width. positions: None for every row the source holds, which in CoCa is one
+    more than there are ids. L2-normalised.
+    """
+    with recording(reading, model, layer, site) as kept:
+        reading.embed(model, donor)
+    where = slice(None) if positions is None else list(positions)
+    fired = 0
+
+    def put(state: Tensor) -> Tensor:
+        nonlocal fired
+        fired += 1
+        new = kept[0] - entering[0] if between else kept[0]
+        state = state.clone()
+        state.movedim(reading.time_axis, 0)[where] = new.movedim(reading.time_axis, 0)[where]
+        return state
+
+    # The state between attention and MLP of a pre-norm block is no module's output: what is added to the block's
+    # input is chosen such that their sum is the donor's.
+    between = site == "mid" and reading.sites.norms is None
+    module, place = site_of(reading, model, layer, "attn" if between else site)
+    with recording(reading, model, layer, "in") if between else nullcontext() as entering:
+        handle = _hook(module, place.side, put)
+        try:
+            patched = reading.embed(model, base)[0]
+        finally:
+            handle.remove()
+    assert fired == 1 == len(kept), f"the hook fired {fired} times"
+    return patched
