@@ -114,7 +114,7 @@ class Block(nn.Module):
 class OpaqueBlock(nn.Module):
     """A block of the source model that is not taken apart: only the residual stream before and after it is a site.
 
-    run: calls the source's block with hidden states and the mask of allowed keys; it gets ``source``, our own tree of
+    run: calls the source's block with hidden states and the mask of allowed keys; it gets our own tree of
     modules over the source's parameters, so that the user's module stays untouched.
     """
 
@@ -122,12 +122,12 @@ class OpaqueBlock(nn.Module):
         self, source: nn.Module, run: Callable[[nn.Module, Tensor, Tensor | None], Float[Tensor, "n m d"]]
     ) -> None:
         super().__init__()
-        self.source, self._run = share(source), run
+        self.whole, self._run = share(source), run
         self.hook_resid_pre, self.hook_resid_post = HookPoint(), HookPoint()
 
     def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
         """The whole block: hidden states in, hidden states out."""
-        return self.hook_resid_post(self._run(self.source, self.hook_resid_pre(x), mask))
+        return self.hook_resid_post(self._run(self.whole, self.hook_resid_pre(x), mask))
 
 
 def _unchanged(x: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ def verify(
     with torch.no_grad():
         ours, got = _tower_stages(tower, tower.from_source(ids))
     # where padding is masked out, what stands at it is nobody's business
-    kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(ids, dtype=torch.bool)
+    rows = tower.from_source(ids)
+    kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(rows, dtype=torch.bool)
     differences = {
         f"layer {layer}": _relative(a, b, kept) for layer, (a, b) in enumerate(zip(ours, theirs, strict=True))
     }
