@@ -7,13 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: help setup demo test test-slow perf lint clean
+.PHONY: help setup demo test test-slow perf tables lint clean
 
 help:
 	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
 	@echo "make test       every check that takes seconds: tests, doctests, lint, types"
 	@echo "make test-slow  the checks that take minutes"
 	@echo "make perf       time our trace against the other ways of doing it"
+	@echo "make tables     run every tower of the zoo and write docs/tower_table.md"
 	@echo "make lint       ruff (lint and format) and mypy only"
 	@echo "make setup      only create .venv and install"
 
@@ -44,6 +45,9 @@ test-slow: $(STAMP)
 
 perf: $(STAMP)
 	$(BIN)/python perf/bench_trace.py
+
+tables: $(STAMP)
+	TRACESCRIBE_WRITE_TABLES=1 $(BIN)/pytest -q tests/patching/test_zoo_towers.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
