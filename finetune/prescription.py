@@ -257,8 +257,8 @@ def prescribe(
         raise PrescriptionError(
             f"the profile holds {len(profile.values)} layer(s); weights need layer 0 and at least 2 blocks"
         )
-    if not np.isfinite(profile.values).all():
-        bad = ", ".join(str(layer) for layer in np.flatnonzero(~np.isfinite(profile.values)))
+    if not np.isfinite(profile.values[1:]).all():  # layer 0 enters no weight, and sites inside blocks have none
+        bad = ", ".join(str(layer) for layer in np.flatnonzero(~np.isfinite(profile.values[1:])) + 1)
         raise PrescriptionError(f"CTE is not finite at layer(s) {bad}; trace again or choose other pairs")
     used = choose_layers(profile.values)
     if normalize != "none" and np.ptp(used) == 0:
@@ -281,7 +281,7 @@ def prescribe(
         logger.warning(line)
     provenance = {
         **profile.provenance,
-        "profile": profile.values.tolist(),
+        "profile": [float(value) if np.isfinite(value) else None for value in profile.values],
         "aggregate": profile.aggregate,
         "normalize": normalize,
         "layers": layers,

@@ -17,7 +17,7 @@ AGGREGATES = ("sum", "max", "mean", "std")
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """CTE per layer 0..L with what is known about where it comes from.
+    """CTE per layer 0..L with what is known about where it comes from; layer 0 is NaN at a site inside the blocks.
 
     forced_last: the value that layer L has by construction (1 for a last-layer readout under "sum" and "max", 0 for a
     difference of two such traces), or None where no value is forced or none is known.
@@ -67,11 +67,14 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
 def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = None, **about: Any) -> Profile:
     values = np.asarray(profile.value, dtype=np.float64)
     layers = np.asarray(profile.layers)
-    if not np.array_equal(layers, np.arange(len(values))):
-        raise PrescriptionError(f"the profile's layers are {layers.tolist()}; weights need all layers 0..L in order")
-    if forced_last is None:
-        forced_last = 1.0 if profile.aggregate in ("sum", "max") else None
     draws = None if profile.replicates is None else np.asarray(profile.replicates, dtype=np.float64)
+    if np.array_equal(layers, np.arange(1, len(values) + 1)):  # a site inside the blocks: there is no layer 0
+        values = np.concatenate([[np.nan], values])
+        draws = None if draws is None else np.pad(draws, ((0, 0), (1, 0)), constant_values=np.nan)
+    elif not np.array_equal(layers, np.arange(len(values))):
+        raise PrescriptionError(f"the profile's layers are {layers.tolist()}; weights need all layers 0..L in order")
+    elif forced_last is None:
+        forced_last = 1.0 if profile.aggregate in ("sum", "max") else None
     known = {"source": kind, "n_pairs": int(profile.n_pairs), "n_groups": int(profile.n_groups), **about}
     return Profile(values, profile.aggregate, draws, int(profile.n_pairs) or None, forced_last, known)
 

@@ -343,3 +343,15 @@ def test_max_needs_a_positive_value():
         ts.prescribe(np.array([1.0, -1, -2]), normalize="max")
     with pytest.raises(PrescriptionError, match="every weight would be 0"):
         ts.prescribe(np.array([1.0, -1, -2]), normalize="none")
+
+
+def test_a_trace_inside_the_blocks_gives_weights_too(tmp_path: Path) -> None:
+    model = ts.load("phantom")
+    pair = ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", image=ts.Text("clear lungs"))
+    trace = ts.trace(model, [pair], site="attn", floor=0, progress=False)
+    plan = ts.prescribe(trace)
+    values = trace.per_layer(ci=None).value
+    np.testing.assert_allclose(plan.alpha, (values - values.min()) / (values.max() - values.min()))
+    assert len(plan.alpha) == model.text.n_layers and not any("by construction" in text for text in plan.warnings)
+    plan.save(tmp_path / "plan.json")
+    np.testing.assert_array_equal(ts.load_plan(tmp_path / "plan.json").alpha, plan.alpha)
