@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from ..errors import DataFormatError
+from ..tracer.statistics import cluster_index
 from .metrics import (
     Interval,
     clustered_interval,
@@ -57,7 +58,8 @@ class Evaluation:
 
     affirmative, negated: accuracy on the same items, options and order, worded without and with negation.
     gap: affirmative minus negated. both_right: items right in both wordings.
-    retrieval: affirmative image → text R@1 among texts that are false of the image.
+    retrieval: affirmative image → text R@1 among texts that are false of the image; images of which no text is false
+        are left out. retrieval_pool: texts of a query, the right one included; of the smallest query where they differ.
     preservation: mean cosine of negation-free captions with a previous evaluation's.
     """
 
@@ -146,12 +148,13 @@ def evaluate(
     Args:
         source: a folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), one such file, or records.
         split: which split of files to take; None takes all. Records are taken as they are.
-        pool: number of texts of a retrieval query, the right one included.
+        pool: number of texts of a retrieval query, the right one included; fewer where too few are false of the image.
         image_embeddings: vectors by image path as `embed_images` returns them, so that a frozen image tower runs once.
         before: an evaluation of the same items whose negation-free captions are compared with this model's.
 
     Raises:
         DataFormatError: a record is malformed, or an image has no embedding; names what and where.
+        ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
     mcq, claim_sets, captions = _sorted(load_records(source, split=split))
@@ -170,7 +173,7 @@ def evaluate(
     mcq_groups, claim_groups = [r.group for r in mcq], [r.group for r in claim_sets]
     fine, bad = hits["affirmative"], hits["negated"]
     counts = np.array([r.n_negations for r in mcq])
-    retrieval = _retrieval(captions, images, texts, pool, options)
+    retrieval, smallest = _retrieval(captions, images, texts, pool, options)
     caption_texts = tuple(_affirmative(captions))
     embeddings = texts(list(caption_texts))
     return Evaluation(
@@ -187,7 +190,7 @@ def evaluate(
         claims_by_attribute=_means(hits["claims"], [r.attribute for r in claim_sets]),
         claims_by_polarity=_means(hits["claims"], [r.polarity for r in claim_sets]),
         retrieval=retrieval,
-        retrieval_pool=pool if retrieval is not None else None,
+        retrieval_pool=smallest,
         preservation=None if before is None else _preserved(before, caption_texts, embeddings),
         baselines=_baselines(choices, images, texts, seed),
         seed=seed,
@@ -243,9 +246,14 @@ def _baselines(choices: Mapping[str, Choice], images: Images, texts: Texts, seed
             blind[name] = other[name] = count[name] = None
             continue
         own = images(choice.records)
+        index, _ = cluster_index([r.group for r in choice.records])
         partner = shuffled_across_groups([r.group for r in choice.records], seed)
-        blind[name] = 100 * float(choice.hits(images, texts, np.tile(images.mean(), (len(own), 1))).mean())
-        other[name] = 100 * float(choice.hits(images, texts, own[partner]).mean())
+        others = index[partner] != index  # no other group is left for some items where one group has more than half
+        swapped = choice.hits(images, texts, own[partner])[others]
+        other[name] = 100 * float(swapped.mean()) if swapped.size else None
+        # The mean of one image is that image, which is not blind.
+        mean = choice.hits(images, texts, np.tile(images.mean(), (len(own), 1))) if len(images) > 1 else None
+        blind[name] = None if mean is None else 100 * float(mean.mean())
         # Most negators or fewest, whichever is better: an upper bound of what counting them can get.
         count[name] = 100 * max(float(choice.by_negators(sign).mean()) for sign in (1, -1))
     return {"image_blind": Shortcut(**blind), "shuffled_image": Shortcut(**other), "negator_count": Shortcut(**count)}
@@ -253,21 +261,28 @@ def _baselines(choices: Mapping[str, Choice], images: Images, texts: Texts, seed
 
 def _retrieval(
     captions: list[CaptionRecord], images: Images, texts: Texts, pool: int, options: dict[str, Any]
-) -> Interval | None:
+) -> tuple[Interval | None, int | None]:
+    """R@1 and the number of texts of the smallest query; (None, None) where no image has a text that is false of it."""
     usable = [r for r in captions if r.affirmative is not None and r.states is not None and r.facts is not None]
-    if len(usable) < 2:
-        return None
+    if not usable:
+        return None, None
     similarity = images(usable) @ texts([str(r.affirmative) for r in usable]).T
     wrong: Bool[np.ndarray, "image text"] = inconsistent(
         [r.states or {} for r in usable], [r.facts or {} for r in usable]
     )
-    hits = retrieval_hits(similarity, wrong, pool=pool, seed=options["seed"])
-    return clustered_interval(hits, [r.group for r in usable], **options)
+    hits, sizes = retrieval_hits(similarity, wrong, pool=pool, seed=options["seed"])
+    asked = np.flatnonzero(sizes > 1)
+    if not asked.size:
+        return None, None
+    groups = [usable[i].group for i in asked]
+    return clustered_interval(hits[asked], groups, **options), int(sizes[asked].min())
 
 
-def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarray, "caption embed"]) -> float:
-    if before.caption_texts != texts or not texts:
+def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarray, "caption embed"]) -> float | None:
+    if before.caption_texts != texts:
         raise DataFormatError("before= is an evaluation of other captions; evaluate both models on one source")
+    if not texts:
+        return None
     return float(text_preservation(before.caption_embeddings, after).mean())
 
 
@@ -290,4 +305,6 @@ def _means(hits: Float[np.ndarray, "item"], labels: Sequence[str | None]) -> dic
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Interval) else dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Interval):
+        return {name: number if np.isfinite(number) else None for name, number in asdict(value).items()}
+    return dict(value) if isinstance(value, Mapping) else value

@@ -23,14 +23,14 @@ _NEGATORS = re.compile(r"\b(?:no|not|without|never|neither|nor|absent|free of|ne
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with the bounds of its percentile bootstrap interval."""
+    """An estimate with the bounds of its percentile bootstrap interval; NaN where one group leaves them unknown."""
 
     value: float
     lo: float
     hi: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.lo:.1f}, {self.hi:.1f}]"
+        return f"{self.value:.1f} [{self.lo:.1f}, {self.hi:.1f}]" if self.lo == self.lo else f"{self.value:.1f}"
 
 
 def expected_hits(scores: Float[np.ndarray, "item option"], gold: Int[np.ndarray, "item"]) -> Float[np.ndarray, "item"]:
@@ -85,12 +85,15 @@ def clustered_interval(
     """Mean of the items (times ``scale``) with a percentile interval from resampling whole groups.
 
     Items of one group (a patient, an image) depend on each other; resampling items would make the interval too narrow.
+    One group alone says nothing about others: its bounds are NaN.
 
     >>> interval = clustered_interval(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "c"], n_boot=100)
     >>> interval.value
     75.0
     """
     index, n_groups = cluster_index(groups)
+    if n_groups < 2:
+        return Interval(scale * float(np.mean(values)), float("nan"), float("nan"))
     total = np.bincount(index, weights=values, minlength=n_groups)
     count = np.bincount(index, minlength=n_groups).astype(np.float64)
     draws = cluster_draws(n_groups, n_boot, seed)
@@ -136,12 +139,15 @@ def retrieval_hits(
     *,
     pool: int = 32,
     seed: int = 0,
-) -> Float[np.ndarray, "image"]:
+) -> tuple[Float[np.ndarray, "image"], Int[np.ndarray, "image"]]:
     """Image → text R@1 of each image, its own text (the diagonal) against pool - 1 texts that are false of it.
 
     Without that filter many texts are true of an image and R@1 has a low logical ceiling. Images with fewer false
-    texts than needed get all of them.
+    texts than needed get all of them: the second array is the number of texts of each query, 1 where none is false of
+    the image and its hit means nothing.
     """
+    if pool < 2:
+        raise ValueError(f"a retrieval pool holds at least 2 texts, not {pool!r}")
     rng = np.random.default_rng(seed)
     n = len(similarity)
     rows = np.full((n, pool), -np.inf)
@@ -150,11 +156,11 @@ def retrieval_hits(
         chosen = rng.permutation(others)[: pool - 1]
         rows[i, 0] = similarity[i, i]
         rows[i, 1 : 1 + len(chosen)] = similarity[i, chosen]
-    return expected_hits(rows, np.zeros(n, dtype=np.int64))
+    return expected_hits(rows, np.zeros(n, dtype=np.int64)), np.isfinite(rows).sum(axis=1)
 
 
 def shuffled_across_groups(groups: Sequence[str], seed: int) -> Int[np.ndarray, "item"]:
-    """A partner of another group for every item, drawn at random; the item itself if there is only one group."""
+    """A partner of another group for every item, drawn at random; one of its own where no other can be found."""
     index, n_groups = cluster_index(groups)
     if n_groups < 2:
         return np.arange(len(index))

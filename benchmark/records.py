@@ -51,6 +51,8 @@ class ClaimRecord(_Record):
 
     @model_validator(mode="after")
     def _check(self) -> ClaimRecord:
+        if not all(claim.strip() for claim in self.claims):
+            raise ValueError("a claim is empty")
         if len(self.claims) < 2 or len(set(self.claims)) != len(self.claims):
             raise ValueError("claims must be two or more different texts")
         if not 0 <= self.label < len(self.claims):
@@ -130,6 +132,12 @@ class CaptionRecord(_Record):
     states: dict[str, str] | None = None
     facts: dict[str, str] | None = None
 
+    @model_validator(mode="after")
+    def _check(self) -> CaptionRecord:
+        if not self.caption.strip() or (self.affirmative is not None and not self.affirmative.strip()):
+            raise ValueError("the caption is empty")
+        return self
+
 
 Record = ClaimRecord | McqRecord | CaptionRecord
 R = TypeVar("R", bound=_Record)
@@ -161,16 +169,19 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         DataFormatError: the file cannot be read, or a line is not a JSON object.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        text = Path(path).read_bytes().decode("utf-8-sig")  # some editors put a mark in front of the first record
     except (OSError, UnicodeDecodeError) as error:
         raise DataFormatError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
+    # Only line feeds end a record: str.splitlines would also cut at U+2028, which JSON strings may hold.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataFormatError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise DataFormatError(f"{path}:{number}: not JSON that can be read: {error}") from error
         if not isinstance(value, dict):
             raise DataFormatError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
         yield number, value

@@ -62,6 +62,9 @@ class Images:
     def __call__(self, records: Sequence[Record]) -> Float32[np.ndarray, "item embed"]:
         return self._rows[[self._row[_key(r)] for r in records]]
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def mean(self) -> Float32[np.ndarray, "embed"]:
         return self._rows.mean(axis=0)
 

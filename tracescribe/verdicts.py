@@ -37,7 +37,7 @@ class Difference:
     @property
     def sign(self) -> int:
         """-1, 0 or 1: clearly lower, not distinguishable, clearly higher."""
-        return 0 if abs(self.value) <= self.noise else int(np.sign(self.value))
+        return int(np.sign(self.value)) if abs(self.value) > self.noise else 0  # 0 also where the noise is unknown
 
     def __str__(self) -> str:
         return f"{self.value:+.1f} (noise {self.noise:.1f})"

@@ -134,6 +134,33 @@ def test_preservation_is_one_for_the_same_texts_and_refuses_other_captions(folde
         evaluate(model, folder, split="val", before=before)
 
 
+@pytest.mark.parametrize("name", ["mcq.jsonl", "claims.jsonl"])
+def test_before_and_after_without_captions(folder: Path, name: str) -> None:
+    model = Reader(folder, hears_no=True)
+    before = evaluate(model, folder / name)
+    assert evaluate(model, folder / name, before=before).preservation is None
+
+
+def test_what_one_group_or_one_image_cannot_tell_is_left_out(folder: Path) -> None:
+    model = Reader(folder, hears_no=True)
+    items = read_mcq(folder / "mcq.jsonl")
+    one_group = evaluate(model, [item.model_copy(update={"group": "p"}) for item in items])
+    assert one_group.baselines["shuffled_image"].affirmative is None  # there is no other patient's image
+    assert one_group.baselines["image_blind"].affirmative is not None
+    assert one_group.to_dict()["gap"]["lo"] is None
+    json.dumps(one_group.to_dict(), allow_nan=False)
+    assert evaluate(model, items[:1]).baselines["image_blind"].affirmative is None  # the mean is that image
+
+
+def test_retrieval_needs_false_texts_and_says_how_many(folder: Path) -> None:
+    model = Reader(folder, hears_no=True)
+    captions = [r for r in load_records(folder) if isinstance(r, CaptionRecord)]
+    few = evaluate(model, captions, pool=1000)
+    assert few.retrieval_pool is not None and few.retrieval_pool <= len(captions)
+    same = [captions[0].model_copy(update={"id": str(i), "group": str(i)}) for i in range(3)]
+    assert evaluate(model, same).retrieval is None  # every text is true of every image: nothing to get wrong
+
+
 def test_results_are_json_and_readable(folder: Path) -> None:
     scores = evaluate(Reader(folder, hears_no=True), folder)
     assert json.loads(json.dumps(scores.to_dict()))["gap"]["value"] == 0
@@ -150,6 +177,8 @@ def claim(**changes: object) -> dict[str, object]:
     [
         (lambda: "{broken", r"claims\.jsonl:2: not JSON"),
         (lambda: "[1]", r":2: expected a JSON object, got list"),
+        (lambda: "[" * 100_000, r":2: not JSON"),
+        (lambda: json.dumps(claim(claims=["X.", " "])), r":2: .*a claim is empty"),
         (lambda: json.dumps(claim(label=2)), r":2: .*label 2 is not the index"),
         (lambda: json.dumps(claim(claims=["X.", "X."])), r":2: .*different texts"),
         (lambda: json.dumps(claim(group=3)), r":2: field 'group'"),
@@ -181,6 +210,19 @@ def test_readers_resolve_images_and_refuse_empty_files(tmp_path: Path) -> None:
         load_records(tmp_path / "..")
     with pytest.raises(DataFormatError, match="empty"):
         evaluate(Constant(), [])
+
+
+def test_what_editors_add_and_what_json_allows_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    path = tmp_path / "claims.jsonl"
+    record = json.dumps(claim(claims=["X\u2028.", "No X."]), ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + f"{record}\r\n{record}\r\n".encode())
+    assert [r.claims[0] for r in read_claims(path)] == ["X\u2028."] * 2
+
+
+def test_an_empty_caption_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        CaptionRecord(id="1", image="a.png", caption=" ", group="p")
 
 
 def test_questions_with_equal_or_empty_options_are_refused(folder: Path) -> None:

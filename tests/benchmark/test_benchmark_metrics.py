@@ -96,14 +96,18 @@ def test_retrieval_scores_only_against_false_texts() -> None:
     similarity = np.zeros((n, n)) + np.eye(n) * 0.5
     similarity[:, 0] = 0.9  # a text that beats everybody's own
     everything_false = ~np.eye(n, dtype=bool)
-    assert metrics.retrieval_hits(similarity, everything_false, pool=n).tolist() == [1, 0, 0, 0, 0, 0]
+    hits, sizes = metrics.retrieval_hits(similarity, everything_false, pool=n)
+    assert hits.tolist() == [1, 0, 0, 0, 0, 0] and sizes.tolist() == [n] * n
     true_of_all = everything_false.copy()
     true_of_all[:, 0] = False
-    assert metrics.retrieval_hits(similarity, true_of_all, pool=n).tolist() == [1] * n
+    hits, sizes = metrics.retrieval_hits(similarity, true_of_all, pool=n)
+    assert hits.tolist() == [1] * n and sizes.tolist() == [n, *[n - 1] * (n - 1)]
+    with pytest.raises(ValueError, match="at least 2"):  # a query of one text is always right
+        metrics.retrieval_hits(similarity, everything_false, pool=1)
 
 
 def test_a_constant_similarity_retrieves_by_chance() -> None:
-    hits = metrics.retrieval_hits(np.ones((50, 50)), ~np.eye(50, dtype=bool), pool=10)
+    hits, _ = metrics.retrieval_hits(np.ones((50, 50)), ~np.eye(50, dtype=bool), pool=10)
     assert hits == pytest.approx(np.full(50, 0.1))
 
 
@@ -114,3 +118,10 @@ def test_shuffled_partners_come_from_another_group(seed: int) -> None:
     assert sorted(partner) == list(range(40))
     assert all(groups[i] != groups[j] for i, j in enumerate(partner))
     assert metrics.shuffled_across_groups(["one"] * 3, seed).tolist() == [0, 1, 2]
+
+
+def test_one_group_has_no_interval() -> None:
+    # resampling one group gives that group again, and an interval of width 0 would look like certainty
+    alone = metrics.clustered_interval(np.array([1.0, 0.0]), ["a", "a"])
+    assert alone.value == 50 and np.isnan(alone.lo) and np.isnan(alone.hi)
+    assert str(alone) == "50.0"
