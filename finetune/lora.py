@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,16 +108,26 @@ def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
 
     Raises DataFormatError when the folder holds no adapters for this module.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     from .peft_attention import count_out_proj_once
 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise DataFormatError(f"{folder}: holds no adapters (adapter_config.json is missing)")
     try:
-        adapted = PeftModel.from_pretrained(module, str(folder))
+        with warnings.catch_warnings():  # an error below says what this warning says
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(module, str(folder))
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as problem:
         raise DataFormatError(f"{folder}: these adapters do not fit the module: {problem}") from problem
+    # peft passes over names that only the file or only the module has
+    different = sorted(set(load_peft_weights(str(folder), device="cpu")) ^ set(get_peft_model_state_dict(adapted)))
+    if different:
+        raise DataFormatError(
+            f"{folder}: these adapters do not fit the module: {len(different)} tensors are in one of the two only, "
+            f"such as {different[0]!r}"
+        )
     count_out_proj_once(adapted)
     return adapted
 

@@ -87,7 +87,7 @@ def load_plan(path: str | Path) -> Prescription:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # an editor may have put a mark in front
     except FileNotFoundError:
         raise DataFormatError(f"{path}: there is no such plan file") from None
     except (OSError, UnicodeDecodeError) as problem:
@@ -96,6 +96,8 @@ def load_plan(path: str | Path) -> Prescription:
         content = json.loads(text)
     except json.JSONDecodeError as problem:
         raise DataFormatError(f"{path}:{problem.lineno}: not JSON ({problem.msg})") from problem
+    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, thousands of brackets
+        raise DataFormatError(f"{path}: not JSON that can be read ({problem})") from problem
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise DataFormatError(f"{path}: field 'format' is {found!r}, expected {FORMAT!r}; this is not a plan file")

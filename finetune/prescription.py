@@ -88,6 +88,10 @@ class Prescription:
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise PrescriptionError(f"scale must be a positive number, not {self.scale!r}")
         object.__setattr__(self, "beta", check_beta(self.beta))
+        with np.errstate(over="ignore"):
+            largest = self.scale * alpha.max() ** self.beta
+        if not np.isfinite(largest):
+            raise PrescriptionError(f"alpha ** beta overflows for alpha {_short(alpha)} and beta {self.beta:g}")
         alpha.flags.writeable = False
         object.__setattr__(self, "alpha", alpha)
 

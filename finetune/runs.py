@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..patching import DualEncoder
     from .training import TrainResult
 
-MANIFEST = "manifest.json"
+MANIFEST, RESULT = "manifest.json", "result.json"
 
 
 def save_run(result: TrainResult, folder: str | Path) -> Path:
@@ -26,9 +26,7 @@ def save_run(result: TrainResult, folder: str | Path) -> Path:
 
     Raises OutputError when the folder cannot be written, or holds something that is no run.
     """
-    target = Path(folder)
-    if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
-        raise OutputError(f"{target} exists and is not a run of ours; choose another folder")
+    target = check_run_folder(folder)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
@@ -42,10 +40,22 @@ def save_run(result: TrainResult, folder: str | Path) -> Path:
     return target
 
 
+def check_run_folder(folder: str | Path) -> Path:
+    """The folder, if a run may be saved there; ask before training, which may take hours.
+
+    Raises OutputError when it holds something that is no run.
+    """
+    target = Path(folder)
+    if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
+        raise OutputError(f"{target} exists and is not a run of ours; choose another folder")
+    return target
+
+
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 
-    Raises DataFormatError when the folder is no run, or its adapters do not fit the model.
+    Raises DataFormatError when the folder is no run, its adapters do not fit the model, or they were trained on other
+    weights: to these they would add a change that was never meant for them (:func:`load_lora` does not ask).
     """
     from .adapted import rewrap
     from .lora import load_lora, merged_copy
@@ -53,7 +63,24 @@ def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     adapter = Path(folder) / "adapter"
     if not (adapter / "adapter_config.json").is_file():
         raise DataFormatError(f"{str(folder)!r} is not a run of fine-tuning: it has no adapter/adapter_config.json")
+    _check_base(model, Path(folder) / RESULT)
     return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), adapter)))
+
+
+def _check_base(model: DualEncoder, path: Path) -> None:
+    """Refuse a model whose text tower is not the one that was trained on."""
+    if not path.is_file():  # adapters from elsewhere do not say what they were trained on
+        return
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base"]
+        name, trained_on = base["model"], base["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise DataFormatError(f"{path}: does not say which model was trained ({problem!r})") from problem
+    if trained_on != model.text.fingerprint():
+        raise DataFormatError(
+            f"the run {str(path.parent)!r} was trained on {name!r} with other text weights (or another precision) than "
+            f"those of {model.name!r}: load the model that it started from"
+        )
 
 
 def _write(result: TrainResult, folder: Path) -> None:
@@ -63,8 +90,9 @@ def _write(result: TrainResult, folder: Path) -> None:
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a template, all "More Information Needed"
     _write_json(folder / "config.json", result.config.model_dump(mode="json"))
     _write_json(
-        folder / "result.json",
+        folder / RESULT,
         {
+            "base": result.base,
             "seconds": result.seconds,
             "history": {name: values.tolist() for name, values in vars(result.history).items()},
             "multipliers": None if result.plan is None else result.plan.multipliers.tolist(),

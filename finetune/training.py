@@ -112,6 +112,7 @@ class TrainResult:
     model: the same weights with the adapters merged in, ready to be traced and evaluated.
     update: how much each block changed, ordered by the plan if there was one.
     plan: the weights as they were applied (after ``budget``), or None.
+    base: name and fingerprint (``weights_sha256``, of the text tower) of the model that was started from.
     """
 
     config: TrainConfig
@@ -121,6 +122,7 @@ class TrainResult:
     update: UpdateShare
     plan: Prescription | None
     seconds: float
+    base: dict[str, str]
 
     def save(self, folder: str | Path) -> Path:
         """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all."""
@@ -156,6 +158,8 @@ def train(
     plan = _plan(config)
     if model is None:
         model = load(config.model)
+    if plan is not None:
+        _say_if_of_other_weights(plan, model)
     if data is None:
         if config.captions is None or config.claims is None:
             raise DataFormatError(
@@ -191,7 +195,8 @@ def train(
     update = update_share(model.source, encoder.source, plan)
     seconds = time.perf_counter() - started
     logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, config.steps, seconds)
-    return TrainResult(config, encoder.source, tuned, history, update, plan, seconds)
+    base = {"model": model.name, "weights_sha256": model.text.fingerprint()}
+    return TrainResult(config, encoder.source, tuned, history, update, plan, seconds, base)
 
 
 def read_config(path: str | Path) -> TrainConfig:
@@ -201,9 +206,11 @@ def read_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     try:
-        config = TrainConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        config = TrainConfig.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except OSError as problem:
         raise DataFormatError(f"{path}: cannot be read ({problem.strerror})") from None
+    except UnicodeDecodeError as problem:
+        raise DataFormatError(f"{path}: cannot be read as text ({problem})") from problem
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the configuration"
@@ -218,6 +225,18 @@ def _plan(config: TrainConfig) -> Prescription | None:
 
     plan = load_plan(config.plan) if isinstance(config.plan, Path) else config.plan
     return None if plan is None else plan.with_budget(config.budget)
+
+
+def _say_if_of_other_weights(plan: Prescription, model: DualEncoder) -> None:
+    """Allowed, and easily a mistake: nothing but the number of blocks would tell."""
+    traced = plan.provenance.get("trace")
+    known = traced.get("weights_sha256") if isinstance(traced, dict) else None
+    if known is not None and known != model.text.fingerprint():
+        logger.warning(
+            "the plan was made from a trace of %r with other text weights than those of %r that are trained now",
+            traced.get("model", "another model") if isinstance(traced, dict) else None,
+            model.name,
+        )
 
 
 def _lora(source: nn.Module, config: TrainConfig, plan: Prescription | None) -> PeftModel:

@@ -283,6 +283,16 @@ def test_truncated_or_missing_plan(tmp_path):
         ts.load_plan(path)
     with pytest.raises(DataFormatError, match="no such plan file"):
         ts.load_plan(tmp_path / "none.json")
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(DataFormatError, match="not JSON"):
+        ts.load_plan(path)
+
+
+def test_a_plan_saved_by_an_editor_that_marks_utf8(tmp_path):
+    path = tmp_path / "plan.json"
+    ts.prescribe(PROFILE).save(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert ts.load_plan(path).alpha.max() == 1
 
 
 def test_unwritable_path_leaves_nothing(tmp_path):
@@ -298,6 +308,12 @@ def test_unwritable_path_leaves_nothing(tmp_path):
 def test_bad_beta(beta):
     with pytest.raises(PrescriptionError, match="beta must be"):
         ts.prescribe(PROFILE, beta=beta)
+
+
+def test_a_beta_that_overflows():
+    with pytest.raises(PrescriptionError, match="overflows"):  # alpha above 1 exists without normalisation only
+        ts.prescribe([1.0, 2.0, 1.5], beta=1e6, normalize="none")
+    assert ts.prescribe([1.0, 2.0, 1.5], beta=1e6).multipliers.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
