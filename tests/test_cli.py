@@ -364,6 +364,24 @@ def test_a_plan_for_another_tower(run: Run, data: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
+def test_a_pair_of_many_is_not_guessed(run: Run, data: Path, tmp_path: Path) -> None:
+    image = str(next((data / "images").glob("*.png")))
+    (tmp_path / "pairs.jsonl").write_text(f"{line(id='x', image=image)}\n{line(id='x', image=image)}\n")
+    assert run("trace", "phantom", tmp_path / "pairs.jsonl", "-o", tmp_path / "t.safetensors").code == 0
+    for kind in ("heatmap", "profile"):
+        done = run("plot", tmp_path / "t.safetensors", "-o", tmp_path / "o.pdf", "--pair", "x", "--kind", kind)
+        refused(done, "2 pairs")
+
+
+def test_folders_are_checked_before_training_and_not_made(run: Run, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    huge = ("--steps", 10**9)  # would not end
+    refused(run("finetune", "phantom", data, "-o", tmp_path / "thesis", *huge), "not a run of ours")
+    refused(run("finetune", "nope", data, "-o", tmp_path / "deep" / "er" / "run"), "nope")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
 def test_a_folder_without_data(run: Run, tmp_path: Path) -> None:
     refused(run("finetune", "phantom", tmp_path, "-o", tmp_path / "run"), "captions.jsonl")
     refused(run("evaluate", "phantom", tmp_path), "mcq.jsonl")

@@ -116,7 +116,7 @@ def heatmap_view(
             pair = 0
         if pair is not None:
             _refuse_options(options, "one pair", allowed=("aggregate",))
-            return _pair_view(source, _pair_number(source, pair), profile, options.get("aggregate", "sum"))
+            return _pair_view(source, pair_number(source, pair), profile, options.get("aggregate", "sum"))
     elif not isinstance(source, TraceMap | Excess):
         raise FigureError(
             f"cannot draw a heatmap of a {type(source).__name__}; give a CausalTrace, a TraceMap or an Excess"
@@ -262,7 +262,12 @@ def _profile_of(value: Any, options: Mapping[str, Any]) -> LayerProfile:
     )
 
 
-def _pair_number(trace: CausalTrace, pair: int | str) -> int:
+def pair_number(trace: CausalTrace, pair: int | str) -> int:
+    """Position of a pair that is given by its number or its id.
+
+    Raises:
+        FigureError: there is no such pair, or several have that id.
+    """
     if isinstance(pair, str):
         found = [i for i, name in enumerate(trace.ids) if name == pair]
         if len(found) == 1:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,19 +69,17 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
 
 
 def check_folder(path: Path) -> Path:
-    """``path`` if it is a folder that can be written to, or can be created; its parents are created.
+    """``path`` if a folder can be put there, its parents included, before any long work is begun; nothing is created.
 
-    Raises `OutputError` otherwise, before any long work is begun.
+    Raises `OutputError` when a file is in the way, or the nearest folder that exists cannot be written to.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"cannot write to {str(path)!r}: it is a file, and a folder is needed")
-    try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    nearest = next((folder for folder in path.absolute().parents if folder.exists()), path)
+    try:  # by doing it: permissions say little about root and about read-only or virtual file systems
+        tempfile.TemporaryDirectory(prefix=".tracescribe-", dir=nearest).cleanup()
     except OSError as problem:
         raise OutputError(f"cannot create the folder {str(path)!r}: {problem.strerror}") from None
-    where = path if path.is_dir() else path.absolute().parent
-    if not os.access(where, os.W_OK):
-        raise OutputError(f"cannot write to {str(path)!r}: no permission")
     return path
 
 

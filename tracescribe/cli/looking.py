@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import Json, OptionError, TraceFile, check_output, show, working
+from .common import Json, TraceFile, check_output, show, working
 
 FIGURES = (".html", ".pdf", ".png", ".svg", ".eps")
 
@@ -29,11 +29,12 @@ def plot(
     check_output(output, FIGURES)
     from .. import viz
     from ..tracer import load_trace
+    from ..viz.views import pair_number
 
     with working(json, f"drawing {output}"):
         loaded = load_trace(trace)
         chosen = int(pair) if pair is not None and pair.isdecimal() and pair not in loaded.ids else pair
-        subject = loaded if chosen is None or kind == "heatmap" else loaded.select([_index(loaded.ids, chosen)])
+        subject = loaded if chosen is None or kind == "heatmap" else loaded.select([pair_number(loaded, chosen)])
         if output.suffix.lower() == ".html":
             figure = viz.heatmap(loaded, pair=chosen) if kind == "heatmap" else viz.profile(subject)
             viz.save_html(figure, output)
@@ -42,11 +43,3 @@ def plot(
         else:
             viz.export(subject.per_layer(), output, width=width)
     show(json, {"output": output, "kind": kind, "n_pairs": loaded.n_pairs}, f"saved {output}")
-
-
-def _index(ids: tuple[str, ...], pair: int | str) -> int:
-    if isinstance(pair, str) and pair in ids:
-        return ids.index(pair)
-    if isinstance(pair, int) and pair < len(ids):
-        return pair
-    raise OptionError(f"--pair {pair}: the trace has {len(ids)} pairs, numbered from 0")

@@ -70,7 +70,9 @@ def finetune(
 
     Example:  tracescribe finetune phantom data -o runs/nast --plan plan.json
     """
-    check_folder(output)
+    from ..finetune.runs import check_run_folder
+
+    check_run_folder(check_folder(output))
     files = {name: data / f"{name}.jsonl" for name in ("captions", "claims")}
     for path in files.values():
         if not path.is_file():
