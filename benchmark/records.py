@@ -196,8 +196,9 @@ def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None) -> l
             record = kind.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "record"
-            raise DataFormatError(f"{path}:{number}: field {field!r}: {first['msg']}") from error
+            field = ".".join(str(part) for part in first["loc"])
+            about = f"field {field!r}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
+            raise DataFormatError(f"{path}:{number}: {about}") from error
         if split is not None and record.split not in (split, None):
             continue
         if not isinstance(record.image, str):

@@ -110,15 +110,21 @@ def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
     """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
+    from safetensors import SafetensorError
 
     from .peft_attention import count_out_proj_once
 
     if not (Path(folder) / "adapter_config.json").is_file():
         raise DataFormatError(f"{folder}: holds no adapters (adapter_config.json is missing)")
+    # without a file peft would look for the folder's name on the network
+    if not any((Path(folder) / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+        raise DataFormatError(f"{folder}: holds no adapters (adapter_model.safetensors is missing)")
     try:
         with warnings.catch_warnings():  # an error below says what this warning says
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(module, str(folder))
+    except SafetensorError as problem:
+        raise DataFormatError(f"{folder}: the adapters' file is damaged ({problem}); was it cut short?") from problem
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as problem:
         raise DataFormatError(f"{folder}: these adapters do not fit the module: {problem}") from problem
     # peft passes over names that only the file or only the module has

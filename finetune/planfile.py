@@ -105,8 +105,9 @@ def load_plan(path: str | Path) -> Prescription:
         record = PlanFile.model_validate(content)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the record"
-        raise DataFormatError(f"{path}: field {where!r}: {first['msg']}") from problem
+        where = ".".join(map(str, first["loc"]))
+        about = f"field {where!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        raise DataFormatError(f"{path}: {about}") from problem
     return Prescription(
         alpha=np.asarray(record.alpha),
         beta=record.beta,

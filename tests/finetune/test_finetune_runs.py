@@ -66,6 +66,16 @@ def test_adapters_with_a_missing_tensor_are_refused(model, tmp_path):
         load_run(model, folder)
 
 
+def test_damaged_and_missing_adapters_are_refused_without_a_look_at_the_network(model, tmp_path):
+    path = run_of(model).save(tmp_path / "run") / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DataFormatError, match="cut short"):
+        load_run(model, tmp_path / "run")
+    path.unlink()
+    with pytest.raises(DataFormatError, match="is missing"):
+        load_run(model, tmp_path / "run")
+
+
 def test_a_plan_traced_on_other_weights_is_said(model, caplog):
     own = {"trace": {"model": "mine", "weights_sha256": model.text.fingerprint()}}
     foreign = {"trace": {"model": "hf:other", "weights_sha256": "0" * 64}}
