@@ -45,7 +45,7 @@ def demo_page(result: DemoResult) -> Report:
 def _films(result: DemoResult) -> Section:
     from .viz import Picture, Section
 
-    says = "; ".join(f"({number}) {film.caption}" for number, film in enumerate(result.films, start=1))
+    says = "; ".join(f"({number}) {film.caption.rstrip('.')}" for number, film in enumerate(result.films, start=1))
     return Section(
         "A miniature that overlooks “no”",
         text=[

@@ -19,8 +19,8 @@ LEGEND = (
     "Percent, on films of patients that training never saw; mean over seeds, and half their range as ± where there are "
     "several. Affirmative, negated: multiple choice of four, the same items worded without and with negation. Gap: the "
     "difference of the two. Claims: one true claim among four. Wrong film: the same with another patient's film; "
-    "what exceeds chance (25) there is a prior of the texts. R@1: affirmative caption retrieval among 32. Top-3: share "
-    "of the weights' change in the three blocks of highest CTE."
+    "what exceeds chance (25) there is a prior of the texts. R@1: affirmative caption retrieval among 32 (fewer in "
+    "small data). Top-3: share of the weights' change in the three blocks of highest CTE."
 )
 
 
@@ -40,7 +40,7 @@ class Difference:
         return int(np.sign(self.value)) if abs(self.value) > self.noise else 0  # 0 also where the noise is unknown
 
     def __str__(self) -> str:
-        return f"{self.value:+.1f} (noise {self.noise:.1f})"
+        return f"{self.value:+.1f} (noise {self.noise:.1f})".replace("-", "−")
 
 
 Metric = Callable[["Evaluation"], "Interval | None"]

@@ -21,7 +21,7 @@ def phantom(
 
     Example:  tracescribe build phantom data -n 500 --seed 1
     """
-    check_folder(folder)
+    check_folder(folder).absolute().parent.mkdir(parents=True, exist_ok=True)
     from ..benchmark.phantom import build_phantom
 
     with working(json, ""), progress_bar(json, "drawing", n) as bar:
