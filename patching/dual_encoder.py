@@ -69,7 +69,7 @@ class ImageEncoder:
                 "this model was wrapped without preprocess, so it takes only pixel tensors [3, h, w]: pass "
                 "wrap(..., preprocess=...), or encode the images yourself and give their embeddings"
             )
-        pixels = self._preprocess(image)
+        pixels = self._preprocess(as_rgb(image) if hasattr(image, "mode") else image)
         return torch.as_tensor(pixels["pixel_values"][0]) if hasattr(pixels, "keys") else pixels
 
 
@@ -83,11 +83,32 @@ def open_image(path: str | Path) -> Any:
 
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return as_rgb(image)
     except FileNotFoundError:
         raise DataFormatError(f"the image {str(path)!r} does not exist") from None
+    except DataFormatError as error:
+        raise DataFormatError(f"the image {str(path)!r} cannot be read: {error}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataFormatError(f"the image {str(path)!r} cannot be read: {error}") from None
+
+
+def as_rgb(image: Any) -> Any:
+    """A PIL image in RGB. 16-bit grey is scaled to 8 bits; PIL itself would clip it to white.
+
+    Raises:
+        DataFormatError: 32-bit integers or floats, whose range no file states.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataFormatError(
+            f"an image of mode {image.mode!r} (32 bits a pixel) does not say what is black and what is white: convert "
+            f"it to 8-bit grey or RGB"
+        )
+    return image.convert("RGB")
 
 
 def _describe(image: Any) -> str:

@@ -167,11 +167,12 @@ class Excess:
                 f"the trace has {self.trace.n_layers} layers and its control {self.control.n_layers}; "
                 "both must come from the same model"
             )
-        if self.trace.site != self.control.site:
-            raise TraceError(
-                f"the trace is of site {self.trace.site!r} and its control of {self.control.site!r}; "
-                "trace both at the same site"
-            )
+        for key, what in (("site", "site"), ("direction", "direction"), ("weights_sha256", "model's weights")):
+            ours, theirs = (side.provenance.get(key) for side in (self.trace, self.control))
+            if ours != theirs and None not in (ours, theirs):
+                raise TraceError(
+                    f"the trace and its control differ in their {what} ({ours!r} and {theirs!r}): trace both alike"
+                )
 
     def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
         """Difference of the two maps over the rows that both have; counts are the smaller of the two."""

@@ -204,7 +204,8 @@ def _image(value: Any, file: Path, line: int) -> Any:
     if isinstance(value, dict) and list(value) == ["text"] and isinstance(value["text"], str):
         return Text(value["text"])
     if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
-        embedding = np.array(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            embedding = np.array(value, dtype=np.float32)
         if np.isfinite(embedding).all():
             return embedding
     raise DataFormatError(

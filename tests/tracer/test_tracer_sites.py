@@ -113,5 +113,5 @@ def test_what_cannot_be_selected_is_refused(model: ts.DualEncoder, pairs: list[t
         traced(model, pairs, site="z", heads=9)
     with pytest.raises(SiteError, match="window"):
         traced(model, pairs, window=0)
-    with pytest.raises(ts.tracer.TraceError, match="same site"):
+    with pytest.raises(ts.tracer.TraceError, match="differ in their site"):
         traced(model, pairs).control(traced(model, pairs, site="resid_post"))

@@ -192,3 +192,24 @@ def test_nothing_to_trace(model: ts.DualEncoder) -> None:
         ts.trace(model, [ts.Pair(**CAPTIONS, image=blind)])
     with pytest.raises(SiteError, match=r"unknown site 'residual'.*resid, resid_pre"):
         ts.trace(model, [ts.Pair(**CAPTIONS, image=IMAGE)], site="residual")
+
+
+def test_sixteen_bits_of_grey_are_the_same_film_as_eight(model: ts.DualEncoder, tmp_path: Path) -> None:
+    grey = np.random.default_rng(3).integers(0, 256, (40, 40), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "eight.png")
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    wide.save(tmp_path / "sixteen.png")
+    eight, sixteen, passed = model.encode_images([tmp_path / "eight.png", tmp_path / "sixteen.png", wide])
+    assert torch.equal(eight, sixteen) and torch.equal(eight, passed)
+    with pytest.raises(DataFormatError, match="32 bits a pixel"):
+        model.encode_images([Image.fromarray(grey.astype(np.float32))])
+
+
+def test_a_control_of_another_direction_or_model_is_refused(model: ts.DualEncoder) -> None:
+    pair = ts.Pair(**CAPTIONS, image=IMAGE)
+    trace = ts.trace(model, [pair], floor=0)
+    with pytest.raises(ts.tracer.TraceError, match="differ in their direction"):
+        trace.control(ts.trace(model, [pair], floor=0, direction="correct->foil"))
+    other = ts.wrap(open_clip_model(seed=5), tokenizer=WordTokenizer(), name="other")
+    with pytest.raises(ts.tracer.TraceError, match="differ in their model's weights"):
+        trace.control(ts.trace(other, [pair], floor=0))
