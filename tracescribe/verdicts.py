@@ -19,7 +19,7 @@ LEGEND = (
     "Percent, on films of patients that training never saw; mean over seeds, and half their range as ± where there are "
     "several. Affirmative, negated: multiple choice of four, the same items worded without and with negation. Gap: the "
     "difference of the two. Claims: one true claim among four. Wrong film: the same with another patient's film; "
-    "what exceeds chance (25) there is a prior of the texts. R@1: affirmative caption retrieval among 32 (fewer in "
+    "this is what the texts alone give (chance is 25). R@1: affirmative caption retrieval among 32 (fewer in "
     "small data). Top-3: share of the weights' change in the three blocks of highest CTE."
 )
 
@@ -151,8 +151,8 @@ def _says_prior(before: Evaluation, uniform: Sequence[Evaluation]) -> str:
         f"another patient's film from {wrong[0]:.1f} to {wrong[1]:.1f} %"
     )
     if wrong[1] - wrong[0] > own.noise:
-        return f"{gained}: part of the gain is a prior of the texts and not sight."
-    return f"{gained}: the gain is not a prior of the texts." if own.sign > 0 else f"{gained}."
+        return f"{gained}: that part of the gain comes from the texts alone, not from sight."
+    return f"{gained}: the gain does not come from the texts alone." if own.sign > 0 else f"{gained}."
 
 
 def _says_comparison(what: str, of: Sequence[Evaluation], than: str, to: Sequence[Evaluation]) -> str:
