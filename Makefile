@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+PERF_STAMP := $(VENV)/.set-up-perf
 
 .PHONY: help setup demo test test-slow perf tables lint clean
 
@@ -13,7 +14,7 @@ help:
 	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
 	@echo "make test       every check that takes seconds: tests, doctests, lint, types"
 	@echo "make test-slow  the checks that take minutes"
-	@echo "make perf       time our trace against the other ways of doing it"
+	@echo "make perf       time tracing and training against peers and the machine (QUICK=1: only try it)"
 	@echo "make tables     run every tower of the zoo and write docs/tower_table.md"
 	@echo "make lint       ruff (lint and format) and mypy only"
 	@echo "make setup      only create .venv and install"
@@ -43,8 +44,17 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
-perf: $(STAMP)
-	$(BIN)/python perf/bench_trace.py
+# The peers that only the benchmarks need are installed for them alone.
+perf: $(PERF_STAMP)
+	$(BIN)/python perf/run.py $(if $(QUICK),--quick)
+
+$(PERF_STAMP): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --python $(BIN)/python -c constraints.txt -e '.[perf]'; \
+	else \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[perf]'; \
+	fi
+	@touch $@
 
 tables: $(STAMP)
 	TRACESCRIBE_WRITE_TABLES=1 $(BIN)/pytest -q tests/patching/test_zoo_towers.py

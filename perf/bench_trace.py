@@ -1,44 +1,42 @@
 """Time our exact trace against the other ways of doing it, and against the machine, in one run on one thread.
 
-    python perf/bench_trace.py            # ViT-B/32, random weights; minutes; writes perf/RESULTS.md
+    python perf/bench_trace.py            # ViT-B/32, random weights; minutes
     python perf/bench_trace.py --quick    # a tiny tower, seconds: does the benchmark itself work?
 
-Every way must return the same score map within 2e-5 before a time of it is reported. The ways take turns, and a ratio
-is the median over the turns. Seconds are CPU seconds of this process, which other programs on the machine disturb
-least; wall seconds stand beside them.
+Every way must return the same score maps within 2e-5 before a time of it is reported.
 """
 
 from __future__ import annotations
 
-import os
+from measuring import (
+    CORRECT,
+    FOIL,
+    Timing,
+    block_products,
+    products_of,
+    random_clip,
+    spread,
+    square_product,
+    write_section,
+)
 
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before torch and numpy read them
-
-import argparse
-import logging
-import platform
+# isort: split
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flops import published_passes, trace_flops
-from peers import NnsightPeers, published
-from torch import Tensor, nn
+from flops import least_flops, published_passes, trace_flops
+from peers import LensPeer, NnsightPeers, PyvenePeer, published
 
 import tracescribe as ts
-from tracescribe.patching import PatchingEngine, TextTower
+from tracescribe.patching import PatchingEngine
 
 TOLERANCE = 2e-5  # on a cosine; the ways differ in order of summation only, which gives about 1e-7
-CORRECT, FOIL = "There is no {}.", "There is {} {}."
 SEVERITIES = ("severe", "mild", "moderate", "small")  # the set uses the first; pairs of one length use all
 CONDITIONS = (  # 7 to 10 tokens in either caption
     *("pneumonia", "consolidation", "fracture", "mass", "fibrosis", "congestion", "infection"),
@@ -46,116 +44,44 @@ CONDITIONS = (  # 7 to 10 tokens in either caption
     *("emphysema", "nodule", "lung lesion"),
     *("pneumothorax", "pleural effusion"),
 )
-
-
-# measuring ------------------------------------------------------------------------------------------------------------
+THE_SET, ONE_LENGTH, ONE = "the set", "pairs of one length", "one pair"
+AS_IT_COMES, TRIMMED, TOGETHER = "full context", "trimmed", "trimmed, pairs together"
+# What each peer is granted is said in the table's text; "full context" is what whoever uses it has to run.
+PEERS = ("published algorithm", "nnsight, a trace a patch", "nnsight, batched + skip", "TransformerLens", "pyvene")
 
 
 @dataclass
-class Timing:
-    """Repeated measurements of one way, in seconds."""
+class Way:
+    """One way to trace some pairs."""
 
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-
-    def run(self, function: Callable[[], Any]) -> Any:
-        cpu, wall = time.process_time(), time.perf_counter()
-        result = function()
-        self.cpu.append(time.process_time() - cpu)
-        self.wall.append(time.perf_counter() - wall)
-        return result
-
-
-def gemm_rates(tower: TextTower, rows: int, *, square: int, repeats: int = 2) -> dict[str, float]:
-    """GFLOP/s of a block's four products at ``rows`` rows, through all the blocks' own weights, and of a square one."""
-    layers = [
-        layer
-        for block in tower.blocks
-        for layer in (block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down)  # each holds weight and bias
-    ]
-    inputs = {size: torch.randn(rows, size) for size in {int(layer.weight.shape[1]) for layer in layers}}  # type: ignore
-    a, b = torch.randn(square, square), torch.randn(square, square)
-
-    def blocks() -> None:
-        for layer in layers:
-            nn.functional.linear(inputs[layer.weight.shape[1]], layer.weight, layer.bias)  # type: ignore
-
-    def best(function: Callable[[], Any], operations: int) -> float:
-        timing = Timing()
-        function()
-        for _ in range(repeats):
-            timing.run(function)
-        return operations / min(timing.cpu) / 1e9
-
-    with torch.no_grad():
-        return {
-            "block": best(blocks, sum(2 * rows * layer.weight.numel() for layer in layers)),  # type: ignore
-            "square": best(lambda: a @ b, 2 * square**3),
-        }
-
-
-def fresh_process(code: str, repeats: int) -> Timing:
-    """Seconds that ``code`` takes in a new interpreter, as it reports them."""
-    clocks = "time.process_time(), time.perf_counter()"
-    command = [sys.executable, "-c", f"import time; start = {clocks}; {code}; print(*start, {clocks})"]
-    timing = Timing()
-    for _ in range(repeats):
-        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        cpu, wall, cpu_end, wall_end = map(float, out.split()[-4:])
-        timing.cpu.append(cpu_end - cpu)
-        timing.wall.append(wall_end - wall)
-    return timing
-
-
-# what is timed --------------------------------------------------------------------------------------------------------
-
-
-def build_model(quick: bool) -> tuple[nn.Module, ts.DualEncoder, Tensor]:
-    """A randomly initialised open_clip CLIP, the same model wrapped, and pixels for its image tower."""
-    import open_clip
-
-    logging.getLogger().setLevel(
-        logging.ERROR
-    )  # open_clip warns that the weights are random; here they are meant to be
-    torch.manual_seed(0)
-    if quick:
-        model: nn.Module = open_clip.model.CLIP(
-            embed_dim=32,
-            vision_cfg={"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16},  # type: ignore
-            text_cfg={"width": 64, "heads": 2, "layers": 3},  # type: ignore
-        )
-    else:
-        model = open_clip.create_model("ViT-B-32")
-    model.eval()
-    dual = ts.wrap(model, tokenizer=open_clip.get_tokenizer("ViT-B-32"), name="random ViT-B/32")
-    return model, dual, torch.randn(1, 3, *((32, 32) if quick else (224, 224)))
+    pairs: Sequence[ts.Pair]
+    run: Callable[[], Any]  # a CausalTrace, or S[pair, layer, token]
+    turns: int
 
 
 @dataclass
 class Results:
     """Everything a run measured; times in seconds."""
 
-    times: dict[str, Timing]
-    per_call: dict[str, int]  # pairs that one call of a way traces
-    worst: dict[str, float]  # largest |S - ours| by peer
-    spread: float  # max - min of S over the pair's cells: what that difference is to be compared with
-    flops: dict[str, float]  # a pair, by way
-    gemm: dict[str, list[float]]
+    times: dict[tuple[str, str], Timing]  # by way and how it was run
+    per_call: dict[tuple[str, str], int]  # pairs that one call of a way traces
+    worst: dict[tuple[str, str], float]  # largest |S - ours| by peer
+    spread: float  # max - min of S over a pair's cells: what that difference is to be compared with
+    flops: dict[str, float]  # operations of a call, by set
+    least: dict[str, float]  # and those without which it cannot be exact
+    rates: dict[str, list[float]]  # operations a second
+    products: dict[str, Timing]  # the engine's own matrix products alone, by set
     passes: dict[str, int]  # of the published algorithm: for the one pair, for a pair of the set on average
-    fresh: dict[str, Timing]
-    load: tuple[float, float]
 
 
-def measure(*, quick: bool = False, repeats: int = 5, published_runs: int = 1, conditions: int = 16) -> Results:
-    """Trace the template pairs by every way in turn.
+def measure(*, quick: bool = False, repeats: int = 5, slow: int = 2, conditions: int = 16) -> Results:
+    """Trace the template pairs by every way in turn; the slowest ways run in ``slow`` turns only.
 
     Raises:
         AssertionError: a peer's map differs from ours, or the maps are too flat to tell.
     """
-    torch.set_num_threads(1)
-    load = os.getloadavg()[0]
-    model, dual, pixels = build_model(quick)
-    tower = dual.text
+    model, dual = random_clip(quick)
+    tower, pixels = dual.text, torch.randn(1, 3, *((32, 32) if quick else (224, 224)))
     image = dual.encode_images(pixels)[0]
 
     def pairs_of(chosen: Sequence[str], severities: Sequence[str]) -> list[ts.Pair]:
@@ -163,192 +89,165 @@ def measure(*, quick: bool = False, repeats: int = 5, published_runs: int = 1, c
             ts.Pair(correct=CORRECT.format(c), foil=FOIL.format(s, c), image=image) for s in severities for c in chosen
         ]
 
-    n = len(tower.token_ids(CORRECT.format(CONDITIONS[0])))  # tokens of the one pair that every way traces
+    n = len(tower.token_ids(CORRECT.format(CONDITIONS[0])))  # tokens of the pairs that every way traces
     as_long = [c for c in CONDITIONS[:conditions] if len(tower.token_ids(CORRECT.format(c))) == n]
     sets = {
-        "the set": pairs_of(CONDITIONS[:conditions], SEVERITIES[:1]),
-        "pairs of one length": pairs_of(as_long, SEVERITIES),
-        "one pair": pairs_of(CONDITIONS[:1], SEVERITIES[:1]),
+        THE_SET: pairs_of(CONDITIONS[:conditions], SEVERITIES[:1]),
+        ONE_LENGTH: pairs_of(as_long, SEVERITIES),
+        ONE: pairs_of(CONDITIONS[:1], SEVERITIES[:1]),
     }
-    rows = {
-        name: (tower.rows([p.correct for p in pairs]), tower.rows([p.foil for p in pairs]))
-        for name, pairs in sets.items()
-    }
-    (base, donor), pairs = rows["one pair"], sets["one pair"]
-    trimmed = torch.tensor([base[0]]), torch.tensor([donor[0]])
-    padded = tower.tokenize([pairs[0].correct]), tower.tokenize([pairs[0].foil])
+    rows = {name: (tower.rows([p.correct for p in ps]), tower.rows([p.foil for p in ps])) for name, ps in sets.items()}
     engine, nnsight = PatchingEngine(tower), NnsightPeers(tower)
-
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {}
+    ours = {name: partial(engine.patch, *rows[name], checks=0) for name in sets}
+    ways: dict[tuple[str, str], Way] = {}
     for name, members in sets.items():
-        ways[f"ours: ts.trace, {name}"] = (len(members), partial(ts.trace, dual, members, progress=False, floor=0.0))
-        ways[f"ours: engine, {name}"] = (len(members), partial(engine.patch, *rows[name]))
-    ways |= {
-        "nnsight, batched + skip, trimmed": (1, lambda: nnsight.batched_skip(*trimmed, image, n)),
-        "nnsight, batched + skip, full context": (1, lambda: nnsight.batched_skip(*padded, image, n)),
-        "nnsight, a trace a patch, trimmed": (1, lambda: nnsight.one_trace_per_patch(*trimmed, image, n)),
-        "published algorithm": (1, lambda: published(model, pixels, *padded, n)),
+        ways["ours: ts.trace", name] = Way(
+            members, partial(ts.trace, dual, members, progress=False, floor=0.0), repeats
+        )
+        ways["ours: engine, no self-checks", name] = Way(members, ours[name], repeats)
+    peers: dict[str, Callable[..., Any]] = {PEERS[1]: nnsight.one_trace_per_patch, PEERS[2]: nnsight.batched_skip}
+    peers[PEERS[3]] = LensPeer(tower)
+    if PyvenePeer.available:
+        peers[PEERS[4]] = PyvenePeer(tower)
+    for name, peer in peers.items():
+        for how in (AS_IT_COMES, TRIMMED, TOGETHER):
+            members = sets[ONE_LENGTH if how == TOGETHER else ONE]
+            encode = tower.tokenize if how == AS_IT_COMES else lambda texts: torch.tensor(tower.rows(texts))
+            base, donor = encode([p.correct for p in members]), encode([p.foil for p in members])
+            run = partial(peer, base, donor, image.expand(len(members), -1), n)
+            ways[name, how] = Way(members, run, repeats if how == TRIMMED else slow)
+    padded = tower.tokenize([sets[ONE][0].correct]), tower.tokenize([sets[ONE][0].foil])
+    ways[PEERS[0], AS_IT_COMES] = Way(sets[ONE], partial(published, model, pixels, *padded, n), 1)
+
+    expected = ts.trace(dual, sets[ONE_LENGTH], progress=False, floor=0.0).scores.patched
+    s_range = float((expected.max(axis=(1, 2)) - expected.min(axis=(1, 2))).min())
+    assert s_range > 50 * TOLERANCE, f"a score map is flat ({s_range:.1e}): agreement would mean nothing"
+    products = {name: products_of(function) for name, function in ours.items()}
+    machine = {
+        "blocks": block_products(tower, 64 if quick else 1024),
+        "square": square_product(128 if quick else 2048),
     }
-    expected = ways["ours: ts.trace, the set"][1]().scores.patched[0, :, :n]  # also the warm-up
-    spread = float(expected.max() - expected.min())
-    assert spread > 50 * TOLERANCE, f"the score map is flat ({spread:.1e}): agreement would mean nothing"
-    times = {name: Timing() for name in ways}
-    worst: dict[str, float] = {}
-    gemm: dict[str, list[float]] = {"block": [], "square": []}
+    results = Results(
+        times={name: Timing() for name in ways},
+        per_call={name: len(way.pairs) for name, way in ways.items()},
+        worst={},
+        spread=s_range,
+        flops={name: float(sum(map(partial(trace_flops, tower), *rows[name]))) for name in sets},
+        least={name: float(sum(map(partial(least_flops, tower), *rows[name]))) for name in sets},
+        rates={name: [] for name in machine},
+        products={name: Timing() for name in sets},
+        passes={name: round(float(np.mean([published_passes(tower, len(b)) for b in rows[name][0]]))) for name in sets},
+    )
     for turn in range(repeats):
-        for name, (_, way) in ways.items():
-            if name == "published algorithm" and turn >= published_runs:
+        for key, way in ways.items():
+            if turn >= way.turns:
                 continue
-            result = times[name].run(way)
-            found = result.scores.patched[0, :, :n] if isinstance(result, ts.CausalTrace) else result
-            if isinstance(found, np.ndarray):
-                worst[name] = max(worst.get(name, 0.0), float(np.abs(found - expected).max()))
-                assert worst[name] <= TOLERANCE, f"{name} differs from ours by {worst[name]:.1e}"
-        for kind, rate in gemm_rates(tower, 64 if quick else 1024, square=128 if quick else 2048).items():
-            gemm[kind].append(rate)
-    first_map = (
-        "import tracescribe as ts; model = ts.load('phantom'); pair = ts.Pair(correct='There is no opacity.', "
-        "foil='There is severe opacity.', image=ts.Text('The lungs are clear.')); "
-        "ts.trace(model, [pair], progress=False)"
-    )
-
-    def over(name: str, count: Callable[[Sequence[int], Sequence[int]], int]) -> float:
-        return float(np.mean([count(b, d) for b, d in zip(*rows[name], strict=True)]))
-
-    return Results(
-        times=times,
-        per_call={name: size for name, (size, _) in ways.items()},
-        worst=worst,
-        spread=spread,
-        flops={name: over(name, partial(trace_flops, tower)) for name in sets},
-        gemm=gemm,
-        passes={name: round(over(name, lambda b, d: published_passes(tower, len(b)))) for name in sets},
-        fresh={
-            "import tracescribe": fresh_process("import tracescribe", 1 if quick else 3),
-            "import, load the miniature, first map": fresh_process(first_map, 1 if quick else 3),
-        },
-        load=(load, os.getloadavg()[0]),
-    )
+            found = results.times[key].run(way.run)
+            found = found.scores.patched[..., :n] if isinstance(found, ts.CausalTrace) else found
+            if isinstance(found, np.ndarray) and way.pairs is not sets[THE_SET]:
+                worst = float(np.abs(found - expected[: len(found)]).max())
+                results.worst[key] = max(results.worst.get(key, 0.0), worst)
+                assert worst <= TOLERANCE, f"{', '.join(key)} differs from ours by {worst:.1e}"
+        for name, run in products.items():
+            results.products[name].run(run)
+        for name, (run, operations) in machine.items():
+            timing = Timing()
+            for _ in range(3):
+                timing.run(run)
+            results.rates[name].append(operations / min(timing.cpu))
+    return results
 
 
-# the report -----------------------------------------------------------------------------------------------------------
+# the section ----------------------------------------------------------------------------------------------------------
 
 
-def report(results: Results, command: str) -> str:
-    """The results as a Markdown page."""
+def report(results: Results) -> str:
+    """The results as Markdown."""
     times, per_call = results.times, results.per_call
-    reference = {size: f"ours: ts.trace, {size}" for size in ("the set", "pairs of one length", "one pair")}
 
-    def per_pair(name: str) -> float:
-        return statistics.median(times[name].cpu) / per_call[name]
-
-    def ratio(name: str, size: str) -> str:
-        """Peer over ours, turn by turn; a peer that ran in fewer turns is held against our median."""
-        ours = [seconds / per_call[reference[size]] for seconds in times[reference[size]].cpu]
-        if len(times[name].cpu) < len(ours):
-            ours = [statistics.median(ours)] * len(times[name].cpu)
-        turns = [a / per_call[name] / b for a, b in zip(times[name].cpu, ours, strict=True)]
-        return f"{statistics.median(turns):.0f}×"
+    def over(peer: tuple[str, str], size: str) -> str:
+        """Peer over ours, seconds a pair, turn by turn; a peer that ran in fewer turns, against our median."""
+        key = "ours: ts.trace", size
+        ours = [seconds / per_call[key] for seconds in times[key].cpu]
+        theirs = [seconds / per_call[peer] for seconds in times[peer].cpu]
+        if len(theirs) < len(ours):
+            ours = [statistics.median(ours)] * len(theirs)
+        return f"{statistics.median(a / b for a, b in zip(theirs, ours, strict=True)):.3g}×"
 
     rows = []
-    for name, timing in times.items():
-        cpu = [seconds / per_call[name] for seconds in timing.cpu]
-        against = (
-            ("–", "–") if name.startswith("ours") else (ratio(name, "pairs of one length"), ratio(name, "one pair"))
-        )
-        rows.append(
-            f"| {name} | {per_call[name]} | {statistics.median(cpu):.3g} | {min(cpu):.3g}–{max(cpu):.3g} | "
-            f"{statistics.median(timing.wall) / per_call[name]:.3g} | {against[0]} | {against[1]} | "
-            f"{f'{results.worst[name]:.0e}' if name in results.worst else '–'} |"
-        )
-    block, square = (statistics.median(results.gemm[kind]) for kind in ("block", "square"))
+    for key, timing in times.items():
+        cpu, size = [seconds / per_call[key] for seconds in timing.cpu], per_call[key]
+        ratios = ("–", "–") if key[0].startswith("ours") else (over(key, ONE_LENGTH), over(key, ONE))
+        worst = f"{results.worst[key]:.0e}" if key in results.worst else "–"
+        rows.append(f"| {key[0]} | {key[1]} | {size} | {spread(cpu)} | {' | '.join(ratios)} | {worst} |")
+    rate = {name: statistics.median(values) for name, values in results.rates.items()}
     limits = []
-    for name in (n for n in times if n.startswith("ours")):
-        gflop = results.flops[name.split(", ", 1)[1]] / 1e9
-        rate = gflop / per_pair(name)
-        limits.append(f"| {name} | {gflop:.3g} | {rate:.3g} | {rate / block:.0%} | {rate / square:.0%} |")
-    a_pass = statistics.median(times["published algorithm"].cpu) / results.passes["one pair"]
-    whole = a_pass * results.passes["the set"]
-    fresh = [
-        f"| {name} | {statistics.median(runs.cpu):.2f} | {statistics.median(runs.wall):.2f} |"
-        for name, runs in results.fresh.items()
-    ]
-    n_pairs = per_call[reference["the set"]]
+    for name, operations in results.flops.items():
+        for way in ("ours: engine, no self-checks", "ours: ts.trace"):
+            cpu = times[way, name].cpu
+            products = statistics.median(
+                alone / whole for alone, whole in zip(results.products[name].cpu, cpu, strict=True)
+            )
+            achieved = operations / statistics.median(cpu)
+            limits.append(
+                f"| {way} | {name} | {operations / per_call[way, name] / 1e9:.3g} | {achieved / 1e9:.3g} | "
+                f"**{achieved / rate['blocks']:.0%}** | {achieved / rate['square']:.0%} | {products:.0%} | "
+                f"{results.least[name] / operations:.0%} |"
+            )
+    a_pass = statistics.median(times[PEERS[0], AS_IT_COMES].cpu) / results.passes[ONE]
+    whole = a_pass * results.passes[THE_SET]
+    ours = statistics.median(times["ours: ts.trace", THE_SET].cpu) / per_call["ours: ts.trace", THE_SET]
     return "\n".join(
         [
-            "# Exact tracing against its peers",
+            "## Against peers",
             "",
-            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {processor()}, {os.cpu_count()} cores, one thread used; "
-            f"Python {platform.python_version()}, torch {torch.__version__}, "
-            f"load average {results.load[0]:.1f} before and {results.load[1]:.1f} after.",
+            "A randomly initialised open_clip ViT-B/32, fp32, one thread; the image embedding is given to all but the "
+            f'published algorithm. The set is {per_call["ours: ts.trace", THE_SET]} pairs "{CORRECT.format("X")}" / '
+            f'"{FOIL.format("severe", "X")}" of 7 to 10 tokens; the {per_call["ours: ts.trace", ONE_LENGTH]} pairs of '
+            f"one length are those of 7, with the foils {', '.join(SEVERITIES)}; the one pair is the first of them. "
+            "Every peer returns our score maps within the difference shown "
+            f"(S spans at least {results.spread:.3f} over a pair's cells). Seconds are CPU seconds a pair: median and "
+            "range over the turns. `ts.trace` is a whole user call, self-checks and hash of the weights included.",
             "",
-            "A randomly initialised open_clip ViT-B/32; the image embedding is given; our engine's self-checks are on. "
-            f'The set is {n_pairs} pairs "{CORRECT.format("X")}" / "{FOIL.format("severe", "X")}" of 7 to 10 tokens. '
-            f"The {per_call[reference['pairs of one length']]} pairs of one length are those of 7 tokens, with "
-            f"the foils {', '.join(SEVERITIES)}. Every peer traces the first pair of the set (7 tokens) and returns "
-            "our score map within the difference shown (S spans "
-            f"{results.spread:.3f} over that pair's cells). "
-            "Seconds are CPU seconds a pair, median and range over the turns.",
+            f"What is granted: *{AS_IT_COMES}* is a peer around the model's own text transformer, which takes 77 "
+            f"tokens; *{TRIMMED}* grants it our tower, which runs the caption's own tokens; *{TOGETHER}* also gives it "
+            "all pairs of one length as one batch. nnsight with skip runs no block before the patch. TransformerLens is "
+            "`generic_activation_patch` on `model.text.to_transformer_lens()`, with fused attention granted. pyvene is "
+            "`VanillaIntervention`, one pass a layer, a position a row, the donor's activations collected once"
+            + ("." if (PEERS[4], TRIMMED) in times else " (not installed in this run: `pip install -e '.[perf]'`)."),
             "",
-            "Full context: rows of 77 tokens, as nnsight around open_clip's own text tower has to run them. Trimmed: "
-            "the peer is granted our tower and its trimming, and only the engine differs.",
-            "",
-            "| way | pairs a call | s a pair | spread | wall s a pair | over ours, 7-token pairs together | "
-            "over ours, that pair alone | max difference in S |",
-            "|---|---|---|---|---|---|---|---|",
+            "| way | run on | pairs a call | s a pair | over `ts.trace`, pairs together | over `ts.trace`, that pair "
+            "alone | max difference in S |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             f"The published algorithm costs {a_pass:.2f} s a pass whatever the caption; over the set it would take "
-            f"{results.passes['the set']} passes, {whole:.0f} s a pair (derived, not run): "
-            f"**{whole / per_pair(reference['the set']):.0f}×** ours.",
+            f"{results.passes[THE_SET]} passes, {whole:.0f} s a pair (derived, not run): **{whole / ours:.0f}×** ours.",
             "",
-            "## Against the machine",
+            "## Against the limit",
             "",
-            "Operations are those of the rows that our engine runs, self-checks not counted (derived in `flops.py`, "
-            "equal to what torch counts). The two rates measured in the same run: a block's four products at 1024 rows "
-            f"through all blocks' weights, **{block:.0f} GFLOP/s**; a 2048³ product, **{square:.0f} GFLOP/s**.",
+            "Operations are those that the engine runs (derived in `docs/speed.md`, equal to what torch counts), "
+            "self-checks aside. The machine's rates in the same run: the four products of every block at "
+            f"1024 rows, **{rate['blocks'] / 1e9:.0f} GFLOP/s** (what the shares in bold are of); a 2048³ product, "
+            f"{rate['square'] / 1e9:.0f} GFLOP/s. Own products alone: the time that the engine's matrix products take "
+            "when nothing else runs, over the whole time; what is missing to 100 % is norms, activations, attention, "
+            "copies, hooks and Python. Demanded: the share of these operations without which no trace is exact.",
             "",
-            "| way | GFLOP a pair | GFLOP/s | of the blocks' rate | of the square rate |",
-            "|---|---|---|---|---|",
+            "| way | pairs | GFLOP a pair | GFLOP/s | of the blocks' rate | of the square rate | own products alone "
+            "| demanded |",
+            "|---|---|---|---|---|---|---|---|",
             *limits,
-            "",
-            "## Starting",
-            "",
-            "| in a fresh process | CPU s | wall s |",
-            "|---|---|---|",
-            *fresh,
             "",
         ]
     )
 
 
-def processor() -> str:
-    """The CPU's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def section(quick: bool, out: Path | None, *, repeats: int, slow: int, conditions: int) -> str:
+    return report(measure(quick=quick, repeats=2 if quick else repeats, slow=slow, conditions=conditions))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny tower: checks the benchmark, times nothing real")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every way (default 5)")
-    parser.add_argument("--published-runs", type=int, default=1, help="turns of the published algorithm (default 1)")
-    parser.add_argument("--conditions", type=int, default=len(CONDITIONS), help="pairs in the set")
-    parser.add_argument("--out", type=Path, help="where the page is written (default perf/RESULTS.md; quick: nowhere)")
-    options = parser.parse_args(arguments)
-    results = measure(
-        quick=options.quick,
-        repeats=2 if options.quick else options.repeats,
-        published_runs=options.published_runs,
-        conditions=options.conditions,
-    )
-    page = report(results, "python perf/bench_trace.py" + (" --quick" if options.quick else ""))
-    print(page)
-    out = options.out or (None if options.quick else Path(__file__).with_name("RESULTS.md"))
-    if out is not None:
-        out.write_text(page, encoding="utf-8")
+    write_section(section, __doc__, arguments, repeats=5, slow=2, conditions=len(CONDITIONS))
 
 
 if __name__ == "__main__":
