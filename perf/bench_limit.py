@@ -165,9 +165,9 @@ def section(quick: bool, out: Path | None, *, repeats: int, gflop: int) -> str:
             "",
             *picture,
             "Random towers, fp32, one thread, the engine without self-checks. The limit is the engine's "
-            "operations (`docs/speed.md`) at the rate of the tower's block products at 1024 rows, measured around every "
-            f"trace (GFLOP/s: {rates}). Each point traces as many pairs (up to {MOST_PAIRS}), with as early a differing token, "
-            f"as {gflop} GFLOP allow. Median and range over the turns.",
+            "operations (`docs/speed.md`) at the rate of the tower's block products at 1024 rows, measured around "
+            f"every trace (GFLOP/s: {rates}). Each point traces as many pairs (up to {MOST_PAIRS}), with as early a "
+            f"differing token, as {gflop} GFLOP allow. Median and range over the turns.",
             "",
             "| tower | tokens | pairs | differing token | GFLOP | time over the limit | share of the rate |",
             "|---|---|---|---|---|---|---|",

@@ -211,9 +211,9 @@ def report(results: Results) -> str:
             "",
             f"What is granted: *{AS_IT_COMES}* is a peer around the model's own text transformer, which takes 77 "
             f"tokens; *{TRIMMED}* grants it our tower, which runs the caption's own tokens; *{TOGETHER}* also gives it "
-            "all pairs of one length as one batch. nnsight with skip runs no block before the patch. TransformerLens is "
-            "`generic_activation_patch` on `model.text.to_transformer_lens()`, with fused attention granted. pyvene is "
-            "`VanillaIntervention`, one pass a layer, a position a row, the donor's activations collected once"
+            "all pairs of one length as one batch. nnsight with skip runs no block before the patch. TransformerLens "
+            "is `generic_activation_patch` on `model.text.to_transformer_lens()`, with fused attention granted. pyvene "
+            "is `VanillaIntervention`, one pass a layer, a position a row, the donor's activations collected once"
             + ("." if (PEERS[4], TRIMMED) in times else " (not installed in this run: `pip install -e '.[perf]'`)."),
             "",
             "| way | run on | pairs a call | s a pair | over `ts.trace`, pairs together | over `ts.trace`, that pair "

@@ -21,9 +21,9 @@ def trace_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> 
 
     A patch at (l, p) leaves layers 0..l and every position before p as they were. So a cell (l, p) needs blocks l+1..L,
     and in each the n - p rows from p on; of the last block it needs the keys and values of those rows, but queries,
-    output and MLP of the pooled row only. Cells before the first differing token, cells of layer L, and cells of layer 0
-    where the tokens are equal or where they differ there alone are the base's or the donor's run by construction. The
-    two unpatched runs of a pair come on top.
+    output and MLP of the pooled row only. Cells before the first differing token, cells of layer L, and cells of layer
+    0 where the tokens are equal or where they differ there alone are the base's or the donor's run by construction.
+    The two unpatched runs of a pair come on top.
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text

@@ -109,7 +109,7 @@ class NnsightPeers:
 
     @torch.no_grad()
     def batched_skip(self, base: Ids, donor: Ids, images: Images, n_tokens: int) -> ScoreMaps:
-        """One nnsight trace for every layer: pairs and positions are the rows of its batch, blocks before it skipped."""
+        """One nnsight trace for every layer: pairs and positions are its rows, and the blocks before it are skipped."""
         import nnsight
 
         ids, images = (t.repeat_interleave(n_tokens, dim=0) for t in (base, images))
@@ -136,7 +136,7 @@ class LensPeer:
     """TransformerLens' ``generic_activation_patch`` on the tower that ``TextTower.to_transformer_lens`` gives.
 
     The function runs the model once for every (layer, token), with the pairs as the batch. Granted: fused attention,
-    which the tower gives up for TransformerLens only so that attention patterns can be read, and they are not read here.
+    which the tower gives up for TransformerLens only so that attention patterns can be read: here they are not.
     """
 
     def __init__(self, tower: TextTower) -> None:

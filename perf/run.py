@@ -58,8 +58,9 @@ def run(scripts: list[Path], scratch: Path, quick: bool) -> str:
     head = [
         "# Speed, measured",
         "",
-        f"`make perf{' QUICK=1' if quick else ''}` on {datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes: {processor()}, "
-        f"{os.cpu_count()} cores; {versions()}. Load average {load:.1f} before and {os.getloadavg()[0]:.1f} after. "
+        f"`make perf{' QUICK=1' if quick else ''}` on {datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes: "
+        f"{processor()}, {os.cpu_count()} cores; {versions()}. "
+        f"Load average {load:.1f} before and {os.getloadavg()[0]:.1f} after. "
         "Seconds are CPU seconds of one thread unless a table says wall; arms take turns; a number before a bracket is "
         "the median, and the bracket its range.",
     ]
