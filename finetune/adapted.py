@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import PrescriptionError
-from .lora import lora_deltas, merged_copy
+from ..patching.tower import normalise
+from .lora import lora_factors, merged_copy
+from .lowrank import install, trained_blocks
+from .packing import PackedTexts
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class AdaptedText:
-    """Runs our text tower with each weight W replaced by W + s B A.
+    """Runs our text tower with W x + s B A x in the place of each adapted W x.
 
     The tower trims texts where the source's own encoder cannot, serves every family of models alike, and never runs
     peft's forward, which for fused attention merges and unmerges the frozen weights at every call and thereby changes
     them by rounding. The frozen weights stay the same bit for bit.
 
-    source: the copy with its adapters (peft). frozen: the copy's weights are never trained, only the adapters.
+    source: the copy with its adapters (peft). frozen: how many of the lowest blocks training cannot change, because
+    they have no adapter or one that does not require gradients. The copy's weights are never trained, only adapters.
     """
 
     def __init__(self, model: DualEncoder, adapt: Callable[[nn.Module], PeftModel], seed: int) -> None:
@@ -41,22 +43,26 @@ class AdaptedText:
         with torch.random.fork_rng(devices=cuda):  # the adapters' start depends on the seed and on nothing else
             torch.manual_seed(seed)
             self.source = adapt(base)
-        adapted = lora_deltas(self.source)
-        missing = [name for name in adapted if place.get(name) is None]
+        factors = lora_factors(self.source)
+        missing = [name for name in factors if place.get(name) is None]
         if missing:
             raise PrescriptionError(
                 f"the text tower does not use the adapted weight {missing[0]!r} of its source model"
             )
-        self._place = {name: str(place[name]) for name in adapted}
+        install(self.tower, {str(place[name]): adapters for name, adapters in factors.items()})
+        trained = trained_blocks(self.tower)
+        self.frozen = trained.index(True) if True in trained else len(trained) - 1
 
     def __call__(self, ids: Int[Tensor, "text pos"]) -> Float[Tensor, "text embed"]:
         """L2-normalised embeddings of token ids, with gradients to the adapters."""
-        frozen = dict(self.tower.named_parameters())
-        weights = {}
-        for name, delta in lora_deltas(self.source).items():
-            weight = frozen[self._place[name]]
-            weights[self._place[name]] = (weight + delta).to(weight.dtype)
-        return F.normalize(functional_call(self.tower, weights, (ids,)).float(), dim=-1)
+        return normalise(self.tower(ids))
+
+    def packed(
+        self, ids: Int[Tensor, "text pos"], lengths: Int[Tensor, " text"]
+    ) -> Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]]:
+        """The same, by number in a table of texts, and faster: see :class:`.packing.PackedTexts`."""
+        texts = PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
+        return lambda wanted: normalise(texts(wanted))
 
 
 def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:

@@ -41,8 +41,8 @@ class TrainingData:
     Each distinct text is tokenised once and each distinct image embedded once; records refer to them by index.
     """
 
-    tokens: Int[Tensor, "text context"]  # padded to the context length
-    lengths: Int[Tensor, " text"]  # positions that matter: up to the end token where the tower trims, else all
+    tokens: Int[Tensor, "text pos"]  # the ids that have to be run (`TextTower.rows`), padded to the longest text
+    lengths: Int[Tensor, " text"]
     images: Float[Tensor, "image embed"]  # L2-normalised
     caption: Int[Tensor, " n"]
     caption_image: Int[Tensor, " n"]
@@ -110,11 +110,11 @@ def training_data(
         present[row, : len(record.claims)] = True
 
     device = model.text.device
-    tokens = model.text.tokenize(texts.values)
-    lengths = torch.tensor([len(row) for row in model.text.rows(texts.values)], device=device)
+    rows = model.text.rows(texts.values)
+    longest, pad = max(map(len, rows)), model.text.tokenizer.pad_id
     return TrainingData(
-        tokens=tokens,
-        lengths=lengths,
+        tokens=torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device),
+        lengths=torch.tensor([len(row) for row in rows], device=device),
         images=_embed(model, images.values, image_embeddings or {}, batch_size),
         caption=torch.tensor(caption, device=device),
         caption_image=torch.tensor(caption_image, device=device),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from ..errors import DataFormatError, PrescriptionError
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
 
+    from .lowrank import LowRank
     from .prescription import Prescription
 
 MODES = ("scale", "rank", "mask")
@@ -143,12 +145,31 @@ def lora_deltas(module: nn.Module) -> dict[str, Tensor]:
 
     Merged or disabled adapters add nothing, and a module without adapters gives an empty dict.
     """
+    deltas: dict[str, Tensor] = {}
+    for name, layer, adapter, times in _active_adapters(module):
+        delta = layer.get_delta_weight(adapter) * times
+        deltas[name] = deltas[name] + delta if name in deltas else delta
+    return deltas
+
+
+def lora_factors(module: nn.Module) -> dict[str, list[LowRank]]:
+    """The factors of :func:`lora_deltas`: peft's own parameters A and B and the scale s, by the weight's name."""
+    from .lowrank import LowRank
+
+    factors: dict[str, list[LowRank]] = {}
+    for name, layer, adapter, times in _active_adapters(module):
+        a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        factors.setdefault(name, []).append(LowRank(a, b, layer.scaling[adapter] * times))
+    return factors
+
+
+def _active_adapters(module: nn.Module) -> Iterator[tuple[str, Any, str, int]]:
+    """Weight name without peft, peft's layer, adapter name, and how often the layer's forward pass adds the adapter."""
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.layer import MultiheadAttention
 
     from .peft_attention import out_proj_is_counted_twice
 
-    deltas: dict[str, Tensor] = {}
     doubled: set[int] = set()  # out_proj layers of attention that was not attached through this package
     for name, layer in list(module.named_modules()):
         if not isinstance(layer, LoraLayer) or layer.merged or layer.disable_adapters:
@@ -160,10 +181,7 @@ def lora_deltas(module: nn.Module) -> dict[str, Tensor]:
             if adapter in layer.lora_A:
                 if getattr(layer, "use_dora", {}).get(adapter):
                     raise PrescriptionError(f"{name}: DoRA adapters are not supported; use plain LoRA (use_dora=False)")
-                delta = layer.get_delta_weight(adapter) * (2 if id(layer) in doubled else 1)
-                key = plain_name(f"{name}.{weight}")
-                deltas[key] = deltas[key] + delta if key in deltas else delta
-    return deltas
+                yield plain_name(f"{name}.{weight}"), layer, adapter, 2 if id(layer) in doubled else 1
 
 
 def effective_weights(module: nn.Module) -> dict[str, Tensor]:

@@ -189,22 +189,25 @@ def _with_step_hooks(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def _scale_updates(optimizer: torch.optim.Optimizer, scaled: list[tuple[nn.Parameter, float]]) -> list[Any]:
+    # few calls over many tensors: LoRA's are small, and a call for each would cost more than the arithmetic
+    parameters: list[torch.Tensor] = [parameter for parameter, _ in scaled]
+    moving = [i for i, (_, multiplier) in enumerate(scaled) if multiplier != 0.0]
+    multipliers = [scaled[i][1] for i in moving]
     olds: list[torch.Tensor] = []
 
     def before(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         with torch.no_grad():
-            if not olds:
-                olds.extend(parameter.detach().clone() for parameter, _ in scaled)
-            for old, (parameter, _) in zip(olds, scaled, strict=True):
-                old.copy_(parameter)
+            if olds:
+                torch._foreach_copy_(olds, parameters)
+            else:
+                olds.extend(parameter.detach().clone() for parameter in parameters)
 
     def after(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         with torch.no_grad():
-            for old, (parameter, multiplier) in zip(olds, scaled, strict=True):
-                if multiplier == 0.0:
-                    parameter.copy_(old)  # frozen exactly, even where the step was not finite
-                else:
-                    parameter.copy_(torch.lerp(old, parameter, multiplier))
+            if moving:
+                torch._foreach_lerp_([olds[i] for i in moving], [parameters[i] for i in moving], multipliers)
+            # what does not move was frozen exactly, even where the step was not finite
+            torch._foreach_copy_(parameters, olds)
 
     return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
 

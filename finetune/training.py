@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from .data import Batch, TrainingData, training_data
 from .lora import attach_lora, lora_config, merged_copy
 from .losses import claim_loss, clip_loss, nast_loss
 from .prescription import Prescription
+from .scaling import block_parameters
 from .shares import UpdateShare, update_share
 
 if TYPE_CHECKING:
@@ -168,13 +169,14 @@ def train(
         data = training_data(model, config.captions, config.claims, split=config.split)
 
     encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
+    texts = encoder.packed(data.tokens, data.lengths)
     optimizer, attached = _optimizer(config, encoder.source, plan)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / (config.warmup + 1)))
     scale = float(model.logit_scale)
     rows = []
     with attached:
         for number, batch in enumerate(data.batches(config.batch_size, config.steps, config.seed), start=1):
-            clip, claim = _losses(encoder, data, batch, scale)
+            clip, claim = _losses(texts, batch, scale)
             loss = nast_loss(clip, claim, config.lambda_)
             values = (loss.item(), clip.item(), claim.item())
             if not np.isfinite(values).all():
@@ -190,6 +192,8 @@ def train(
             for callback in callbacks:
                 callback(Step(number, config.steps, *values, time.perf_counter() - started))
 
+    for name, parameter in encoder.source.named_parameters():
+        parameter.requires_grad_(".lora_" in name)  # also those that the plan held still
     tuned = rewrap(model, merged_copy(encoder.source))
     history = History(*np.asarray(rows, dtype=np.float64).T)
     update = update_share(model.source, encoder.source, plan)
@@ -240,8 +244,17 @@ def _say_if_of_other_weights(plan: Prescription, model: DualEncoder) -> None:
 
 
 def _lora(source: nn.Module, config: TrainConfig, plan: Prescription | None) -> PeftModel:
+    """The source with its adapters; those that the plan holds still are frozen, so that they cost nothing."""
     settings = lora_config(source, plan, config.lora_mode, r=config.rank, lora_alpha=config.lora_alpha)
-    return attach_lora(source, settings)
+    adapted = attach_lora(source, settings)
+    if config.weighting in ("lr", "update"):
+        weights = _needs(plan)
+        for parameters, multiplier in zip(block_parameters(weights, adapted), weights.multipliers, strict=True):
+            # a rate of 0, or a step scaled by 0, is no step, weight decay included
+            if multiplier == 0 and weights.multipliers.any():
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
+    return adapted
 
 
 def _optimizer(
@@ -251,7 +264,8 @@ def _optimizer(
     if config.weighting == "lr":
         parameters = _needs(plan).param_groups(module, config.lr)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.SGD
-    optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    # one call for all tensors: LoRA's are many and small
+    optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     if config.weighting in ("update", "gradient"):
         return optimizer, _needs(plan).attach(module, optimizer, mode=config.weighting)
     return optimizer, nullcontext()
@@ -263,11 +277,12 @@ def _needs(plan: Prescription | None) -> Prescription:
     return plan
 
 
-def _losses(encoder: AdaptedText, data: TrainingData, batch: Batch, scale: float) -> tuple[Tensor, Tensor]:
+def _losses(
+    embed: Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]], batch: Batch, scale: float
+) -> tuple[Tensor, Tensor]:
     """L_CLIP and L_claim of one batch; each distinct text is run once."""
     wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
-    length = int(data.lengths[wanted].max())
-    texts = encoder(data.tokens[wanted, :length])[place]  # [n + set * claim, embed]
+    texts = embed(wanted)[place]  # [n + set * claim, embed]
     captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
     return (
         clip_loss(batch.caption_image, captions, scale),
