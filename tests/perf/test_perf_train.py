@@ -1,0 +1,45 @@
+"""The training benchmark works: the plain loop shows our losses, and the page says what was measured."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[2] / "perf"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The benchmark as `python perf/bench_train.py` sees it, on small batches; threads are put back afterwards."""
+    monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, os.environ.get(variable, "1"))
+    threads = torch.get_num_threads()
+    module = importlib.import_module("bench_train")
+    monkeypatch.setitem(module.MODELS, "miniature", module.Size(batch=4, plain_steps=1, our_steps=3))
+    yield module  # type: ignore[misc]
+    torch.set_num_threads(threads)
+
+
+def test_the_page_says_what_was_measured(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "RESULTS_TRAIN.md"
+    bench.main(["--quick", "--out", str(out)])
+    page = out.read_text(encoding="utf-8")
+    assert page in capsys.readouterr().out
+    ways = {line.split("|")[1].strip() for line in page.splitlines() if line.startswith("|")}
+    assert {bench.PLAIN, bench.CACHED, bench.PLAIN + bench.UPPER, bench.OURS, bench.OURS + bench.UPPER} <= ways
+    assert "Layer-wise scaling adds to our step: `lr`" in page
+    assert str(Path.home()) not in page and str(FOLDER) not in page
+
+
+def test_other_losses_stop_the_benchmark(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = bench.our_losses
+    monkeypatch.setattr(bench, "our_losses", lambda case, steps: [1.01 * loss for loss in honest(case, steps)])
+    with pytest.raises(AssertionError, match=r"differ from the plain loop's by 1\.0e-02"):
+        bench.measure("miniature", quick=True, turns=1)
