@@ -1,6 +1,6 @@
 """Time our training step against a plain open_clip + peft loop, in one run on one thread.
 
-    python perf/bench_train.py            # the miniature and a random ViT-B/32; minutes; writes perf/RESULTS_TRAIN.md
+    python perf/bench_train.py            # the miniature and a random ViT-B/32; minutes
     python perf/bench_train.py --quick    # the miniature alone, seconds: does the benchmark itself work?
 
 Both must show the same losses before a time is reported. The ways take turns. Seconds are CPU seconds of this process,
@@ -24,14 +24,13 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from bench_trace import Timing, build_model, processor
+from measuring import Timing, random_clip
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -90,7 +89,7 @@ def build_case(name: str, films: int) -> Case:
             model = ts.load("phantom")
             pixels = torch.stack([model.image._pixels(path) for path in paths])
         else:
-            model = build_model(quick=False)[1]
+            model = random_clip(quick=False)[1]
             pixels = torch.randn(len(paths), 3, 224, 224)
         known = dict(zip(paths, model.encode_images(pixels), strict=True))
         data = training_data(model, captions, claims, image_embeddings=known)
@@ -281,13 +280,10 @@ def measure_memory(name: str, way: str) -> float | None:
 # the report -----------------------------------------------------------------------------------------------------------
 
 
-def report(results: list[Results], command: str) -> str:
-    """The results as a Markdown page."""
+def report(results: list[Results]) -> str:
+    """The results as a section of Markdown."""
     lines = [
-        "# A training step against a plain loop",
-        "",
-        f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {processor()}, one thread used; torch {torch.__version__}, "
-        f"load average {os.getloadavg()[0]:.1f} at the end.",
+        "## A training step against a plain loop",
         "",
         "LoRA (r = 4, every linear layer of the text blocks), AdamW, L_CLIP on n captions and L_claim on n sets of "
         "four claims about phantom films; texts repeat in a batch as they do in these data. The plain loop is "
@@ -298,7 +294,7 @@ def report(results: list[Results], command: str) -> str:
         "convolutions.",
     ]
     for found in results:
-        lines += ["", f"## {found.case.name}, n = {found.case.config.batch_size}", "", *_table(found)]
+        lines += ["", f"### {found.case.name}, n = {found.case.config.batch_size}", "", *_table(found)]
     return "\n".join([*lines, ""])
 
 
@@ -333,7 +329,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the miniature alone and few turns")
     parser.add_argument("--turns", type=int, default=3, help="turns of every way (default 3)")
-    parser.add_argument("--out", type=Path, help="where the page is written (default perf/RESULTS_TRAIN.md)")
+    parser.add_argument("--out", type=Path, help="where the section is written")
     parser.add_argument("--memory", nargs=2, metavar=("MODEL", "WAY"), help="print one way's peak memory and stop")
     options = parser.parse_args(arguments)
     if options.memory:
@@ -341,9 +337,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     names = ["miniature"] if options.quick else list(MODELS)
     results = [measure(name, quick=options.quick, turns=1 if options.quick else options.turns) for name in names]
-    page = report(results, "python perf/bench_train.py" + (" --quick" if options.quick else ""))
+    page = report(results)
     print(page)
-    out = options.out or (None if options.quick else Path(__file__).with_name("RESULTS_TRAIN.md"))
+    out = options.out
     if out is not None:
         out.write_text(page, encoding="utf-8")
 

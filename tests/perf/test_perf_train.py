@@ -28,7 +28,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_page_says_what_was_measured(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "RESULTS_TRAIN.md"
+    out = tmp_path / "train.md"
     bench.main(["--quick", "--out", str(out)])
     page = out.read_text(encoding="utf-8")
     assert page in capsys.readouterr().out
