@@ -9,8 +9,11 @@ from .adapters.registry import Adapter, lora_targets, register, text_blocks
 from .alignment import Alignment, PositionPolicy, align_rows
 from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
 from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
+from .gradients import AttributionEngine, FirstOrder
 from .hooks import HookPoint
 from .loading import load
+from .paths import DirectEngine
+from .patterns import attention_patterns
 from .sites import Column, Site, Sweep, each_position, site_named
 from .text_tower import TextTower
 from .tokens import TextTokenizer
@@ -20,9 +23,12 @@ from .verification import verify
 __all__ = [
     "Adapter",
     "Alignment",
+    "AttributionEngine",
     "Column",
+    "DirectEngine",
     "Direction",
     "DualEncoder",
+    "FirstOrder",
     "HookPoint",
     "ImageEncoder",
     "PatchPath",
@@ -36,6 +42,7 @@ __all__ = [
     "Tower",
     "TowerSpec",
     "align_rows",
+    "attention_patterns",
     "each_position",
     "load",
     "lora_targets",
