@@ -266,9 +266,10 @@ class CausalTrace:
         from .scoring import normalise_rows, patched_scores, text_scores
 
         if self.embeddings is None or self.correct_embeddings is None or self.foil_embeddings is None:
-            raise TraceError(
-                "this trace holds scores only: its text embeddings were not kept, so trace again to rescore"
-            )
+            why = "its text embeddings were not kept, so trace again to rescore"
+            if self.provenance.get("method") == "attribution":
+                why = "an attribution depends on the image (it is a gradient of S), so trace the new images"
+            raise TraceError(f"this trace holds scores only: {why}")
         images = normalise_rows(image_embeddings)
         if images.shape[1] != self.embeddings.shape[3]:
             raise TraceError(f"image embeddings have {images.shape[1]} dimensions, texts {self.embeddings.shape[3]}")

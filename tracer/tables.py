@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from .attribution import Agreement
 from .roles import TokenKind, assign_rows
 
 if TYPE_CHECKING:
@@ -74,8 +75,12 @@ def trace_summary(trace: CausalTrace) -> str:
     about = [str(trace.provenance[key]) for key in ("model", "site") if key in trace.provenance]
     if trace.provenance.get("aligned"):
         about.append(f"aligned ({trace.provenance['aligned']} positions)")
+    method = trace.provenance.get("method", "exact")
+    about += [] if method == "exact" else [f"method {method}"]
+    agreement = trace.provenance.get("agreement")
+    measured = f"; {Agreement(**agreement)}" if agreement else ""
     return (
         f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
         f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "
-        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; " + ", ".join([*about, trace.direction])
+        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; " + ", ".join([*about, trace.direction]) + measured
     )

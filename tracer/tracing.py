@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ..errors import DegenerateTraceError, StaleCacheError
+from .attribution import attribute
 from .batch import PairBatch, as_pairs, image_embeddings, make_batch
 from .files import ensure_writable
-from .options import check_choice
+from .options import TraceError, check_choice
 from .pairs import Pair
 from .result import CausalTrace, Scores
 from .scoring import patched_scores, text_scores
@@ -36,9 +37,10 @@ FLOOR = 1e-4
 # What must be equal for a cached trace to be the one asked for; path and seed do not change its numbers.
 _IDENTITY = (
     *("weights_sha256", "pairs_sha256", "site", "positions", "heads", "window", "aligned", "direction"),
-    *("method", "dtype", "floor"),
+    *("method", "steps", "through_mlps", "dtype", "floor"),
 )
 
+Method = Literal["exact", "attribution", "direct"]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -53,7 +55,10 @@ def trace(
     align: Literal["none", "auto"] = "none",
     position_policy: PositionPolicy = "shift",
     direction: Direction = "foil->correct",
-    method: Literal["exact"] = "exact",
+    method: Method = "exact",
+    steps: int = 1,
+    exact_sample: int = 4,
+    through_mlps: bool = False,
     path: PatchPath = "auto",
     batch_size: int | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
@@ -88,7 +93,13 @@ def trace(
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
             the other way round, CTE then being the share of the difference that is restored; "negated->affirmative"
             always puts the negated caption's states into the other one (Quantmeyer et al. 2024), pair by pair.
-        method: "exact": every cell is a real replacement.
+        method: "exact": every cell is a real replacement. "attribution": gradient × difference, a whole map from a few
+            passes, with its agreement with the exact map on ``exact_sample`` text pairs in ``provenance["agreement"]``
+            and ``summary()`` (see :mod:`.attribution`). "direct": real replacements whose effect reaches the readout
+            along the residual stream only (path patching; see :class:`tracescribe.patching.DirectEngine`).
+        steps: with "attribution", gradients between base and donor that are averaged (integrated gradients); 1: the
+            base's own.
+        through_mlps: with "direct", later MLPs recompute and only attention is held still.
         path: "resume" runs only what a patch can change; "generic" runs every cell whole; the numbers agree. "auto"
             resumes where the tower allows it. The path that was used is in the result.
         batch_size: text pairs a batch; "auto" chooses by size.
@@ -120,9 +131,14 @@ def trace(
     >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 7])  # exactly 1 by construction
     (1.0, 1.0)
     """
-    from ..patching import Direction, PatchingEngine, PatchPath, Sweep, site_named
+    from ..patching import AttributionEngine, DirectEngine, Direction, PatchingEngine, PatchPath, Sweep, site_named
 
-    check_choice("method", method, ("exact",))
+    check_choice("method", method, get_args(Method))
+    for option, given, needed in (("steps", steps != 1, "attribution"), ("through_mlps", through_mlps, "direct")):
+        if given and method != needed:
+            raise TraceError(f"{option}= has no meaning with method={method!r}: it belongs to method={needed!r}")
+    if align != "none" and method == "attribution":
+        raise TraceError("align='auto' has no meaning with method='attribution': align with method='exact'")
     check_choice("direction", direction, get_args(Direction))
     check_choice("align", align, ("none", "auto"))
     check_choice("position_policy", position_policy, ("shift", "keep"))
@@ -140,39 +156,53 @@ def trace(
         "aligned": position_policy if align == "auto" else None,
         "direction": direction,
         "method": method,
+        "steps": steps if method == "attribution" else None,
+        "through_mlps": through_mlps if method == "direct" else None,
         "path": path,
         "dtype": str(dtype or model.text.dtype).removeprefix("torch."),
         "floor": float(floor),
         "seed": seed,
     }
     if cache is not None and Path(cache).exists():
-        return _cached(cache, provenance, keep_embeddings)
+        return _cached(cache, provenance, keep_embeddings and method != "attribution")
     if cache is not None:
         ensure_writable(cache)
-    engine = PatchingEngine(model.text, dtype=dtype)
     by_text = batch.noising[batch.first_pairs]
-    with _progress(progress, len(batch.base)) as advance:
-        found = engine.patch(
-            batch.base,
-            batch.donor,
-            sweep=sweep,
-            columns=columns,
-            alignments=batch.alignments,
-            path=path,
-            batch_size=batch_size,
-            seed=seed,
-            progress=advance,
-        )
-    provenance["path"] = found.path
-    embeddings = found.patched.cpu().float().numpy()
-    clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
-    correct, foil = np.where(by_text[:, None], clean, other), np.where(by_text[:, None], other, clean)
     inside = batch.inside if names is None else np.ones((len(batch.ids), len(names)), dtype=bool)
+    options: dict[str, Any] = {"sweep": sweep, "columns": columns, "batch_size": batch_size, "seed": seed}
+    embeddings = None
+    with _progress(progress, len(batch.base)) as advance:
+        if method == "attribution":
+            measured = attribute(
+                AttributionEngine(model.text, dtype=dtype),
+                *(batch.base, batch.donor, images, batch.text_pair, inside),
+                steps=steps,
+                exact_sample=exact_sample,
+                progress=advance,
+                **options,
+            )
+            provenance |= measured.provenance
+            clean, other, scores = measured.base, measured.donor, measured.scores
+        else:
+            engine = (
+                DirectEngine(model.text, through_mlps=through_mlps, dtype=dtype)
+                if method == "direct"
+                else PatchingEngine(model.text, dtype=dtype)
+            )
+            found = engine.patch(
+                batch.base, batch.donor, alignments=batch.alignments, path=path, progress=advance, **options
+            )
+            provenance["path"] = found.path
+            embeddings = found.patched.cpu().float().numpy()
+            clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
+            scores = patched_scores(embeddings, images, batch.text_pair, inside)
+    keep_embeddings = keep_embeddings and embeddings is not None
+    correct, foil = np.where(by_text[:, None], clean, other), np.where(by_text[:, None], other, clean)
     result = CausalTrace(
         scores=Scores(
             correct=text_scores(correct, images, batch.text_pair),
             foil=text_scores(foil, images, batch.text_pair),
-            patched=patched_scores(embeddings, images, batch.text_pair, inside),
+            patched=scores,
         ),
         tokens=batch.tokens,
         foil_tokens=batch.foil_tokens,
