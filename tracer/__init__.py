@@ -7,6 +7,7 @@ if not __name__.startswith("tracescribe."):
 
 from typing import TYPE_CHECKING, Any
 
+from .heads import NegatorAttention, negator_attention
 from .maps import Excess, LayerProfile, TraceMap
 from .options import TraceError, TraceWarning
 from .pairs import Pair, Text, read_pairs
@@ -22,6 +23,7 @@ __all__ = [
     "CausalTrace",
     "Excess",
     "LayerProfile",
+    "NegatorAttention",
     "Pair",
     "Scores",
     "Text",
@@ -30,6 +32,7 @@ __all__ = [
     "TraceMap",
     "TraceWarning",
     "load_trace",
+    "negator_attention",
     "read_pairs",
     "read_valse",
     "trace",

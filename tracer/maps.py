@@ -86,7 +86,7 @@ class TraceMap:
     values: NaN only in a row that no pair has.
     rows: what each row stands for (a role, Quantmeyer's names, or a token index).
     counts: number of pairs that have the row.
-    reduce, align, segment: how it was made; ``segment`` names the pairs that entered.
+    reduce, align, segment: how it was made; ``segment`` names the pairs that entered. quantity: what a value is.
 
     >>> values = np.array([[1.0, 0.0], [0.6, 0.3]])
     >>> cells = TraceMap(values, ("first differing", "[end]"), layers=np.arange(2), counts=np.array([5, 5]))
@@ -102,6 +102,7 @@ class TraceMap:
     align: str = "role"
     segment: str = "all"
     n_pairs: int = 0
+    quantity: str = "CTE"
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), len(self.rows))

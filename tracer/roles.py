@@ -140,7 +140,7 @@ def _final_punctuation(
 def _quantmeyer_rows(
     tokens: tuple[str, ...], kinds: Int8[np.ndarray, "token"], differs: Bool[np.ndarray, "token"], name: str
 ) -> list[int]:
-    words = [_plain(token) for token in tokens]
+    words = [plain_word(token) for token in tokens]
     n = len(words)
     fits = (
         n >= 7
@@ -161,6 +161,6 @@ def _quantmeyer_rows(
     return [0, 1, 2, 3, 4, *[5] * (n - 7), 6, 7]
 
 
-def _plain(token: str) -> str:
+def plain_word(token: str) -> str:
     """The word without a tokenizer's marks for word ends ("</w>") and word starts ("Ġ", "▁")."""
     return token.removesuffix("</w>").lstrip("Ġ▁").strip().lower()

@@ -22,6 +22,7 @@ _WHERE = {
     "load": "patching",
     "load_plan": "finetune",
     "load_trace": "tracer",
+    "negator_attention": "tracer",
     "prescribe": "finetune",
     "read_pairs": "tracer",
     "trace": "tracer",
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "load_plan",
     "load_trace",
+    "negator_attention",
     "patching",
     "prescribe",
     "read_pairs",
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from . import benchmark, errors, finetune, patching, tracer, viz
     from .finetune import Prescription, load_plan, prescribe
     from .patching import DualEncoder, TextTower, load, wrap
-    from .tracer import CausalTrace, LayerProfile, Pair, Text, load_trace, read_pairs, trace
+    from .tracer import CausalTrace, LayerProfile, Pair, Text, load_trace, negator_attention, read_pairs, trace
 
 
 def __getattr__(name: str) -> Any:

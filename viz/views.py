@@ -126,7 +126,8 @@ def heatmap_view(
     if isinstance(source, TraceMap):
         _refuse_options(options, "a TraceMap", allowed=("aggregate",))
         beside = _beside(profile, lambda: source.per_layer(options.get("aggregate", "sum")))
-        return _map_view(source, beside, "rows", "CTE", _map_notes(source))
+        unit = "heads" if all(row.startswith("head ") for row in source.rows) else "rows"
+        return _map_view(source, beside, unit, source.quantity, _map_notes(source))
     mapping = {name: options[name] for name in ("align", "reduce", "segment") if name in options}
     cells = source.map(**mapping)
     counting = {name: value for name, value in options.items() if name != "align"}
@@ -311,8 +312,10 @@ def _reduced(cells: TraceMap) -> str:
 
 def _settings(trace: CausalTrace) -> tuple[str, ...]:
     site = trace.provenance.get("site")
-    named = (_SITES.get(str(site), str(site)),) if site else ()
+    named: tuple[str, ...] = (_SITES.get(str(site), str(site)),) if site else ()
     window = trace.provenance.get("window", 1)
+    method = trace.provenance.get("method", "exact")
+    named += () if method == "exact" else (f"method: {method}",)
     return (_ARROWS[trace.direction], *named, *((f"windows of {window} layers",) if window > 1 else ()))
 
 
