@@ -168,7 +168,8 @@ class Excess:
                 f"the trace has {self.trace.n_layers} layers and its control {self.control.n_layers}; "
                 "both must come from the same model"
             )
-        for key, what in (("site", "site"), ("direction", "direction"), ("weights_sha256", "model's weights")):
+        alike = {"site": "site", "direction": "direction", "weights_sha256": "model's weights", "method": "method"}
+        for key, what in alike.items():
             ours, theirs = (side.provenance.get(key) for side in (self.trace, self.control))
             if ours != theirs and None not in (ours, theirs):
                 raise TraceError(

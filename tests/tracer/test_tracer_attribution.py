@@ -21,7 +21,16 @@ from torch import Tensor, nn
 
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, SiteError
-from tracescribe.patching import AttributionEngine, Column, PatchingEngine, Sweep, TextTower, site_named
+from tracescribe.patching import (
+    AttributionEngine,
+    Column,
+    DirectEngine,
+    PatchingEngine,
+    Sweep,
+    TextTower,
+    attention_patterns,
+    site_named,
+)
 from tracescribe.patching.block import OpaqueBlock
 from tracescribe.patching.sites import SITES
 from tracescribe.tracer.attribution import measure_agreement
@@ -213,6 +222,10 @@ def test_blocks_run_as_a_whole_give_the_same_gradients() -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     with pytest.raises(SiteError, match="site 'z' lies inside blocks"):
         AttributionEngine(opaque).attribute([base], [donor], [to], sweep=Sweep(site_named("z")))
+    with pytest.raises(SiteError, match="direct effects need blocks that are taken apart"):
+        DirectEngine(opaque).patch([base], [donor])
+    with pytest.raises(SiteError, match="attention patterns cannot be read"):
+        next(attention_patterns(opaque, [base]))
 
 
 # -- ts.trace --------------------------------------------------------------------------------------------------------
@@ -297,6 +310,8 @@ def test_an_attribution_is_a_trace_with_its_limits_told(
         with pytest.raises(ts.errors.StaleCacheError, match="steps"):
             traced(model, pairs, cache=path, **other)
     assert trace.per_layer(segment="all").value.shape == (4,)
+    with pytest.raises(ts.tracer.TraceError, match="by method 'attribution' and its control by 'exact'"):
+        trace.control(traced(model, pairs))
 
 
 def test_what_has_no_first_order_effect_is_refused(model: ts.DualEncoder, pairs: list[ts.Pair]) -> None:
