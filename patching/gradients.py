@@ -156,7 +156,7 @@ class AttributionEngine(PatchingEngine):
             ]
             total = torch.cat(products) if total is None else total + torch.cat(products)
         assert base is not None and total is not None
-        group = Group(members, ours, base, donor, columns, None)
+        group = Group(members, ours, base, donor, columns)
         weights = total.new_zeros(len(members), len(columns[0]), *total.shape[3:])
         for pair, own in enumerate(columns):
             for number, column in enumerate(own):
@@ -168,7 +168,7 @@ class AttributionEngine(PatchingEngine):
     def _run_from(self, embedded: Float[Tensor, "batch pos d_model"], inputs: Tensor, keep: str | None) -> CleanRun:
         """A pass whose layer 0 is given, with the graph from there on. Only the engine's own twin is touched."""
         leaf = embedded.detach().requires_grad_()
-        vars(self.tower)["embed"] = lambda _: leaf
+        vars(self.tower)["embed"] = lambda *_: leaf
         try:
             return self.tower.run_clean(inputs, keep)
         finally:

@@ -68,7 +68,7 @@ class DirectEngine(PatchingEngine):
                 for first in range(0, len(cells), size)
             ]
             layers.append(normalise(torch.cat(parts)).unflatten(0, (len(group.members), -1)))
-        return torch.stack(layers, dim=1)
+        return group.blank(torch.stack(layers, dim=1))
 
     def _held_hooks(self) -> tuple[str, ...]:
         return ("hook_attn_out",) if self.through_mlps else tuple(_WRITES)

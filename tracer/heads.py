@@ -38,11 +38,14 @@ NEGATORS = ("no", "not", "without", "never", "none", "neither", "nor", "absent",
 class NegatorAttention:
     """How much more attention each head pays to the negator than to the affirmative caption's word in its place.
 
-    negated, affirmative: for each pair, the largest attention that a later query pays to that token (0 to 1).
+    selectivity: for each pair, the largest excess over the later queries: attention to the negator in the negated
+        caption less attention to its counterpart in the affirmative one, by the same query position (-1 to 1).
+    negated, affirmative: the largest attention that any later query pays to that token (0 to 1).
     negators: the two tokens that are compared, by pair. groups: clusters of the bootstrap.
     lo, hi: the ``ci`` percentile interval of :attr:`mean` over resampled groups; None with one group.
     """
 
+    selectivity: Float32[np.ndarray, "pair layer head"]
     negated: Float32[np.ndarray, "pair layer head"]
     affirmative: Float32[np.ndarray, "pair layer head"]
     negators: tuple[tuple[str, str], ...]
@@ -57,11 +60,6 @@ class NegatorAttention:
     def layers(self) -> Int[np.ndarray, "layer"]:
         """Numbers of the blocks, from 1."""
         return np.arange(1, self.negated.shape[1] + 1)
-
-    @property
-    def selectivity(self) -> Float32[np.ndarray, "pair layer head"]:
-        """Attention to the negator less attention to its counterpart, by pair (-1 to 1)."""
-        return self.negated - self.affirmative
 
     @property
     def mean(self) -> Float[np.ndarray, "layer head"]:
@@ -121,9 +119,9 @@ def negator_attention(
 ) -> NegatorAttention:
     """Negator-selective attention of every head (Quantmeyer, Mosteiro, Gatt 2024, arXiv 2407.10488).
 
-    For each pair: the largest attention that any later token's query pays to the negator in the negated caption, less
-    the same for the token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an
-    interval from resampling groups. Images play no part.
+    For each pair: the maximum over later queries of the attention to the negator in the negated caption less that to the
+    token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an interval from
+    resampling groups. Images play no part.
 
     pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the
         captions differ; if they differ in several, the one of these that is among ``negators``.
@@ -145,19 +143,20 @@ def negator_attention(
     batch = make_batch(model.text, as_pairs(pairs))
     places = [_negator(batch, pair, negators) for pair in range(len(batch.ids))]
     later = [_later_words(batch, pair, place) for pair, place in enumerate(places)]
-    rows = [row for both in zip(batch.correct, batch.foil, strict=True) for row in both]
-    found = np.empty((len(places), 2, model.text.n_layers, model.text.n_heads or 0), dtype=np.float32)
+    rows = [row for both in zip(batch.base, batch.donor, strict=True) for row in both]
+    by_query: dict[tuple[int, int], np.ndarray] = {}  # (pair, side) -> [layer, head, later query]
     for numbers, patterns in attention_patterns(model.text, rows):
         for number, pattern in zip(numbers, patterns.float().cpu().numpy(), strict=True):
             text, side = divmod(number, 2)
             for pair in np.flatnonzero(batch.text_pair == text):
-                found[pair, side] = pattern[:, :, later[pair], places[pair]].max(axis=-1)
+                by_query[int(pair), side] = pattern[:, :, later[pair], places[pair]]
     in_foil = np.array([pair.negation == "foil" for pair in batch.pairs], dtype=np.int64)
-    each = np.arange(len(places))
+    negated, affirmative = ([by_query[i, foil ^ side] for i, foil in enumerate(in_foil.tolist())] for side in (0, 1))
     tokens = [(batch.tokens[i][place], batch.foil_tokens[i][place]) for i, place in enumerate(places)]
     result = NegatorAttention(
-        negated=found[each, in_foil],
-        affirmative=found[each, 1 - in_foil],
+        selectivity=np.stack([(no - some).max(axis=-1) for no, some in zip(negated, affirmative, strict=True)]),
+        negated=np.stack([attention.max(axis=-1) for attention in negated]),
+        affirmative=np.stack([attention.max(axis=-1) for attention in affirmative]),
         negators=tuple(two[::-1] if foil else two for two, foil in zip(tokens, in_foil, strict=True)),
         ids=batch.ids,
         groups=batch.groups,

@@ -98,10 +98,10 @@ def test_negator_attention_is_the_softmax_by_hand() -> None:
     model = ts.wrap(source, tokenizer=WordTokenizer())
     texts = ("there is no edema.", "there is some edema.")
     found = ts.negator_attention(model, [ts.Pair(correct=texts[0], foil=texts[1], negation="correct")])
-    both = [softmax_by_hand(source, row)[:, 4:, 3].max(axis=1) for row in model.text.rows(texts)]
-    np.testing.assert_allclose(found.negated[0, 0], both[0], atol=1e-5)  # float32 softmax against float64
-    np.testing.assert_allclose(found.affirmative[0, 0], both[1], atol=1e-5)
-    np.testing.assert_allclose(found.mean[0], both[0] - both[1], atol=1e-5)
+    no, some = (softmax_by_hand(source, row)[:, 4:, 3] for row in model.text.rows(texts))
+    np.testing.assert_allclose(found.negated[0, 0], no.max(axis=1), atol=1e-5)  # float32 softmax against float64
+    np.testing.assert_allclose(found.affirmative[0, 0], some.max(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.mean[0], (no - some).max(axis=1), atol=1e-5)
     assert found.negators == (("no", "some"),) and found.lo is None  # one group: no interval
     swapped = ts.negator_attention(model, [ts.Pair(correct=texts[1], foil=texts[0], negation="foil")])
     np.testing.assert_allclose(swapped.selectivity, found.selectivity, atol=1e-6)  # the order in a batch rounds
@@ -131,7 +131,7 @@ def test_negator_attention_is_a_mean_over_pairs_with_an_interval_of_groups() -> 
     assert (found.lo <= found.mean).all() and (found.mean <= found.hi).all() and (found.hi > found.lo).any()
     frame = found.to_frame()
     assert len(frame) == 6 and set(frame["layer"]) == {1, 2, 3}
-    np.testing.assert_allclose(frame["negated"] - frame["affirmative"], frame["selectivity"], atol=1e-6)
+    assert (frame["negated"] - frame["affirmative"] <= frame["selectivity"] + 1e-6).all()  # maxima need not meet
     cells = found.map()
     assert cells.rows == ("head 0", "head 1") and cells.layers.tolist() == [1, 2, 3]
     figure = ts.viz.heatmap(cells)
