@@ -1,6 +1,6 @@
 """Attribution against exact tracing: what it saves and how well it agrees, in one run on one thread.
 
-    python perf/bench_attribution.py            # the miniature and a random ViT-B/32; writes perf/ATTRIBUTION.md
+    python perf/bench_attribution.py            # the miniature and a random ViT-B/32
     python perf/bench_attribution.py --quick    # a tiny tower and two pairs, seconds: does the benchmark itself work?
 
 Exact and first-order maps of the same pairs take turns. Agreement is that of ``CausalTrace.provenance["agreement"]``
@@ -10,19 +10,16 @@ process; those of attribution are without the exact sample that measures the agr
 
 from __future__ import annotations
 
-import os
+from measuring import CORRECT, FOIL, Timing, random_clip, write_section
 
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"  # before torch and numpy read them
-
-import argparse
+# isort: split
 import statistics
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_trace import CONDITIONS, CORRECT, FOIL, Timing, build_model, processor
+from bench_trace import CONDITIONS
 
 import tracescribe as ts
 from tracescribe.patching import AttributionEngine, Column, PatchingEngine, Sweep, each_position, site_named
@@ -103,7 +100,8 @@ def measure(*, quick: bool = False, repeats: int = 3, conditions: int = 16) -> l
     """Lines for the miniature and for a randomly initialised ViT-B/32 (quick: a tiny tower)."""
     torch.set_num_threads(1)
     miniature = ts.load("phantom")
-    _, random, pixels = build_model(quick)
+    _, random = random_clip(quick)
+    pixels = torch.randn(1, 3, *((32, 32) if quick else (224, 224)))
     found = []
     for name, model, image in (
         ("miniature", miniature, miniature.text.encode(["The lungs are clear."])[0]),
@@ -119,8 +117,12 @@ def measure(*, quick: bool = False, repeats: int = 3, conditions: int = 16) -> l
     return found
 
 
-def report(lines: list[Line], command: str) -> str:
-    """The results as a Markdown page."""
+def section(quick: bool, out: Path | None, *, repeats: int, conditions: int) -> str:
+    return report(measure(quick=quick, repeats=1 if quick else repeats, conditions=conditions))
+
+
+def report(lines: list[Line]) -> str:
+    """The results as a section of Markdown."""
 
     def shown(value: float | None) -> str:
         return "–" if value is None else f"{value:.2f}"
@@ -138,10 +140,7 @@ def report(lines: list[Line], command: str) -> str:
     sizes = ", ".join(f"{line.n_pairs} pairs on the {line.model}" for line in {x.model: x for x in lines}.values())
     return "\n".join(
         [
-            "# Attribution against exact tracing",
-            "",
-            f"`{command}` on {datetime.now(UTC):%Y-%m-%d}: {processor()}, one thread; torch {torch.__version__}, load "
-            f"average {os.getloadavg()[0]:.1f} at the end.",
+            "## Attribution against exact tracing",
             "",
             f'Pairs "{CORRECT.format("X")}" / "{FOIL.format("severe", "X")}": {sizes}; one image embedding each. '
             "Seconds are CPU seconds a pair, median over the turns. Rank correlation: Spearman with the exact map over "
@@ -161,22 +160,7 @@ def report(lines: list[Line], command: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tiny tower: checks the benchmark, times nothing real")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of every way (default 3)")
-    parser.add_argument("--conditions", type=int, default=len(CONDITIONS), help="pairs on the ViT-B/32")
-    parser.add_argument("--out", type=Path, help="where the page is written (default perf/ATTRIBUTION.md)")
-    options = parser.parse_args(arguments)
-    if options.quick:
-        lines = measure(quick=True, repeats=1)
-    else:
-        lines = measure(repeats=options.repeats, conditions=options.conditions)
-    how = "--quick" if options.quick else f"--repeats {options.repeats} --conditions {options.conditions}"
-    page = report(lines, f"python perf/bench_attribution.py {how}")
-    print(page)
-    out = options.out or (None if options.quick else Path(__file__).with_name("ATTRIBUTION.md"))
-    if out is not None:
-        out.write_text(page, encoding="utf-8")
+    write_section(section, __doc__, arguments, repeats=3, conditions=len(CONDITIONS))
 
 
 if __name__ == "__main__":

@@ -119,8 +119,8 @@ def negator_attention(
 ) -> NegatorAttention:
     """Negator-selective attention of every head (Quantmeyer, Mosteiro, Gatt 2024, arXiv 2407.10488).
 
-    For each pair: the maximum over later queries of the attention to the negator in the negated caption less that to the
-    token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an interval from
+    For each pair: the maximum over later queries of the attention to the negator in the negated caption less that to
+    the token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an interval from
     resampling groups. Images play no part.
 
     pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the

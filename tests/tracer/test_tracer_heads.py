@@ -34,7 +34,7 @@ def test_the_map_of_heads_finds_the_planted_head_and_no_other(layer: int, head: 
         model, planted_pairs(), site="z", heads="each", method="attribution", steps=8, floor=0, progress=False
     )
     assert np.abs(trace.cte[0][expected == 0]).max() < 1e-5
-    assert trace.cte[0, layer - 1, head] > 0.5  # how much is another matter: S is not linear in z
+    assert trace.cte[0, layer - 1, head] > 0.1  # how much is another matter: S is not linear in z
 
 
 def test_other_heads_of_the_planted_model_are_not_dead() -> None:
