@@ -11,6 +11,7 @@ from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
 from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
 from .gradients import AttributionEngine, FirstOrder
 from .hooks import HookPoint
+from .image_tower import ImageTower
 from .loading import load
 from .paths import DirectEngine
 from .patterns import attention_patterns
@@ -31,6 +32,7 @@ __all__ = [
     "FirstOrder",
     "HookPoint",
     "ImageEncoder",
+    "ImageTower",
     "PatchPath",
     "PatchedEmbeddings",
     "PatchingEngine",

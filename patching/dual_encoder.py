@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from ..errors import DataFormatError, NonFiniteError, UnsupportedTowerError
 from .adapters.registry import adapter_for
+from .image_tower import ImageTower
 from .text_tower import TextTower
 from .tower import normalise
-from .verification import evaluating, verify
+from .verification import evaluating, verify, verify_images
 
 Preprocess = Callable[[Any], Any]
 
@@ -45,7 +47,7 @@ class ImageEncoder:
         out = []
         with evaluating(self._source):
             for at in range(0, len(images), batch_size):
-                pixels = torch.stack([self._pixels(image) for image in images[at : at + batch_size]])
+                pixels = torch.stack([self.pixels(image) for image in images[at : at + batch_size]])
                 out.append(normalise(self._encode(self._source, pixels.to(parameter.device, parameter.dtype))))
         if not out:
             return torch.empty(0, 0)
@@ -59,7 +61,13 @@ class ImageEncoder:
             )
         return embeddings
 
-    def _pixels(self, image: Any) -> Tensor:
+    def pixels(self, image: Any) -> Float[Tensor, "3 h w"]:
+        """What the encoder is given: the preprocessed pixels of a PIL image or a file, or a tensor as it is.
+
+        Raises:
+            DataFormatError: an image file is missing or broken.
+            UnsupportedTowerError: the model was wrapped without ``preprocess``.
+        """
         if isinstance(image, Tensor):
             return image
         if isinstance(image, (str, Path)):
@@ -143,6 +151,33 @@ class DualEncoder:
     def verify(self) -> dict[str, float]:
         """Compare the text tower with the source model again; see :func:`tracescribe.patching.verify`."""
         return verify(self.text, self._adapter, self._inner)
+
+    @cached_property
+    def vision(self) -> ImageTower:
+        """The image tower, built on first use and verified against the model's own image encoder."""
+        return self.image_tower()
+
+    def image_tower(self, grid: int | None = None) -> ImageTower:
+        """A verified image tower; ``grid``: for a ResNet, on a finer grid of positions with fewer stages.
+
+        Raises:
+            UnsupportedTowerError: no adapter reads this image encoder.
+            SiteError: the encoder has no such grid.
+            TowerMismatchError, NonFiniteError: see :func:`tracescribe.patching.verify`.
+
+        >>> import tracescribe as ts
+        >>> model = ts.load("phantom")
+        >>> model.image_tower(grid=8).grid, model.image_tower(grid=8).n_layers  # the stem and two of four stages
+        ((8, 8), 2)
+        """
+        build = self._adapter.build_image_tower
+        if build is None:
+            raise UnsupportedTowerError(
+                f"the adapter {self._adapter.name!r} reads text towers only: the image encoder cannot be traced"
+            )
+        reading = build(self._inner, grid)
+        verify_images(reading, self._adapter, self._inner)
+        return reading.tower
 
     @property
     def embed_dim(self) -> int:

@@ -310,9 +310,7 @@ class PatchingEngine:
         lanes = [job.lanes for job in jobs]
         plans = []
         for block in range(self.tower.n_layers):
-            only_pooled = (
-                sweep.site.of_queries and block == self.tower.n_layers - 1 and self.tower.spec.pooling != "mean"
-            )
+            only_pooled = sweep.site.of_queries and block == self.tower.n_layers - 1 and self.tower.spec.reads_one
             index = Layout(lanes, block).patched(only_pooled)
             if len(index[0]):
                 wanted = torch.cat([job.states(sweep, block, only_pooled) for job in jobs])

@@ -199,7 +199,7 @@ class TextTower(Tower):
                 return inputs.new_zeros(len(inputs))
             case "last":
                 return inputs.new_full((len(inputs),), inputs.shape[1] - 1)
-            case "mean":
+            case "mean" | "head":
                 return None
 
     def to_transformer_lens(self) -> HookedRootModule:

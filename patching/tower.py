@@ -21,7 +21,7 @@ from .block import Attention, Block, OpaqueBlock
 from .hooks import HookPoint, share
 from .resuming import CleanRun, KeyValues, Lanes, Layout
 
-Pooling = Literal["argmax", "eos", "last", "first", "mean"]
+Pooling = Literal["argmax", "eos", "last", "first", "mean", "head"]
 Padding = Literal["trim", "attend", "mask"]
 
 
@@ -29,7 +29,8 @@ Padding = Literal["trim", "attend", "mask"]
 class TowerSpec:
     """What a tower declares about itself.
 
-    pooling: which position is read out, or "mean" over those that are not padding.
+    pooling: which position is read out, or "mean" over those that are not padding, or "head": a module of its own reads
+        all of them (attention pooling).
     padding: "trim": padding never reaches the readout and is cut off; "mask": neither, and whole passes mask it out;
         "attend": the model attends to it, so it stays.
     eos_id: for pooling="eos".
@@ -45,6 +46,11 @@ class TowerSpec:
     eos_id: int | None = None
     readout_layers: tuple[int, ...] = ()
     appended: Literal["legacy", "correct"] | None = None
+
+    @property
+    def reads_one(self) -> bool:
+        """Whether one position of the last layer is read out, and not all of them."""
+        return self.pooling not in ("mean", "head")
 
 
 class Tower(nn.Module):
@@ -63,6 +69,7 @@ class Tower(nn.Module):
         blocks: Sequence[Block | OpaqueBlock],
         ln_final: nn.Module | None,
         projection: nn.Module | None,
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -71,6 +78,7 @@ class Tower(nn.Module):
         if ln_final is not None:
             self.ln_final.add_module("norm", ln_final)
         self.ln_final.add_module("hook_normalized", HookPoint())
+        self.head = head
         self.projection = projection or nn.Identity()
         self._fingerprint: tuple[object, str] = (None, "")
 
@@ -116,7 +124,7 @@ class Tower(nn.Module):
     def resumable(self) -> bool:
         """Whether a pass can resume in the middle: every block is taken apart and only the last state is read."""
         only_last = self.readout_layers == (self.n_layers,)
-        return not self.opaque and only_last and not (self.causal and self.spec.pooling == "mean")
+        return not self.opaque and only_last and (self.spec.reads_one or not self.causal)
 
     @property
     def device(self) -> torch.device:
@@ -195,10 +203,12 @@ class Tower(nn.Module):
     def read(
         self, x: Float[Tensor, "batch pos d_model"], pooled: Tensor | None, counted: Tensor | None = None
     ) -> Float[Tensor, "batch embed"]:
-        """The embedding of hidden states: of the pooled row of each, or of the mean over its counted rows."""
+        """The embedding of hidden states: by the pooled row of each, by the head, or by the mean of counted rows."""
         if pooled is not None:
             return self.readout(x[torch.arange(len(x), device=x.device), pooled])
         x = self.ln_final(x)
+        if self.head is not None:
+            return self.projection(self.head(x))
         if counted is None:
             return self.projection(x.mean(dim=1))
         weights = counted.to(x.dtype)
@@ -249,7 +259,7 @@ class Tower(nn.Module):
             The embeddings of all lanes, in their order.
         """
         x = lanes[0].clean.embedding.new_empty(0, self.d_model, dtype=lanes[0].clean.resid[0].dtype)
-        single = self.spec.pooling != "mean"
+        single = self.spec.reads_one
         for number, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             layout = Layout(lanes, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..errors import ContextOverflowError, NonFiniteError, TowerMismatchError
 from .adapters.registry import Adapter
 from .adapters.weights import has_adapters
+from .image_tower import ImageReading
 from .text_tower import TextTower
-from .tower import normalise
+from .tower import Tower, normalise
 
 # Long and short, upper and lower case, digits and punctuation; an adapter's bug in masking or pooling needs no more.
 SAMPLE_TEXTS = (
@@ -40,7 +41,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             child.training = training
 
 
-def check_finite(tower: TextTower) -> None:
+def check_finite(tower: Tower) -> None:
     """Raise if a weight of the tower is NaN or infinite.
 
     Raises:
@@ -50,7 +51,7 @@ def check_finite(tower: TextTower) -> None:
         if not torch.isfinite(tensor).all():
             bad = int((~torch.isfinite(tensor)).sum())
             raise NonFiniteError(
-                f"the text tower's weight {name!r} holds {bad} NaN or infinite values: {list(tensor.shape)}"
+                f"the {type(tower).__name__}'s weight {name!r} holds {bad} NaN or infinite values: {list(tensor.shape)}"
             )
 
 
@@ -72,27 +73,59 @@ def verify(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small vocabulary may not know the sample words; unknown ids serve as well
         ids = tower.tokenize([text for text in texts if _fits(tower, text)] or [""])
-    # peft's MultiheadAttention merges and unmerges its adapters in place at every forward pass, which moves the
-    # weights by rounding; a copy bears that, the user's model does not
-    reference = copy.deepcopy(source) if has_adapters(source) else source
+    reference = _untouchable(source)
+    stages = [adapter.embedding_stage(reference), *((block, False) for block in adapter.blocks(reference))]
     with evaluating(reference):
-        theirs, expected = _source_stages(adapter, reference, ids)
+        theirs, expected = _source_stages(stages, lambda: adapter.encode_text(reference, ids))
     with torch.no_grad():
         ours, got = _tower_stages(tower, tower.from_source(ids))
     # where padding is masked out, what stands at it is nobody's business
     rows = tower.from_source(ids)
     kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(rows, dtype=torch.bool)
-    differences = {
-        f"layer {layer}": _relative(a, b, kept) for layer, (a, b) in enumerate(zip(ours, theirs, strict=True))
-    }
+    stages_differ = [_relative(a, b, kept) for a, b in zip(ours, theirs, strict=True)]
+    return _judged(tower, adapter, source, stages_differ, got, expected)
+
+
+def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) -> dict[str, float]:
+    """Compare an image tower with the source model's own image encoder on random pixels, stage by stage.
+
+    Returns and raises what :func:`verify` does.
+    """
+    tower = reading.tower
+    check_finite(tower)
+    pixels = torch.randn(2, 3, *tower.image_size, generator=torch.Generator().manual_seed(0))
+    pixels = pixels.to(tower.device, tower.dtype)
+    reference = _untouchable(source)
+    with evaluating(reference):
+        theirs, expected = _source_stages(reading.stages(reference), lambda: adapter.encode_image(reference, pixels))
+    with torch.no_grad():
+        ours, got = _tower_stages(tower, pixels)
+    stages_differ = [_relative(a, tower.as_positions(b)) for a, b in zip(ours, theirs, strict=True)]
+    return _judged(tower, adapter, source, stages_differ, got, expected)
+
+
+def _untouchable(source: nn.Module) -> nn.Module:
+    """The model to compare with.
+
+    peft's MultiheadAttention merges and unmerges its adapters in place at every forward pass, which moves the weights
+    by rounding; a copy bears that, the user's model does not.
+    """
+    return copy.deepcopy(source) if has_adapters(source) else source
+
+
+def _judged(
+    tower: Tower, adapter: Adapter, source: nn.Module, by_stage: Sequence[float], got: Tensor, expected: Tensor
+) -> dict[str, float]:
+    """The differences by name, or an error if the embeddings differ too much."""
+    differences = {f"layer {layer}": value for layer, value in enumerate(by_stage)}
     differences["embedding"] = float((normalise(got) - normalise(expected)).abs().max())
     tolerance = TOLERANCE[tower.dtype]
     if not differences["embedding"] <= tolerance:
         table = "\n".join(f"  {stage:<10} {value:.2e}" for stage, value in differences.items())
         raise TowerMismatchError(
-            f"the tower built by the adapter {adapter.name!r} does not compute what {type(source).__name__} computes: "
-            f"the embeddings differ by {differences['embedding']:.1e} (allowed {tolerance:.0e}). Differences by "
-            f"stage:\n{table}"
+            f"the {type(tower).__name__} built by the adapter {adapter.name!r} does not compute what "
+            f"{type(source).__name__} computes: the embeddings differ by {differences['embedding']:.1e} (allowed "
+            f"{tolerance:.0e}). Differences by stage:\n{table}"
         )
     return differences
 
@@ -105,9 +138,11 @@ def _fits(tower: TextTower, text: str) -> bool:
     return True
 
 
-def _source_stages(adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+def _source_stages(
+    stages: Sequence[tuple[nn.Module, bool]], encode: Callable[[], Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """The states that pass these modules (their input, or their output), and what the whole pass returns."""
     states: list[Tensor] = []
-    stage, read_input = adapter.embedding_stage(source)
 
     def keep_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         states.append(args[0])
@@ -116,33 +151,34 @@ def _source_stages(adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[li
         states.append(output if isinstance(output, Tensor) else output[0])
 
     handles = [
-        stage.register_forward_pre_hook(keep_input) if read_input else stage.register_forward_hook(keep_output),
-        *(block.register_forward_hook(keep_output) for block in adapter.blocks(source)),
+        module.register_forward_pre_hook(keep_input) if read_input else module.register_forward_hook(keep_output)
+        for module, read_input in stages
     ]
     try:
-        expected = adapter.encode_text(source, ids)
+        expected = encode()
     finally:
         for handle in handles:
             handle.remove()
     return states, expected
 
 
-def _tower_stages(tower: TextTower, ids: Tensor) -> tuple[list[Tensor], Tensor]:
+def _tower_stages(tower: Tower, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
     states: list[Tensor] = []
     handles = [
         block.hook_resid_pre.register_forward_hook(lambda m, a, out: states.append(out)) for block in tower.blocks
     ]
     last = tower.blocks[-1].hook_resid_post.register_forward_hook(lambda m, a, out: states.append(out))
     try:
-        embedding = tower(ids)
+        embedding = tower(inputs)
     finally:
         for handle in [*handles, last]:
             handle.remove()
     return states, embedding
 
 
-def _relative(ours: Tensor, theirs: Tensor, kept: Tensor) -> float:
+def _relative(ours: Tensor, theirs: Tensor, kept: Tensor | None = None) -> float:
     if ours.shape != theirs.shape:
         return float("nan")
     scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
-    return float((ours - theirs)[kept].abs().max() / scale)
+    gap = ours - theirs
+    return float((gap if kept is None else gap[kept]).abs().max() / scale)

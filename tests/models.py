@@ -172,3 +172,39 @@ def patched_by_hooks(
     """The zoo's plain hooks on a model of this module: the L2-normalised embedding [embed]."""
     reading = Reading("", source_encoder, source_blocks, _BLOCKS[_blocks_at(model)], WordTokenizer)
     return patched_reading(reading, model, base, donor, layer, positions, site=site)
+
+
+def open_clip_image_model(seed: int = 0, **vision: Any) -> nn.Module:
+    """A random open_clip ``CLIP`` whose image encoder is the one of interest; a tuple of ``layers`` gives a ResNet."""
+    from open_clip.model import CLIP
+
+    cfg = {"image_size": 32, "patch_size": 8, "layers": 3, "width": 32, "head_width": 16} | vision
+    torch.manual_seed(seed)
+    text = {"context_length": 12, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    return shaken(CLIP(embed_dim=16, vision_cfg=cfg, text_cfg=text), seed)
+
+
+def open_clip_timm_model(seed: int = 0, **kwargs: Any) -> nn.Module:
+    """A random open_clip ``CLIP`` over timm's vision transformer, as open_clip builds BiomedCLIP's and SigLIP's."""
+    import timm
+
+    model = open_clip_image_model(seed, timm_model_name="test_vit", timm_pool="", timm_proj="linear", image_size=160)
+    torch.manual_seed(seed)
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2} | kwargs
+    model.visual.trunk = timm.models.vision_transformer.VisionTransformer(num_classes=0, **settings)
+    model.visual.head = nn.Linear(32, 16, bias=False)
+    model.visual.image_size = (32, 32)
+    return shaken(model, seed)
+
+
+def counterfactual_pixels(
+    seed: int, size: tuple[int, int], cell: tuple[int, int], cells: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Random pixels, and the same with other ones in some cells of a grid."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(3, *size, generator=generator)
+    other = image.clone()
+    for row, column in cells:
+        box = (slice(row * cell[0], (row + 1) * cell[0]), slice(column * cell[1], (column + 1) * cell[1]))
+        other[:, *box] = torch.randn(3, *cell, generator=generator)
+    return image, other

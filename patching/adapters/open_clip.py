@@ -14,6 +14,7 @@ from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Padding, Pooling, TowerSpec
 from .registry import Adapter
+from .vision_open_clip import build_image_tower
 from .weights import kinds, layer_norm, linear, plain, stateless
 
 _OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
@@ -55,7 +56,7 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
         embedding=TokenEmbedding(
             text.token_embedding.weight, text.positional_embedding, appended=getattr(text, "cls_emb", None)
         ),
-        blocks=[_block(block) for block in text.transformer.resblocks],
+        blocks=[open_clip_block(block) for block in text.transformer.resblocks],
         ln_final=layer_norm(text.ln_final),
         projection=_projection(text.text_projection),
     )
@@ -91,7 +92,8 @@ def _refuse_unsupported(text: Any) -> None:
         )
 
 
-def _block(block: Any) -> Block | OpaqueBlock:
+def open_clip_block(block: Any) -> Block | OpaqueBlock:
+    """A block as open_clip builds it, in text and image transformers alike."""
     if type(block).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
         return OpaqueBlock(block, _run_whole)
     attention: Any = plain(block.attn)
@@ -145,4 +147,5 @@ ADAPTER = Adapter(
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,
+    build_image_tower=build_image_tower,
 )

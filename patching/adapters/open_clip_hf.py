@@ -12,6 +12,7 @@ from .bert import pooler
 from .encoders import reader_for
 from .open_clip import clip_logit_scale
 from .registry import Adapter
+from .vision_open_clip import build_image_tower
 from .weights import kinds, linear, stateless
 
 
@@ -56,4 +57,5 @@ ADAPTER = Adapter(
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,
+    build_image_tower=build_image_tower,
 )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
+from ..image_tower import ImageReading
 from ..text_tower import TextTower
 from .weights import kinds, unwrap
 
@@ -32,6 +33,8 @@ class Adapter:
     encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
     encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
     logit_scale: Callable[[Any], float]
+    # (source, grid or None for the tower's own); None where no image encoder of the family is read
+    build_image_tower: Callable[[Any, int | None], ImageReading] | None = None
 
 
 _ADAPTERS: dict[str, Adapter] = {}

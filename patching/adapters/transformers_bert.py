@@ -10,7 +10,7 @@ from ..text_tower import TextTower
 from .bert import pooler
 from .encoders import reader_for, reads
 from .registry import Adapter
-from .transformers_clip import features
+from .transformers_clip import build_clip_image_tower, features
 from .weights import kinds, linear
 
 _FIRST_TOKEN = {"transformers.ChineseCLIPModel", "transformers.AlignModel"}
@@ -50,4 +50,5 @@ ADAPTER = Adapter(
     encode_text=_encode_text,
     encode_image=lambda source, pixels: features(source.get_image_features(pixel_values=pixels)),
     logit_scale=_logit_scale,
+    build_image_tower=build_clip_image_tower,
 )

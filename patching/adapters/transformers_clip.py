@@ -6,12 +6,13 @@ from typing import Any
 
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
+from ..image_tower import ImageReading, ImageTower, PatchEmbedding
 from ..layers import SplitQKV, TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import TowerSpec
 from .registry import Adapter
-from .weights import kinds, layer_norm, linear, stateless
+from .weights import fixed_grid, kinds, layer_norm, linear, plain, stateless
 
 
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
@@ -72,6 +73,39 @@ def _logit_scale(source: Any) -> float:
     return float(source.logit_scale.detach().exp()) if hasattr(source, "logit_scale") else 1.0
 
 
+def build_clip_image_tower(source: Any, grid: int | None) -> ImageReading:
+    """The vision half of CLIP, CLIPSeg and ChineseCLIP, and of a VisionTextDualEncoder that holds CLIP's."""
+    vision: Any = getattr(source, "vision_model", None)
+    if not hasattr(vision, "pre_layrnorm"):
+        found = "no image encoder" if vision is None else f"a {type(vision).__name__}"
+        raise UnsupportedTowerError(
+            f"this {type(source).__name__} holds {found}; only CLIP's own vision transformer is read here"
+        )
+    embeddings = vision.embeddings
+    tower = ImageTower(
+        embedding=PatchEmbedding(
+            plain(embeddings.patch_embedding),  # type: ignore[arg-type]
+            embeddings.position_embedding.weight,
+            first=[embeddings.class_embedding],
+            norm=layer_norm(vision.pre_layrnorm),
+        ),
+        image_size=(embeddings.image_size, embeddings.image_size),
+        cell=(embeddings.patch_size, embeddings.patch_size),
+        first=("class",),
+        blocks=[clip_block(layer) for layer in vision.encoder.layers],
+        ln_final=layer_norm(vision.post_layernorm),
+        projection=linear(source.visual_projection),
+    )
+    fixed_grid(tower, grid)
+    return ImageReading(
+        tower,
+        lambda one: [
+            (one.vision_model.pre_layrnorm, False),
+            *((layer, False) for layer in one.vision_model.encoder.layers),
+        ],
+    )
+
+
 CLIP_LINEARS = r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.fc1|mlp\.fc2"
 _CLASSES = {"transformers.CLIPModel", "transformers.CLIPTextModelWithProjection", "transformers.CLIPSegModel"}
 
@@ -87,4 +121,5 @@ ADAPTER = Adapter(
     encode_text=_encode_text,
     encode_image=_encode_image,
     logit_scale=_logit_scale,
+    build_image_tower=build_clip_image_tower,
 )

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UnsupportedTowerError
+from ...errors import SiteError, UnsupportedTowerError
+from ..hooks import share
+from ..image_tower import ImageTower
 from ..layers import LayerNorm, Linear
 
 
@@ -68,3 +70,25 @@ def has(module: Any, path: str) -> bool:
     for name in path.split("."):
         module = getattr(module, name, None)
     return module is not None
+
+
+def whole(module: nn.Module) -> nn.Module:
+    """A part of the source model that is run as it stands: our own tree of modules over the same parameters."""
+    if has_adapters(module):  # they would be merged in place at each pass, in the user's model
+        raise UnsupportedTowerError(
+            f"the image encoder's {type(module).__name__} is run as a whole, and has peft adapters: merge them first"
+        )
+    return share(module)
+
+
+def fixed_grid(tower: ImageTower, grid: int | None) -> None:
+    """Refuse another grid than the tower's own, for towers whose positions are their patches.
+
+    Raises:
+        SiteError: another grid was asked for.
+    """
+    if grid is not None and (grid, grid) != tower.grid:
+        raise SiteError(
+            f"this image tower's positions are its {tower.grid[0]} x {tower.grid[1]} patches: grid={grid} is a choice "
+            f"only for ResNets; to patch several patches together, trace with stride= or positions="
+        )
