@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import tracescribe as ts
+from tracescribe.benchmark.phantom import counterfactual_pairs
 
 IMAGES = Path(__file__).parent / "img"
 CURVES = {"negation": "trace", "side and severity swaps": "control", "negation, trained": "after"}
@@ -16,6 +17,16 @@ def main(demo: Path) -> None:
     traces = {name: ts.load_trace(demo / f"{file}.safetensors") for name, file in CURVES.items()}
     ts.viz.export(traces["negation"], IMAGES / "heatmap.png", width="page", dpi=180)
     ts.viz.export(traces, IMAGES / "profile.png", width="page", dpi=180)
+    draw_overlay()
+
+
+def draw_overlay() -> None:
+    """The image tower's picture in docs/images.md; needs no demo."""
+    pairs = counterfactual_pairs(1, seed=3, condition="effusion")
+    trace = ts.trace_images(ts.load("phantom"), pairs, grid=8, progress=False)
+    ts.viz.export_overlay(
+        trace, pairs[0].image, IMAGES / "overlay.png", title=pairs[0].caption, notes=True, width="page", dpi=180
+    )
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class OpaqueBlock(nn.Module):
         self, source: nn.Module, run: Callable[[nn.Module, Tensor, Tensor | None], Float[Tensor, "n m d"]]
     ) -> None:
         super().__init__()
-        self.whole, self._run = share(source), run
+        self.whole, self._run = share(source), run  # nnsight has a `.source` of its own on every module
         self.hook_resid_pre, self.hook_resid_post = HookPoint(), HookPoint()
 
     def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:

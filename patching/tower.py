@@ -149,7 +149,7 @@ class Tower(nn.Module):
             digest = hashlib.sha256()
             for name, tensor in tensors:
                 digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
             self._fingerprint = (state, digest.hexdigest())
         return self._fingerprint[1]
 

@@ -8,6 +8,7 @@ if not __name__.startswith("tracescribe."):
 from typing import TYPE_CHECKING, Any
 
 from .heads import NegatorAttention, negator_attention
+from .image_pairs import ImagePair
 from .maps import Excess, LayerProfile, TraceMap
 from .options import TraceError, TraceWarning
 from .pairs import Pair, Text, read_pairs
@@ -17,11 +18,13 @@ from .storage import load_trace
 from .valse import read_valse
 
 if TYPE_CHECKING:
+    from .image_tracing import trace_images
     from .tracing import trace
 
 __all__ = [
     "CausalTrace",
     "Excess",
+    "ImagePair",
     "LayerProfile",
     "NegatorAttention",
     "Pair",
@@ -36,6 +39,7 @@ __all__ = [
     "read_pairs",
     "read_valse",
     "trace",
+    "trace_images",
 ]
 
 
@@ -44,4 +48,8 @@ def __getattr__(name: str) -> Any:
         from .tracing import trace
 
         return trace
+    if name == "trace_images":
+        from .image_tracing import trace_images
+
+        return trace_images
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

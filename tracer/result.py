@@ -339,6 +339,12 @@ class CausalTrace:
 
         return profile(self, **options)
 
+    def overlay(self, image: Any, **options: Any) -> go.Figure:
+        """Interactive plotly map over the image, of a trace of images; as in :func:`tracescribe.viz.overlay`."""
+        from ..viz import overlay
+
+        return overlay(self, image, **options)
+
     def export(self, path: str | os.PathLike[str], **options: Any) -> Any:
         """Write a paper figure (pdf, svg, png, eps); options as in :func:`tracescribe.viz.export`."""
         from ..viz import export

@@ -272,7 +272,9 @@ def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dic
 
 
 @contextmanager
-def _progress(progress: bool | ProgressCallback, total: int) -> Iterator[Callable[[int], None] | None]:
+def _progress(
+    progress: bool | ProgressCallback, total: int, unit: str = "text pairs"
+) -> Iterator[Callable[[int], None] | None]:
     """What the engine calls after each batch: the user's callback, a rich bar where there is a person, or nothing."""
     if callable(progress):
         yield lambda done: progress(done, total)
@@ -289,7 +291,7 @@ def _progress(progress: bool | ProgressCallback, total: int) -> Iterator[Callabl
         TextColumn("tracing"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("text pairs"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:

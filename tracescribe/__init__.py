@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "CausalTrace": "tracer",
     "DualEncoder": "patching",
+    "ImagePair": "tracer",
     "LayerProfile": "tracer",
     "Pair": "tracer",
     "Prescription": "finetune",
@@ -26,6 +27,7 @@ _WHERE = {
     "prescribe": "finetune",
     "read_pairs": "tracer",
     "trace": "tracer",
+    "trace_images": "tracer",
     "wrap": "patching",
 }
 _PARTS = ("benchmark", "errors", "finetune", "patching", "tracer", "viz")
@@ -34,6 +36,7 @@ _PARTS = ("benchmark", "errors", "finetune", "patching", "tracer", "viz")
 __all__ = [
     "CausalTrace",
     "DualEncoder",
+    "ImagePair",
     "LayerProfile",
     "Pair",
     "Prescription",
@@ -51,6 +54,7 @@ __all__ = [
     "prescribe",
     "read_pairs",
     "trace",
+    "trace_images",
     "tracer",
     "viz",
     "wrap",
@@ -60,7 +64,18 @@ if TYPE_CHECKING:
     from . import benchmark, errors, finetune, patching, tracer, viz
     from .finetune import Prescription, load_plan, prescribe
     from .patching import DualEncoder, TextTower, load, wrap
-    from .tracer import CausalTrace, LayerProfile, Pair, Text, load_trace, negator_attention, read_pairs, trace
+    from .tracer import (
+        CausalTrace,
+        ImagePair,
+        LayerProfile,
+        Pair,
+        Text,
+        load_trace,
+        negator_attention,
+        read_pairs,
+        trace,
+        trace_images,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ if not __name__.startswith("tracescribe."):
 
 from .heatmaps import heatmap
 from .html import save_html
+from .overlays import export_overlay, overlay
 from .pages import Note, Picture, Plot, Report, Section, Table, report
 from .profiles import profile
 from .static import export
@@ -21,7 +22,9 @@ __all__ = [
     "Section",
     "Table",
     "export",
+    "export_overlay",
     "heatmap",
+    "overlay",
     "profile",
     "report",
     "save_html",

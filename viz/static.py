@@ -89,10 +89,7 @@ def export(
     ...     export(cells, f"{folder}/fig3.svg").name
     'fig3.svg'
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        said = f"the suffix {suffix!r}" if suffix else "no suffix"
-        raise FigureError(f"{os.fspath(path)!r} has {said}; a figure can be written as {', '.join(FORMATS)}")
+    suffix = suffix_of(path)
     if values not in ("auto", True, False):
         raise FigureError(f'values={values!r}: choose True, False or "auto"')
     inches = _inches(width)
@@ -122,6 +119,19 @@ def export(
     with write_atomically(path, binary=True) as handle:
         handle.write(content)
     return Path(path)
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The format that a path's suffix names.
+
+    Raises:
+        FigureError: it names none.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        said = f"the suffix {suffix!r}" if suffix else "no suffix"
+        raise FigureError(f"{os.fspath(path)!r} has {said}; a figure can be written as {', '.join(FORMATS)}")
+    return suffix
 
 
 def _inches(width: str | float) -> float:
