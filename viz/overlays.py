@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from ..tracer.result import CausalTrace
 from . import theme
 from .labels import number, plotly_text, wrap_phrases
-from .views import FigureError, _pair_number
+from .views import FigureError, pair_number
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -84,7 +84,7 @@ def overlay_view(
         raise FigureError("an overlay needs the result of trace_images; draw other traces with heatmap")
     if pair is None and trace.n_pairs > 1:
         raise FigureError(f"the trace has {trace.n_pairs} image pairs: choose one to draw, e.g. pair={trace.ids[0]!r}")
-    i = _pair_number(trace, 0 if pair is None else pair)
+    i = pair_number(trace, 0 if pair is None else pair)
     tower = trace.provenance["tower"]
     grid, first = tuple(tower["grid"]), tower["first"]
     chosen = _chosen_layers(trace, layers)
