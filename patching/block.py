@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .hooks import HookPoint, share
-from .layers import FusedQKV, LayerNorm, Linear, SplitQKV
+from .layers import FusedQKV, Linear, SplitQKV
 
 # (attention, q, k, v) -> z, all [*rows, head, d_head]: which rows attend to which, by Attention.mix
 Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
@@ -19,13 +19,25 @@ Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
 class Attention(nn.Module):
     """Multi-head self-attention.
 
+    relative: positions that the attention itself knows, a module of :mod:`.relative`; ``hook_q`` and ``hook_k`` stand
+    before it. scale: factor on the scores, by default d_head ** -0.5.
+
     ``explicit`` computes the attention pattern and each head's contribution as tensors, so that ``hook_pattern`` and
     ``hook_result`` fire; otherwise torch's fused kernel does the same sum faster.
     """
 
-    def __init__(self, qkv: FusedQKV | SplitQKV, out: Linear, n_heads: int) -> None:
+    def __init__(
+        self,
+        qkv: FusedQKV | SplitQKV,
+        out: Linear,
+        n_heads: int,
+        *,
+        relative: nn.Module | None = None,
+        scale: float | None = None,
+    ) -> None:
         super().__init__()
         self.qkv, self.out, self.n_heads, self.explicit = qkv, out, n_heads, False
+        self.relative, self.scale = relative, scale
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
         self.hook_pattern, self.hook_z, self.hook_result = HookPoint(), HookPoint(), HookPoint()
 
@@ -46,14 +58,20 @@ class Attention(nn.Module):
         k: Float[Tensor, "n keys head d_head"],
         v: Float[Tensor, "n keys head d_head"],
         mask: Bool[Tensor, "*n m keys"] | None,
+        first: int = 0,
     ) -> Float[Tensor, "n m head d_head"]:
-        """softmax(q k / sqrt(d_head)) v for each head; ``mask`` is True where a query may attend."""
+        """softmax(q k / sqrt(d_head)) v for each head; ``mask`` is True where a query may attend.
+
+        first: position of the first query; the others follow it, and the keys stand at 0, 1, ...
+        """
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.relative is not None:
+            q, k, mask = self.relative(q, k, mask, first)
         if not self.explicit:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale).transpose(1, 2)
+        scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if self.scale is None else self.scale)
         if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
         return (self.hook_pattern(scores.softmax(dim=-1)) @ v).transpose(1, 2)
 
 
@@ -63,14 +81,16 @@ def within(mask: Bool[Tensor, "*n m m"] | None) -> Attend:
 
 
 class MLP(nn.Module):
-    """Two linear layers around a stateless activation."""
+    """Two linear layers around a stateless activation; with ``gate``, down(activation(gate x) * up x)."""
 
-    def __init__(self, up: Linear, activation: nn.Module, down: Linear) -> None:
+    def __init__(self, up: Linear, activation: nn.Module, down: Linear, gate: Linear | None = None) -> None:
         super().__init__()
-        self.up, self.activation, self.down = up, activation, down
+        self.up, self.activation, self.down, self.gate = up, activation, down, gate
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        return self.down(self.activation(self.up(x)))
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
@@ -81,9 +101,9 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        ln_1: LayerNorm,
+        ln_1: nn.Module,
         attn: Attention,
-        ln_2: LayerNorm,
+        ln_2: nn.Module,
         mlp: MLP,
         scale_attn: nn.Module | None = None,
         scale_mlp: nn.Module | None = None,

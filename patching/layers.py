@@ -53,6 +53,53 @@ class LayerNorm(nn.Module):
         return F.layer_norm(wide, self.shape, self.weight, self.bias, self.eps).to(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """w * x / sqrt(mean x² + eps): a layer norm without mean and offset (Zhang and Sennrich 2019)."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Float[Tensor, " d_model"], eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        hold(self, "weight", weight)
+
+    def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+        square = x.float().pow(2).mean(-1, keepdim=True)  # half precision would overflow
+        return self.weight * (x * torch.rsqrt(square + self.eps)).to(x.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation by the running statistics, as in evaluation: a factor and an offset for each channel."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, source: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.eps = source.eps
+        hold(self, "weight", source.weight)
+        hold(self, "bias", source.bias)
+        hold(self, "mean", source.running_mean)
+        hold(self, "variance", source.running_var)
+
+    def forward(self, x: Float[Tensor, "rows channels"]) -> Float[Tensor, "rows channels"]:
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, eps=self.eps)
+
+
+class GatedHalves(nn.Module):
+    """activation(a) * b of the two halves of the channels, for an MLP whose gate and values are one weight."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "*rows twice_d"]) -> Float[Tensor, "*rows d"]:
+        gate, values = x.chunk(2, dim=-1)
+        return self.activation(gate) * values
+
+
 class FusedQKV(nn.Module):
     """Queries, keys and values from one stacked weight, as torch's ``nn.MultiheadAttention`` keeps them."""
 

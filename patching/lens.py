@@ -69,11 +69,11 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
             n_heads, first = twin.n_heads or 1, twin.blocks[0]
             self.cfg: Any = TransformerLensConfig(
                 d_model=twin.d_model,
-                d_head=twin.d_model // n_heads,
+                d_head=(first.attn.out.weight.shape[1] if isinstance(first, Block) else twin.d_model) // n_heads,
                 n_layers=twin.n_layers,
                 n_ctx=twin.context_length,
                 n_heads=n_heads,
-                d_mlp=len(first.mlp.up.weight) if isinstance(first, Block) else None,
+                d_mlp=first.mlp.down.weight.shape[1] if isinstance(first, Block) else None,
                 device=str(twin.device),
                 dtype=twin.dtype,
                 use_attn_result=True,
@@ -157,7 +157,7 @@ class LensAttention(Attention):
     """Attention that computes every activation TransformerLens names, with its weights in TransformerLens' shapes."""
 
     def __init__(self, source: Attention) -> None:
-        super().__init__(source.qkv, source.out, source.n_heads)
+        super().__init__(source.qkv, source.out, source.n_heads, relative=source.relative, scale=source.scale)
         self.explicit = True  # so that hook_pattern and hook_result fire
         self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
 
@@ -201,11 +201,13 @@ class LensMLP(MLP):
     """An MLP whose neurons have hook points, with its weights in TransformerLens' shapes."""
 
     def __init__(self, source: MLP) -> None:
-        super().__init__(source.up, source.activation, source.down)
+        super().__init__(source.up, source.activation, source.down, source.gate)
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        return self.down(self.hook_post(self.activation(self.hook_pre(self.up(x)))))
+        if self.gate is None:
+            return self.down(self.hook_post(self.activation(self.hook_pre(self.up(x)))))
+        return self.down(self.hook_post(self.activation(self.hook_pre(self.gate(x))) * self.up(x)))
 
     @property
     def W_in(self) -> Float[Tensor, "d_model d_mlp"]:

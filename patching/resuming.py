@@ -192,6 +192,8 @@ class Layout:
             k = torch.cat([clean.k[texts, : group.start], k], dim=1)
             v = torch.cat([clean.v[texts, : group.start], v], dim=1)
         mask = group.pooled_mask if only_pooled else group.mask
+        first = group.clean.pooled if only_pooled else group.start
+        assert first is not None
         if mask is not None and mask.ndim > 2:
             mask = mask[:count]
-        return attention.mix(q, k, v, mask).flatten(0, 1)
+        return attention.mix(q, k, v, mask, first).flatten(0, 1)

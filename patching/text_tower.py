@@ -165,7 +165,8 @@ class TextTower(Tower):
 
     @property
     def movable(self) -> bool:
-        return self.embedding.positions is not None and self.embedding.appended is None
+        relative = any(isinstance(block, Block) and block.attn.relative is not None for block in self.blocks)
+        return self.embedding.positions is not None and self.embedding.appended is None and not relative
 
     def attention_mask(self, inputs: Int[Tensor, "batch pos"]) -> Bool[Tensor, "*batch pos pos"] | None:
         n = inputs.shape[1]
