@@ -1,7 +1,8 @@
-"""BERT-like encoders (BERT, RoBERTa, XLM-R and their copies in other families): post-norm, bidirectional."""
+"""BERT-like encoders (BERT, RoBERTa, XLM-R and their copies in BLIP, AltCLIP and others): post-norm, bidirectional."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,20 +14,20 @@ from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
-from .weights import has, layer_norm, linear, stateless
+from .weights import has, kinds, layer_norm, linear, stateless
 
 
-def is_bert_like(encoder: Any) -> bool:
-    """Whether ``encoder`` is built as BERT is: word + position + type embeddings, post-norm layers."""
-    layers = getattr(getattr(encoder, "encoder", None), "layer", None)
-    first = layers[0] if isinstance(layers, nn.ModuleList) and len(layers) else None
+def is_bert_like(encoder: Any, layers: str = "layer") -> bool:
+    """Whether ``encoder`` is built as BERT is: word and position embeddings, post-norm ``encoder.{layers}``."""
+    blocks = getattr(getattr(encoder, "encoder", None), layers, None)
+    first = blocks[0] if isinstance(blocks, nn.ModuleList) and len(blocks) else None
     parts = (
         "attention.self.query",
         "attention.output.LayerNorm",
         "intermediate.intermediate_act_fn",
         "output.LayerNorm",
     )
-    embeddings = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
+    embeddings = ("word_embeddings", "position_embeddings", "LayerNorm")
     return all(has(first, part) for part in parts) and all(has(encoder, f"embeddings.{e}") for e in embeddings)
 
 
@@ -37,36 +38,46 @@ def bert_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Mod
         UnsupportedTowerError: a decoder, or relative position embeddings.
     """
     config = encoder.config
-    if getattr(config, "is_decoder", False) or getattr(config, "position_embedding_type", "absolute") != "absolute":
+    # BLIP's configuration says decoder for its captioning half; its text encoder is one only when it is called as one
+    decoder = getattr(config, "is_decoder", False) and "transformers.BlipTextModel" not in kinds(encoder)
+    if decoder or getattr(config, "position_embedding_type", "absolute") != "absolute":
         raise UnsupportedTowerError(
             f"a {type(encoder).__name__} with is_decoder or position_embedding_type="
             f"{getattr(config, 'position_embedding_type', None)!r} is not supported"
         )
-    embeddings = encoder.embeddings
-    positions = embeddings.position_embeddings.weight
-    # RoBERTa counts positions from padding_idx + 1; its embedding says so by a padding index of its own
-    padding_idx = embeddings.position_embeddings.padding_idx
-    offset = 0 if padding_idx is None else padding_idx + 1
-    context = context_of(tokenizer, len(positions) - offset)
+    embedding, places = bert_embedding(encoder.embeddings)
+    context = context_of(tokenizer, places)
+    blocks = encoder.encoder.layer if hasattr(encoder.encoder, "layer") else encoder.encoder.layers
     return TextTower(
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context, **readout),
         tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(
-            embeddings.word_embeddings.weight,
-            positions,
-            types=embeddings.token_type_embeddings.weight,
-            norm=layer_norm(embeddings.LayerNorm),
-            offset=offset,
-        ),
-        blocks=[_block(layer) for layer in encoder.encoder.layer],
+        embedding=embedding,
+        blocks=[_block(layer) for layer in blocks],
         ln_final=None,
         projection=nn.Sequential(*head),
     )
 
 
-def pooler(encoder: Any) -> list[nn.Module]:
-    """BERT's own pooler: a linear layer and an activation on the first token."""
-    return [linear(encoder.pooler.dense), stateless(encoder.pooler.activation)]
+def bert_embedding(embeddings: Any) -> tuple[TokenEmbedding, int]:
+    """BERT's embeddings (token types only where there are any), and how many tokens they have positions for."""
+    positions = embeddings.position_embeddings
+    # RoBERTa counts positions from padding_idx + 1; its embedding says so by a padding index of its own
+    offset = 0 if positions.padding_idx is None else positions.padding_idx + 1
+    types = getattr(embeddings, "token_type_embeddings", None)
+    embedding = TokenEmbedding(
+        embeddings.word_embeddings.weight,
+        positions.weight,
+        types=None if types is None else types.weight,
+        norm=layer_norm(embeddings.LayerNorm),
+        offset=offset,
+    )
+    return embedding, len(positions.weight) - offset
+
+
+def bert_mlp(layer: Any) -> MLP:
+    """The MLP of a block, as BERT names its parts."""
+    up, down = layer.intermediate, layer.output
+    return MLP(linear(up.dense), stateless(up.intermediate_act_fn), linear(down.dense))
 
 
 def _block(layer: Any) -> Block:
@@ -79,11 +90,7 @@ def _block(layer: Any) -> Block:
             attention.num_attention_heads,
         ),
         ln_2=layer_norm(layer.output.LayerNorm),
-        mlp=MLP(
-            linear(layer.intermediate.dense),
-            stateless(layer.intermediate.intermediate_act_fn),
-            linear(layer.output.dense),
-        ),
+        mlp=bert_mlp(layer),
         post_norm=True,
     )
 
@@ -96,3 +103,6 @@ READER = EncoderReader(
     block_linears=r"attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense",
     embedding_stage=("embeddings", False),
 )
+# AltCLIP's copy of XLM-R
+_ALT = replace(READER, name="altclip", matches=lambda encoder: is_bert_like(encoder, "layers"), blocks="encoder.layers")
+READERS = (READER, _ALT)

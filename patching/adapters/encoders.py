@@ -6,11 +6,40 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
 from ..text_tower import TextTower
 from ..tower import Pooling
+from .weights import linear, stateless
+
+Pooled = tuple[Pooling, list[nn.Module]]
+
+
+def padding_mask(encoder: Any, ids: Int[Tensor, "n context"]) -> Int[Tensor, "n context"]:
+    """1 where a token is no padding, by the encoder's own configuration."""
+    pad = encoder.config.pad_token_id
+    if pad is None:
+        raise UnsupportedTowerError(
+            f"the configuration of the text encoder ({type(encoder).__name__}) has no pad_token_id: set it to the "
+            f"tokenizer's"
+        )
+    return (ids != pad).long()
+
+
+def bert_pooled(encoder: Any) -> Pooled:
+    """BERT's pooler: the first token through a linear layer and an activation.
+
+    Raises:
+        UnsupportedTowerError: the encoder was built without one.
+    """
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is None:
+        raise UnsupportedTowerError(
+            f"the text encoder ({type(encoder).__name__}) has no pooler, but it is read through one"
+        )
+    return "first", [linear(pooler.dense), stateless(pooler.activation)]
 
 
 @dataclass(frozen=True)
@@ -18,7 +47,9 @@ class EncoderReader:
     """One kind of text encoder.
 
     build: (encoder, tokenizer, pooling, head) -> tower; ``head`` is what follows the pooled row. blocks: dotted name of
-    the list of blocks. embedding_stage: (dotted name of the module where layer 0 shows, read its input?).
+    the list of blocks. block_linears: regex of the linear layers below one block. embedding_stage: (dotted name of the
+    module where layer 0 shows, read its input?). pooled: how the encoder's own ``pooler_output`` comes about: the row,
+    and the modules behind it. mask: the attention mask that the source is called with; None for none.
     """
 
     name: str
@@ -27,17 +58,30 @@ class EncoderReader:
     blocks: str
     block_linears: str
     embedding_stage: tuple[str, bool]
+    pooled: Callable[[Any], Pooled] = bert_pooled
+    mask: Callable[[Any, Int[Tensor, "n context"]], Tensor | None] = padding_mask
+
+    def tower(self, encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
+        """The tower over ``encoder``.
+
+        Raises:
+            UnsupportedTowerError: the tokenizer pads with another id than the one that the source model hides.
+        """
+        tower = self.build(encoder, tokenizer, pooling, head)
+        hidden, padded = encoder.config.pad_token_id, tower.tokenizer.pad_id
+        if tower.spec.padding == "mask" and hidden != padded:
+            raise UnsupportedTowerError(
+                f"the model hides padding by id {hidden}, but the tokenizer pads with {padded}: this tokenizer does "
+                f"not belong to this model"
+            )
+        return tower
 
 
 def _readers() -> tuple[EncoderReader, ...]:
-    from . import bert, m2m100, t5
+    from . import aimv2, bert, clip_text, flava, m2m100, modernbert, mpnet, t5
 
-    return bert.READER, m2m100.READER, t5.READER
-
-
-def reads(encoder: Any) -> bool:
-    """Whether some reader understands ``encoder``."""
-    return any(reader.matches(encoder) for reader in _readers())
+    families = (clip_text, aimv2, bert, flava, mpnet, modernbert, m2m100, t5)
+    return tuple(reader for family in families for reader in family.READERS)
 
 
 def reader_for(encoder: Any) -> EncoderReader:
@@ -52,7 +96,7 @@ def reader_for(encoder: Any) -> EncoderReader:
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in encoder.named_children())
     raise UnsupportedTowerError(
         f"the text encoder is a {type(encoder).__name__} ({children}), which no reader here takes apart; readers: "
-        f"{', '.join(reader.name for reader in _readers())}; docs/towers.md says how to add one"
+        f"{', '.join(reader.name for reader in _readers())}; docs/add_a_tower.md says how to add one"
     )
 
 

@@ -15,8 +15,7 @@ from .encoders import EncoderReader, context_of
 from .weights import kinds, layer_norm, linear, stateless
 
 
-def m2m100_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
-    """A tower over an M2M100 encoder, read through ``head``."""
+def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     positions, offset = encoder.embed_positions.weights, encoder.padding_idx + 1
     context = context_of(tokenizer, len(positions) - offset)
     return TextTower(
@@ -45,11 +44,13 @@ def _block(layer: Any) -> Block:
     )
 
 
-READER = EncoderReader(
-    name="m2m100",
-    matches=lambda encoder: "transformers.M2M100Encoder" in kinds(encoder),
-    build=m2m100_tower,
-    blocks="layers",
-    block_linears=r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2",
-    embedding_stage=("layers.0", True),
+READERS = (
+    EncoderReader(
+        name="m2m100",
+        matches=lambda encoder: "transformers.M2M100Encoder" in kinds(encoder),
+        build=_build,
+        blocks="layers",
+        block_linears=r"self_attn\.(q_proj|k_proj|v_proj|out_proj)|fc1|fc2",
+        embedding_stage=("layers.0", True),
+    ),
 )

@@ -8,12 +8,11 @@ from torch import nn
 
 from ...errors import UnsupportedTowerError
 from ..text_tower import TextTower
-from .bert import pooler
 from .encoders import reader_for
 from .open_clip import clip_logit_scale
 from .registry import Adapter
 from .vision_open_clip import build_image_tower
-from .weights import kinds, linear, stateless
+from .weights import head, kinds
 
 
 def _matches(source: Any) -> bool:
@@ -30,14 +29,10 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
         raise UnsupportedTowerError(
             f"HFTextEncoder with {how} is not supported, only reading CLS or a mean over tokens"
         )
+    reader = reader_for(encoder)
     own = how == "ClsPooler" and text.pooler.use_pooler_output and getattr(encoder, "pooler", None) is not None
-    head = (pooler(encoder) if own else []) + _projection(text.proj)
-    return reader_for(encoder).build(encoder, tokenizer, "mean" if how == "MeanPooler" else "first", head)
-
-
-def _projection(projection: nn.Module) -> list[nn.Module]:
-    layers = projection if isinstance(projection, nn.Sequential) else [projection]
-    return [linear(layer) if hasattr(layer, "weight") else stateless(layer) for layer in layers]
+    pooling, pooler = reader.pooled(encoder) if own else ("mean" if how == "MeanPooler" else "first", [])
+    return reader.tower(encoder, tokenizer, pooling, [*pooler, *head(text.proj)])
 
 
 def _embedding_stage(source: Any) -> tuple[nn.Module, bool]:

@@ -54,9 +54,9 @@ def register(adapter: Adapter) -> None:
 @cache
 def _load_adapters() -> None:
     """Adapters of this package and of others: each entry point of ``tracescribe.towers`` is an :class:`Adapter`."""
-    from . import open_clip, open_clip_hf, transformers_bert, transformers_clip, transformers_siglip
+    from . import open_clip, open_clip_hf, transformers_dual
 
-    for family in (open_clip, open_clip_hf, transformers_clip, transformers_siglip, transformers_bert):
+    for family in (open_clip, open_clip_hf, transformers_dual):
         register(family.ADAPTER)
     for entry in entry_points(group=GROUP):
         register(entry.load())
@@ -76,7 +76,7 @@ def adapter_for(module: nn.Module) -> tuple[Adapter, nn.Module]:
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in source.named_children()) or "nothing"
     raise UnsupportedTowerError(
         f"no adapter reads the text encoder of a {type(source).__module__}.{type(source).__name__} (it holds "
-        f"{children}); adapters here: {', '.join(_ADAPTERS)}; add one as an entry point of {GROUP!r}"
+        f"{children}); adapters here: {', '.join(_ADAPTERS)}; docs/add_a_tower.md says how to add one"
     )
 
 

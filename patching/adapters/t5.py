@@ -1,51 +1,69 @@
-"""The encoder of T5 and mT5: relative position biases inside the attention, so that its blocks run as a whole."""
+"""The encoder of T5 and mT5: pre-norm with RMS norms, biases by distance that all blocks share, unscaled attention."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..block import OpaqueBlock
-from ..hooks import share
-from ..layers import TokenEmbedding
+from ..block import MLP, Attention, Block
+from ..layers import SplitQKV, TokenEmbedding
+from ..relative import DistanceBias
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
-from .weights import kinds
+from .weights import kinds, linear, rms_norm, stateless
 
 
-def t5_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
-    """A tower over a T5 encoder, read through ``head``; every block is opaque."""
+def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     context = context_of(tokenizer, None)
-    biases = encoder.block[0].layer[0].SelfAttention  # the first block's biases serve all of them
-
-    def run(parts: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        from transformers.masking_utils import create_bidirectional_mask
-
-        block, first = parts
-        attended = None if mask is None else mask[:, 0, 0].long()
-        allowed = create_bidirectional_mask(config=encoder.config, inputs_embeds=x, attention_mask=attended)
-        bias = first.compute_bias(x.shape[1], x.shape[1]).to(x.dtype)
-        output = block(x, attention_mask=allowed, position_bias=bias)
-        return output[0]
-
+    first = encoder.block[0].layer[0].SelfAttention  # its biases serve all blocks
+    bucket = partial(
+        first._relative_position_bucket,
+        bidirectional=True,
+        num_buckets=first.relative_attention_num_buckets,
+        max_distance=first.relative_attention_max_distance,
+    )
+    bias = DistanceBias(first.relative_attention_bias.weight, bucket)
     return TextTower(
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(encoder.embed_tokens.weight, None),
-        blocks=[OpaqueBlock(nn.ModuleList([block, biases]), run) for block in encoder.block],
-        ln_final=share(encoder.final_layer_norm),
+        blocks=[_block(block, bias) for block in encoder.block],
+        ln_final=rms_norm(encoder.final_layer_norm),
         projection=nn.Sequential(*head),
     )
 
 
-READER = EncoderReader(
-    name="t5",
-    matches=lambda encoder: bool(kinds(encoder) & {"transformers.T5Stack", "transformers.MT5Stack"}),
-    build=t5_tower,
-    blocks="block",
-    block_linears=r"layer\.0\.SelfAttention\.(q|k|v|o)|layer\.1\.DenseReluDense\.(wi|wi_0|wi_1|wo)",
-    embedding_stage=("block.0", True),
+def _block(block: Any, bias: DistanceBias) -> Block:
+    attention, feed_forward = block.layer[0], block.layer[1]
+    own = attention.SelfAttention
+    return Block(
+        ln_1=rms_norm(attention.layer_norm),
+        attn=Attention(
+            SplitQKV(linear(own.q), linear(own.k), linear(own.v)), linear(own.o), own.n_heads, relative=bias, scale=1.0
+        ),
+        ln_2=rms_norm(feed_forward.layer_norm),
+        mlp=_mlp(feed_forward.DenseReluDense),
+    )
+
+
+def _mlp(dense: Any) -> MLP:
+    activation, down = stateless(dense.act), linear(dense.wo)
+    if hasattr(dense, "wi"):
+        return MLP(linear(dense.wi), activation, down)
+    return MLP(linear(dense.wi_1), activation, down, gate=linear(dense.wi_0))
+
+
+READERS = (
+    EncoderReader(
+        name="t5",
+        matches=lambda encoder: bool(kinds(encoder) & {"transformers.T5Stack", "transformers.MT5Stack"}),
+        build=_build,
+        blocks="block",
+        block_linears=r"layer\.0\.SelfAttention\.(q|k|v|o)|layer\.1\.DenseReluDense\.(wi|wi_0|wi_1|wo)",
+        embedding_stage=("block.0", True),
+    ),
 )

@@ -10,7 +10,7 @@ from torch import nn
 from ...errors import SiteError, UnsupportedTowerError
 from ..hooks import share
 from ..image_tower import ImageTower
-from ..layers import LayerNorm, Linear
+from ..layers import BatchNorm, LayerNorm, Linear, RMSNorm
 
 
 def kinds(module: Any) -> set[str]:
@@ -56,6 +56,37 @@ def layer_norm(layer: nn.Module) -> LayerNorm:
     if not isinstance(source, nn.LayerNorm):
         raise UnsupportedTowerError(f"expected a layer norm, found {type(layer).__name__}")
     return LayerNorm(source)
+
+
+def rms_norm(layer: nn.Module) -> RMSNorm:
+    """Our RMS norm over ``layer``'s weight."""
+    source: Any = plain(layer)
+    if [name for name, _ in source.named_parameters()] != ["weight"] or not hasattr(source, "variance_epsilon"):
+        raise UnsupportedTowerError(f"expected an RMS norm, found {type(layer).__name__}")
+    return RMSNorm(source.weight, source.variance_epsilon)
+
+
+def batch_norm(layer: nn.Module) -> BatchNorm:
+    """Our batch norm over ``layer``'s weight, bias and running statistics."""
+    source = plain(layer)
+    if not isinstance(source, nn.BatchNorm1d) or source.running_mean is None:
+        raise UnsupportedTowerError(f"expected a batch norm with running statistics, found {type(layer).__name__}")
+    return BatchNorm(source)
+
+
+def head(projection: nn.Module) -> list[nn.Module]:
+    """What follows the pooled row: one layer, or an ``nn.Sequential`` of linear layers, norms and activations."""
+    layers = projection if isinstance(projection, nn.Sequential) else [projection]
+    return [_layer(layer) for layer in layers]
+
+
+def _layer(layer: nn.Module) -> nn.Module:
+    source = plain(layer)
+    if isinstance(source, nn.BatchNorm1d):
+        return batch_norm(layer)
+    if isinstance(source, nn.LayerNorm):
+        return layer_norm(layer)
+    return linear(layer) if hasattr(source, "weight") else stateless(layer)
 
 
 def stateless(activation: nn.Module) -> nn.Module:

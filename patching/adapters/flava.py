@@ -1,0 +1,57 @@
+"""FLAVA's text encoder: BERT's embeddings, pre-norm blocks, a final norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..block import Attention, Block
+from ..layers import SplitQKV
+from ..text_tower import TextTower
+from ..tokens import adapt_tokenizer
+from ..tower import Pooling, TowerSpec
+from .bert import bert_embedding, bert_mlp
+from .encoders import EncoderReader, context_of
+from .weights import kinds, layer_norm, linear
+
+
+def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
+    embedding, places = bert_embedding(encoder.embeddings)
+    context = context_of(tokenizer, places)
+    return TextTower(
+        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
+        tokenizer=adapt_tokenizer(tokenizer, context),
+        embedding=embedding,
+        blocks=[_block(layer) for layer in encoder.encoder.layer],
+        ln_final=layer_norm(encoder.layernorm),
+        projection=nn.Sequential(*head),
+    )
+
+
+def _block(layer: Any) -> Block:
+    attention = layer.attention.attention
+    return Block(
+        ln_1=layer_norm(layer.layernorm_before),
+        attn=Attention(
+            SplitQKV(linear(attention.query), linear(attention.key), linear(attention.value)),
+            linear(layer.attention.output.dense),
+            attention.num_attention_heads,
+        ),
+        ln_2=layer_norm(layer.layernorm_after),
+        mlp=bert_mlp(layer),
+    )
+
+
+READERS = (
+    EncoderReader(
+        name="flava",
+        matches=lambda encoder: "transformers.FlavaTextModel" in kinds(encoder),
+        build=_build,
+        blocks="encoder.layer",
+        block_linears=(
+            r"attention\.attention\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense"
+        ),
+        embedding_stage=("embeddings", False),
+    ),
+)

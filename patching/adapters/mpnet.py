@@ -1,0 +1,60 @@
+"""MPNet: BERT's post-norm blocks without token types, and one table of biases by distance that all blocks share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..block import Attention, Block
+from ..layers import SplitQKV
+from ..relative import DistanceBias
+from ..text_tower import TextTower
+from ..tokens import adapt_tokenizer
+from ..tower import Pooling, TowerSpec
+from .bert import bert_embedding, bert_mlp
+from .encoders import EncoderReader, context_of
+from .weights import kinds, layer_norm, linear
+
+
+def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
+    embedding, places = bert_embedding(encoder.embeddings)
+    context = context_of(tokenizer, places)
+    trunk = encoder.encoder
+    bias = DistanceBias(trunk.relative_attention_bias.weight, trunk.relative_position_bucket)
+    return TextTower(
+        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
+        tokenizer=adapt_tokenizer(tokenizer, context),
+        embedding=embedding,
+        blocks=[_block(layer, bias) for layer in trunk.layer],
+        ln_final=None,
+        projection=nn.Sequential(*head),
+    )
+
+
+def _block(layer: Any, bias: DistanceBias) -> Block:
+    attention = layer.attention.attn
+    return Block(
+        ln_1=layer_norm(layer.attention.LayerNorm),
+        attn=Attention(
+            SplitQKV(linear(attention.q), linear(attention.k), linear(attention.v)),
+            linear(attention.o),
+            attention.num_attention_heads,
+            relative=bias,
+        ),
+        ln_2=layer_norm(layer.output.LayerNorm),
+        mlp=bert_mlp(layer),
+        post_norm=True,
+    )
+
+
+READERS = (
+    EncoderReader(
+        name="mpnet",
+        matches=lambda encoder: "transformers.MPNetModel" in kinds(encoder),
+        build=_build,
+        blocks="encoder.layer",
+        block_linears=r"attention\.attn\.(q|k|v|o)|intermediate\.dense|output\.dense",
+        embedding_stage=("embeddings", False),
+    ),
+)
