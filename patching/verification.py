@@ -79,6 +79,11 @@ def verify(
         theirs, expected = _source_stages(stages, lambda: adapter.encode_text(reference, ids))
     with torch.no_grad():
         ours, got = _tower_stages(tower, tower.from_source(ids))
+    if got.shape != expected.shape:
+        raise TowerMismatchError(
+            f"the tower built by the adapter {adapter.name!r} gives embeddings of shape {list(got.shape)} for "
+            f"{len(ids)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
+        )
     # where padding is masked out, what stands at it is nobody's business
     rows = tower.from_source(ids)
     kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(rows, dtype=torch.bool)
