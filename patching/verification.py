@@ -72,23 +72,39 @@ def verify(
     check_finite(tower)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small vocabulary may not know the sample words; unknown ids serve as well
-        ids = tower.tokenize([text for text in texts if _fits(tower, text)] or [""])
+        fitting = [text for text in texts if _fits(tower, text)] or [""]
+        if adapter.own_length:  # text by text: padding would change what the source says
+            batches = [tower.collate([tower.token_ids(text)]) for text in fitting]
+        else:
+            batches = [tower.tokenize(fitting)]
     reference = _untouchable(source)
-    stages = [adapter.embedding_stage(reference), *((block, False) for block in adapter.blocks(reference))]
-    with evaluating(reference):
-        theirs, expected = _source_stages(stages, lambda: adapter.encode_text(reference, ids))
-    with torch.no_grad():
-        ours, got = _tower_stages(tower, tower.from_source(ids))
+    found = [_compared(tower, adapter, reference, ids) for ids in batches]
+    # torch's maximum keeps a NaN, Python's may lose it
+    by_stage = torch.tensor([differ for differ, _, _ in found], dtype=torch.float64).amax(dim=0).tolist()
+    got, expected = torch.cat([ours for _, ours, _ in found]), torch.cat([theirs for _, _, theirs in found])
     if got.shape != expected.shape:
         raise TowerMismatchError(
             f"the tower built by the adapter {adapter.name!r} gives embeddings of shape {list(got.shape)} for "
-            f"{len(ids)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
+            f"{len(fitting)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
         )
-    # where padding is masked out, what stands at it is nobody's business
+    return _judged(tower, adapter, source, by_stage, got, expected)
+
+
+def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
+    """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
+    stages = [adapter.embedding_stage(source), *((block, False) for block in adapter.blocks(source))]
+    with evaluating(source):
+        theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
+    if adapter.sequence_first:
+        theirs = [state.transpose(0, 1) for state in theirs]
     rows = tower.from_source(ids)
-    kept = ids != tower.tokenizer.pad_id if tower.spec.padding == "mask" else torch.ones_like(rows, dtype=torch.bool)
-    stages_differ = [_relative(a, b, kept) for a, b in zip(ours, theirs, strict=True)]
-    return _judged(tower, adapter, source, stages_differ, got, expected)
+    with torch.no_grad():
+        ours, got = _tower_stages(tower, rows)
+    # where padding is masked out, what stands at it is nobody's business
+    kept = torch.ones_like(rows, dtype=torch.bool)
+    if tower.spec.padding == "mask" or tower.spec.appended:
+        kept[:, : ids.shape[1]] = ids != tower.tokenizer.pad_id
+    return [_relative(a, b, kept) for a, b in zip(ours, theirs, strict=True)], got, expected
 
 
 def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
 from ..block import MLP, Attention, Block
@@ -14,6 +15,7 @@ from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
+from .registry import Adapter
 from .weights import has, kinds, layer_norm, linear, stateless
 
 
@@ -106,3 +108,30 @@ READER = EncoderReader(
 # AltCLIP's copy of XLM-R
 _ALT = replace(READER, name="altclip", matches=lambda encoder: is_bert_like(encoder, "layers"), blocks="encoder.layers")
 READERS = (READER, _ALT)
+
+
+def bert_adapter(
+    name: str,
+    classes: set[str],
+    path: str,
+    build_tower: Callable[[Any, Any], TextTower],
+    **reading: Any,
+) -> Adapter:
+    """The adapter of source models that keep a BERT at ``path``; ``reading``: the remaining fields of the adapter."""
+    blocks = f"{path}.{READER.blocks}"
+    stage, read_input = READER.embedding_stage
+    return Adapter(
+        name=name,
+        matches=lambda source: bool(kinds(source) & classes),
+        build_tower=build_tower,
+        blocks=lambda source: list(source.get_submodule(blocks)),
+        block_linears=lambda source: READER.block_linears,
+        block_prefix=lambda source: blocks,
+        embedding_stage=lambda source: (source.get_submodule(f"{path}.{stage}"), read_input),
+        **reading,
+    )
+
+
+def attended(encoder: Any, ids: Tensor) -> Tensor:
+    """The attention mask [text, pos] of padded ids: 1 where a token stands, 0 at padding."""
+    return (ids != encoder.config.pad_token_id).long()

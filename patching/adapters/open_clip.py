@@ -34,10 +34,15 @@ def _matches(source: Any) -> bool:
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
     text = _text(source)
     _refuse_unsupported(text)
+    return native_tower(text, tokenizer, text.context_length)
+
+
+def native_tower(text: Any, tokenizer: Any, context_length: int) -> TextTower:
+    """A tower over a text transformer with open_clip's attributes, whose texts hold ``context_length`` ids."""
     appended = _appended(text)
     pooling: Pooling = "last" if appended else _pool_type(text)
     causal = text.attn_mask is not None
-    adapted = adapt_tokenizer(tokenizer, text.context_length)
+    adapted = adapt_tokenizer(tokenizer, context_length)
     if (appended or getattr(text, "use_pad_mask", False)) and adapted.pad_id != text.pad_id:
         raise UnsupportedTowerError(
             f"the model hides padding by id {text.pad_id}, but the tokenizer pads with {adapted.pad_id}: this "
@@ -48,8 +53,8 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
             causal=causal,
             pooling=pooling,
             padding=_padding(text, causal, pooling),
-            context_length=text.context_length,
-            eos_id=getattr(text, "eos_id", None) if hasattr(text, "pool_type") else text.text_eos_id,
+            context_length=context_length,
+            eos_id=getattr(text, "eos_id", None) if hasattr(text, "pool_type") else getattr(text, "text_eos_id", None),
             appended=appended,
         ),
         tokenizer=adapted,
@@ -70,7 +75,7 @@ def _appended(text: Any) -> Literal["legacy", "correct"] | None:
     """CoCa's token behind the text, and whether its mask is the shifted one of the weights that exist."""
     if getattr(text, "cls_emb", None) is None:
         return None
-    return "correct" if text.correct_cls_mask else "legacy"
+    return "correct" if getattr(text, "correct_cls_mask", False) else "legacy"
 
 
 def _padding(text: Any, causal: bool, pooling: str) -> Padding:
@@ -93,7 +98,7 @@ def _refuse_unsupported(text: Any) -> None:
 
 
 def open_clip_block(block: Any) -> Block | OpaqueBlock:
-    """A block as open_clip builds it, in text and image transformers alike."""
+    """A block as OpenAI and open_clip build it, in text and image transformers alike, with or without LayerScale."""
     if type(block).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
         return OpaqueBlock(block, _run_whole)
     attention: Any = plain(block.attn)
@@ -104,8 +109,8 @@ def open_clip_block(block: Any) -> Block | OpaqueBlock:
         ),
         ln_2=layer_norm(block.ln_2),
         mlp=MLP(linear(block.mlp.c_fc), stateless(block.mlp.gelu), linear(block.mlp.c_proj)),
-        scale_attn=_scale(block.ls_1),
-        scale_mlp=_scale(block.ls_2),
+        scale_attn=_scale(getattr(block, "ls_1", None)),
+        scale_mlp=_scale(getattr(block, "ls_2", None)),
     )
 
 
@@ -136,12 +141,14 @@ def clip_logit_scale(source: Any) -> float:
     return float(source.logit_scale.detach().exp().mean())
 
 
+NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
+
 ADAPTER = Adapter(
     name="open_clip",
     matches=_matches,
     build_tower=_build_tower,
     blocks=lambda source: list(_text(source).transformer.resblocks),
-    block_linears=lambda source: r"attn|mlp\.c_fc|mlp\.c_proj",
+    block_linears=lambda source: NATIVE_LINEARS,
     block_prefix=lambda source: "transformer.resblocks" if _text(source) is source else "text.transformer.resblocks",
     embedding_stage=lambda source: (_text(source).transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),

@@ -21,7 +21,11 @@ GROUP = "tracescribe.towers"
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one family of source models is read. Every function takes the unwrapped source model."""
+    """How one family of source models is read. Every function takes the unwrapped source model.
+
+    sequence_first: the source's blocks hold their states as [pos, batch, d]. own_length: padding changes what the
+    source model says of a text, so that ``encode_text`` must be given each text in its own length.
+    """
 
     name: str
     matches: Callable[[Any], bool]
@@ -33,6 +37,8 @@ class Adapter:
     encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
     encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
     logit_scale: Callable[[Any], float]
+    sequence_first: bool = False
+    own_length: bool = False
     # (source, grid or None for the tower's own); None where no image encoder of the family is read
     build_image_tower: Callable[[Any, int | None], ImageReading] | None = None
 
@@ -55,9 +61,16 @@ def register(adapter: Adapter) -> None:
 def _load_adapters() -> None:
     """Adapters of this package and of others: each entry point of ``tracescribe.towers`` is an :class:`Adapter`."""
     from . import open_clip, open_clip_hf, transformers_dual
+    from .conch import ADAPTER as conch
+    from .cxr_bert import ADAPTER as cxr_bert
+    from .gloria import ADAPTER as gloria
+    from .medclip import ADAPTER as medclip
+    from .openai_clip import ADAPTER as openai_clip
 
     for family in (open_clip, open_clip_hf, transformers_dual):
         register(family.ADAPTER)
+    for medical in (openai_clip, conch, cxr_bert, medclip, gloria):
+        register(medical)
     for entry in entry_points(group=GROUP):
         register(entry.load())
 

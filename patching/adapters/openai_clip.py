@@ -1,0 +1,51 @@
+"""OpenAI's own ``clip`` class, and CheXzero's copy of it: sequence-first blocks that own their mask, QuickGELU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import UnsupportedTowerError
+from ..layers import Project, TokenEmbedding
+from ..text_tower import TextTower
+from ..tokens import adapt_tokenizer
+from ..tower import TowerSpec
+from .open_clip import NATIVE_LINEARS, clip_logit_scale, open_clip_block
+from .registry import Adapter
+from .weights import has, kinds, layer_norm
+
+_CLASSES = {"clip.CLIP", "model.CLIP"}  # CheXzero's repository keeps its copy in a top-level model.py
+
+
+def _matches(source: Any) -> bool:
+    return bool(kinds(source) & _CLASSES) and has(source, "transformer.resblocks") and has(source, "text_projection")
+
+
+def _build_tower(source: Any, tokenizer: Any) -> TextTower:
+    if source.text_projection.dtype != source.positional_embedding.dtype:
+        raise UnsupportedTowerError(
+            f"OpenAI's CLIP keeps its text projection in {source.text_projection.dtype} and its positions in "
+            f"{source.positional_embedding.dtype} on a GPU: bring it to one precision first, model.float()"
+        )
+    return TextTower(
+        spec=TowerSpec(causal=True, pooling="argmax", padding="trim", context_length=source.context_length),
+        tokenizer=adapt_tokenizer(tokenizer, source.context_length),
+        embedding=TokenEmbedding(source.token_embedding.weight, source.positional_embedding),
+        blocks=[open_clip_block(block) for block in source.transformer.resblocks],
+        ln_final=layer_norm(source.ln_final),
+        projection=Project(source.text_projection),
+    )
+
+
+ADAPTER = Adapter(
+    name="openai_clip",
+    matches=_matches,
+    build_tower=_build_tower,
+    blocks=lambda source: list(source.transformer.resblocks),
+    block_linears=lambda source: NATIVE_LINEARS,
+    block_prefix=lambda source: "transformer.resblocks",
+    embedding_stage=lambda source: (source.transformer, True),
+    encode_text=lambda source, ids: source.encode_text(ids),
+    encode_image=lambda source, pixels: source.encode_image(pixels),
+    logit_scale=clip_logit_scale,
+    sequence_first=True,
+)
