@@ -326,8 +326,13 @@ def _doubts(
     stability: Stability | None,
 ) -> list[str]:
     """What a careful reader would object to, one sentence each."""
+    from ..tracer.tables import what_the_readout_reads
+
     lines = []
     last = len(alpha)
+    read = what_the_readout_reads(profile.provenance.get("trace", {}))
+    if read is not None:
+        lines.append(f"{read}; weights from it favour early layers whatever the model does there.")
     forced = profile.forced_last
     if layers == "blocks" and forced is not None and abs(profile.values[-1] - forced) <= FORCED_TOLERANCE:
         rank = 1 + int((alpha > alpha[-1]).sum())

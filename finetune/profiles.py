@@ -20,7 +20,7 @@ class Profile:
     """CTE per layer 0..L with what is known about where it comes from; layer 0 is NaN at a site inside the blocks.
 
     forced_last: the value that layer L has by construction (1 for a last-layer readout under "sum" and "max", 0 for a
-    difference of two such traces), or None where no value is forced or none is known.
+    difference of two such traces), or None where no value is forced (several layers are read) or none is known.
     """
 
     values: Float[np.ndarray, " layer"]
@@ -65,6 +65,8 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
 
 
 def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = None, **about: Any) -> Profile:
+    from ..tracer.tables import what_the_readout_reads
+
     values = np.asarray(profile.value, dtype=np.float64)
     layers = np.asarray(profile.layers)
     draws = None if profile.replicates is None else np.asarray(profile.replicates, dtype=np.float64)
@@ -75,6 +77,8 @@ def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = 
         raise PrescriptionError(f"the profile's layers are {layers.tolist()}; weights need all layers 0..L in order")
     elif forced_last is None:
         forced_last = 1.0 if profile.aggregate in ("sum", "max") else None
+    if what_the_readout_reads(about.get("trace", {})) is not None:
+        forced_last = None
     known = {"source": kind, "n_pairs": int(profile.n_pairs), "n_groups": int(profile.n_groups), **about}
     return Profile(values, profile.aggregate, draws, int(profile.n_pairs) or None, forced_last, known)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import logging
-from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..errors import TracescribeError, UnknownModelError
-from .dual_encoder import DualEncoder, wrap
-
-logger = logging.getLogger(__name__)
+from ..errors import UnknownModelError
+from .dual_encoder import DualEncoder
+from .medical import MEDICAL
+from .sources import Request, from_open_clip, from_transformers
 
 GROUP = "tracescribe.models"
 
@@ -25,16 +22,21 @@ def load(
     pretrained: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
 ) -> DualEncoder:
     """Load a model by name, build its text tower and verify it.
 
     Args:
         name: ``"phantom"`` (the shipped miniature; needs no network) or another registered alias;
             ``"open_clip:<architecture>"`` with ``pretrained``, or ``"open_clip:hf-hub:<id>"`` and
-            ``"open_clip:local-dir:<folder>"`` that carry their weights; ``"hf:<id or folder>"`` for transformers.
-        pretrained: for open_clip architectures a tag such as ``"openai"``, or a checkpoint file.
+            ``"open_clip:local-dir:<folder>"`` that carry their weights; ``"hf:<id or folder>"`` for transformers; or a
+            medical model: ``"biomedclip"``, ``"pubmedclip"``, ``"plip"``, ``"chexzero"``, ``"bmc-clip"``,
+            ``"biovil-t"``, ``"medclip"``, ``"gloria"``, ``"medsiglip"``, ``"conch"`` (docs/medical.md).
+        pretrained: for open_clip architectures a tag such as ``"openai"``, or a checkpoint file; for medical models the
+            file or folder that holds their weights, instead of a download.
         device: where the model runs.
         dtype: cast the whole model, e.g. ``torch.bfloat16``; its own precision by default.
+        trust_remote_code: let a model's repository, or a checkpoint's pickle, run code of its own on this machine.
 
     Raises:
         UnknownModelError: the name is not understood, or nothing can be loaded under it.
@@ -44,87 +46,29 @@ def load(
     >>> ts.load("phantom")
     DualEncoder('phantom': causal text tower, 8 blocks × 4 heads × 64 wide, read at argmax; on cpu)
     """
+    request = Request(name, pretrained, device, dtype, trust_remote_code)
     scheme, colon, rest = name.partition(":")
-    if colon and scheme in _SCHEMES:
-        return _SCHEMES[scheme](rest, name, pretrained, torch.device(device), dtype)
+    if colon and scheme == "open_clip":
+        return from_open_clip(rest, request)
+    if name in MEDICAL:
+        return MEDICAL[name](request)
     if pretrained is not None:
         raise UnknownModelError(
-            f"pretrained={str(pretrained)!r} goes with 'open_clip:<architecture>', not with {name!r}"
+            f"{name!r} names its own weights: drop pretrained={str(pretrained)!r}, which goes with "
+            f"'open_clip:<architecture>' and medical models"
         )
+    if colon and scheme == "hf":
+        return from_transformers(rest, request)
     aliases = _aliases()
     if name in aliases:
         return aliases[name].load()(device=device, dtype=dtype)
-    close = difflib.get_close_matches(name, aliases, n=1)
+    known = sorted([*aliases, *MEDICAL])
+    close = difflib.get_close_matches(name, known, n=1)
     raise UnknownModelError(
         f"unknown model {name!r}{f', did you mean {close[0]!r}?' if close else ''}: use one of "
-        f"{', '.join(map(repr, sorted(aliases)))}, 'open_clip:<architecture>' with pretrained=..., "
-        f"or 'hf:<id or folder>'"
+        f"{', '.join(map(repr, known))}, 'open_clip:<architecture>' with pretrained=..., or 'hf:<id or folder>'"
     )
 
 
 def _aliases() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def _load_open_clip(
-    rest: str, name: str, pretrained: str | Path | None, device: torch.device, dtype: torch.dtype | None
-) -> DualEncoder:
-    import open_clip
-
-    if not rest.startswith(("hf-hub:", "local-dir:")):
-        known = open_clip.list_models()
-        if rest.replace("/", "-") not in known:
-            close = " or ".join(map(repr, difflib.get_close_matches(rest, known, n=3, cutoff=0.5)))
-            raise UnknownModelError(
-                f"open_clip has no architecture {rest!r}: "
-                + (f"did you mean {close}?" if close else "see open_clip.list_models()")
-            )
-        if pretrained is None:
-            logger.warning("%s is loaded without pretrained weights: every parameter is random", name)
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            rest, pretrained=None if pretrained is None else str(pretrained), device=device
-        )
-        tokenizer = open_clip.get_tokenizer(rest)
-    except (TracescribeError, MemoryError):
-        raise
-    except Exception as error:
-        raise UnknownModelError(
-            f"open_clip cannot load {rest!r} (pretrained={pretrained!r}): {_first_line(error)}"
-        ) from error
-    return wrap(model.to(dtype).eval(), tokenizer=tokenizer, preprocess=preprocess, name=name)
-
-
-def _load_transformers(
-    rest: str, name: str, pretrained: str | Path | None, device: torch.device, dtype: torch.dtype | None
-) -> DualEncoder:
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-    if pretrained is not None:
-        raise UnknownModelError(f"{name!r} names its own weights: drop pretrained={str(pretrained)!r}")
-    try:
-        model = AutoModel.from_pretrained(rest, dtype=dtype or "auto").to(device).eval()
-        tokenizer = AutoTokenizer.from_pretrained(rest)
-    except (TracescribeError, MemoryError):
-        raise
-    except Exception as error:
-        raise UnknownModelError(f"transformers cannot load {rest!r}: {_first_line(error)}") from error
-    try:
-        processor: Any = AutoImageProcessor.from_pretrained(rest)
-    except Exception as error:  # the text tower works without; encoding images then says what is missing
-        logger.warning(
-            "%s has no image processor (%s): give image embeddings or pixel tensors", name, _first_line(error)
-        )
-        processor = None
-    preprocess = None if processor is None else lambda image: processor(images=image, return_tensors="pt")
-    return wrap(model, tokenizer=tokenizer, preprocess=preprocess, name=name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-_SCHEMES: dict[str, Callable[[str, str, str | Path | None, torch.device, torch.dtype | None], DualEncoder]] = {
-    "open_clip": _load_open_clip,
-    "hf": _load_transformers,
-}

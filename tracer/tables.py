@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from .result import CausalTrace
 
-__all__ = ["trace_frame", "trace_summary"]
+__all__ = ["trace_frame", "trace_summary", "what_the_readout_reads"]
 
 
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
@@ -79,8 +80,32 @@ def trace_summary(trace: CausalTrace) -> str:
     about += [] if method == "exact" else [f"method {method}"]
     agreement = trace.provenance.get("agreement")
     measured = f"; {Agreement(**agreement)}" if agreement else ""
+    read = what_the_readout_reads(trace.provenance)
     return (
         f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
         f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "
-        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; " + ", ".join([*about, trace.direction]) + measured
+        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; "
+        + ", ".join([*about, trace.direction])
+        + measured
+        + ("" if read is None else f". {read}")
+    )
+
+
+def what_the_readout_reads(provenance: Mapping[str, Any]) -> str | None:
+    """What a reader of CTE must know of a tower whose embedding averages the states of several layers; else None.
+
+    >>> what_the_readout_reads({"tower": {"n_layers": 12, "readout_layers": [1, 2, 12]}})
+    'The embedding averages the states of layers 1, 2, 12: a patch reaches 3 of these 3 up to layer 1 and only 1 ...
+    >>> what_the_readout_reads({"tower": {"n_layers": 12, "readout_layers": [12]}}) is None
+    True
+    """
+    tower = provenance.get("tower", {})
+    layers, last = list(tower.get("readout_layers", [])), tower.get("n_layers")
+    if layers in ([], [last]):
+        return None
+    n = len(layers)
+    return (
+        f"The embedding averages the states of layers {', '.join(map(str, layers))}: a patch reaches {n} of these {n} "
+        f"up to layer {layers[0]} and only 1 at layer {layers[-1]}, so that CTE of the layers read early is inflated "
+        f"and CTE({layers[-1]}) is not 1"
     )

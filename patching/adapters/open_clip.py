@@ -17,6 +17,8 @@ from .registry import Adapter
 from .vision_open_clip import build_image_tower
 from .weights import kinds, layer_norm, linear, plain, stateless
 
+NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
+OWN_ATTENTION_LINEARS = NATIVE_LINEARS.replace("attn", r"attn\.out_proj")
 _OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
 
 
@@ -114,6 +116,12 @@ def open_clip_block(block: Any) -> Block | OpaqueBlock:
     )
 
 
+def _linears(source: Any) -> str:
+    """peft wraps torch's MultiheadAttention as a whole; open_clip's own attention only has its output layer to wrap."""
+    own = type(_text(source).transformer.resblocks[0]).__name__ != "ResidualAttentionBlock"
+    return OWN_ATTENTION_LINEARS if own else NATIVE_LINEARS
+
+
 def _run_whole(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     """A block by its own forward, which takes an additive mask [pos, pos] or [batch * head, pos, pos]."""
     if mask is None:
@@ -141,14 +149,12 @@ def clip_logit_scale(source: Any) -> float:
     return float(source.logit_scale.detach().exp().mean())
 
 
-NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
-
 ADAPTER = Adapter(
     name="open_clip",
     matches=_matches,
     build_tower=_build_tower,
     blocks=lambda source: list(_text(source).transformer.resblocks),
-    block_linears=lambda source: NATIVE_LINEARS,
+    block_linears=_linears,
     block_prefix=lambda source: "transformer.resblocks" if _text(source) is source else "text.transformer.resblocks",
     embedding_stage=lambda source: (_text(source).transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),

@@ -69,12 +69,13 @@ def test_transformers_folder(tmp_path: Path, image: Path) -> None:
     ("name", "pretrained", "message"),
     [
         ("phantm", None, "unknown model 'phantm', did you mean 'phantom'"),
-        ("phantom", "openai", "pretrained='openai' goes with 'open_clip:"),
+        ("phantom", "openai", "'phantom' names its own weights: drop pretrained='openai'"),
         ("open_clip:ViT-B-33", None, "no architecture 'ViT-B-33'.*'ViT-B-32'"),
         ("open_clip:ViT-B-32", "no-such-tag", "cannot load 'ViT-B-32'.*no-such-tag"),
         ("open_clip:local-dir:/nowhere/at/all", None, "cannot load 'local-dir:/nowhere/at/all'"),
         ("hf:./nowhere", None, "cannot load './nowhere'"),
         ("hf:anything", "openai", "names its own weights"),
+        ("open_clip:local-dir:anything", "openai", "names its own weights"),
     ],
 )
 def test_what_cannot_be_loaded(

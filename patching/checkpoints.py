@@ -1,0 +1,139 @@
+"""Checkpoint files: read without running code, and asked which activation their weights were trained with."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnknownModelError
+
+_SIZES = ("input_resolution", "context_length", "vocab_size")  # what only OpenAI's archives hold beside weights
+_OPENAI_NAMES = r"openai|chexzero|best_64_|^(ViT-[BL]-\d\d(-336px)?|RN\d+(x\d+)?)\.pt$"
+_GELU_NAMES = r"laion|datacomp|commonpool"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The weights of a file by name; what else it held; and whether it is a TorchScript archive."""
+
+    path: Path
+    state: dict[str, Tensor]
+    extra: Mapping[str, Any]
+    archive: bool = False
+
+    @property
+    def openai(self) -> bool:
+        """Whether this is OpenAI's own format: an archive, or weights beside the model's sizes."""
+        return self.archive or any(name in self.extra for name in _SIZES)
+
+
+def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Checkpoint:
+    """The weights of a ``.pt``, ``.bin``, ``.ckpt`` or ``.safetensors`` file, on the CPU.
+
+    run_pickled_code: let Python unpickle whatever the file names, which may run any code; never by default.
+
+    Raises:
+        UnknownModelError: there is no such file, or it holds no weights that can be read safely.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UnknownModelError(f"there is no checkpoint file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return Checkpoint(path, load_file(path), {})
+        if _is_archive(path):
+            return _split(path, torch.jit.load(path, map_location="cpu").state_dict(), {}, archive=True)
+        content = torch.load(path, map_location="cpu", weights_only=not run_pickled_code)
+    except Exception as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise UnknownModelError(
+                f"the checkpoint {str(path)!r} holds more than weights, and unpickling that may run any code: if you "
+                f"trust its source, pass trust_remote_code=True"
+            ) from error
+        raise UnknownModelError(f"the checkpoint {str(path)!r} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise UnknownModelError(
+            f"the checkpoint {str(path)!r} holds a {type(content).__name__}, not weights by name: save the model's "
+            f"state_dict()"
+        )
+    nested = content.get("state_dict")
+    if isinstance(nested, Mapping):
+        return _split(path, nested, {name: value for name, value in content.items() if name != "state_dict"})
+    return _split(path, content, {})
+
+
+def _split(path: Path, content: Mapping[str, Any], extra: Mapping[str, Any], *, archive: bool = False) -> Checkpoint:
+    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor) and k not in _SIZES}
+    if not state:
+        raise UnknownModelError(f"the checkpoint {str(path)!r} holds no weights, only {sorted(map(str, content))[:5]}")
+    return Checkpoint(path, state, {**extra, **{k: v for k, v in content.items() if k not in state}}, archive)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, which holds code of its own beside the weights."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def trained_with_quick_gelu(checkpoint: Checkpoint) -> tuple[bool, str] | None:
+    """Whether a file's weights were trained with QuickGELU, and what tells; None where nothing does.
+
+    Weights do not show their activation. These signs do, in this order: OpenAI's own format; the run name that
+    open_clip's training notes in a checkpoint; blocks whose attention stands before its norm, the order in which
+    OpenAI's class (and CheXzero's copy) saves itself and open_clip's does not; the file's name.
+
+    >>> from pathlib import Path
+    >>> import torch
+    >>> names = ["transformer.resblocks.0.attn.in_proj_weight", "transformer.resblocks.0.ln_1.weight"]
+    >>> weights = {name: torch.zeros(1) for name in names}
+    >>> trained_with_quick_gelu(Checkpoint(Path("model.pt"), weights, {}))
+    (True, "its weights are in the order in which OpenAI's class saves itself")
+    >>> trained_with_quick_gelu(Checkpoint(Path("model.pt"), dict(reversed(weights.items())), {})) is None
+    True
+    """
+    if checkpoint.openai:
+        return True, "it is in OpenAI's own format"
+    run = str(checkpoint.extra.get("name", ""))
+    if "quickgelu" in run.lower():  # without it, training may still have begun from OpenAI's weights, with QuickGELU
+        return True, f"open_clip noted the run {run!r} in it"
+    names = list(checkpoint.state)
+    within = [name.partition("resblocks.0.")[2] for name in names if "transformer.resblocks.0." in name]
+    parts = [name.split(".")[0] for name in within if not name.startswith("mlp")]
+    if checkpoint.path.suffix != ".safetensors" and names != sorted(names) and parts[:1] == ["attn"]:
+        return True, "its weights are in the order in which OpenAI's class saves itself"
+    for pattern, quick in ((_OPENAI_NAMES, True), (_GELU_NAMES, False)):
+        if re.search(pattern, checkpoint.path.name, re.IGNORECASE):
+            return quick, f"its name is {checkpoint.path.name!r}"
+    return None
+
+
+def explain(error: Exception) -> str:
+    """What went wrong in a sentence; of torch's pages about keys that do not fit, the first three of each kind."""
+    text = str(error)
+    found = []
+    for kind, pattern in (("missing", r"Missing key\(s\) in state_dict: (.+)"), ("unexpected", r"Unexpected.+?: (.+)")):
+        names = [name for line in re.findall(pattern, text) for name in re.findall(r'"([^"]+)"', line)]
+        found += [f"{len(names)} {kind} ({_some(names)})"] if names else []
+    shapes = re.findall(r"size mismatch for (\S+):", text)
+    found += [f"{len(shapes)} of another shape ({_some(shapes)})"] if shapes else []
+    return f"its weights do not fit: {'; '.join(found)}" if found else first_line(error)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,166 @@
+"""Where models come from: open_clip's architectures, folders and hub names, and transformers' models."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import TracescribeError, UnknownModelError
+from .checkpoints import explain, first_line, read_checkpoint, trained_with_quick_gelu
+from .dual_encoder import DualEncoder, Preprocess, wrap
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What :func:`tracescribe.load` was asked for."""
+
+    name: str
+    pretrained: str | Path | None = None
+    device: str | torch.device = "cpu"
+    dtype: torch.dtype | None = None
+    trust_remote_code: bool = False
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Whatever a library raises inside becomes one sentence that begins with ``what``."""
+    try:
+        yield
+    except (TracescribeError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnknownModelError(f"{what}: {explain(error)}") from error
+
+
+def from_open_clip(rest: str, request: Request, preprocess: Preprocess | None = None) -> DualEncoder:
+    """An architecture of open_clip with a tag or a file, ``hf-hub:<id>``, or ``local-dir:<folder>``.
+
+    preprocess: instead of open_clip's.
+
+    Raises:
+        UnknownModelError: no such architecture, or its weights cannot be loaded; random weights only if none are asked
+            for.
+    """
+    import open_clip
+
+    pretrained = None if request.pretrained is None else str(request.pretrained)
+    plain = not rest.startswith(("hf-hub:", "local-dir:"))
+    if plain:
+        _check_architecture(rest)
+        if pretrained is None:
+            logger.warning("%s is loaded without pretrained weights: every parameter is random", request.name)
+    elif pretrained is not None:
+        raise UnknownModelError(f"{request.name!r} names its own weights: drop pretrained={pretrained!r}")
+    # the text tower's own weights from before CLIP's training: never in place of weights that are missing
+    options: dict[str, Any] = {"device": request.device, "pretrained_text": False}
+    with loading(f"open_clip cannot load {rest!r} (pretrained={pretrained!r})"):
+        if plain and pretrained is None:
+            model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
+        elif plain and not open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained):
+            model, own = _with_file(rest, Path(str(pretrained)), options, request.trust_remote_code)
+        else:
+            if plain:
+                tag = open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained)
+                _compare_activations(rest, f"the tag {pretrained!r}", (bool(tag.get("quick_gelu")), "open_clip's list"))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "QuickGELU mismatch")  # said above, with what to do about it
+                model, own = open_clip.create_model_from_pretrained(rest, pretrained=pretrained, **options)
+        tokenizer = open_clip.get_tokenizer(rest)
+    return wrap(model.to(request.dtype).eval(), tokenizer=tokenizer, preprocess=preprocess or own, name=request.name)
+
+
+def _check_architecture(name: str) -> None:
+    import open_clip
+
+    known = open_clip.list_models()
+    if name.replace("/", "-") not in known:
+        close = " or ".join(map(repr, difflib.get_close_matches(name, known, n=3, cutoff=0.5)))
+        raise UnknownModelError(
+            f"open_clip has no architecture {name!r}: "
+            + (f"did you mean {close}?" if close else "see open_clip.list_models()")
+        )
+
+
+def _with_file(architecture: str, path: Path, options: dict[str, Any], run_pickled_code: bool) -> tuple[Any, Any]:
+    """An architecture with the weights of a file, and its preprocessing."""
+    import open_clip
+
+    if not path.is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture.replace("/", "-"))) or "none"
+        raise UnknownModelError(
+            f"open_clip cannot load {architecture!r}: {str(path)!r} is neither a file nor one of its tags ({tags})"
+        )
+    if path.suffix in (".npz", ".npy"):  # big_vision's format, which open_clip reads itself
+        return open_clip.create_model_from_pretrained(architecture, pretrained=str(path), **options)
+    checkpoint = read_checkpoint(path, run_pickled_code=run_pickled_code)
+    _compare_activations(architecture, f"the file {path.name!r}", trained_with_quick_gelu(checkpoint))
+    if not checkpoint.openai and not run_pickled_code:
+        return open_clip.create_model_from_pretrained(architecture, pretrained=str(path), **options)
+    with tempfile.TemporaryDirectory() as folder:  # open_clip reads files, and plain weights only
+        plain = str(Path(folder) / "weights.pt")
+        torch.save(checkpoint.state, plain)
+        return open_clip.create_model_from_pretrained(architecture, pretrained=plain, **options)
+
+
+def _compare_activations(architecture: str, weights: str, trained: tuple[bool, str] | None) -> None:
+    """Warn where weights and architecture disagree on QuickGELU; nothing else would show it."""
+    import open_clip
+
+    computes = bool((open_clip.get_model_config(architecture.replace("/", "-")) or {}).get("quick_gelu", False))
+    if trained is None or trained[0] == computes:
+        return
+    other = architecture.removesuffix("-quickgelu") if computes else f"{architecture}-quickgelu"
+    known = other.replace("/", "-") in open_clip.list_models()
+    names = ("GELU", "QuickGELU")
+    logger.warning(
+        "%s was trained with %s (%s), but %r computes %s: embeddings and traces would be wrong without an error; %s",
+        weights,
+        names[trained[0]],
+        trained[1],
+        architecture,
+        names[computes],
+        f"load 'open_clip:{other}'" if known else "build the model with open_clip's quick_gelu option and ts.wrap it",
+    )
+
+
+def from_transformers(rest: str, request: Request, where: str | Path | None = None) -> DualEncoder:
+    """A transformers model by its hub id, or from the folder ``where``.
+
+    Raises:
+        UnknownModelError: it cannot be loaded, or needs code of its repository and ``trust_remote_code`` is not given.
+    """
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    place = rest if where is None else str(where)
+    options: dict[str, Any] = {"trust_remote_code": request.trust_remote_code}
+    with loading(f"transformers cannot load {place!r}"):
+        try:
+            model = AutoModel.from_pretrained(place, dtype=request.dtype or "auto", **options)
+            tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise
+            raise UnknownModelError(
+                f"{place!r} brings Python code of its own, which runs on your machine: read it, then pass "
+                f"trust_remote_code=True"
+            ) from error
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(place, **options)
+    except Exception as error:  # the text tower works without; encoding images then says what is missing
+        logger.warning(
+            "%s has no image processor (%s): give image embeddings or pixel tensors", request.name, first_line(error)
+        )
+        processor = None
+    preprocess = None if processor is None else lambda image: processor(images=image, return_tensors="pt")
+    return wrap(model.to(request.device).eval(), tokenizer=tokenizer, preprocess=preprocess, name=request.name)
