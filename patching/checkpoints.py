@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,7 +52,9 @@ def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Chec
 
             return Checkpoint(path, load_file(path), {})
         if _is_archive(path):
-            return _split(path, torch.jit.load(path, map_location="cpu").state_dict(), {}, archive=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files are what they are
+                return _split(path, torch.jit.load(path, map_location="cpu").state_dict(), {}, archive=True)
         content = torch.load(path, map_location="cpu", weights_only=not run_pickled_code)
     except Exception as error:
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):

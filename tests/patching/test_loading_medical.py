@@ -147,25 +147,6 @@ def test_chexzero_from_a_state_dict_of_openais_class(tmp_path: Path, caplog: pyt
 
 
 @pytest.mark.usefixtures("small_architectures")
-def test_openais_own_archive_loads_and_is_not_rounded(tmp_path: Path) -> None:
-    source = of_openais_class()
-    # OpenAI's files are TorchScript archives; a traced module is one
-    torch.jit.trace(source.ln_final, torch.zeros(1, 64)).save(tmp_path / "other.pt")
-    with pytest.raises(
-        UnknownModelError, match=r"do not fit: \d+ missing \(.*…\); 2 unexpected \(weight, bias\)|missing"
-    ):
-        ts.load("open_clip:ViT-B-32-quickgelu", pretrained=tmp_path / "other.pt")
-    sizes = {
-        "input_resolution": torch.tensor(32),
-        "context_length": torch.tensor(77),
-        "vocab_size": torch.tensor(49408),
-    }
-    torch.save(source.state_dict() | sizes, tmp_path / "sizes.pt")
-    model = ts.load("open_clip:ViT-B-32-quickgelu", pretrained=tmp_path / "sizes.pt")
-    assert torch.equal(model.source.text_projection, source.text_projection)
-
-
-@pytest.mark.usefixtures("small_architectures")
 def test_bmc_clip_from_a_training_checkpoint(tmp_path: Path) -> None:
     source = open_clip.CLIP(**SMALL).eval()
     weights = {f"module.{name}": weight for name, weight in source.state_dict().items()}
