@@ -93,13 +93,14 @@ def trained_with_quick_gelu(checkpoint: Checkpoint) -> tuple[bool, str] | None:
     """Whether a file's weights were trained with QuickGELU, and what tells; None where nothing does.
 
     Weights do not show their activation. These signs do, in this order: OpenAI's own format; the run name that
-    open_clip's training notes in a checkpoint; blocks whose attention stands before its norm, the order in which
-    OpenAI's class (and CheXzero's copy) saves itself and open_clip's does not; the file's name.
+    open_clip's training notes in a checkpoint; the file's name; blocks whose attention stands before its norm, the
+    order in which OpenAI's class, and CheXzero's copy of it, saves itself. open_clip's saves the norm first since its
+    version 2; its older checkpoints look like OpenAI's and may have had either activation.
 
     >>> from pathlib import Path
     >>> import torch
-    >>> names = ["transformer.resblocks.0.attn.in_proj_weight", "transformer.resblocks.0.ln_1.weight"]
-    >>> weights = {name: torch.zeros(1) for name in names}
+    >>> block = "transformer.resblocks.0"
+    >>> weights = {f"{block}.{name}": torch.zeros(1) for name in ("mlp.c_fc.bias", "attn.in_proj_bias", "ln_1.bias")}
     >>> trained_with_quick_gelu(Checkpoint(Path("model.pt"), weights, {}))
     (True, "its weights are in the order in which OpenAI's class saves itself")
     >>> trained_with_quick_gelu(Checkpoint(Path("model.pt"), dict(reversed(weights.items())), {})) is None
@@ -110,14 +111,14 @@ def trained_with_quick_gelu(checkpoint: Checkpoint) -> tuple[bool, str] | None:
     run = str(checkpoint.extra.get("name", ""))
     if "quickgelu" in run.lower():  # without it, training may still have begun from OpenAI's weights, with QuickGELU
         return True, f"open_clip noted the run {run!r} in it"
+    for pattern, quick in ((_OPENAI_NAMES, True), (_GELU_NAMES, False)):
+        if re.search(pattern, checkpoint.path.name, re.IGNORECASE):
+            return quick, f"its name is {checkpoint.path.name!r}"
     names = list(checkpoint.state)
     within = [name.partition("resblocks.0.")[2] for name in names if "transformer.resblocks.0." in name]
     parts = [name.split(".")[0] for name in within if not name.startswith("mlp")]
     if checkpoint.path.suffix != ".safetensors" and names != sorted(names) and parts[:1] == ["attn"]:
         return True, "its weights are in the order in which OpenAI's class saves itself"
-    for pattern, quick in ((_OPENAI_NAMES, True), (_GELU_NAMES, False)):
-        if re.search(pattern, checkpoint.path.name, re.IGNORECASE):
-            return quick, f"its name is {checkpoint.path.name!r}"
     return None
 
 

@@ -72,7 +72,9 @@ def from_open_clip(rest: str, request: Request, preprocess: Preprocess | None = 
         else:
             if plain:
                 tag = open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained)
-                _compare_activations(rest, f"the tag {pretrained!r}", (bool(tag.get("quick_gelu")), "open_clip's list"))
+                _compare_activations(
+                    rest, f"the tag {pretrained!r}", (bool(tag.get("quick_gelu")), "open_clip lists it so")
+                )
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "QuickGELU mismatch")  # said above, with what to do about it
                 model, own = open_clip.create_model_from_pretrained(rest, pretrained=pretrained, **options)
@@ -124,7 +126,8 @@ def _compare_activations(architecture: str, weights: str, trained: tuple[bool, s
     known = other.replace("/", "-") in open_clip.list_models()
     names = ("GELU", "QuickGELU")
     logger.warning(
-        "%s was trained with %s (%s), but %r computes %s: embeddings and traces would be wrong without an error; %s",
+        "%s was trained with %s, it seems (%s), but %r computes %s: embeddings and traces would be wrong, without an "
+        "error; %s",
         weights,
         names[trained[0]],
         trained[1],

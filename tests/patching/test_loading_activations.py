@@ -87,7 +87,7 @@ def test_weights_of_openais_descent_in_a_gelu_model_are_announced_with_the_fix(
 ) -> None:
     path = saved(tmp_path, kind, openai, of_open_clip)
     (line,) = warned("open_clip:ViT-B-32", path, caplog)
-    assert reason in line and "was trained with QuickGELU" in line and "'ViT-B-32' computes GELU" in line
+    assert reason in line and "was trained with QuickGELU, it seems" in line and "'ViT-B-32' computes GELU" in line
     assert line.endswith("load 'open_clip:ViT-B-32-quickgelu'")
     assert not warned("open_clip:ViT-B-32-quickgelu", path, caplog)
 
@@ -106,6 +106,8 @@ def test_the_reverse_is_announced_too(
     path = saved(tmp_path, "a name of LAION's", openai, of_open_clip)
     (line,) = warned("open_clip:ViT-B-32-quickgelu", path, caplog)
     assert "was trained with GELU" in line and line.endswith("load 'open_clip:ViT-B-32'")
+    assert not warned("open_clip:ViT-B-32", path, caplog)
+    torch.save(openai.state_dict(), path)  # open_clip saved itself in this order too before its version 2
     assert not warned("open_clip:ViT-B-32", path, caplog)
 
 
