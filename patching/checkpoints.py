@@ -131,7 +131,16 @@ def explain(error: Exception) -> str:
         found += [f"{len(names)} {kind} ({_some(names)})"] if names else []
     shapes = re.findall(r"size mismatch for (\S+):", text)
     found += [f"{len(shapes)} of another shape ({_some(shapes)})"] if shapes else []
-    return f"its weights do not fit: {'; '.join(found)}" if found else first_line(error)
+    return _misfit(found) if found else first_line(error)
+
+
+def lacking(names: list[str]) -> str:
+    """That weights are missing, in the same words."""
+    return _misfit([f"{len(names)} missing ({_some(names)})"])
+
+
+def _misfit(kinds: list[str]) -> str:
+    return f"its weights do not fit: {'; '.join(kinds)}"
 
 
 def _some(names: list[str]) -> str:

@@ -18,7 +18,7 @@ from ..errors import DataFormatError, UnknownModelError
 from .checkpoints import Checkpoint, read_checkpoint
 from .dual_encoder import DualEncoder, Preprocess, wrap
 from .pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
-from .sources import Request, from_open_clip, from_transformers, loading
+from .sources import Request, from_open_clip, from_transformers, loading, whole
 from .tokens import TransformersTokenizer
 
 BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
@@ -71,7 +71,7 @@ def _biovil_t(request: Request) -> DualEncoder:
         package = _package("health_multimodal.text.model", "hi-ml-multimodal", request, other)
         of_model, of_tokenizer = package.CXRBertModel, package.CXRBertTokenizer
     with loading(f"{request.name!r} cannot be loaded from {place!r}"):
-        model, tokenizer = of_model.from_pretrained(place, **options), of_tokenizer.from_pretrained(place, **options)
+        model, tokenizer = whole(of_model, place, **options), of_tokenizer.from_pretrained(place, **options)
     return _wrapped(model, tokenizer, biovil_pixels, request)
 
 

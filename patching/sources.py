@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import TracescribeError, UnknownModelError
-from .checkpoints import explain, first_line, read_checkpoint, trained_with_quick_gelu
+from .checkpoints import explain, first_line, lacking, read_checkpoint, trained_with_quick_gelu
 from .dual_encoder import DualEncoder, Preprocess, wrap
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,19 @@ def _compare_activations(architecture: str, weights: str, trained: tuple[bool, s
     )
 
 
+def whole(of_model: Any, place: str, **options: Any) -> Any:
+    """``of_model.from_pretrained(place)``, which must find every weight: transformers makes random ones up otherwise.
+
+    Raises:
+        UnknownModelError: weights are missing; names them.
+    """
+    model, found = of_model.from_pretrained(place, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise UnknownModelError(f"{place!r} cannot be loaded as a {type(model).__name__}: {lacking(missing)}")
+    return model
+
+
 def from_transformers(rest: str, request: Request, where: str | Path | None = None) -> DualEncoder:
     """A transformers model by its hub id, or from the folder ``where``.
 
@@ -149,7 +162,7 @@ def from_transformers(rest: str, request: Request, where: str | Path | None = No
     options: dict[str, Any] = {"trust_remote_code": request.trust_remote_code}
     with loading(f"transformers cannot load {place!r}"):
         try:
-            model = AutoModel.from_pretrained(place, dtype=request.dtype or "auto", **options)
+            model = whole(AutoModel, place, dtype=request.dtype or "auto", **options)
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
         except ValueError as error:
             if "trust_remote_code" not in str(error):

@@ -125,6 +125,18 @@ def test_transformers_models_from_a_folder(name: str, tmp_path: Path) -> None:
     assert model.encode_images([film()]).shape == (1, EMBED)
 
 
+def test_a_folder_that_lacks_a_weight_is_no_random_model(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    transformers_model().save_pretrained(tmp_path)
+    clip_tokenizer(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnknownModelError, match=r"CLIPModel: its weights do not fit: 1 missing \(text_projection"):
+        ts.load("plip", pretrained=tmp_path)
+
+
 def test_medsiglip_from_a_folder(tmp_path: Path) -> None:
     source = siglip_model()
     source.save_pretrained(tmp_path)

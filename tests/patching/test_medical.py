@@ -83,6 +83,7 @@ def test_conchs_longest_text_leaves_one_place_for_cls() -> None:
 ADAPTED = [
     *("open_clip:mt5-base-ViT-B-32", "open_clip variant: blocks with norms of queries and keys"),
     *("open_clip:coca_ViT-B-32", "medical:biomedclip", "medical:plip"),
+    *("medical:bmc-clip", "medical:medsiglip"),
     *("medical:chexzero", "medical:conch", "medical:biovil-t", "medical:medclip", "medical:gloria"),
 ]
 
