@@ -8,7 +8,7 @@ if not __name__.startswith("tracescribe."):
 from .adapters.registry import Adapter, lora_targets, register, text_blocks
 from .alignment import Alignment, PositionPolicy, align_rows
 from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
-from .engine import Direction, PatchedEmbeddings, PatchingEngine, PatchPath
+from .engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
 from .gradients import AttributionEngine, FirstOrder
 from .hooks import HookPoint
 from .image_tower import ImageTower
@@ -34,6 +34,7 @@ __all__ = [
     "ImageEncoder",
     "ImageTower",
     "PatchPath",
+    "PatchedBatch",
     "PatchedEmbeddings",
     "PatchingEngine",
     "PositionPolicy",

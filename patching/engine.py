@@ -17,14 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import LengthMismatchError, NonFiniteError, PatchDidNotFireError, SiteError, TowerMismatchError
+from ..errors import NonFiniteError, PatchDidNotFireError, SiteError, TowerMismatchError
 from .alignment import Alignment
+from .batching import WORKING_MEMORY, Prepared, RowLimits, divide, full_float32, shape_keys
 from .block import Block
 from .groups import Group, Job
 from .resuming import Lanes, Layout
-from .sites import Column, Sweep, check_column, each_position
+from .sites import Column, Sweep, each_position
 from .structure import DONOR, RUN
 from .tower import Tower, normalise
 from .verification import TOLERANCE
@@ -33,10 +34,6 @@ logger = logging.getLogger(__name__)
 
 Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
 PatchPath = Literal["auto", "resume", "generic"]
-
-# Rows of one GEMM at which a CPU core is busy and the activations of a block still fit its cache (perf/).
-TARGET_ROWS = 1536
-CLEAN_ROWS = 512  # and of the unpatched passes of one batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +48,13 @@ class PatchedEmbeddings:
     donor: Float[Tensor, "text_pair embed"]
     patched: Float[Tensor, "text_pair layer column embed"]
     path: PatchPath
+
+
+@dataclass(frozen=True, eq=False)
+class PatchedBatch(PatchedEmbeddings):
+    """The embeddings of one batch: row i is pair ``members[i]`` of the call; as many columns as its pairs have."""
+
+    members: list[int]
 
 
 class PatchingEngine:
@@ -78,19 +82,57 @@ class PatchingEngine:
         base: Sequence[Any],
         donor: Sequence[Any],
         *,
+        checks: int = 2,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> PatchedEmbeddings:
+        """Patch every pair of inputs and keep all results; see :meth:`prepare` for the options and what they raise.
+
+        Args:
+            base, donor: see :meth:`prepare`.
+            checks, seed: see :meth:`run`.
+            progress: called with the number of finished pairs after each batch.
+        """
+        prepared = self.prepare(base, donor, **options)
+        widest = max(map(len, prepared.columns), default=0)
+        out: PatchedEmbeddings | None = None
+        done = 0
+        for batch in self.stream(prepared, checks=checks, seed=seed):
+            cells = batch.patched
+            if out is None:
+                embed = cells.shape[-1]
+                out = PatchedEmbeddings(
+                    base=cells.new_empty(len(base), embed),
+                    donor=cells.new_empty(len(base), embed),
+                    patched=cells.new_full((len(base), cells.shape[1], widest, embed), torch.nan),
+                    path=prepared.path,
+                )
+            out.base[batch.members], out.donor[batch.members] = batch.base, batch.donor
+            out.patched[batch.members, :, : cells.shape[2]] = cells
+            done += len(batch.members)
+            if progress:
+                progress(done)
+        if out is None:
+            raise ValueError("there is no text pair to patch")
+        return out
+
+    def prepare(
+        self,
+        base: Sequence[Any],
+        donor: Sequence[Any],
+        *,
         sweep: Sweep | None = None,
         columns: Sequence[Sequence[Column]] | None = None,
         alignments: Sequence[Alignment] | None = None,
         path: PatchPath = "auto",
         batch_size: int | Literal["auto"] = "auto",
-        checks: int = 2,
-        seed: int = 0,
-        progress: Callable[[int], None] | None = None,
-    ) -> PatchedEmbeddings:
-        """Patch every pair of inputs (token id rows as :meth:`TextTower.rows` gives them, or images).
+        memory: int = WORKING_MEMORY,
+    ) -> Prepared:
+        """Check the pairs and divide them into batches; nothing is run yet.
 
         Args:
-            base: the inputs whose forward pass is patched.
+            base: the inputs whose forward pass is patched: token id rows as :meth:`TextTower.rows` gives them, images.
             donor: the inputs whose activations are put in.
             sweep: the site, and how many layers are replaced together; by default the residual stream, layer by layer.
             columns: for each pair, which positions (and which head) are replaced together; by default each position.
@@ -98,54 +140,67 @@ class PatchingEngine:
                 must be as long as each other. A column whose positions have no counterpart is NaN.
             path: "auto" (default) resumes where the tower allows it; "resume"; "generic".
             batch_size: pairs a batch; "auto" keeps the rows of one matrix product near the machine's best.
-            checks: with "resume", this many cells of each batch, chosen by ``seed``, are run again by the generic
-                path and must agree.
-            progress: called with the number of finished pairs after each batch.
+            memory: bytes that the activations of one batch may take (estimated; beside weights and results); batches
+                of "auto" get smaller for it, resumed passes always.
 
         Raises:
             LengthMismatchError: a pair's rows have different lengths or are read out at different positions.
             SiteError: the tower does not have this site, position or head, or cannot resume.
+        """
+        sweep = sweep or Sweep()
+        resolved = self._path(sweep, path)
+        columns = columns or each_position([self.tower.shape_of(item)[0] for item in base])
+        keys = shape_keys(self.tower, base, donor, columns, alignments, sweep.site)
+        limits = RowLimits.within(self.tower, sweep, memory)
+        units = divide(keys, batch_size, limits.clean)
+        return Prepared(base, donor, columns, alignments, sweep, resolved, limits, keys, units)
+
+    def stream(self, prepared: Prepared, *, checks: int = 2, seed: int = 0) -> Iterator[PatchedBatch]:
+        """The results batch by batch, so that memory is bounded whatever the number of pairs; see :meth:`run`.
+
+        >>> import tracescribe as ts
+        >>> text = ts.load("phantom").text
+        >>> base, donor = text.rows(["no edema", "no opacity"]), text.rows(["mild edema", "mild opacity"])
+        >>> engine = PatchingEngine(text)
+        >>> [batch.members for batch in engine.stream(engine.prepare(base, donor, batch_size=1))]
+        [[0], [1]]
+        """
+        for number, unit in enumerate(prepared.units):
+            yield self.run(prepared, unit, checks=checks, seed=seed + number)
+
+    def run(self, prepared: Prepared, unit: Sequence[int], *, checks: int = 2, seed: int = 0) -> PatchedBatch:
+        """Patch the pairs of one unit.
+
+        Args:
+            checks: with "resume", this many cells of the batch, chosen by ``seed``, are run again by the generic path
+                and must agree.
+
+        Raises:
             PatchDidNotFireError: a hook point did not hold the donor's activation.
             TowerMismatchError: a checked cell disagrees with the generic path.
             NonFiniteError: an embedding is NaN or infinite.
         """
-        sweep = sweep or Sweep()
-        path = self._path(sweep, path)
-        shapes = [self.tower.shape_of(item) for item in base]
-        columns = columns or each_position([length for length, _ in shapes])
-        widest = max(map(len, columns), default=0)
-        rng = np.random.default_rng(seed)
-        out: PatchedEmbeddings | None = None
-        done = 0
-        for batch in self._batches(base, donor, shapes, columns, alignments, sweep, batch_size):
-            with torch.no_grad():
-                groups = [self._group(base, donor, members, columns, alignments, sweep) for members in batch]
-                found = [self._cells(group, sweep, path) for group in groups]
-                if path == "resume":
-                    self._resume_all(groups, found, sweep)
-                    self._check(groups, found, sweep, checks, rng)
-            for group, cells in zip(groups, found, strict=True):
-                if out is None:
-                    embed = cells.shape[-1]
-                    out = PatchedEmbeddings(
-                        base=cells.new_empty(len(base), embed),
-                        donor=cells.new_empty(len(base), embed),
-                        patched=cells.new_full((len(base), cells.shape[1], widest, embed), torch.nan),
-                        path=path,
-                    )
-                if not (torch.isfinite(cells) | ~group.possible[:, None, :, None]).all():
-                    raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
-                out.base[group.members] = normalise(group.base.embedding)
-                out.donor[group.members] = normalise(group.donor_embedding)
-                out.patched[group.members, :, : cells.shape[2]] = cells
-                done += len(group.members)
-            if progress:
-                progress(done)
-        if out is None:
-            raise ValueError("there is no text pair to patch")
-        return out
+        sweep = prepared.sweep
+        with torch.no_grad(), full_float32():
+            groups = [self._group(prepared, members) for members in prepared.groups(unit)]
+            found = [self._cells(group, sweep, prepared.path) for group in groups]
+            if prepared.path == "resume":
+                self._resume_all(groups, found, sweep, prepared.limits.lanes)
+                self._check(groups, found, sweep, checks, np.random.default_rng(seed))
+        pairs = zip(groups, found, strict=True)
+        if not all(bool((torch.isfinite(cells) | ~group.possible[:, None, :, None]).all()) for group, cells in pairs):
+            raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
+        widest = max(cells.shape[2] for cells in found)
+        padded = [nn.functional.pad(c, (0, 0, 0, widest - c.shape[2]), value=torch.nan) for c in found]
+        return PatchedBatch(
+            members=[member for group in groups for member in group.members],
+            base=torch.cat([normalise(group.base.embedding) for group in groups]),
+            donor=torch.cat([normalise(group.donor_embedding) for group in groups]),
+            patched=torch.cat(padded),
+            path=prepared.path,
+        )
 
-    def _path(self, sweep: Sweep, path: PatchPath) -> PatchPath:
+    def _path(self, sweep: Sweep, path: PatchPath) -> Literal["resume", "generic"]:
         site = sweep.site
         if site.name not in ("resid", "resid_pre", "resid_post") and self.tower.opaque:
             raise SiteError(
@@ -162,73 +217,23 @@ class PatchingEngine:
                 f"site but 'pattern' (here: site {site.name!r}, readout of layers {self.tower.readout_layers}): use "
                 f"path='auto'"
             )
-        return ("resume" if resumable else "generic") if path == "auto" else path
+        return "resume" if resumable and path != "generic" else "generic"
 
-    # batches --------------------------------------------------------------------------------------------------------
-
-    def _batches(
-        self,
-        base: Sequence[Any],
-        donor: Sequence[Any],
-        shapes: Sequence[tuple[int, int | None]],
-        columns: Sequence[Sequence[Column]],
-        alignments: Sequence[Alignment] | None,
-        sweep: Sweep,
-        batch_size: int | Literal["auto"],
-    ) -> Iterator[list[list[int]]]:
-        """Batches of pairs, in groups whose rows have one shape, so that nothing is ever padded."""
-        if len({column.head is None for own in columns for column in own}) > 1:
-            raise SiteError("some columns name a head and others do not: patch them in two calls")
-        order: list[tuple[tuple[int, ...], int]] = []
-        for i, (shape, item) in enumerate(zip(shapes, donor, strict=True)):
-            other = self.tower.shape_of(item)
-            if alignments is None and other != shape:
-                raise LengthMismatchError(
-                    f"text pair {i} has rows of {shape[0]} and {other[0]} tokens, read at positions "
-                    f"{[shape[1], other[1]]}: patching needs equal lengths and one readout position"
-                )
-            if alignments is not None and len(alignments[i].sources) != shape[0]:
-                raise LengthMismatchError(
-                    f"pair {i} has {shape[0]} positions, but its alignment {len(alignments[i].sources)}"
-                )
-            for column in columns[i]:
-                check_column(column, shape[0], sweep.site, self.tower.n_heads or 0)
-            key = tuple(-1 if part is None else part for part in (*shape, *other))
-            order.append(((*key, len(columns[i])), i))
-        order.sort()  # pairs of one length side by side
-        at = 0
-        while at < len(order):
-            size, rows = 0, 0
-            while at + size < len(order) and (size < batch_size if batch_size != "auto" else rows < CLEAN_ROWS):
-                rows += order[at + size][0][0] + order[at + size][0][2]
-                size += 1
-            groups: dict[tuple[int, ...], list[int]] = {}
-            for key, i in order[at : at + size]:
-                groups.setdefault(key, []).append(i)
-            yield list(groups.values())
-            at += size
-
-    def _group(
-        self,
-        base: Sequence[Any],
-        donor: Sequence[Any],
-        members: list[int],
-        columns: Sequence[Sequence[Column]],
-        alignments: Sequence[Alignment] | None,
-        sweep: Sweep,
-    ) -> Group:
+    def _group(self, prepared: Prepared, members: list[int]) -> Group:
         """The unpatched runs of both sides; rows of one shape as one batch, so that weights are read once."""
-        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (base, donor))
-        keep = sweep.site.hook if sweep.site.residual is None else None
-        n, own = len(members), [columns[i] for i in members]
+        sides, site = (prepared.base, prepared.donor), prepared.sweep.site
+        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in sides)
+        keep = site.hook if site.residual is None else None
+        n = len(members)
         if ours.shape == theirs.shape:
             both = self.tower.run_clean(torch.cat([ours, theirs]), keep)
             clean, other = both.part(slice(n)), both.part(slice(n, None))
         else:
             clean, other = self.tower.run_clean(ours, keep), self.tower.run_clean(theirs, keep)
-        if alignments is None:
-            return Group(members, ours, clean, other, own)
-        return self._aligned(Group(members, ours, clean, other, own), theirs, [alignments[i] for i in members], keep)
+        group = Group(members, ours, clean, other, [prepared.columns[i] for i in members])
+        if prepared.alignments is None:
+            return group
+        return self._aligned(group, theirs, [prepared.alignments[i] for i in members], keep)
 
     def _aligned(self, group: Group, donors: Tensor, alignments: Sequence[Alignment], keep: str | None) -> Group:
         """The group with the donor's activations at the base's positions."""
@@ -262,18 +267,19 @@ class PatchingEngine:
         ]
         return group.blank(torch.stack(layers, dim=1))
 
-    def _resume_all(self, groups: Sequence[Group], found: Sequence[Tensor], sweep: Sweep) -> None:
-        """Every cell that is not known by construction, in passes of about TARGET_ROWS rows."""
-        jobs = [job for group, cells in zip(groups, found, strict=True) for job in self._jobs(group, cells, sweep)]
+    def _resume_all(self, groups: Sequence[Group], found: Sequence[Tensor], sweep: Sweep, most_rows: int) -> None:
+        """Every cell that is not known by construction, in passes of at most about ``most_rows`` rows."""
+        pairs = zip(groups, found, strict=True)
+        jobs = [job for group, cells in pairs for job in self._jobs(group, cells, sweep, most_rows)]
         while jobs:
             size, rows = 0, 0
-            while size < len(jobs) and (size == 0 or rows + jobs[size].lanes.n_rows <= TARGET_ROWS):
+            while size < len(jobs) and (size == 0 or rows + jobs[size].lanes.n_rows <= most_rows):
                 rows += jobs[size].lanes.n_rows
                 size += 1
             self._resume(jobs[:size], sweep)
             jobs = jobs[size:]
 
-    def _jobs(self, group: Group, cells: Tensor, sweep: Sweep) -> Iterator[Job]:
+    def _jobs(self, group: Group, cells: Tensor, sweep: Sweep, most_rows: int) -> Iterator[Job]:
         """The lanes of a group: those that are patched at the same positions together."""
         n_blocks = self.tower.n_layers
         alike: dict[tuple[int, ...], list[tuple[int, int, int, int]]] = {}
@@ -286,7 +292,7 @@ class PatchingEngine:
                 alike.setdefault(positions, []).append((pair, first, layer, column))
         for positions, members in alike.items():
             start = min(positions) if self.tower.causal else 0
-            room = max(1, TARGET_ROWS // (group.length - start))
+            room = max(1, most_rows // (group.length - start))
             members.sort()  # by text, so that a part of the lanes needs few of them
             for at in range(0, len(members), room):
                 part = sorted(members[at : at + room], key=lambda member: member[1])

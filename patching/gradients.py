@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import NonFiniteError, SiteError
-from .engine import TARGET_ROWS, PatchingEngine
+from .batching import TARGET_ROWS
+from .engine import PatchingEngine
 from .groups import Group
 from .resuming import CleanRun
-from .sites import Column, Site, Sweep, each_position
+from .sites import Column, Site, Sweep
 from .structure import RUN
 from .tower import normalise
 
@@ -88,17 +89,17 @@ class AttributionEngine(PatchingEngine):
                 f"window={sweep.window} has no first-order effect that is a sum over layers (each layer's replacement "
                 f"undoes what those before it did to the same state): use window=1, or method='exact'"
             )
-        self._path(sweep, "auto")  # refuses sites that the tower lacks, and makes the pattern explicit where it is one
-        shapes = [self.tower.shape_of(item) for item in base]
-        columns = columns or each_position([length for length, _ in shapes])
+        prepared = self.prepare(base, donor, sweep=sweep, columns=columns, batch_size=batch_size)
+        columns = prepared.columns
         towards = [rows.to(self.tower.device) for rows in directions]
         effects: dict[int, Tensor] = {}
         fixed: dict[int, Tensor] = {}
         ends: dict[int, tuple[Tensor, Tensor]] = {}
         # a caller's no_grad or inference_mode must not reach these passes
         with torch.inference_mode(False), torch.enable_grad():
-            for batch in self._batches(base, donor, shapes, columns, None, sweep, batch_size):
-                for members in (own for group in batch for own in _with_equally_many(group, towards)):
+            for unit in prepared.units:
+                groups = prepared.groups(unit)
+                for members in (own for group in groups for own in _with_equally_many(group, towards)):
                     ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (base, donor))
                     spans = [_spanning(towards[i]) for i in members]
                     own_columns = [columns[i] for i in members]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import SiteError
-from .engine import TARGET_ROWS, PatchingEngine, PatchPath, _point
+from .batching import TARGET_ROWS
+from .engine import PatchingEngine, PatchPath, _point
 from .groups import Group
 from .resuming import CleanRun
 from .sites import Site, Sweep
@@ -45,7 +46,7 @@ class DirectEngine(PatchingEngine):
         super().__init__(tower, dtype=dtype)
         self.through_mlps = through_mlps
 
-    def _path(self, sweep: Sweep, path: PatchPath) -> PatchPath:
+    def _path(self, sweep: Sweep, path: PatchPath) -> Literal["resume", "generic"]:
         if self.tower.opaque:
             raise SiteError(
                 f"direct effects need blocks that are taken apart, and this tower's blocks "
