@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import DataFormatError, OutputError, TracescribeError
 from .files import write_atomically
+from .tensorfile import map_tensor, write_tensors
 
 if TYPE_CHECKING:
     from .result import CausalTrace
@@ -30,8 +29,6 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
     Raises:
         OutputError: nothing can be written at ``path``, or the provenance holds something that JSON cannot.
     """
-    from safetensors.numpy import save
-
     tensors = {f"scores.{name}": getattr(trace.scores, name) for name in _SCORES}
     tensors |= {name: getattr(trace, name) for name in _ARRAYS}
     tensors |= {name: getattr(trace, name) for name in _OPTIONAL if getattr(trace, name) is not None}
@@ -40,16 +37,12 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
         metadata = {name: json.dumps(getattr(trace, name)) for name in (*_STRINGS, "columns")}
     except (TypeError, ValueError) as error:
         raise OutputError(f"cannot write {os.fspath(path)!r}: the provenance is not JSON: {error}") from error
-    # safetensors writes the buffer of an array as it lies in memory, whatever its strides.
-    content = save(
-        {name: np.ascontiguousarray(value) for name, value in tensors.items()}, {"format": FORMAT, **metadata}
-    )
     with write_atomically(path, binary=True) as handle:
-        handle.write(content)
+        write_tensors(handle, tensors, {"format": FORMAT, **metadata})
 
 
 def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
-    """Read a trace written by :meth:`CausalTrace.save`.
+    """Read a trace written by :meth:`CausalTrace.save`; its embeddings stay on disk, mapped, until they are used.
 
     Raises:
         DataFormatError: no such file, or it is truncated, not a safetensors file, or not a trace of this version.
@@ -67,7 +60,10 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
         Path(path).open("rb").close()  # its message names the reason; safetensors' does not
         with safe_open(name, framework="np") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            names = set(file.keys())
+            tensors = {key: file.get_tensor(key) for key in names - {"embeddings"}}
+        if "embeddings" in names:  # may be larger than memory
+            tensors["embeddings"] = map_tensor(name, "embeddings")
     except OSError as error:
         raise DataFormatError(f"cannot read {name!r}: {error.strerror or error}") from error
     except SafetensorError as error:
