@@ -9,7 +9,6 @@ taken apart, or that read out several layers, have only this one.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,8 +28,6 @@ from .sites import Column, Sweep, each_position
 from .structure import DONOR, RUN
 from .tower import Tower, normalise
 from .verification import TOLERANCE
-
-logger = logging.getLogger(__name__)
 
 Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
 PatchPath = Literal["auto", "resume", "generic"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .heads import NegatorAttention, negator_attention
 from .image_pairs import ImagePair
 from .maps import Excess, LayerProfile, TraceMap
-from .options import TraceError, TraceWarning
+from .options import TraceError, TraceInterrupted, TraceWarning
 from .pairs import Pair, Text, read_pairs
 from .result import CausalTrace, Scores
 from .roles import TokenKind
@@ -32,6 +32,7 @@ __all__ = [
     "Text",
     "TokenKind",
     "TraceError",
+    "TraceInterrupted",
     "TraceMap",
     "TraceWarning",
     "load_trace",

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Int
 
 from .options import TraceError
+from .result import Scores
 from .scoring import patched_scores, text_scores
 
 if TYPE_CHECKING:
@@ -51,11 +52,9 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """What tracing takes from :func:`attribute`: embeddings of the unpatched runs, scores, and their agreement."""
+    """What tracing takes from :func:`attribute`: scores, and how exact they are."""
 
-    base: Float[np.ndarray, "text_pair embed"]
-    donor: Float[np.ndarray, "text_pair embed"]
-    scores: Float32[np.ndarray, "pair layer column"]
+    scores: Scores
     agreement: Agreement
 
     @property
@@ -70,6 +69,7 @@ def attribute(
     images: Float[np.ndarray, "pair embed"],
     text_pair: Int[np.ndarray, "pair"],
     inside: Bool[np.ndarray, "pair column"],
+    noising: Bool[np.ndarray, "pair"],
     *,
     sweep: Sweep,
     columns: Sequence[Sequence[Column]],
@@ -81,7 +81,8 @@ def attribute(
 ) -> Attribution:
     """S of every pair's cells to first order, S_base + sum of <gradient, donor - base>, and how exact that is.
 
-    base, donor: rows of the text pairs, one for each number in ``text_pair``. exact_sample: text pairs, chosen by
+    base, donor: rows of the text pairs, one for each number in ``text_pair``. inside: which columns each pair has.
+    noising: whether a pair's base is its correct caption. exact_sample: text pairs, chosen by
     ``seed``, whose exact maps are run as well.
 
     Raises:
@@ -126,9 +127,11 @@ def attribute(
     within = np.array([place[int(text)] for text in text_pair[chosen]])
     truth = patched_scores(exact.patched.cpu().float().numpy(), images[chosen], within, inside[chosen])
     width = truth.shape[2]  # the sample's longest text
-    margin = text_scores(clean, images, text_pair) - text_scores(other, images, text_pair)
-    agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin[chosen], len(texts))
-    return Attribution(clean, other, scores.astype(np.float32), agreement)
+    ours, theirs = text_scores(clean, images, text_pair), text_scores(other, images, text_pair)
+    margin = (ours - theirs)[chosen]
+    agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(texts))
+    correct, foil = np.where(noising, ours, theirs), np.where(noising, theirs, ours)
+    return Attribution(Scores(correct=correct, foil=foil, patched=scores), agreement)
 
 
 def measure_agreement(

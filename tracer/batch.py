@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ..errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError
 from .checks import DIRECTIONS
 from .options import TraceError
-from .pairs import Pair, Text
+from .pairs import Pair
 from .roles import TokenKind
-from .scoring import normalise_rows
 
 if TYPE_CHECKING:
-    from ..patching import Alignment, DualEncoder, PositionPolicy, TextTower
+    from ..patching import Alignment, PositionPolicy, TextTower
 
-__all__ = ["PairBatch", "as_pairs", "image_embeddings", "make_batch"]
+__all__ = ["PairBatch", "as_pairs", "make_batch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,25 +98,26 @@ def make_batch(
         IdenticalPairError: a pair's captions are the same tokens.
         TraceError: "negated->affirmative" and a pair that does not say which caption is negated.
     """
-    ids = tuple(str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs))
-    noising = np.array([_is_noising(pair, name, direction) for pair, name in zip(pairs, ids, strict=True)])
+    ids = tuple([str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs)])
+    sides = [_is_noising(pair, name, direction) for pair, name in zip(pairs, ids, strict=True)]
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     texts: list[_TextPair] = []
-    text_pair = np.empty(len(pairs), dtype=np.int64)
+    text_of: list[int] = []
     known: dict[tuple[str, str], int] = {}
-    for i, pair in enumerate(pairs):
-        captions = (pair.correct, pair.foil) if noising[i] else (pair.foil, pair.correct)
-        if captions not in known:
+    for i, (pair, noising) in enumerate(zip(pairs, sides, strict=True)):
+        captions = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
+        number = known.get(captions)
+        if number is None:
             n_tokens = _checked_lengths(tower, pair, ids[i], align)
             rows = tuple(map(tuple, tower.rows(captions)))
-            known[captions] = index.setdefault((rows[0], rows[1]), len(index))
+            number = known[captions] = index.setdefault((rows[0], rows[1]), len(index))
             if len(index) > len(texts):
-                lengths = n_tokens if noising[i] else n_tokens[::-1]
-                texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy))
-        text_pair[i] = known[captions]
-        if texts[text_pair[i]].noising not in (None, bool(noising[i])):
+                lengths = n_tokens if noising else n_tokens[::-1]
+                texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
+        if texts[number].noising != noising:
             raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
-        texts[text_pair[i]].noising = bool(noising[i])
+        text_of.append(number)
+    text_pair = np.array(text_of, dtype=np.int64)
     longest = max(len(text.base) for text in texts)
     differs = np.zeros((len(texts), longest), dtype=bool)
     kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
@@ -129,14 +129,14 @@ def make_batch(
         base=[list(text.base) for text in texts],
         donor=[list(text.donor) for text in texts],
         alignments=None if align == "none" else [text.alignment for text in texts],
-        noising=noising,
+        noising=np.array(sides, dtype=bool),
         text_pair=text_pair,
-        tokens=tuple(texts[t].strings[0 if noise else 1] for t, noise in zip(text_pair, noising, strict=True)),
-        foil_tokens=tuple(texts[t].strings[1 if noise else 0] for t, noise in zip(text_pair, noising, strict=True)),
+        tokens=tuple([texts[n].strings[0 if texts[n].noising else 1] for n in text_of]),
+        foil_tokens=tuple([texts[n].strings[1 if texts[n].noising else 0] for n in text_of]),
         differs=differs[text_pair],
         kinds=kinds[text_pair],
         ids=ids,
-        groups=tuple(name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)),
+        groups=tuple([name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)]),
     )
 
 
@@ -150,7 +150,7 @@ class _TextPair:
     strings: tuple[tuple[str, ...], tuple[str, ...]]  # the base's tokens, and the donor's at the base's positions
     differs: list[bool]
     kinds: list[TokenKind]
-    noising: bool | None = None
+    noising: bool
 
     @classmethod
     def of(
@@ -160,6 +160,7 @@ class _TextPair:
         donor: tuple[int, ...],
         n_tokens: tuple[int, int],
         policy: PositionPolicy,
+        noising: bool,
     ) -> _TextPair:
         from ..patching import align_rows
 
@@ -174,6 +175,7 @@ class _TextPair:
             (tuple(ours), tuple("" if at < 0 else theirs[at] for at in sources)),
             [at < 0 or base[i] != donor[at] for i, at in enumerate(sources)],
             [TokenKind.UNMATCHED if at < 0 else kind for at, kind in zip(sources, kinds, strict=True)],
+            noising,
         )
 
 
@@ -234,62 +236,3 @@ def _kinds(tower: TextTower, row: Sequence[int], strings: Sequence[str], n_token
         else:
             kinds[i] = TokenKind.PUNCTUATION
     return kinds
-
-
-def image_embeddings(model: DualEncoder, pairs: Sequence[Pair], ids: Sequence[str]) -> Float[np.ndarray, "pair embed"]:
-    """The unit-length target of every pair: its image, its precomputed embedding or its target text, each encoded once.
-
-    Raises:
-        DataFormatError: a pair has no image, or an image or embedding that cannot be used; names the pair.
-    """
-    width = model.embed_dim
-    places: dict[Any, int] = {}
-    paths_and_images: list[Any] = []
-    texts: list[str] = []
-    sources: list[tuple[str, int, str]] = []
-    rows: list[np.ndarray] = []
-    for pair, name in zip(pairs, ids, strict=True):
-        target = pair.image
-        if target is None:
-            raise DataFormatError(
-                f"pair {name!r} has no image: give a path, a PIL image, a precomputed embedding or ts.Text('...')"
-            )
-        if isinstance(target, Text):
-            sources.append(("text", _place(places, ("text", target.text), target.text, texts), name))
-        elif getattr(target, "ndim", None) == 1 or isinstance(target, (list, tuple)):
-            rows.append(_embedding(target, width, name))
-            sources.append(("row", len(rows) - 1, name))
-        else:
-            key = str(target) if isinstance(target, (str, Path)) else id(target)
-            sources.append(("image", _place(places, ("image", key), target, paths_and_images), name))
-    encoded: dict[str, np.ndarray] = {"row": np.stack(rows) if rows else np.empty((0, width))}
-    if texts:
-        encoded["text"] = model.encode_texts(texts).double().cpu().numpy()
-    if paths_and_images:
-        encoded["image"] = _encode_images(model, paths_and_images, sources)
-    return np.stack([encoded[kind][at] for kind, at, _ in sources])
-
-
-def _place(places: dict[Any, int], key: Any, value: Any, values: list[Any]) -> int:
-    if key not in places:
-        places[key] = len(values)
-        values.append(value)
-    return places[key]
-
-
-def _embedding(target: Any, width: int, name: str) -> np.ndarray:
-    row = target.detach().float().cpu().numpy() if hasattr(target, "detach") else np.asarray(target, dtype=np.float64)
-    if row.shape != (width,):
-        raise DataFormatError(
-            f"pair {name!r} has an image embedding of shape {list(row.shape)}, but the model's are [{width}]"
-        )
-    return normalise_rows(row[None], f"the image embedding of pair {name!r}")[0]
-
-
-def _encode_images(model: DualEncoder, images: list[Any], sources: list[tuple[str, int, str]]) -> np.ndarray:
-    try:
-        return model.encode_images(images).double().cpu().numpy()
-    except DataFormatError as error:
-        users = {at: name for kind, at, name in reversed(sources) if kind == "image"}
-        guilty = next((users[at] for at, image in enumerate(images) if repr(str(image)) in str(error)), None)
-        raise DataFormatError(f"pair {guilty!r}: {error}" if guilty else str(error)) from None

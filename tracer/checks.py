@@ -62,12 +62,15 @@ def check_trace(trace: CausalTrace) -> None:
     check_choice("direction", trace.direction, DIRECTIONS)
     tokens = trace.kinds != TokenKind.OUTSIDE
     lengths = tokens.sum(axis=1)
-    for i in range(n_pairs):
-        if not (lengths[i] == len(trace.tokens[i]) == len(trace.foil_tokens[i])) or not tokens[i, : lengths[i]].all():
-            raise TraceError(
-                f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
-                f"marks {lengths[i]} positions; they must be the first ones and as many"
-            )
+    counts = [np.fromiter(map(len, side), np.int64, n_pairs) for side in (trace.tokens, trace.foil_tokens)]
+    wrong = (lengths != counts[0]) | (lengths != counts[1])
+    wrong |= (tokens != (np.arange(n_tokens) < lengths[:, None])).any(axis=1)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise TraceError(
+            f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
+            f"marks {lengths[i]} positions; they must be the first ones and as many"
+        )
     finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
     finite &= (np.isfinite(trace.scores.patched) | ~trace.inside[:, None, :]).all(axis=(1, 2))
     if not finite.all():

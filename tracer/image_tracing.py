@@ -18,8 +18,9 @@ from .image_pairs import ImagePair
 from .options import TraceError, check_choice
 from .result import CausalTrace, Scores
 from .roles import TokenKind
+from .running import ProgressCallback, show_progress
 from .scoring import normalise_rows, patched_scores, text_scores
-from .tracing import FLOOR, ProgressCallback, _progress
+from .tracing import FLOOR
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +97,7 @@ def trace_images(
     columns, names = _columns(tower, batch, positions, stride)
     engine = PatchingEngine(tower, dtype=dtype)
     found = []
-    with _progress(progress, len(batch.first), "image pairs") as advance:
+    with show_progress(progress, len(batch.first), "image pairs") as advance:
         for chunk in _chunks(len(batch.first)):
             image, other = _pixels(model, [batch.pairs[batch.first[i]] for i in chunk])
             base, donor = (image, other) if direction == "counterfactual->image" else (other, image)

@@ -6,15 +6,19 @@ from collections.abc import Iterable
 
 from ..errors import TracescribeError
 
-__all__ = ["TraceError", "TraceWarning", "check_choice"]
+__all__ = ["TraceError", "TraceInterrupted", "TraceWarning", "check_choice"]
 
 
 class TraceError(TracescribeError, ValueError):
     """An option, shape or combination of traces that the tracer cannot use."""
 
 
+class TraceInterrupted(KeyboardInterrupt):
+    """Ctrl-C while tracing: says how much was finished, and how to go on. No error, and not caught as one."""
+
+
 class TraceWarning(UserWarning):
-    """A result was computed, but from other pairs than one would expect."""
+    """A result was computed, but not quite as one would expect."""
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> str:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Bool
 
-from ..errors import DegenerateTraceError, StaleCacheError
+from ..errors import DegenerateTraceError
 from .attribution import attribute
-from .batch import PairBatch, as_pairs, image_embeddings, make_batch
-from .files import ensure_writable
+from .batch import PairBatch, as_pairs, make_batch
+from .collecting import Collector, Keep
+from .images import Targets, encode_targets
+from .keys import pair_keys
 from .options import TraceError, check_choice
 from .pairs import Pair
 from .result import CausalTrace, Scores
-from .scoring import patched_scores, text_scores
+from .running import ProgressCallback, Units, show_progress
 from .selection import Heads, Positions, select_columns
-from .storage import load_trace
+from .store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +37,8 @@ if TYPE_CHECKING:
 # rounding moves a CTE by 0.001; whether a difference *means* something is what `segment` says.
 FLOOR = 1e-4
 
-# What must be equal for a cached trace to be the one asked for; path and seed do not change its numbers.
-_IDENTITY = (
-    *("weights_sha256", "pairs_sha256", "site", "positions", "heads", "window", "aligned", "direction"),
-    *("method", "steps", "through_mlps", "dtype", "floor"),
-)
-
 Method = Literal["exact", "attribution", "direct"]
-ProgressCallback = Callable[[int, int], None]
+MEMORY = 2**30  # bytes: half for the passes of one batch, half for the embeddings that are kept
 
 
 def trace(
@@ -63,7 +60,8 @@ def trace(
     batch_size: int | Literal["auto"] = "auto",
     dtype: torch.dtype | None = None,
     floor: float = FLOOR,
-    keep_embeddings: bool = True,
+    memory: int = MEMORY,
+    keep_embeddings: Keep = "auto",
     progress: bool | ProgressCallback = True,
     seed: int = 0,
     cache: str | os.PathLike[str] | None = None,
@@ -102,14 +100,19 @@ def trace(
         through_mlps: with "direct", later MLPs recompute and only attention is held still.
         path: "resume" runs only what a patch can change; "generic" runs every cell whole; the numbers agree. "auto"
             resumes where the tower allows it. The path that was used is in the result.
-        batch_size: text pairs a batch; "auto" chooses by size.
-        dtype: precision of the text tower's passes, its own by default; scores are always summed in float64.
+        batch_size: text pairs a batch; "auto" chooses by size and ``memory``. A batch is run, and cached, as a whole.
+        dtype: precision of the text tower's passes, its own by default; TF32 is never used in float32 passes, and
+            scores are always summed in float64.
         floor: pairs with |S_corr - S_foil| (cosine) below it are not valid: their CTE is NaN.
-        keep_embeddings: keep the patched embeddings, so that :meth:`CausalTrace.rescore` works.
+        memory: bytes that tracing may take beside the model and the scores: half for the passes of one batch, half for
+            the embeddings that "auto" keeps in memory.
+        keep_embeddings: keep the patched embeddings, so that :meth:`CausalTrace.rescore` works: True in memory; "auto"
+            in memory if they fit, else in a nameless file of the cache folder, else not, with a TraceWarning.
         progress: a bar on a terminal or in a notebook, or a callback ``(done, total)`` over text pairs.
         seed: which cells are checked against the generic path.
-        cache: a trace file: read instead of tracing if it is there and was made from the same weights, pairs, images
-            and settings, written after tracing if it is not there.
+        cache: a folder that keeps the embeddings of every traced text pair, whatever its images: what was traced before
+            (same weights, captions, cells, precision, versions) is not traced again, and a stopped run goes on where
+            it was stopped, to the same bytes. Any number of processes may use one folder; see docs/files.md.
 
     Raises:
         SiteError, TraceError: the tower has no such site, head, position or window.
@@ -117,8 +120,9 @@ def trace(
         DataFormatError: no pairs, or an image that is missing or broken.
         DegenerateTraceError: no pair reaches the floor.
         NonFiniteError, PatchDidNotFireError, TowerMismatchError: the engine's own checks failed.
-        StaleCacheError: ``cache`` exists and was made from something else.
-        OutputError: ``cache`` cannot be written; found before tracing.
+        StaleCacheError: ``cache`` is a file, another kind of folder, or a cache of another version.
+        OutputError: ``cache`` cannot be written.
+        TraceInterrupted: Ctrl-C; says how many text pairs are in the cache.
 
     >>> import tracescribe as ts
     >>> model = ts.load("phantom")
@@ -131,79 +135,57 @@ def trace(
     >>> float(trace.cte[0, 0, 3]), float(trace.cte[0, 8, 7])  # exactly 1 by construction
     (1.0, 1.0)
     """
-    from ..patching import AttributionEngine, DirectEngine, Direction, PatchingEngine, PatchPath, Sweep, site_named
+    from ..patching import AttributionEngine
 
-    check_choice("method", method, get_args(Method))
-    for option, given, needed in (("steps", steps != 1, "attribution"), ("through_mlps", through_mlps, "direct")):
-        if given and method != needed:
-            raise TraceError(f"{option}= has no meaning with method={method!r}: it belongs to method={needed!r}")
-    if align != "none" and method == "attribution":
-        raise TraceError("align='auto' has no meaning with method='attribution': align with method='exact'")
-    check_choice("direction", direction, get_args(Direction))
-    check_choice("align", align, ("none", "auto"))
-    check_choice("position_policy", position_policy, ("shift", "keep"))
-    check_choice("path", path, get_args(PatchPath))
-    batch = make_batch(model.text, as_pairs(pairs), direction=direction, align=align, position_policy=position_policy)
-    sweep = Sweep(site_named(site), window)
-    columns, names = select_columns(model.text, batch, sweep.site, positions, heads)
-    images = image_embeddings(model, batch.pairs, batch.ids)
-    provenance = _provenance(model, batch, images) | {
-        "site": site,
-        "first_layer": sweep.site.first_layer,
-        "positions": _named(positions),
-        "heads": _named(heads),
-        "window": window,
-        "aligned": position_policy if align == "auto" else None,
-        "direction": direction,
-        "method": method,
-        "steps": steps if method == "attribution" else None,
-        "through_mlps": through_mlps if method == "direct" else None,
-        "path": path,
-        "dtype": str(dtype or model.text.dtype).removeprefix("torch."),
-        "floor": float(floor),
-        "seed": seed,
-    }
-    if cache is not None and Path(cache).exists():
-        return _cached(cache, provenance, keep_embeddings and method != "attribution")
-    if cache is not None:
-        ensure_writable(cache)
-    by_text = batch.noising[batch.first_pairs]
-    inside = batch.inside if names is None else np.ones((len(batch.ids), len(names)), dtype=bool)
-    options: dict[str, Any] = {"sweep": sweep, "columns": columns, "batch_size": batch_size, "seed": seed}
-    embeddings = None
-    with _progress(progress, len(batch.base)) as advance:
+    run = _prepare(
+        model,
+        pairs,
+        site=site,
+        positions=positions,
+        heads=heads,
+        window=window,
+        align=align,
+        position_policy=position_policy,
+        direction=direction,
+        method=method,
+        steps=steps,
+        through_mlps=through_mlps,
+        path=path,
+        batch_size=batch_size,
+        dtype=dtype,
+        memory=memory,
+        seed=seed,
+        cache=cache,
+    )
+    batch, prepared = run.batch, run.units.prepared
+    targets = encode_targets(model, batch.pairs, batch.ids)
+    measured: dict[str, Any] = {"path": prepared.path, "tf32": False}
+    with show_progress(progress, len(prepared.columns)) as advance:
         if method == "attribution":
-            measured = attribute(
+            attribution = attribute(
                 AttributionEngine(model.text, dtype=dtype),
-                *(batch.base, batch.donor, images, batch.text_pair, inside),
+                *(batch.base, batch.donor, targets.of(slice(None)), batch.text_pair, run.inside, batch.noising),
+                sweep=prepared.sweep,
+                columns=prepared.columns,
                 steps=steps,
                 exact_sample=exact_sample,
+                seed=seed,
+                batch_size=batch_size,
                 progress=advance,
-                **options,
             )
-            provenance |= measured.provenance
-            clean, other, scores = measured.base, measured.donor, measured.scores
+            measured |= attribution.provenance
+            found: dict[str, Any] = {"scores": attribution.scores}
         else:
-            engine = (
-                DirectEngine(model.text, through_mlps=through_mlps, dtype=dtype)
-                if method == "direct"
-                else PatchingEngine(model.text, dtype=dtype)
+            by_text, n_columns = batch.noising[batch.first_pairs], [len(own) for own in prepared.columns]
+            keep = Collector(
+                targets, batch.text_pair, n_columns, by_text, keep_embeddings, memory // 2, run.units.store
             )
-            found = engine.patch(
-                batch.base, batch.donor, alignments=batch.alignments, path=path, progress=advance, **options
-            )
-            provenance["path"] = found.path
-            embeddings = found.patched.cpu().float().numpy()
-            clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
-            scores = patched_scores(embeddings, images, batch.text_pair, inside)
-    keep_embeddings = keep_embeddings and embeddings is not None
-    correct, foil = np.where(by_text[:, None], clean, other), np.where(by_text[:, None], other, clean)
+            for unit, shard in run.units.finished(advance):
+                keep.add(unit, shard)
+            assert keep.patched is not None
+            scores = Scores(correct=keep.correct, foil=keep.foil, patched=keep.patched)
+            found = {"scores": scores, **keep.embeddings()}
     result = CausalTrace(
-        scores=Scores(
-            correct=text_scores(correct, images, batch.text_pair),
-            foil=text_scores(foil, images, batch.text_pair),
-            patched=scores,
-        ),
         tokens=batch.tokens,
         foil_tokens=batch.foil_tokens,
         differs=batch.differs,
@@ -211,12 +193,26 @@ def trace(
         text_pair=batch.text_pair,
         ids=batch.ids,
         groups=batch.groups,
-        provenance=provenance,
-        embeddings=embeddings if keep_embeddings else None,
-        correct_embeddings=correct if keep_embeddings else None,
-        foil_embeddings=foil if keep_embeddings else None,
-        columns=names,
+        provenance=_provenance(model, batch, targets)
+        | {
+            "site": site,
+            "first_layer": prepared.sweep.site.first_layer,
+            "positions": _named(positions),
+            "heads": _named(heads),
+            "window": window,
+            "aligned": position_policy if align == "auto" else None,
+            "direction": direction,
+            "method": method,
+            "steps": steps if method == "attribution" else None,
+            "through_mlps": through_mlps if method == "direct" else None,
+            "dtype": run.dtype,
+            "floor": float(floor),
+            "seed": seed,
+            **measured,
+        },
+        columns=run.names,
         noising=batch.noising if direction == "negated->affirmative" else None,
+        **found,
     )
     if not result.valid.any():
         raise DegenerateTraceError(
@@ -224,9 +220,103 @@ def trace(
             f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the image does not tell the "
             f"two captions apart; use other images or pairs, or lower floor="
         )
-    if cache is not None:
-        result.save(cache)
     return result
+
+
+def fill_cache(
+    model: DualEncoder,
+    pairs: Sequence[Pair],
+    cache: str | os.PathLike[str],
+    share: tuple[int, int],
+    progress: bool | ProgressCallback = True,
+    **options: Any,
+) -> None:
+    """Trace one process's share of the text pairs into a cache, for :func:`trace` to read.
+
+    share: (i, n) for process i of n. The shares do not overlap, and together they are what one process would do, so
+        that the result does not depend on n, to the last bit where every process uses as many threads.
+    options: those of :func:`trace` that decide what is run, from ``site`` to ``seed``; the pairs need no images.
+    """
+    units = _prepare(model, pairs, cache=cache, **options).units
+    with show_progress(progress, sum(map(len, units.prepared.units[share[0] :: share[1]]))) as advance:
+        for _ in units.finished(advance, share):
+            pass
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What is to be run for a trace, checked."""
+
+    batch: PairBatch
+    names: tuple[str, ...] | None
+    dtype: str
+    units: Units
+
+    @property
+    def inside(self) -> Bool[np.ndarray, "pair column"]:
+        """Which columns each pair has."""
+        if self.names is None:
+            return self.batch.inside
+        return np.ones((len(self.batch.ids), len(self.names)), dtype=bool)
+
+
+def _prepare(
+    model: DualEncoder,
+    pairs: Sequence[Pair],
+    *,
+    site: str = "resid",
+    positions: Positions | None = None,
+    heads: Heads = None,
+    window: int = 1,
+    align: Literal["none", "auto"] = "none",
+    position_policy: PositionPolicy = "shift",
+    direction: Direction = "foil->correct",
+    method: Method = "exact",
+    steps: int = 1,
+    through_mlps: bool = False,
+    path: PatchPath = "auto",
+    batch_size: int | Literal["auto"] = "auto",
+    dtype: torch.dtype | None = None,
+    memory: int = MEMORY,
+    seed: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+) -> _Run:
+    """The checked pairs of a trace, divided into units."""
+    from ..patching import DirectEngine, Direction, PatchingEngine, PatchPath, Sweep, site_named
+
+    check_choice("method", method, get_args(Method))
+    for option, given, needed in (("steps", steps != 1, "attribution"), ("through_mlps", through_mlps, "direct")):
+        if given and method != needed:
+            raise TraceError(f"{option}= has no meaning with method={method!r}: it belongs to method={needed!r}")
+    if method == "attribution" and (align != "none" or cache is not None):
+        option = "cache=" if cache is not None else "align='auto'"
+        raise TraceError(f"{option} has no meaning with method='attribution': use method='exact'")
+    check_choice("direction", direction, get_args(Direction))
+    check_choice("align", align, ("none", "auto"))
+    check_choice("position_policy", position_policy, ("shift", "keep"))
+    check_choice("path", path, get_args(PatchPath))
+    batch = make_batch(model.text, as_pairs(pairs), direction=direction, align=align, position_policy=position_policy)
+    sweep = Sweep(site_named(site), window)
+    columns, names = select_columns(model.text, batch, sweep.site, positions, heads)
+    store = None if cache is None else Store(cache)
+    if method == "direct":
+        engine: PatchingEngine = DirectEngine(model.text, through_mlps=through_mlps, dtype=dtype)
+    else:
+        engine = PatchingEngine(model.text, dtype=dtype)
+    prepared = engine.prepare(
+        batch.base,
+        batch.donor,
+        sweep=sweep,
+        columns=columns,
+        alignments=batch.alignments,
+        path=path,
+        batch_size=batch_size,
+        memory=memory // 2,
+    )
+    precision = str(dtype or model.text.dtype).removeprefix("torch.")
+    what = f"{method} through MLPs" if through_mlps else method
+    keys = [] if store is None else pair_keys(model.text, prepared, what, precision)
+    return _Run(batch, names, precision, Units(engine, prepared, keys, store, seed))
 
 
 def _named(value: Any) -> Any:
@@ -234,29 +324,16 @@ def _named(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int)) else [int(one) for one in value]
 
 
-def _cached(path: str | os.PathLike[str], wanted: dict[str, Any], with_embeddings: bool) -> CausalTrace:
-    """The trace in a cache file, if it answers exactly this question."""
-    found = load_trace(path)
-    other = [name for name in _IDENTITY if found.provenance.get(name) != wanted[name]]
-    if found.provenance.get("rescored"):
-        other.append("images (it was rescored)")
-    if with_embeddings and found.embeddings is None:
-        other.append("embeddings (it was traced with keep_embeddings=False)")
-    if other:
-        raise StaleCacheError(
-            f"the cache {os.fspath(path)!r} was made with other {', '.join(other)}: delete it, or give another cache="
-        )
-    return found
-
-
-def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dict[str, Any]:
+def _provenance(model: DualEncoder, batch: PairBatch, targets: Targets) -> dict[str, Any]:
     tower = model.text
-    named = zip(batch.pairs, batch.ids, batch.groups, strict=True)
-    captions = json.dumps([(pair.correct, pair.foil, name, group) for pair, name, group in named]).encode()
+    distinct: dict[tuple[str, str], int] = {}  # captions; pairs are many, captions few
+    which = [distinct.setdefault((pair.correct, pair.foil), len(distinct)) for pair in batch.pairs]
+    groups = None if batch.groups == batch.ids else batch.groups
+    captions = json.dumps([list(distinct), batch.ids, groups]).encode() + np.array(which, dtype="<i8").tobytes()
     return {
         "model": model.name,
         "weights_sha256": tower.fingerprint(),
-        "pairs_sha256": hashlib.sha256(captions + images.astype(np.float32).tobytes()).hexdigest(),
+        "pairs_sha256": hashlib.sha256(captions + targets.sha256()).hexdigest(),
         "tower": {
             "causal": tower.causal,
             "pooling": tower.pooling,
@@ -267,33 +344,8 @@ def _provenance(model: DualEncoder, batch: PairBatch, images: np.ndarray) -> dic
         },
         "logit_scale": model.logit_scale,
         "versions": {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        # the convention of reproducible builds: with it, equal runs write equal files
+        "created": datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())), UTC).isoformat(
+            timespec="seconds"
+        ),
     }
-
-
-@contextmanager
-def _progress(
-    progress: bool | ProgressCallback, total: int, unit: str = "text pairs"
-) -> Iterator[Callable[[int], None] | None]:
-    """What the engine calls after each batch: the user's callback, a rich bar where there is a person, or nothing."""
-    if callable(progress):
-        yield lambda done: progress(done, total)
-        return
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not progress or not (console.is_terminal or console.is_jupyter):
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("tracing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("tracing", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -19,9 +19,7 @@ from tracescribe.errors import (
     DegenerateTraceError,
     IdenticalPairError,
     LengthMismatchError,
-    OutputError,
     SiteError,
-    StaleCacheError,
 )
 
 
@@ -107,30 +105,6 @@ def test_images_cost_no_forward_pass_and_rescoring_is_tracing_again(model: ts.Du
     np.testing.assert_allclose(trace.rescore(second).scores.patched, again.scores.patched, atol=1e-7)
     assert trace.provenance["weights_sha256"] == again.provenance["weights_sha256"]
     assert trace.provenance["pairs_sha256"] != again.provenance["pairs_sha256"]
-
-
-def test_a_cache_is_used_only_for_the_same_question(
-    model: ts.DualEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "trace.safetensors"
-    rng = np.random.default_rng(0)
-    pairs = [ts.Pair(**CAPTIONS, image=image) for image in rng.normal(size=(3, 16))]
-    first = ts.trace(model, pairs, cache=file)
-    with monkeypatch.context() as patch:
-        patch.setattr(ts.patching.PatchingEngine, "patch", lambda *args, **kwargs: pytest.fail("traced again"))
-        again = ts.trace(model, pairs, cache=file)
-    np.testing.assert_array_equal(first.cte, again.cte)
-    assert again.provenance == first.provenance
-    for changed, what in (
-        ({"pairs": pairs[:2]}, "pairs_sha256"),
-        ({"pairs": [pair.model_copy(update={"group": "p"}) for pair in pairs]}, "pairs_sha256"),
-        ({"direction": "correct->foil"}, "direction"),
-        ({"dtype": torch.float64}, "dtype"),
-    ):
-        with pytest.raises(StaleCacheError, match=rf"trace\.safetensors' was made with other {what}"):
-            ts.trace(model, **{"pairs": pairs, "cache": file} | changed)
-    with pytest.raises(OutputError, match="no-folder"):
-        ts.trace(model, pairs, cache=tmp_path / "no-folder" / "trace.safetensors")
 
 
 def test_provenance_knows_the_weights(model: ts.DualEncoder) -> None:
