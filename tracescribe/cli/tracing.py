@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +26,14 @@ from .common import (
     working,
 )
 
+INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
+
 if TYPE_CHECKING:
+    import torch
+
     from ..patching import DualEncoder
     from ..tracer import CausalTrace, LayerProfile, Pair
+    from ..tracer.sharing import Team
 
 
 def info(model: ModelName, pretrained: Pretrained = None, device: Device = "cpu", json: Json = False) -> None:
@@ -70,7 +77,16 @@ def trace(
         str | None, typer.Option(help="Another attribute of the same file (a swap without negation), to subtract.")
     ] = None,
     floor: Annotated[float, typer.Option(min=0, help="Least |S_corr - S_foil| (cosine) of a valid pair.")] = 1e-4,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder that keeps what was traced: a stopped run goes on there, a second run is free, and several "
+            "processes share one trace.",
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Text pairs a batch; chosen by default.")] = None,
+    memory: Annotated[float, typer.Option(min=0.01, help="GiB that tracing may take beside the model.")] = 1.0,
     dtype: Annotated[
         Literal["float32", "float64", "float16", "bfloat16"] | None,
         typer.Option(help="Of the text tower's passes; the model's own by default."),
@@ -82,18 +98,35 @@ def trace(
     """Trace caption pairs (JSONL or CSV: correct, foil, image) and save the causal trace.
 
     Example:  tracescribe trace phantom data/pairs.jsonl --attribute existence --control severity -o trace.safetensors
+
+    On several GPUs or machines, with a cache folder that all of them see:
+    accelerate launch -m tracescribe trace MODEL PAIRS -o trace.safetensors --cache DIR --device cuda
     """
     check_output(output, (".safetensors",))
     from ..tracer import read_pairs
+    from ..tracer.sharing import team
 
     with working(json, f"reading {pairs}"):
         records = read_pairs(pairs)
         chosen = _of(records, attribute, pairs)
         baseline = None if control is None else _of(records, control, pairs)
-    with working(json, f"loading {model}"):
-        encoder = load_model(model, pretrained, device)
-    options = {"direction": direction, "floor": floor, "batch_size": batch_size or "auto", "dtype": dtype}
-    with working(json, ""):
+    with team(device) as processes, _saying_how_far_it_came():
+        with working(json, f"loading {model}"):
+            encoder = load_model(model, pretrained, processes.device)
+        options: dict[str, Any] = {
+            "direction": direction,
+            "batch_size": batch_size or "auto",
+            "memory": int(memory * 2**30),
+            "dtype": _dtype(dtype),
+            "cache": cache,
+        }
+        if processes.count > 1:
+            with working(json, ""):
+                _share(encoder, [chosen, *([] if baseline is None else [baseline])], processes, json, options)
+            if not processes.is_main:
+                return
+    options["floor"] = floor
+    with working(json, ""), _saying_how_far_it_came():
         result = _trace(encoder, chosen, "tracing", json, options)
         profile = result.per_layer()
         excess = None
@@ -107,16 +140,44 @@ def trace(
 
 
 def _trace(encoder: DualEncoder, pairs: list[Pair], name: str, json: bool, options: dict[str, Any]) -> CausalTrace:
-    import torch
-
     from ..tracer import trace as run_trace
 
-    dtype = None if options["dtype"] is None else getattr(torch, options["dtype"])
-    texts = len({(pair.correct, pair.foil) for pair in pairs})
-    with progress_bar(json, name, texts) as bar:
-        return run_trace(
-            encoder, pairs, **{**options, "dtype": dtype}, progress=lambda done, total: bar.to(done, total)
-        )
+    with progress_bar(json, name, _count(pairs)) as bar:
+        return run_trace(encoder, pairs, **options, progress=lambda done, total: bar.to(done, total))
+
+
+@contextlib.contextmanager
+def _saying_how_far_it_came() -> Iterator[None]:
+    """Ctrl-C as one sentence; typer would leave without a word."""
+    from ..tracer import TraceInterrupted
+
+    try:
+        yield
+    except TraceInterrupted as stop:
+        typer.echo(f"tracescribe: {stop}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _share(encoder: DualEncoder, parts: list[list[Pair]], processes: Team, json: bool, options: dict[str, Any]) -> None:
+    """Trace this process's share of the pairs into the cache, and wait for the other processes."""
+    from ..tracer.tracing import fill_cache
+
+    if options["cache"] is None:
+        raise OptionError(f"{processes.count} processes share a trace through a folder: give --cache DIR")
+    for pairs in parts:
+        with progress_bar(json or not processes.is_main, "tracing a share", _count(pairs)) as bar:
+            fill_cache(encoder, pairs, share=processes.share, progress=bar.to, **options)
+    processes.wait()
+
+
+def _count(pairs: list[Pair]) -> int:
+    return len({(pair.correct, pair.foil) for pair in pairs})
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    import torch
+
+    return None if name is None else getattr(torch, name)
 
 
 def _of(pairs: list[Pair], attribute: str | None, source: Path) -> list[Pair]:
