@@ -76,7 +76,8 @@ class Store:
             inside = {path.name for path in self.folder.iterdir() if not path.name.startswith(".tracescribe-")}
         except OSError as error:
             raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
-        if MARKER in inside:
+        # asked for again: another process may have made the cache while the folder was listed
+        if MARKER in inside or (self.folder / MARKER).exists():
             self._check_marker()
         elif inside:
             raise StaleCacheError(
