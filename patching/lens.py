@@ -13,15 +13,16 @@ from ..errors import LengthMismatchError, UnsupportedTowerError
 from .block import MLP, Attention, Block
 from .hooks import HookPoint, share
 from .layers import FusedQKV
+from .text_tower import TextTower
 
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
 
-    from .text_tower import TextTower
+    from .tower import Tower
 
 
-def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
-    """The tower over the same parameters with TransformerLens' hook points; token ids or texts in, embeddings out.
+def as_hooked_root_module(tower: Tower) -> HookedRootModule:
+    """The tower over the same parameters with TransformerLens' hook points; token ids, texts or pixels in.
 
     Beside the tower's own hook points it has those of TransformerLens that need more work a pass: ``hook_pos_embed``,
     ``mlp.hook_pre``, ``mlp.hook_post`` and, while ``set_use_split_qkv_input(True)`` holds, ``attn.hook_{q,k,v}_input``.
@@ -71,7 +72,7 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
                 d_model=twin.d_model,
                 d_head=(first.attn.out.weight.shape[1] if isinstance(first, Block) else twin.d_model) // n_heads,
                 n_layers=twin.n_layers,
-                n_ctx=twin.context_length,
+                n_ctx=twin.spec.context_length,
                 n_heads=n_heads,
                 d_mlp=first.mlp.down.weight.shape[1] if isinstance(first, Block) else None,
                 device=str(twin.device),
@@ -80,7 +81,8 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
             )
             for name, child in twin.named_children():
                 self.add_module(name, child)
-            if twin.embedding.norm is None:  # else token and position embeddings are no parts of layer 0
+            # with a norm, token and position embeddings are no parts of layer 0
+            if isinstance(twin, TextTower) and twin.embedding.norm is None:
                 self.hook_pos_embed = LensPoint()
                 self.hook_embed = twin.hook_embed
                 twin.embedding.register_forward_hook(self._fire_embedding_parts)
@@ -109,7 +111,7 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
             Raises:
                 LengthMismatchError: the texts have different numbers of tokens.
             """
-            rows = twin.rows([texts] if isinstance(texts, str) else texts)
+            rows = _text(twin).rows([texts] if isinstance(texts, str) else texts)
             if len({len(row) for row in rows}) > 1:
                 raise LengthMismatchError(
                     f"the texts have {', '.join(str(len(row)) for row in rows)} tokens; give texts of one length, or "
@@ -118,7 +120,7 @@ def as_hooked_root_module(tower: TextTower) -> HookedRootModule:
             return torch.tensor(rows, dtype=torch.long, device=twin.device)
 
         def to_str_tokens(self, text: str) -> list[str]:
-            return twin.token_strings(twin.rows([text])[0])
+            return _text(twin).token_strings(_text(twin).rows([text])[0])
 
         def run_with_cache(
             self, *args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **kwargs: Any
@@ -218,7 +220,13 @@ class LensMLP(MLP):
         return self.down.weight.T
 
 
-def _with_lens_parts(twin: TextTower) -> TextTower:
+def _text(tower: Tower) -> TextTower:
+    if not isinstance(tower, TextTower):
+        raise UnsupportedTowerError("an image tower reads no texts: give it pixels [n, 3, h, w]")
+    return tower
+
+
+def _with_lens_parts(twin: Tower) -> Tower:
     """The twin itself, its attention and MLPs replaced by those with more hook points."""
     for block in twin.blocks:
         if isinstance(block, Block):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +14,6 @@ from .hooks import HookPoint
 from .layers import TokenEmbedding
 from .tokens import TextTokenizer
 from .tower import Tower, TowerSpec, normalise
-
-if TYPE_CHECKING:
-    from transformer_lens import HookedRootModule
 
 APPENDED = "[CLS]"  # how the token that CoCa puts behind every text is shown
 
@@ -202,15 +198,6 @@ class TextTower(Tower):
                 return inputs.new_full((len(inputs),), inputs.shape[1] - 1)
             case "mean" | "head":
                 return None
-
-    def to_transformer_lens(self) -> HookedRootModule:
-        """The same tower, over the same parameters, as a TransformerLens ``HookedRootModule``.
-
-        ``run_with_cache``, ``run_with_hooks`` and ``transformer_lens.patching`` work on it with token ids as input.
-        """
-        from .lens import as_hooked_root_module
-
-        return as_hooked_root_module(self)
 
 
 def equal_length_batches(rows: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

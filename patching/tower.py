@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from .block import Attention, Block, OpaqueBlock
 from .hooks import HookPoint, share
 from .resuming import CleanRun, KeyValues, Lanes, Layout
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedRootModule
 
 Pooling = Literal["argmax", "eos", "last", "first", "mean", "head"]
 Padding = Literal["trim", "attend", "mask"]
@@ -286,6 +289,15 @@ class Tower(nn.Module):
                         module._parameters.pop(name, None)
                         module._buffers[name] = tensor.detach().to(dtype)
         return twin
+
+    def to_transformer_lens(self) -> HookedRootModule:
+        """The same tower, over the same parameters, as a TransformerLens ``HookedRootModule``.
+
+        ``run_with_cache``, ``run_with_hooks`` and ``transformer_lens.patching`` work on it with token ids (or pixels).
+        """
+        from .lens import as_hooked_root_module
+
+        return as_hooked_root_module(self)
 
 
 @contextmanager

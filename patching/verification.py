@@ -82,11 +82,6 @@ def verify(
     # torch's maximum keeps a NaN, Python's may lose it
     by_stage = torch.tensor([differ for differ, _, _ in found], dtype=torch.float64).amax(dim=0).tolist()
     got, expected = torch.cat([ours for _, ours, _ in found]), torch.cat([theirs for _, _, theirs in found])
-    if got.shape != expected.shape:
-        raise TowerMismatchError(
-            f"the tower built by the adapter {adapter.name!r} gives embeddings of shape {list(got.shape)} for "
-            f"{len(fitting)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
-        )
     return _judged(tower, adapter, source, by_stage, got, expected)
 
 
@@ -100,6 +95,11 @@ def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor
     rows = tower.from_source(ids)
     with torch.no_grad():
         ours, got = _tower_stages(tower, rows)
+    if got.shape != expected.shape:
+        raise TowerMismatchError(
+            f"the tower built by the adapter {adapter.name!r} gives embeddings of shape {list(got.shape)} for "
+            f"{len(ids)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
+        )
     # where padding is masked out, what stands at it is nobody's business
     kept = torch.ones_like(rows, dtype=torch.bool)
     if tower.spec.padding == "mask" or tower.spec.appended:

@@ -87,7 +87,7 @@ def build_case(name: str, films: int) -> Case:
         paths = list(dict.fromkeys(str(record.image) for record in [*captions, *claims]))
         if name == "miniature":
             model = ts.load("phantom")
-            pixels = torch.stack([model.image._pixels(path) for path in paths])
+            pixels = torch.stack([model.image.pixels(path) for path in paths])
         else:
             model = random_clip(quick=False)[1]
             pixels = torch.randn(len(paths), 3, 224, 224)

@@ -63,7 +63,7 @@ def test_the_price_is_named_when_there_is_one() -> None:
 
 def test_a_gain_without_the_right_film_is_called_a_prior() -> None:
     assert "not from sight" in verdicts._says_prior(scores(), [scores(claims=50.0, wrong=45.0)])
-    assert "not a prior" in verdicts._says_prior(scores(), [scores(claims=50.0, wrong=17.0)])
+    assert "does not come from the texts alone" in verdicts._says_prior(scores(), [scores(claims=50.0, wrong=17.0)])
 
 
 @pytest.mark.parametrize(

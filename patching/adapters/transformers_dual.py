@@ -172,9 +172,10 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
 def _build_image_tower(source: Any, grid: int | None) -> ImageReading:
     build = _known(source).image_tower
     if build is None:
+        found = "" if hasattr(source, "vision_model") else " (it holds no image encoder)"
         raise UnsupportedTowerError(
-            f"the image encoder of a {type(source).__name__} is not taken apart here, so images cannot be traced; its "
-            f"text tower is"
+            f"the image encoder of a {type(source).__name__} is not taken apart here{found}, so that images cannot be "
+            f"traced; its text tower is"
         )
     return build(source, grid)
 

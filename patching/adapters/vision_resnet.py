@@ -30,9 +30,9 @@ _STRIDES = (4, 4, 8, 16, 32)  # pixels a place, of the stem and of the four stag
 class Stem(nn.Module):
     """Layer 0: the stem's feature map, in cells."""
 
-    def __init__(self, layers: nn.Module, grid: tuple[int, int]) -> None:
+    def __init__(self, layers: nn.Module, grid: tuple[int, int], d_model: int) -> None:
         super().__init__()
-        self.layers, self.grid = layers, grid
+        self.layers, self.grid, self.d_model = layers, grid, d_model
         self.convolution: Any = layers.get_submodule("0")
 
     @property
@@ -81,7 +81,11 @@ def build_resnet(visual: Any, grid: int | None) -> ImageReading:
 
     later = [whole(getattr(visual, f"layer{number}")) for number in range(n_stages + 1, 5)]
     tower = ImageTower(
-        embedding=Stem(nn.Sequential(*(whole(getattr(visual, name)) for name in _STEM)), shape),
+        embedding=Stem(
+            nn.Sequential(*(whole(getattr(visual, name)) for name in _STEM)),
+            shape,
+            d_model=visual.conv3.out_channels * places[0][0] * places[0][1],
+        ),
         image_size=(side, side),
         cell=(side // cells,) * 2,
         blocks=[stage(number) for number in range(1, n_stages + 1)],
