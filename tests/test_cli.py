@@ -389,3 +389,26 @@ def test_a_folder_without_data(run: Run, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run(run: Run, data: Path, tmp_path: Path) -> None:
     refused(run("evaluate", "phantom", data, "--run", tmp_path, "--split", "all"), "not a run")
+
+
+def test_trace_takes_the_sites_and_methods_of_the_library(run: Run, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "heads.safetensors"
+    common = ("trace", "phantom", data / "pairs.jsonl", "--attribute", "existence", "-o", out, "--json")
+    document = run(*common, "--site", "z", "--heads", "each").document
+    assert document["layers"] == list(range(1, 9)) and document["provenance"]["heads"] == "each"
+    assert ts.load_trace(out).columns == tuple(f"head {head}" for head in range(4))
+    assert run("plot", out, "-o", tmp_path / "heads.png").code == 0
+    two = run(*common, "--positions", "3,-1", "--window", 2).document["provenance"]
+    assert two["positions"] == [3, -1] and two["window"] == 2
+    quick = run(*common, "--method", "attribution").document["provenance"]
+    assert quick["agreement"]["text_pairs"] == 4
+    out.unlink()
+    for bad, reason in (
+        (("--site", "residual"), "unknown site 'residual'"),
+        (("--heads", "first", "--site", "z"), "--heads 'first'"),
+        (("--heads", "9", "--site", "z"), "no head 9"),
+        (("--positions", "ends"), "unknown positions 'ends'"),
+        (("--steps", "3"), "steps= has no meaning with method='exact'"),
+    ):
+        done = run(*common, *bad)
+        assert done.code == 2 and reason in done.err and not out.exists()

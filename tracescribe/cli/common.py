@@ -26,13 +26,20 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help='"phantom" (the shipped miniature), "open_clip:NAME" or "hf:NAME".',
+        help='"phantom" (the shipped miniature), "open_clip:NAME", "hf:NAME", or a medical model such as "biomedclip".',
         show_default=False,
     ),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option(help="open_clip's weights: a tag such as openai, or a checkpoint file.", show_default=False),
+    typer.Option(
+        help="open_clip's weights: a tag such as openai, or a checkpoint file; a medical model's local file or folder.",
+        show_default=False,
+    ),
+]
+RemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that a model's hub page ships. Off unless you read it."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
@@ -83,7 +90,9 @@ def check_folder(path: Path) -> Path:
     return path
 
 
-def load_model(name: str, pretrained: str | None = None, device: str = "cpu") -> DualEncoder:
+def load_model(
+    name: str, pretrained: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+) -> DualEncoder:
     """`tracescribe.load`, with the device checked first, in a sentence."""
     import torch
 
@@ -96,7 +105,7 @@ def load_model(name: str, pretrained: str | None = None, device: str = "cpu") ->
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, False):
         raise OptionError(f"the device {device!r} is not available here: use --device cpu")
-    return load(name, pretrained=pretrained, device=device)
+    return load(name, pretrained=pretrained, device=device, trust_remote_code=trust_remote_code)
 
 
 def show_progress(as_json: bool) -> bool:

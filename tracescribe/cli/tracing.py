@@ -18,6 +18,7 @@ from .common import (
     OptionError,
     PairsFile,
     Pretrained,
+    RemoteCode,
     check_output,
     load_model,
     progress_bar,
@@ -36,13 +37,19 @@ if TYPE_CHECKING:
     from ..tracer.sharing import Team
 
 
-def info(model: ModelName, pretrained: Pretrained = None, device: Device = "cpu", json: Json = False) -> None:
+def info(
+    model: ModelName,
+    pretrained: Pretrained = None,
+    trust_remote_code: RemoteCode = False,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
     """Say what a model's text tower is, after checking that it computes what its source computes.
 
     Example:  tracescribe info phantom
     """
     with working(json, f"loading {model}"):
-        encoder = load_model(model, pretrained, device)
+        encoder = load_model(model, pretrained, device, trust_remote_code)
         tower = encoder.text
         shape = {
             "model": encoder.name,
@@ -54,10 +61,20 @@ def info(model: ModelName, pretrained: Pretrained = None, device: Device = "cpu"
             "context_length": tower.context_length,
             "causal": tower.causal,
             "pooling": tower.pooling,
+            "readout_layers": list(tower.readout_layers),
+            "padding": tower.spec.padding,
+            "sites": "residual stream" if tower.opaque else "all",
+            "path": "resume" if tower.resumable else "generic",
             "text_parameters": sum(parameter.numel() for parameter in tower.parameters()),
             "logit_scale": float(encoder.logit_scale),
         }
-    shown = {**shape, "text_parameters": f"{shape['text_parameters']:,}", "logit_scale": f"{shape['logit_scale']:.2f}"}
+    read = ", ".join(map(str, tower.readout_layers))
+    shown = {
+        **shape,
+        "readout_layers": read,
+        "text_parameters": f"{shape['text_parameters']:,}",
+        "logit_scale": f"{shape['logit_scale']:.2f}",
+    }
     show(
         json,
         shape,
@@ -70,8 +87,36 @@ def trace(
     pairs: PairsFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the trace goes: a .safetensors file.")],
     direction: Annotated[
-        Literal["foil->correct", "correct->foil"], typer.Option(help="Whose states are put into whose run.")
+        Literal["foil->correct", "correct->foil", "negated->affirmative"],
+        typer.Option(help="Whose states are put into whose run."),
     ] = "foil->correct",
+    site: Annotated[
+        str,
+        typer.Option(help="resid, resid_pre, resid_mid, resid_post, attn, mlp, z, q, k, v, pattern."),
+    ] = "resid",
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help='"each" token by itself (default); or one set: all, differing, "from the first differing", a role '
+            'such as "[end]", or numbers such as 3,4.',
+            show_default=False,
+        ),
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help='"each", or numbers such as 0,3; at z, q, k, v, pattern.', show_default=False)
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Layers replaced together, centred on the layer.")] = 1,
+    align: Annotated[
+        Literal["none", "auto"], typer.Option(help="Whether captions of different lengths are aligned or refused.")
+    ] = "none",
+    position_policy: Annotated[
+        Literal["shift", "keep"], typer.Option(help="With --align auto: whose places the donor's tokens take.")
+    ] = "shift",
+    method: Annotated[
+        Literal["exact", "attribution", "direct"],
+        typer.Option(help="Replacements; gradients, with their agreement; or direct effects (path patching)."),
+    ] = "exact",
+    steps: Annotated[int, typer.Option(min=1, help="With --method attribution: gradients that are averaged.")] = 1,
     attribute: Annotated[str | None, typer.Option(help="Only pairs of this attribute, such as existence.")] = None,
     control: Annotated[
         str | None, typer.Option(help="Another attribute of the same file (a swap without negation), to subtract.")
@@ -92,6 +137,7 @@ def trace(
         typer.Option(help="Of the text tower's passes; the model's own by default."),
     ] = None,
     pretrained: Pretrained = None,
+    trust_remote_code: RemoteCode = False,
     device: Device = "cpu",
     json: Json = False,
 ) -> None:
@@ -112,9 +158,17 @@ def trace(
         baseline = None if control is None else _of(records, control, pairs)
     with team(device) as processes, _saying_how_far_it_came():
         with working(json, f"loading {model}"):
-            encoder = load_model(model, pretrained, processes.device)
+            encoder = load_model(model, pretrained, processes.device, trust_remote_code)
         options: dict[str, Any] = {
             "direction": direction,
+            "site": site,
+            "positions": _numbers(positions),
+            "heads": _head_numbers(heads),
+            "window": window,
+            "align": align,
+            "position_policy": position_policy,
+            "method": method,
+            "steps": steps,
             "batch_size": batch_size or "auto",
             "memory": int(memory * 2**30),
             "dtype": _dtype(dtype),
@@ -174,6 +228,25 @@ def _count(pairs: list[Pair]) -> int:
     return len({(pair.correct, pair.foil) for pair in pairs})
 
 
+def _numbers(text: str | None) -> str | list[int] | None:
+    """``"3,4"`` as numbers; any other word as it is.
+
+    >>> _numbers("3,-1"), _numbers("differing")
+    ([3, -1], 'differing')
+    """
+    if text is None:
+        return None
+    parts = text.split(",")
+    return [int(part) for part in parts] if all(part.strip().removeprefix("-").isdigit() for part in parts) else text
+
+
+def _head_numbers(text: str | None) -> Any:
+    numbers = _numbers(text)
+    if isinstance(numbers, str) and numbers != "each":
+        raise OptionError(f'--heads {text!r}: give "each", one number, or several such as 0,3')
+    return numbers[0] if isinstance(numbers, list) and len(numbers) == 1 else numbers
+
+
 def _dtype(name: str | None) -> torch.dtype | None:
     import torch
 
@@ -222,5 +295,6 @@ def layers(profile: LayerProfile, excess: LayerProfile | None = None) -> Table:
     names = ["layer", f"CTE ({profile.aggregate})", level, *([] if excess is None else ["over control"]), ""]
     drawn = table(names, rows)
     drawn.columns[-1].justify = "left"
-    drawn.caption = Text("layer 0 is the embedding output; the first and the last layer are fixed by construction")
+    if int(profile.layers[0]) == 0:
+        drawn.caption = Text("layer 0 is the embedding output; the first and the last layer are fixed by construction")
     return drawn
