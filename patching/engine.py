@@ -221,10 +221,8 @@ class PatchingEngine:
         sides, site = (prepared.base, prepared.donor), prepared.sweep.site
         ours, theirs = (self.tower.collate([side[i] for i in members]) for side in sides)
         keep = site.hook if site.residual is None else None
-        n = len(members)
         if ours.shape == theirs.shape:
-            both = self.tower.run_clean(torch.cat([ours, theirs]), keep)
-            clean, other = both.part(slice(n)), both.part(slice(n, None))
+            clean, other = self.tower.run_both(ours, theirs, keep)
         else:
             clean, other = self.tower.run_clean(ours, keep), self.tower.run_clean(theirs, keep)
         group = Group(members, ours, clean, other, [prepared.columns[i] for i in members])

@@ -251,6 +251,61 @@ class Tower(nn.Module):
         embedding = self.read(read, pooled, self.counted(inputs))
         return CleanRun(resid, kv, site, None if pooled is None else int(pooled[0]), mask, embedding)
 
+    def run_both(self, base: Tensor, donor: Tensor, keep: str | None = None) -> tuple[CleanRun, CleanRun]:
+        """Unpatched passes over base and donor rows of one length as one batch, so that weights are read once.
+
+        In a causal tower the donor's rows before the first difference are the base's, and are not run again.
+        """
+        inputs, n, start = torch.cat([base, donor]), len(base), 0
+        if self.causal and self.resumable and keep != "attn.hook_pattern":
+            x = self.embed(inputs)
+            differs = (x[:n] != x[n:]).any(dim=-1).any(dim=0)
+            start = int(differs.int().argmax())  # rows before it are equal in every pair
+        if not start:
+            both = self.run_clean(inputs, keep)
+            return both.part(slice(n)), both.part(slice(n, None))
+        mask, pooled = self.attention_mask(inputs), self.pooled_positions(inputs)
+        assert pooled is not None and mask is not None
+        length, own_rows = x.shape[1], n * x.shape[1]
+        ours, theirs = (mask, mask) if mask.ndim == 2 else (mask[:n], mask[n:])
+        kv: list[tuple[KeyValues, KeyValues]] = []
+        flat: list[Tensor] = []
+
+        def whole(rows: Tensor) -> tuple[Tensor, Tensor]:
+            """Base and donor rows [n, length, ...] of a flat batch: the donor's first ones are the base's."""
+            one, other = rows[:own_rows].unflatten(0, (n, length)), rows[own_rows:].unflatten(0, (n, length - start))
+            return one, torch.cat([one[:, :start], other], dim=1)
+
+        def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = whole(k), whole(v)
+            kv.append((KeyValues(keys[0], values[0]), KeyValues(keys[1], values[1])))
+            one, other = q[:own_rows].unflatten(0, (n, length)), q[own_rows:].unflatten(0, (n, length - start))
+            z = attention.mix(one, keys[0], values[0], ours)
+            z_donor = attention.mix(other, keys[1], values[1], theirs[..., start:, :], first=start)
+            return torch.cat([z.flatten(0, 1), z_donor.flatten(0, 1)])
+
+        rows = torch.cat([x[:n].flatten(0, 1), x[n:, start:].flatten(0, 1)])
+        states = [(x[:n], x[n:])]
+        with _keeping(self.blocks, keep, flat):
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                rows = block.body(block.hook_resid_pre(rows), attend)
+                states.append(whole(rows))
+        sites = [whole(activation) for activation in flat]
+        embeddings = self.read(torch.cat(states[-1]), pooled)
+        one, other = (
+            CleanRun(
+                [pair[side] for pair in states],
+                [pair[side] for pair in kv],
+                [pair[side] for pair in sites],
+                int(pooled[0]),
+                (ours, theirs)[side],
+                embeddings[side * n : (side + 1) * n],
+            )
+            for side in (0, 1)
+        )
+        return one, other
+
     def resume(self, lanes: Sequence[Lanes]) -> Float[Tensor, "lane embed"]:
         """One pass down the blocks for every layer, position and head that is to be patched.
 

@@ -23,18 +23,20 @@ def trace_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> 
     and in each the n - p rows from p on; of the last block it needs the keys and values of those rows, but queries,
     output and MLP of the pooled row only. Cells before the first differing token, cells of layer L, and cells of layer
     0 where the tokens are equal or where they differ there alone are the base's or the donor's run by construction.
-    The two unpatched runs of a pair come on top.
+    The two unpatched runs of a pair come on top; the donor's rows before the first difference are the base's (in a
+    batch: before the first difference of any of its pairs).
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
     >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
     >>> round(trace_flops(text, base, donor) / 1e6)
-    49
+    47
     """
     cost, n, n_blocks = _Costs(tower, len(base)), len(base), tower.n_layers
     differing = [p for p in range(n) if base[p] != donor[p]]
 
-    total = 2 * (n_blocks * n * cost.row + cost.readout)  # base and donor
+    # the base's run, and the donor's from the first difference on
+    total = n_blocks * (n + n - differing[0]) * cost.row + 2 * cost.readout
     for p in range(differing[0], n):
         rows = n - p
         cells = 1 if p in differing and len(differing) > 1 else 0  # of layer 0
@@ -52,16 +54,15 @@ def trace_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> 
 def least_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> int:
     """Operations without which no exact trace of this pair is possible, hook points or not (derived in docs/speed.md).
 
-    What :func:`trace_flops` counts and this does not: the donor's run before the first differing token, which is the
-    base's; the last block of the unpatched runs but for keys, values and the pooled row; queries, keys and values of a
-    patch's first block, which are the base's and, at the patched row, the donor's; and the patched row itself at the
-    first differing token, which goes on as in the donor's run.
+    What :func:`trace_flops` counts and this does not: the last block of the unpatched runs but for keys, values and the
+    pooled row; queries, keys and values of a patch's first block, which are the base's and, at the patched row, the
+    donor's; and the patched row itself at the first differing token, which goes on as in the donor's run.
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
     >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
     >>> round(least_flops(text, base, donor) / trace_flops(text, base, donor), 2)
-    0.84
+    0.88
     """
     cost, n, n_blocks = _Costs(tower, len(base)), len(base), tower.n_layers
     differing = [p for p in range(n) if base[p] != donor[p]]

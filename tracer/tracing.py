@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache as once
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -319,6 +320,12 @@ def _prepare(
     return _Run(batch, names, precision, Units(engine, prepared, keys, store, seed))
 
 
+@once
+def _versions() -> dict[str, str]:
+    """Read once: looking them up takes longer than tracing a small model."""
+    return {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")}
+
+
 def _named(value: Any) -> Any:
     """Positions or heads as JSON."""
     return value if value is None or isinstance(value, (str, int)) else [int(one) for one in value]
@@ -343,7 +350,7 @@ def _provenance(model: DualEncoder, batch: PairBatch, targets: Targets) -> dict[
             "readout_layers": list(tower.readout_layers),
         },
         "logit_scale": model.logit_scale,
-        "versions": {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")},
+        "versions": dict(_versions()),
         # the convention of reproducible builds: with it, equal runs write equal files
         "created": datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", time.time())), UTC).isoformat(
             timespec="seconds"
