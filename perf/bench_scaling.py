@@ -12,7 +12,9 @@ import re
 import resource
 import statistics
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from itertools import islice, permutations
 from pathlib import Path
@@ -119,11 +121,12 @@ def forget_peak() -> None:
         clear.write_text("5")
 
 
-def measure_memory(count: int, quick: bool) -> None:
-    """Print the peak above the model, the model itself, and the seconds, of one trace of ``count`` text pairs.
+def measure_memory(count: int, quick: bool, cached: bool) -> None:
+    """Print one trace of ``count`` text pairs: its peak above the model, the model, whether E was kept, the seconds.
 
     The captions have ten tokens (ViT-B/32) and differ in the last word, so that the run is short: what is held does not
-    depend on where they differ.
+    depend on where they differ. The trace is saved as well. cached: with a cache folder, so that embeddings that do not
+    fit go to disk.
     """
     _, dual = random_clip(quick)
     image = torch.randn(embed(dual))
@@ -132,23 +135,33 @@ def measure_memory(count: int, quick: bool) -> None:
     ts.trace(dual, pairs[:2], progress=False, floor=0.0)  # what is imported and allocated once
     forget_peak()
     before, start = resident(), time.process_time()
-    ts.trace(dual, pairs, progress=False, floor=0.0)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ts.tracer.TraceWarning)  # embeddings that do not fit are dropped, as documented
+        cache = Path(folder, "cache") if cached else None
+        trace = ts.trace(dual, pairs, progress=False, floor=0.0, cache=cache)
+        trace.save(Path(folder, "trace.safetensors"))
     seconds = time.process_time() - start
     weights = sum(t.numel() * t.element_size() for t in dual.text.state_dict().values())
-    print(resident(peak=True) - before, weights, seconds)
+    print(resident(peak=True) - before, weights, int(trace.embeddings is not None), seconds)
+
+
+def memory_of(count: int, quick: bool, cached: bool) -> list[float]:
+    """:func:`measure_memory` in a process of its own."""
+    return fresh_process(f"import bench_scaling; bench_scaling.measure_memory({count}, {quick}, {cached})")
 
 
 def memory_section(quick: bool, counts: tuple[int, ...]) -> list[str]:
     rows = []
     for count in counts:
-        peak, weights, seconds = fresh_process(f"import bench_scaling; bench_scaling.measure_memory({count}, {quick})")
-        rows.append(
-            f"| {count:,} | {peak / 2**30:.2f} | {'yes' if peak < BUDGET else '**no**'} | {weights / 2**30:.2f} | "
-            f"{seconds:.0f} |"
-        )
+        for cached in (False, True):
+            peak, weights, kept, seconds = memory_of(count, quick, cached)
+            rows.append(
+                f"| {count:,} | {'yes' if cached else 'no'} | {'kept' if kept else 'dropped'} | {peak / 2**30:.2f} | "
+                f"{'yes' if peak < BUDGET else '**no**'} | {weights / 2**30:.2f} | {seconds:.0f} |"
+            )
     return [
-        "| text pairs | peak above the model, GiB | below 2 GiB | the text tower, GiB | CPU s |",
-        "|---|---|---|---|---|",
+        "| text pairs | cache folder | embeddings | peak above model, GiB | below 2 GiB | text tower, GiB | CPU s |",
+        "|---|---|---|---|---|---|---|",
         *rows,
     ]
 
@@ -172,8 +185,9 @@ def section(quick: bool, out: Path | None, *, repeats: int, pairs: int) -> str:
             "",
             *pairs_section(dual, repeats, (2, 4) if quick else PAIRS),
             "",
-            "Memory of one `ts.trace` call in a fresh process, from the resident memory just before it to its peak; "
-            "captions of ten tokens that differ in the last word:",
+            "Memory of one `ts.trace` call and of saving its result, in a fresh process, from the resident memory just "
+            "before it to its peak (mapped pages of files count while they are read); captions of ten tokens that "
+            "differ in the last word:",
             "",
             *memory_section(quick, (10, 20) if quick else (pairs // 10, pairs)),
             "",
