@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..block import MLP, Attention, Block
-from ..layers import SplitQKV, TokenEmbedding
+from ..block import MLP, Block
+from ..layers import TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Pooling, TowerSpec
 from .encoders import EncoderReader
-from .weights import kinds, linear, rms_norm, stateless
+from .weights import attention, kinds, linear, rms_norm, stateless
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -50,14 +50,10 @@ def _causal_mask(encoder: Any, ids: Int[Tensor, "n context"]) -> Float[Tensor, "
 
 
 def _block(layer: Any) -> Block:
-    attention, ffn = layer.attention, layer.ffn
+    ffn = layer.ffn
     return Block(
         ln_1=rms_norm(layer.rms_norm1),
-        attn=Attention(
-            SplitQKV(linear(attention.q_proj), linear(attention.k_proj), linear(attention.v_proj)),
-            linear(attention.out_proj),
-            attention.num_heads,
-        ),
+        attn=attention(layer.attention),
         ln_2=rms_norm(layer.rms_norm2),
         mlp=MLP(linear(ffn.up_proj), stateless(ffn.act_fn), linear(ffn.down_proj), gate=linear(ffn.gate_proj)),
     )

@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block
-from ..layers import SplitQKV, TokenEmbedding
+from ..block import MLP, Block
+from ..layers import TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Padding, Pooling, TowerSpec
 from .encoders import EncoderReader, Pooled, padding_mask
-from .weights import head, kinds, layer_norm, linear, stateless
+from .weights import attention, head, kinds, layer_norm, linear, stateless
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,9 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
 
 def clip_block(layer: Any) -> Block:
     """A block as these classes build it, in their image encoders too."""
-    attention = layer.self_attn
     return Block(
         ln_1=layer_norm(layer.layer_norm1),
-        attn=Attention(
-            SplitQKV(linear(attention.q_proj), linear(attention.k_proj), linear(attention.v_proj)),
-            linear(attention.out_proj),
-            attention.num_heads,
-        ),
+        attn=attention(layer.self_attn),
         ln_2=layer_norm(layer.layer_norm2),
         mlp=MLP(linear(layer.mlp.fc1), stateless(layer.mlp.activation_fn), linear(layer.mlp.fc2)),
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from ..block import MLP, Attention, Block
-from ..layers import SplitQKV, TokenEmbedding
+from ..block import MLP, Block
+from ..layers import TokenEmbedding
 from ..text_tower import TextTower
 from ..tokens import adapt_tokenizer
 from ..tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
-from .weights import kinds, layer_norm, linear, stateless
+from .weights import attention, kinds, layer_norm, linear, stateless
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -31,14 +31,9 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
 
 
 def _block(layer: Any) -> Block:
-    attention = layer.self_attn
     return Block(
         ln_1=layer_norm(layer.self_attn_layer_norm),
-        attn=Attention(
-            SplitQKV(linear(attention.q_proj), linear(attention.k_proj), linear(attention.v_proj)),
-            linear(attention.out_proj),
-            attention.num_heads,
-        ),
+        attn=attention(layer.self_attn),
         ln_2=layer_norm(layer.final_layer_norm),
         mlp=MLP(linear(layer.fc1), stateless(layer.activation_fn), linear(layer.fc2)),
     )

@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from ...errors import SiteError, UnsupportedTowerError
+from ..block import Attention
 from ..hooks import share
 from ..image_tower import ImageTower
-from ..layers import BatchNorm, LayerNorm, Linear, RMSNorm
+from ..layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
 
 
 def kinds(module: Any) -> set[str]:
@@ -87,6 +88,15 @@ def _layer(layer: nn.Module) -> nn.Module:
     if isinstance(source, nn.LayerNorm):
         return layer_norm(layer)
     return linear(layer) if hasattr(source, "weight") else stateless(layer)
+
+
+def attention(source: Any) -> Attention:
+    """Our attention over one with ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj`` and ``num_heads``."""
+    return Attention(
+        SplitQKV(linear(source.q_proj), linear(source.k_proj), linear(source.v_proj)),
+        linear(source.out_proj),
+        source.num_heads,
+    )
 
 
 def stateless(activation: nn.Module) -> nn.Module:
