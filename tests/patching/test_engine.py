@@ -20,6 +20,7 @@ from models import (
     word_tokenizer,
 )
 from torch import nn
+from towers import differing_rows, rows_for, tower_over
 
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, PatchDidNotFireError, TowerMismatchError
@@ -45,28 +46,21 @@ FAMILIES = {
 @st.composite
 def situations(draw: st.DrawFn) -> dict[str, Any]:
     """A random tower and random token rows that differ at random places."""
-    length = draw(st.integers(1, 6))
-    base = draw(st.lists(st.integers(2, 50), min_size=length, max_size=length))
-    donor = list(base)
-    for at in draw(st.sets(st.integers(0, length - 1), min_size=1)):
-        donor[at] = 51 + draw(st.integers(0, 9))
+    base, donor = draw(differing_rows())
     return {
         "family": draw(st.sampled_from(sorted(FAMILIES))),
         "layers": draw(st.integers(1, 4)),
         "seed": draw(st.integers(0, 10_000)),
-        "base": [62, *base, 63],
-        "donor": [62, *donor, 63],
+        "base": base,
+        "donor": donor,
     }
 
 
 def build(situation: dict[str, Any]) -> tuple[nn.Module, TextTower, list[int], list[int]]:
     source = FAMILIES[situation["family"]](seed=situation["seed"], layers=situation["layers"])
-    tower = ts.wrap(source, tokenizer=word_tokenizer(source)).text
-    rows = [
-        row + [0] * (tower.context_length - len(row)) if tower.spec.padding == "attend" else row
-        for row in (situation["base"], situation["donor"])
-    ]
-    return source, tower, rows[0], rows[1]
+    tower = tower_over(source)
+    base, donor = rows_for(tower, situation["base"], situation["donor"])
+    return source, tower, base, donor
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import chinese_clip_model, open_clip_model, siglip_model, transformers_model, word_tokenizer
+from models import chinese_clip_model, open_clip_model, siglip_model, transformers_model
 from torch import Tensor, nn
+from towers import rows_for, tower_over
 
-import tracescribe as ts
 from tracescribe.errors import PatchDidNotFireError, SiteError
 from tracescribe.patching import Column, DirectEngine, Sweep, TextTower, paths, site_named
 from tracescribe.patching.sites import SITES
@@ -29,13 +29,7 @@ PASS = ("hook_resid_pre", *WITHIN, "hook_attn_out", "hook_resid_mid", "hook_mlp_
 
 
 def tower_of(family: str, **options: Any) -> TextTower:
-    source = FAMILIES[family](**options)
-    return ts.wrap(source, tokenizer=word_tokenizer(source)).text
-
-
-def rows_of(tower: TextTower, *rows: list[int]) -> list[list[int]]:
-    padded = tower.spec.padding == "attend"
-    return [row + [0] * (tower.context_length - len(row)) if padded else row for row in rows]
+    return tower_over(FAMILIES[family](**options))
 
 
 def direct_by_hooks(
@@ -101,7 +95,7 @@ def test_nnsight_and_plain_hooks_agree_at_every_site(data: st.DataObject) -> Non
         seed=data.draw(st.integers(0, 999)),
         layers=data.draw(st.integers(1, 4)),
     )
-    base, donor = rows_of(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
+    base, donor = rows_for(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
     site = site_named(data.draw(st.sampled_from(sorted(SITES))))
     head = data.draw(st.sampled_from([None, 0, 1])) if site.by_head else None
     columns = [Column((2,), head), Column((1, 4, 5), head), Column(tuple(range(6)), head)]
@@ -124,7 +118,7 @@ def test_direct_effects_of_all_parts_add_up_to_the_donors_last_state(family: str
     tower = tower_of(family).twin(torch.float64)
     for part in (tower.ln_final, tower.projection):  # so that "embeddings" are final states
         part.forward = lambda x: x  # type: ignore[method-assign]
-    base, donor = rows_of(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
+    base, donor = rows_for(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
 
     class Unscaled(DirectEngine):
         """Keeps the state that is read out before it is normalised."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import chinese_clip_model, open_clip_model, siglip_model, transformers_model, word_tokenizer
+from models import chinese_clip_model, open_clip_model, siglip_model, transformers_model
 from torch import nn
+from towers import differing_rows, rows_for, tower_over
 
-import tracescribe as ts
 from tracescribe.errors import SiteError
 from tracescribe.patching import Column, PatchingEngine, Sweep, TextTower, site_named
 from tracescribe.patching.sites import SITES
@@ -28,13 +28,7 @@ FAMILIES = {
 
 
 def tower_of(family: str, **options: Any) -> TextTower:
-    source = FAMILIES[family](**options)
-    return ts.wrap(source, tokenizer=word_tokenizer(source)).text
-
-
-def rows_of(tower: TextTower, *rows: list[int]) -> list[list[int]]:
-    padded = tower.spec.padding == "attend"
-    return [row + [0] * (tower.context_length - len(row)) if padded else row for row in rows]
+    return tower_over(FAMILIES[family](**options))
 
 
 def by_hooks(
@@ -81,21 +75,17 @@ def by_hooks(
 
 @st.composite
 def situations(draw: st.DrawFn) -> dict[str, Any]:
-    length = draw(st.integers(1, 6))
-    base = draw(st.lists(st.integers(2, 50), min_size=length, max_size=length))
-    donor = list(base)
-    for at in draw(st.sets(st.integers(0, length - 1), min_size=1)):
-        donor[at] = 51 + draw(st.integers(0, 9))
+    base, donor = draw(differing_rows())
     site = draw(st.sampled_from(sorted(SITES)))
-    sets = draw(st.lists(st.sets(st.integers(0, length + 1), min_size=1), min_size=1, max_size=4))
+    sets = draw(st.lists(st.sets(st.integers(0, len(base) - 1), min_size=1), min_size=1, max_size=4))
     one_head = SITES[site].by_head and draw(st.booleans())
     heads = [draw(st.integers(0, 1)) if one_head else None for _ in sets]
     return {
         "family": draw(st.sampled_from(sorted(FAMILIES))),
         "layers": draw(st.integers(1, 4)),
         "seed": draw(st.integers(0, 10_000)),
-        "base": [62, *base, 63],
-        "donor": [62, *donor, 63],
+        "base": base,
+        "donor": donor,
         "sweep": Sweep(site_named(site), window=draw(st.integers(1, 3))),
         "columns": [Column(tuple(sorted(s)), head) for s, head in zip(sets, heads, strict=True)],
     }
@@ -105,7 +95,7 @@ def situations(draw: st.DrawFn) -> dict[str, Any]:
 @given(situations())
 def test_resumed_generic_and_plain_hooks_agree_at_every_site(situation: dict[str, Any]) -> None:
     tower = tower_of(situation["family"], seed=situation["seed"], layers=situation["layers"])
-    base, donor = rows_of(tower, situation["base"], situation["donor"])
+    base, donor = rows_for(tower, situation["base"], situation["donor"])
     sweep, columns = situation["sweep"], situation["columns"]
     engine = PatchingEngine(tower)
     found = engine.patch([base], [donor], sweep=sweep, columns=[columns])
@@ -127,7 +117,7 @@ def test_all_tokens_of_any_residual_layer_give_the_donor_and_no_token_before_the
     family: str,
 ) -> None:
     tower = tower_of(family)
-    base, donor = rows_of(tower, [62, 5, 6, 7, 8, 63], [62, 5, 6, 40, 8, 63])
+    base, donor = rows_for(tower, [62, 5, 6, 7, 8, 63], [62, 5, 6, 40, 8, 63])
     everything = Column(tuple(range(len(base))))
     engine = PatchingEngine(tower)
     for site in ("resid", "resid_pre", "resid_mid", "resid_post"):
