@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import NonFiniteError, SiteError
-from .batching import TARGET_ROWS
+from .batching import TARGET_ROWS, full_float32
 from .engine import PatchingEngine
 from .groups import Group
 from .resuming import CleanRun
@@ -96,7 +96,7 @@ class AttributionEngine(PatchingEngine):
         fixed: dict[int, Tensor] = {}
         ends: dict[int, tuple[Tensor, Tensor]] = {}
         # a caller's no_grad or inference_mode must not reach these passes
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), full_float32():
             for unit in prepared.units:
                 groups = prepared.groups(unit)
                 for members in (own for group in groups for own in _with_equally_many(group, towards)):

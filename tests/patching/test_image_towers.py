@@ -21,6 +21,7 @@ from models import (
     word_tokenizer,
 )
 from torch import Tensor, nn
+from zoo import entries
 
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, NonFiniteError, SiteError, TowerMismatchError, UnsupportedTowerError
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "timm map, no class token": lambda: open_clip_timm_model(class_token=False, global_pool="map", init_values=0.3),
     "timm avg, registers": lambda: open_clip_timm_model(global_pool="avg", reg_tokens=2, no_embed_class=True),
     "transformers CLIP": transformers_model,
+    "MetaCLIP 2": lambda: next(entry for entry in entries() if entry.name == "transformers:MetaClip2Model").build(0),
     "CLIPSeg": clipseg_model,
     "ChineseCLIP": chinese_clip_model,
     "SigLIP": siglip_model,
