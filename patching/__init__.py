@@ -1,4 +1,9 @@
-"""WHERE and HOW hidden states are replaced: text towers, hook points, the patching engine."""
+"""WHERE and HOW hidden states are replaced: towers, hook points, the patching engine.
+
+loading/ finds a source model, adapters/ read it into a tower (text_tower, image_tower over tower, block, layers), a
+dual_encoder holds both; the engine runs sweeps (sites) over a tower, in batches (batching, groups) that resume in the
+middle of a pass (resuming, structure).
+"""
 
 if not __name__.startswith("tracescribe."):
     raise ImportError(

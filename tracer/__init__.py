@@ -1,4 +1,8 @@
-"""WHAT is measured: caption pairs, causal traces, their statistics, saved results."""
+"""WHAT is measured: caption pairs, causal traces, their statistics, saved results.
+
+How a trace comes about: pairs -> batch (tokens), images (targets), selection (cells) -> running, by the engine or from
+the store -> collecting (scores) -> result -> maps, profiles, statistics, tables, storage.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from zoo.replicas.openai_clip import CLIP
 
 import tracescribe as ts
 from tracescribe.errors import UnknownModelError
-from tracescribe.patching.checkpoints import read_checkpoint
+from tracescribe.patching.loading.checkpoints import read_checkpoint
 
 TEXTS = ["no edema", "severe edema in here"]
 SIZES = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}

@@ -17,7 +17,7 @@ from zoo.building import CONTEXT, EMBED
 
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, UnknownModelError, UnsupportedTowerError
-from tracescribe.patching.medical import MEDICAL, gloria_words
+from tracescribe.patching.loading.medical import MEDICAL, gloria_words
 
 TEXTS = ["no edema", "severe edema in here"]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "severe", "edema", "in", "here", ".", "##s"]
@@ -214,8 +214,9 @@ def test_medclip_from_its_folder_without_its_broken_init(tmp_path: Path, package
 def test_conch_from_its_file_and_never_with_weights_missing(tmp_path: Path, package: Package) -> None:
     package.write(
         "conch/open_clip_custom.py",
-        "import torch\nfrom pathlib import Path\nfrom zoo import entries\nfrom tracescribe.patching.pixels import "
-        "biovil_pixels\nENTRY = next(e for e in entries() if e.name == 'medical:conch')\n"
+        "import torch\nfrom pathlib import Path\nfrom zoo import entries\n"
+        "from tracescribe.patching.loading.pixels import biovil_pixels\n"
+        "ENTRY = next(e for e in entries() if e.name == 'medical:conch')\n"
         "def create_model_from_pretrained(config, path):\n"
         "    model = ENTRY.build(7)\n    model.load_state_dict(torch.load(path), strict=False)\n"
         "    return model, biovil_pixels\n"
@@ -332,7 +333,7 @@ def test_what_no_medical_model_can_be_loaded_from(tmp_path: Path, package: Packa
 
 
 def test_pixels_are_padded_scaled_and_normalised_as_published() -> None:
-    from tracescribe.patching.pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
+    from tracescribe.patching.loading.pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
 
     grey = 200.0
     for pixels, side, padded, inside in [

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..errors import TracescribeError, UnknownModelError
+from ...errors import TracescribeError, UnknownModelError
+from ..dual_encoder import DualEncoder, Preprocess, wrap
 from .checkpoints import explain, first_line, lacking, read_checkpoint, trained_with_quick_gelu
-from .dual_encoder import DualEncoder, Preprocess, wrap
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UnknownModelError
+from ...errors import UnknownModelError
 
 _SIZES = ("input_resolution", "context_length", "vocab_size")  # what only OpenAI's archives hold beside weights
 _OPENAI_NAMES = r"openai|chexzero|best_64_|^(ViT-[BL]-\d\d(-336px)?|RN\d+(x\d+)?)\.pt$"

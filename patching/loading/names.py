@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import UnknownModelError
-from .dual_encoder import DualEncoder
+from ...errors import UnknownModelError
+from ..dual_encoder import DualEncoder
 from .medical import MEDICAL
 from .sources import Request, from_open_clip, from_transformers
 
