@@ -49,20 +49,24 @@ SITES = {
         Site("pattern", "attn.hook_pattern", by_head=True),
     )
 }
+ALIASES = {"head": "z", "attn_out": "attn", "mlp_out": "mlp"}  # other names in the field
 
 
 def site_named(name: str) -> Site:
-    """The site of that name.
+    """The site of that name, or of another name that the field has for it.
 
     Raises:
         SiteError: there is none.
 
     >>> site_named("z").hook
     'attn.hook_z'
-    >>> site_named("head")
+    >>> site_named("head").name
+    'z'
+    >>> site_named("residual")
     Traceback (most recent call last):
-    tracescribe.errors.SiteError: unknown site 'head'; choose one of: resid, resid_pre, resid_mid, resid_post, attn, ...
+    tracescribe.errors.SiteError: unknown site 'residual'; choose one of: resid, resid_pre, resid_mid, resid_post, ...
     """
+    name = ALIASES.get(name, name)
     if name not in SITES:
         raise SiteError(f"unknown site {name!r}; choose one of: {', '.join(SITES)}")
     return SITES[name]

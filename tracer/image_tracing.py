@@ -133,7 +133,7 @@ def trace_images(
         groups=batch.groups,
         provenance=_provenance(model, tower, batch, captions)
         | {
-            "site": site,
+            "site": sweep.site.name,
             "first_layer": sweep.site.first_layer,
             "regions": None if positions == "differing" else [list(column.positions) for column in columns[0]],
             "window": window,

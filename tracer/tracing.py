@@ -196,7 +196,7 @@ def trace(
         groups=batch.groups,
         provenance=_provenance(model, batch, targets)
         | {
-            "site": site,
+            "site": prepared.sweep.site.name,
             "first_layer": prepared.sweep.site.first_layer,
             "positions": _named(positions),
             "heads": _named(heads),

@@ -64,6 +64,11 @@ def test_a_set_of_positions_is_one_column(model: ts.DualEncoder, pairs: list[ts.
     assert everything.map().rows == ("all tokens",) and everything.map().values.shape == (4, 1)
 
 
+def test_other_names_of_a_site_are_the_same_site(model: ts.DualEncoder, pairs: list[ts.Pair]) -> None:
+    for name, site in (("head", "z"), ("attn_out", "attn"), ("mlp_out", "mlp")):
+        assert traced(model, pairs[:1], site=name).site == site
+
+
 def test_heads_are_columns(model: ts.DualEncoder, pairs: list[ts.Pair], tmp_path: Path) -> None:
     heads = traced(model, pairs, site="z", heads="each")
     assert heads.columns == ("head 0", "head 1") and heads.cte.shape == (3, 3, 2)
