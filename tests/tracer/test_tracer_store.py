@@ -114,7 +114,7 @@ def test_only_the_units_of_new_pairs_are_traced(
         whole = ts.trace(model, pairs, cache=tmp_path, **UNITS)
     assert sum(runs) < 20
     # what came from units of another composition was summed in another order
-    np.testing.assert_allclose(whole.scores.patched, uninterrupted.scores.patched, atol=2e-7)
+    np.testing.assert_allclose(whole.scores.patched, uninterrupted.scores.patched, atol=1e-6)  # as below
 
 
 def moved(model: ts.DualEncoder) -> ts.DualEncoder:
@@ -284,7 +284,8 @@ def test_embeddings_that_do_not_fit_go_to_the_cache_folder(
     loaded = ts.load_trace(tmp_path / "trace")
     assert is_mapped(loaded.embeddings)
     assert_same_bytes(loaded, in_memory)
-    np.testing.assert_allclose(spilled.scores.patched, uninterrupted.scores.patched, atol=2e-7)  # smaller passes
+    # smaller passes: products of other sizes sum in another order, a few float32 units (6e-8) of entries near 1
+    np.testing.assert_allclose(spilled.scores.patched, uninterrupted.scores.patched, atol=1e-6)
 
 
 def test_embeddings_that_fit_nowhere_are_dropped_aloud(model: ts.DualEncoder, pairs: list[ts.Pair]) -> None:
