@@ -178,6 +178,7 @@ class PatchingEngine:
             NonFiniteError: an embedding is NaN or infinite.
         """
         sweep = prepared.sweep
+        self._spell_out(sweep)
         with torch.no_grad(), full_float32():
             groups = [self._group(prepared, members) for members in prepared.groups(unit)]
             found = [self._cells(group, sweep, prepared.path) for group in groups]
@@ -204,9 +205,6 @@ class PatchingEngine:
                 f"site {site.name!r} lies inside blocks, and this tower's blocks ({type(self.tower.blocks[0]).__name__}"
                 f") are run as a whole: patch the residual stream, site='resid'"
             )
-        for block in self.tower.blocks:
-            if isinstance(block, Block):
-                block.attn.explicit = site.name == "pattern"
         resumable = self.tower.resumable and site.name != "pattern"
         if path == "resume" and not resumable:
             raise SiteError(
@@ -215,6 +213,12 @@ class PatchingEngine:
                 f"path='auto'"
             )
         return "resume" if resumable and path != "generic" else "generic"
+
+    def _spell_out(self, sweep: Sweep) -> None:
+        """Compute attention patterns as tensors where they are the site; torch's fused kernel has none."""
+        for block in self.tower.blocks:
+            if isinstance(block, Block):
+                block.attn.explicit = sweep.site.name == "pattern"
 
     def _group(self, prepared: Prepared, members: list[int]) -> Group:
         """The unpatched runs of both sides; rows of one shape as one batch, so that weights are read once."""
@@ -279,12 +283,12 @@ class PatchingEngine:
         n_blocks = self.tower.n_layers
         alike: dict[tuple[int, ...], list[tuple[int, int, int, int]]] = {}
         for pair, layer, column in np.argwhere(group.known(self.tower, sweep) == RUN).tolist():
-            first = sweep.layers(layer, n_blocks).start
-            if sweep.site.first_layer == 0 and first == n_blocks:  # the last state alone, where a mean is read
+            window, positions = sweep.layers(layer, n_blocks), group.columns[pair][column].positions
+            last_state = sweep.site.first_layer == 0 and window.stop > n_blocks  # no block of a resumed pass takes it
+            if last_state and (group.base.pooled is None or group.base.pooled in positions):  # and it is read
                 cells[pair, layer, column] = normalise(self._whole(group, sweep, layer, [pair], column))[0]
             else:
-                positions = group.columns[pair][column].positions
-                alike.setdefault(positions, []).append((pair, first, layer, column))
+                alike.setdefault(positions, []).append((pair, window.start, layer, column))
         for positions, members in alike.items():
             start = min(positions) if self.tower.causal else 0
             room = max(1, most_rows // (group.length - start))
@@ -340,13 +344,13 @@ class PatchingEngine:
         first = events[0][0]
         last_state = events[0][1] == "hook_resid_post" and sweep.site.hook == "hook_resid_pre"  # all blocks are skipped
         wanted = [group.donor_state(block, hook)[(chosen[index[0]], *index[1:])] for block, hook in events]
-        before = [group.base.resid[block + 1][chosen] for block in range(n_blocks)]
+        before = [group.base.resid[block + 1][chosen] for block in range(n_blocks if last_state else first)]
         if last_state:
             before[-1][index] = wanted[0]
         held: list[Tensor] = []
         with self._model.trace(group.inputs[chosen]) as tracer:
-            for block in range(n_blocks if last_state else first):
-                self._model.blocks[block].skip(before[block])
+            for block, state in enumerate(before):
+                self._model.blocks[block].skip(state)
             if last_state:
                 held.append(nnsight.save(self._model.blocks[n_blocks - 1].output[index]))
             else:

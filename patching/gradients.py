@@ -90,6 +90,7 @@ class AttributionEngine(PatchingEngine):
                 f"undoes what those before it did to the same state): use window=1, or method='exact'"
             )
         prepared = self.prepare(base, donor, sweep=sweep, columns=columns, batch_size=batch_size)
+        self._spell_out(sweep)
         columns = prepared.columns
         towards = [rows.to(self.tower.device) for rows in directions]
         effects: dict[int, Tensor] = {}

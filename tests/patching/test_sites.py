@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models import chinese_clip_model, open_clip_model, siglip_model, transformers_model
+from models import chinese_clip_model, open_clip_hf_model, open_clip_model, siglip_model, transformers_model
 from torch import nn
 from towers import differing_rows, rows_for, tower_over
 
@@ -24,6 +24,7 @@ FAMILIES = {
     "transformers": transformers_model,
     "SigLIP": siglip_model,
     "ChineseCLIP": chinese_clip_model,
+    "mean over tokens": lambda **kw: open_clip_hf_model(pooler="mean_pooler", **kw),
 }
 
 
@@ -137,6 +138,32 @@ def test_a_state_is_the_sum_of_what_the_blocks_wrote() -> None:
     for block in range(tower.n_layers):
         total = attention.resid[block] + attention.site[block] + mlp.site[block]
         torch.testing.assert_close(total, attention.resid[block + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_window_that_reaches_the_last_state_replaces_it(family: str, window: int) -> None:
+    """Where every position is read, the last state counts at any of them; elsewhere at the pooled one."""
+    tower = tower_of(family)
+    base, donor = rows_for(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
+    sweep, columns = Sweep(site_named("resid"), window), [Column((2,)), Column((0, 5)), Column((3, 4))]
+    found = PatchingEngine(tower).patch([base], [donor], sweep=sweep, columns=[columns], checks=0)
+    assert found.path == "resume"
+    for at in range(tower.n_layers + 1):
+        for number, column in enumerate(columns):
+            expected = by_hooks(tower, base, donor, sweep, at, column)
+            assert (found.patched[0, at, number] - expected).abs().max() <= TOLERANCE
+
+
+def test_runs_of_two_preparations_do_not_disturb_each_other() -> None:
+    tower = tower_of("open_clip")
+    base, donor = [62, 5, 6, 7, 63], [62, 40, 6, 7, 63]
+    engine = PatchingEngine(tower)
+    pattern, states = (engine.prepare([base], [donor], sweep=Sweep(site_named(name))) for name in ("pattern", "resid"))
+    for prepared in (pattern, states, pattern):
+        found = engine.run(prepared, [0])
+        expected = PatchingEngine(tower).patch([base], [donor], sweep=prepared.sweep).patched
+        torch.testing.assert_close(found.patched, expected, atol=2e-6, rtol=0)
 
 
 def test_heads_together_are_the_whole_attention() -> None:
