@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .hooks import HookPoint, share
@@ -14,6 +15,13 @@ from .layers import FusedQKV, Linear, SplitQKV
 
 # (attention, q, k, v) -> z, all [*rows, head, d_head]: which rows attend to which, by Attention.mix
 Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
+
+
+class Fresh(NamedTuple):
+    """Rows whose queries, keys and values are computed; of these, the ones whose queries are (None: all)."""
+
+    rows: Int[Tensor, " row"]
+    queries: Int[Tensor, " query"] | None
 
 
 class Attention(nn.Module):
@@ -121,11 +129,19 @@ class Block(nn.Module):
         return self.body(self.hook_resid_pre(x), within(mask))
 
     def body(
-        self, x: Float[Tensor, "*rows d"], attend: Attend, queries: Tensor | None = None
+        self,
+        x: Float[Tensor, "*rows d"],
+        attend: Attend,
+        queries: Tensor | None = None,
+        fresh: Fresh | None = None,
     ) -> Float[Tensor, "*queries d"]:
-        """The block after ``hook_resid_pre``; ``queries``: the output of the rows with these numbers only."""
+        """The block after ``hook_resid_pre``.
+
+        queries: the output of the rows with these numbers only. fresh: where ``attend`` knows the other rows' part.
+        """
+        rows, asking = (x, queries) if fresh is None else (x[fresh.rows], fresh.queries)
         before, after = (_unchanged, self.ln_1) if self.post_norm else (self.ln_1, _unchanged)
-        attended = self.hook_attn_out(self.scale_attn(self.attn(before(x), attend, queries)))
+        attended = self.hook_attn_out(self.scale_attn(self.attn(before(rows), attend, asking)))
         x = self.hook_resid_mid(after((x if queries is None else x[queries]) + attended))
         before, after = (_unchanged, self.ln_2) if self.post_norm else (self.ln_2, _unchanged)
         return self.hook_resid_post(after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x))))))

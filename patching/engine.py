@@ -22,11 +22,11 @@ from ..errors import NonFiniteError, PatchDidNotFireError, SiteError, TowerMisma
 from .alignment import Alignment
 from .batching import WORKING_MEMORY, Prepared, RowLimits, divide, full_float32, shape_keys
 from .block import Block
-from .groups import Group, Job
-from .resuming import Lanes, Layout
+from .groups import Group, Job, Run, divide_lanes, state_at
+from .resuming import Pass
 from .sites import Column, Sweep, each_position
-from .structure import DONOR, RUN
 from .tower import Tower, normalise
+from .unpatched import Unpatched
 from .verification import TOLERANCE
 
 Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
@@ -180,11 +180,14 @@ class PatchingEngine:
         sweep = prepared.sweep
         self._spell_out(sweep)
         with torch.no_grad(), full_float32():
-            groups = [self._group(prepared, members) for members in prepared.groups(unit)]
-            found = [self._cells(group, sweep, prepared.path) for group in groups]
+            members = prepared.groups(unit)
             if prepared.path == "resume":
-                self._resume_all(groups, found, sweep, prepared.limits.lanes)
+                groups, unpatched = self._begin(prepared, members)
+                found = self._resume_all(groups, unpatched, sweep, prepared.limits.lanes)
                 self._check(groups, found, sweep, checks, np.random.default_rng(seed))
+            else:
+                groups = [self._group(prepared, own) for own in members]
+                found = [self._cells(group, sweep) for group in groups]
         pairs = zip(groups, found, strict=True)
         if not all(bool((torch.isfinite(cells) | ~group.possible[:, None, :, None]).all()) for group, cells in pairs):
             raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
@@ -220,42 +223,55 @@ class PatchingEngine:
             if isinstance(block, Block):
                 block.attn.explicit = sweep.site.name == "pattern"
 
-    def _group(self, prepared: Prepared, members: list[int]) -> Group:
-        """The unpatched runs of both sides; rows of one shape as one batch, so that weights are read once."""
-        sides, site = (prepared.base, prepared.donor), prepared.sweep.site
-        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in sides)
-        keep = site.hook if site.residual is None else None
-        if ours.shape == theirs.shape:
-            clean, other = self.tower.run_both(ours, theirs, keep)
-        else:
-            clean, other = self.tower.run_clean(ours, keep), self.tower.run_clean(theirs, keep)
-        group = Group(members, ours, clean, other, [prepared.columns[i] for i in members])
-        if prepared.alignments is None:
-            return group
-        return self._aligned(group, theirs, [prepared.alignments[i] for i in members], keep)
+    def _begin(self, prepared: Prepared, members: Sequence[list[int]]) -> tuple[list[Group], Unpatched]:
+        """Groups whose unpatched runs are still to be computed, by the first resumed pass."""
+        inputs = [self._inputs(prepared, own) for own in members]
+        unpatched = self.tower.begin([batch for own in inputs for batch in own])
+        runs, groups = iter(unpatched.runs), []
+        for own, (ours, *_, theirs) in zip(members, inputs, strict=True):
+            base, donor = next(runs), next(runs)
+            group = Group(own, ours[0], base, donor, [prepared.columns[i] for i in own])
+            moved = next(runs) if theirs[1] is not None else None
+            self._align(group, prepared, moved)
+            groups.append(group)
+        return groups, unpatched
 
-    def _aligned(self, group: Group, donors: Tensor, alignments: Sequence[Alignment], keep: str | None) -> Group:
-        """The group with the donor's activations at the base's positions."""
+    def _group(self, prepared: Prepared, members: list[int]) -> Group:
+        """Pairs with their unpatched runs."""
+        site = prepared.sweep.site
+        keep = site.hook if site.residual is None else None
+        inputs = self._inputs(prepared, members)
+        base, donor, *moved = (self.tower.run_clean(rows, keep, places) for rows, places in inputs)
+        group = Group(members, inputs[0][0], base, donor, [prepared.columns[i] for i in members])
+        self._align(group, prepared, *moved)
+        return group
+
+    def _inputs(self, prepared: Prepared, members: Sequence[int]) -> list[tuple[Tensor, Tensor | None]]:
+        """Inputs and places of the unpatched runs: base, donor, and the donor at other places if it stands there."""
+        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (prepared.base, prepared.donor))
+        runs: list[tuple[Tensor, Tensor | None]] = [(ours, None), (theirs, None)]
+        alignments = [prepared.alignments[i] for i in members] if prepared.alignments is not None else []
         if any(alignment.donor_positions is not None for alignment in alignments):
             if not self.tower.movable:
                 raise SiteError(
                     "this tower does not add its positions in layer 0, so that tokens cannot be run at other places: "
                     "align with position_policy='shift'"
                 )
-            own = tuple(range(donors.shape[1]))
-            places = torch.tensor([alignment.donor_positions or own for alignment in alignments], device=donors.device)
-            group.donor = self.tower.run_clean(donors, keep, places)
-        group.align(torch.tensor([alignment.sources for alignment in alignments], device=donors.device))
-        return group
+            own = tuple(range(theirs.shape[1]))
+            places = torch.tensor([alignment.donor_positions or own for alignment in alignments], device=theirs.device)
+            runs.append((theirs, places))
+        return runs
+
+    def _align(self, group: Group, prepared: Prepared, moved: Run | None = None) -> None:
+        """The donor's activations at the base's positions."""
+        if prepared.alignments is not None:
+            sources = [prepared.alignments[i].sources for i in group.members]
+            group.align(torch.tensor(sources, device=group.inputs.device), moved)
 
     # the two paths --------------------------------------------------------------------------------------------------
 
-    def _cells(self, group: Group, sweep: Sweep, path: PatchPath) -> Float[Tensor, "batch layer column embed"]:
-        """Every cell of a group: by whole passes, or (to be resumed) only what is known by construction."""
-        if path == "resume":
-            clean, other = normalise(group.base.embedding), normalise(group.donor.embedding)
-            donors = torch.tensor(group.known(self.tower, sweep) == DONOR, device=clean.device)
-            return group.blank(torch.where(donors[..., None], other[:, None, None], clean[:, None, None]))
+    def _cells(self, group: Group, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
+        """Every cell of a group by whole passes."""
         pairs = list(range(len(group.members)))
         layers = [
             torch.stack(
@@ -266,72 +282,57 @@ class PatchingEngine:
         ]
         return group.blank(torch.stack(layers, dim=1))
 
-    def _resume_all(self, groups: Sequence[Group], found: Sequence[Tensor], sweep: Sweep, most_rows: int) -> None:
-        """Every cell that is not known by construction, in passes of at most about ``most_rows`` rows."""
-        pairs = zip(groups, found, strict=True)
-        jobs = [job for group, cells in pairs for job in self._jobs(group, cells, sweep, most_rows)]
-        while jobs:
-            size, rows = 0, 0
-            while size < len(jobs) and (size == 0 or rows + jobs[size].lanes.n_rows <= most_rows):
-                rows += jobs[size].lanes.n_rows
-                size += 1
-            self._resume(jobs[:size], sweep)
-            jobs = jobs[size:]
+    def _resume_all(
+        self, groups: Sequence[Group], unpatched: Unpatched, sweep: Sweep, most_rows: int
+    ) -> list[Float[Tensor, "batch layer column embed"]]:
+        """Every cell of every group, in passes of about ``most_rows`` rows; the first runs what is unpatched."""
+        jobs, whole = divide_lanes(self.tower, sweep, groups, most_rows)
+        passes: list[list[Job]] = [[]]
+        rows = unpatched.n_rows
+        for job in jobs:
+            if rows + job.lanes.n_rows > most_rows and rows:
+                passes.append([])
+                rows = 0
+            passes[-1].append(job)
+            rows += job.lanes.n_rows
+        results = [self._resume(part, unpatched, sweep, part is not passes[-1]) for part in passes]
+        found = [group.known_cells(self.tower, sweep) for group in groups]
+        embeddings = normalise(torch.cat(results)).split([len(job.lanes.texts) for job in jobs])
+        for job, own in zip(jobs, embeddings, strict=True):
+            found[job.group][job.cells.unbind(dim=1)] = own
+        for number, (pair, layer, column) in whole:
+            own = normalise(self._whole(groups[number], sweep, layer, [pair], column))
+            found[number][pair, layer, column] = own[0]
+        return found
 
-    def _jobs(self, group: Group, cells: Tensor, sweep: Sweep, most_rows: int) -> Iterator[Job]:
-        """The lanes of a group: those that are patched at the same positions together."""
-        n_blocks = self.tower.n_layers
-        alike: dict[tuple[int, ...], list[tuple[int, int, int, int]]] = {}
-        for pair, layer, column in np.argwhere(group.known(self.tower, sweep) == RUN).tolist():
-            window, positions = sweep.layers(layer, n_blocks), group.columns[pair][column].positions
-            last_state = sweep.site.first_layer == 0 and window.stop > n_blocks  # no block of a resumed pass takes it
-            if last_state and (group.base.pooled is None or group.base.pooled in positions):  # and it is read
-                cells[pair, layer, column] = normalise(self._whole(group, sweep, layer, [pair], column))[0]
-            else:
-                alike.setdefault(positions, []).append((pair, window.start, layer, column))
-        for positions, members in alike.items():
-            start = min(positions) if self.tower.causal else 0
-            room = max(1, most_rows // (group.length - start))
-            members.sort()  # by text, so that a part of the lanes needs few of them
-            for at in range(0, len(members), room):
-                part = sorted(members[at : at + room], key=lambda member: member[1])
-                heads = [group.columns[pair][column].head for pair, _, _, column in part]
-                lanes = Lanes(
-                    clean=group.base,
-                    positions=positions,
-                    start=start,
-                    texts=[pair for pair, _, _, _ in part],
-                    first=[first for _, first, _, _ in part],
-                    until=[sweep.layers(layer, n_blocks).stop for _, _, layer, _ in part],
-                    heads=None if heads[0] is None else [head for head in heads if head is not None],
-                )
-                index = torch.tensor([(pair, layer, column) for pair, _, layer, column in part], device=cells.device)
-                yield Job(lanes, group.donor, cells, index)
-
-    def _resume(self, jobs: Sequence[Job], sweep: Sweep) -> None:
-        """One pass over many lanes; writes the embeddings into each job's cells."""
+    def _resume(
+        self, jobs: Sequence[Job], unpatched: Unpatched, sweep: Sweep, keep: bool
+    ) -> Float[Tensor, "lane embed"]:
+        """One pass over many lanes, and over what is unpatched if that has not been run yet."""
         import nnsight
 
-        lanes = [job.lanes for job in jobs]
-        plans = []
-        for block in range(self.tower.n_layers):
-            only_pooled = sweep.site.of_queries and block == self.tower.n_layers - 1 and self.tower.spec.reads_one
-            index = Layout(lanes, block).patched(only_pooled)
-            if len(index[0]):
-                wanted = torch.cat([job.states(sweep, block, only_pooled) for job in jobs])
-                plans.append((block, index, wanted))
-        held: list[Tensor] = []
-        with self._model.trace(lanes, fn="resume") as tracer:
-            for block, index, wanted in plans:
-                point = _point(self._model.blocks[block], sweep.site.hook)
-                point.output[index] = wanted
-                held.append(nnsight.save(point.output[index]))
+        site, lanes = sweep.site, [job.lanes for job in jobs]
+        tower = self.tower
+        run = Pass(unpatched, lanes, site=site, n_blocks=tower.n_layers, reads_one=tower.spec.reads_one, keep=keep)
+        first = run.n_unpatched > 0
+        record = first and site.residual is None
+        blocks = [block for block, layout in enumerate(run.layouts) if record or len(layout.patched[0][0])]
+        proofs: list[tuple[int, Tensor, Tensor]] = []
+        with self._model.trace(run, fn="resume") as tracer:
+            for block in blocks:
+                point = _point(self._model.blocks[block], site.hook)
+                states = point.output if first else state_at(unpatched, block, site.hook)
+                if record:
+                    unpatched.site.append(states[: run.n_unpatched].clone())
+                here, there = run.layouts[block].patched
+                wanted = states[there]
+                point.output[here] = wanted
+                proofs.append((block, point.output[here], wanted))
             result = nnsight.save(tracer.result)
-        for (block, _, wanted), state in zip(plans, held, strict=True):
+        for block, state, wanted in proofs:
             where = ", ".join(sorted({str(position) for group in lanes for position in group.positions}))
-            self._prove(state, wanted, f"block {block} ({sweep.site.hook}), positions {where}")
-        for job, embeddings in zip(jobs, normalise(result).split([len(job.lanes.texts) for job in jobs]), strict=True):
-            job.cells[job.index.unbind(dim=1)] = embeddings
+            self._prove(state, wanted, f"block {block} ({site.hook}), positions {where}")
+        return result
 
     def _whole(self, group: Group, sweep: Sweep, at: int, pairs: list[int], column: int) -> Float[Tensor, "pair embed"]:
         """Patch one layer and column of many pairs in a whole forward pass that skips the blocks before it."""

@@ -14,10 +14,10 @@ from ..errors import NonFiniteError, SiteError
 from .batching import TARGET_ROWS, full_float32
 from .engine import PatchingEngine
 from .groups import Group
-from .resuming import CleanRun
 from .sites import Column, Site, Sweep
 from .structure import RUN
 from .tower import normalise
+from .unpatched import CleanRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,20 +216,14 @@ def _states(run: CleanRun, sweep: Sweep) -> list[Tensor]:
     """The activations of a run that the sweep replaces, layer by layer."""
     site = sweep.site
     if site.residual is None:
-        return run.site
+        return list(run.site)
     first = site.first_layer + site.residual
-    return run.resid[first : first + site.n_layers(len(run.resid) - 1)]
+    return list(run.resid)[first : first + site.n_layers(len(run.resid) - 1)]
 
 
 def _without_graph(run: CleanRun) -> CleanRun:
-    return CleanRun(
-        [state.detach() for state in run.resid],
-        run.kv,
-        [state.detach() for state in run.site],
-        run.pooled,
-        run.mask,
-        run.embedding.detach(),
-    )
+    resid, site = ([state.detach() for state in states] for states in (run.resid, run.site))
+    return CleanRun(resid, site, run.pooled, run.embedding.detach())
 
 
 def _product(site: Site, gradient: Tensor, difference: Tensor) -> Float[Tensor, "direction batch pos head"]:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .resuming import CleanRun, Lanes
+from .resuming import Lanes
 from .sites import Column, Site, Sweep
-from .structure import structural_cells
-from .tower import Tower
+from .structure import DONOR, RUN, structural_cells
+from .tower import Tower, normalise
+from .unpatched import Run, SharedRun, Unpatched
 
 
 class Group:
     """Pairs whose rows have one shape, with their unpatched runs; the donor's states are in the base row's frame."""
 
     def __init__(
-        self, members: list[int], inputs: Tensor, base: CleanRun, donor: CleanRun, columns: list[Sequence[Column]]
+        self, members: list[int], inputs: Tensor, base: Run, donor: Run, columns: list[Sequence[Column]]
     ) -> None:
         self.members, self.inputs, self.base, self.donor, self.columns = members, inputs, base, donor, columns
-        self.donor_embedding = donor.embedding
+        self._unaligned = donor
         self.sources: Int[Tensor, "batch pos"] | None = None
         self._known: np.ndarray | None = None
 
-    def align(self, sources: Int[Tensor, "batch pos"]) -> None:
-        """Put the donor's activations in the base's frame; positions without a counterpart leave their columns."""
-        self.donor = _in_frame(self.donor, sources)
+    @property
+    def donor_embedding(self) -> Float[Tensor, "batch embed"]:
+        """Embeddings of the donors where they stand (not normalised)."""
+        return self._unaligned.embedding
+
+    def align(self, sources: Int[Tensor, "batch pos"], moved: Run | None = None) -> None:
+        """Put the donor's activations in the base's frame; positions without a counterpart leave their columns.
+
+        moved: the donor's run with its tokens at other places.
+        """
+        self.donor = (moved or self.donor).in_frame(sources)
         self.sources = sources
         self.columns = [
             [Column(tuple(p for p in column.positions if own[p] >= 0), column.head) for column in columns]
@@ -61,9 +71,41 @@ class Group:
             self._known = structural_cells(tower, sweep, self.base, self.donor, member, self.sources).cpu().numpy()
         return self._known
 
+    def known_cells(self, tower: Tower, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
+        """The cells that are the base's or the donor's embedding by construction; others hold the base's for now."""
+        clean, other = (normalise(run.embedding) for run in (self.base, self.donor))
+        donors = torch.tensor(self.known(tower, sweep) == DONOR, device=clean.device)
+        return self.blank(torch.where(donors[..., None], other[:, None, None], clean[:, None, None]))
+
+    def entry(
+        self, tower: Tower, site: Site, pair: int, positions: tuple[int, ...]
+    ) -> tuple[tuple[int, ...], int, bool]:
+        """Where a run that is patched at these positions resumes.
+
+        Returns:
+            The positions that are still to be patched there, the first row that is run, and whether the rows before it
+            go on as in the donor's run: where a state is replaced and none before it differs from the donor's.
+        """
+        if not tower.causal:
+            return positions, 0, False
+        if site.hook != "hook_resid_pre" or self.sources is not None:
+            return positions, min(positions), False
+        start = int(self._first_difference[pair])  # states before it are the donor's already
+        while start in positions:
+            start += 1
+        left = tuple(position for position in positions if position > start)
+        if start > self._first_difference[pair]:
+            return left, start, True
+        return left, min(left), False
+
+    @cached_property
+    def _first_difference(self) -> np.ndarray:
+        differs = (self.base.resid[0] != self.donor.resid[0]).any(dim=-1)
+        return differs.int().argmax(dim=1).cpu().numpy()
+
     def donor_state(self, block: int, hook: str) -> Tensor:
         """The donor's activation at a hook point."""
-        return _state(self.donor, block, hook)
+        return state_at(self.donor, block, hook)
 
     def index(self, pairs: list[int], column: int, site: Site) -> tuple[Any, ...]:
         """Index of the replaced entries in an activation whose rows are ``pairs``: (row, position[, head])."""
@@ -88,45 +130,64 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Lanes to be run, and the cells (pair, layer, column) that their embeddings belong to."""
+    """Lanes to be run, and the cells (pair, layer, column) of a group that their embeddings belong to."""
 
+    group: int
     lanes: Lanes
-    donor: CleanRun
-    cells: Tensor
-    index: Int[Tensor, "lane 3"]
-
-    def states(self, sweep: Sweep, block: int, only_pooled: bool) -> Tensor:
-        """The donor's activations that go into one block, in the order of ``Layout.patched``."""
-        lanes, state = self.lanes, _state(self.donor, block, sweep.site.hook)
-        active = lanes.active(block)
-        positions = list(lanes.positions)
-        if only_pooled:
-            positions = [position for position in positions if position == lanes.clean.pooled]
-        texts = [lanes.texts[lane] for lane in active for _ in positions]
-        index: tuple[list[int], ...] = (texts, positions * len(active))
-        if lanes.heads is not None:
-            index = (*index, [lanes.heads[lane] for lane in active for _ in positions])
-        return state[tuple(torch.tensor(part, dtype=torch.long, device=state.device) for part in index)]
+    cells: Int[Tensor, "lane 3"]
 
 
-def _state(run: CleanRun, block: int, hook: str) -> Tensor:
+Cell = tuple[int, int, int]  # pair, layer, column
+
+
+def divide_lanes(
+    tower: Tower, sweep: Sweep, groups: Sequence[Group], most_rows: int
+) -> tuple[list[Job], list[tuple[int, Cell]]]:
+    """The cells of resumable groups that are not known by construction, as lanes of at most ``most_rows`` rows.
+
+    Returns:
+        The lanes that are patched at the same positions together; and (group, cell) of those that cannot be resumed,
+        since no block takes the state that they replace.
+    """
+    jobs: list[Job] = []
+    whole: list[tuple[int, Cell]] = []
+    n_blocks, site = tower.n_layers, sweep.site
+    for number, group in enumerate(groups):
+        base, donor = group.base, group.donor
+        assert isinstance(base, SharedRun) and isinstance(donor, SharedRun)
+        alike: dict[tuple[tuple[int, ...], int, bool], list[tuple[int, int, int, int]]] = {}
+        for pair, layer, column in np.argwhere(group.known(tower, sweep) == RUN).tolist():
+            window, positions = sweep.layers(layer, n_blocks), group.columns[pair][column].positions
+            last_state = site.first_layer == 0 and window.stop > n_blocks  # no block of a resumed pass takes it
+            if last_state and (base.pooled is None or base.pooled in positions):  # and it is read
+                whole.append((number, (pair, layer, column)))
+            else:
+                where = group.entry(tower, site, pair, positions)
+                alike.setdefault(where, []).append((pair, window.start, layer, column))
+        for (positions, start, follows), members in alike.items():
+            room = max(1, most_rows // (group.length - start))
+            members.sort()  # by text, so that a part of the lanes needs few of them
+            for at in range(0, len(members), room):
+                part = sorted(members[at : at + room], key=lambda member: member[1])
+                heads = [group.columns[pair][column].head for pair, _, _, column in part]
+                lanes = Lanes(
+                    clean=base,
+                    donor=donor,
+                    before=donor if follows else base,
+                    positions=positions,
+                    start=start,
+                    texts=[pair for pair, _, _, _ in part],
+                    first=[first for _, first, _, _ in part],
+                    until=[sweep.layers(layer, n_blocks).stop for _, _, layer, _ in part],
+                    heads=None if heads[0] is None else [head for head in heads if head is not None],
+                )
+                cells = torch.tensor([(pair, layer, column) for pair, _, layer, column in part])
+                jobs.append(Job(number, lanes, cells.to(group.inputs.device)))
+    return jobs, whole
+
+
+def state_at(run: Run | Unpatched, block: int, hook: str) -> Tensor:
     """The activation at a hook point of an unpatched run."""
     if hook == "hook_resid_pre":
         return run.resid[block]
     return run.resid[block + 1] if hook == "hook_resid_post" else run.site[block]
-
-
-def _in_frame(run: CleanRun, sources: Int[Tensor, "batch pos"]) -> CleanRun:
-    """A run's activations at the positions that belong to another row's; where none does (-1), those of position 0."""
-    rows = torch.arange(len(sources), device=sources.device)[:, None]
-    at = sources.clamp_min(0)
-    # where the donor is read out, in the base's frame: -1 where that is not one place in every row
-    ends = None if run.pooled is None else (sources == run.pooled).nonzero()[:, 1].unique()
-    return CleanRun(
-        [state[rows, at] for state in run.resid],
-        run.kv,
-        [state[rows, at] for state in run.site],
-        None if ends is None else int(ends[0]) if len(ends) == 1 else -1,
-        run.mask,
-        run.embedding,
-    )

@@ -13,9 +13,9 @@ from ..errors import SiteError
 from .batching import TARGET_ROWS
 from .engine import PatchingEngine, PatchPath, _point
 from .groups import Group
-from .resuming import CleanRun
 from .sites import Site, Sweep
 from .tower import Tower, normalise
+from .unpatched import CleanRun
 
 # Hook points of a block in the order of the forward pass, and the parts that compute what is held still.
 _ORDER = ("hook_resid_pre", "attn", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
@@ -58,7 +58,7 @@ class DirectEngine(PatchingEngine):
             raise SiteError("path='resume' does not hold anything still: use path='auto' for direct effects")
         return super()._path(sweep, "generic")
 
-    def _cells(self, group: Group, sweep: Sweep, path: PatchPath) -> Float[Tensor, "batch layer column embed"]:
+    def _cells(self, group: Group, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
         held = {hook: self.tower.run_clean(group.inputs, hook) for hook in self._held_hooks()}
         cells = [(pair, column) for pair in range(len(group.members)) for column in range(len(group.columns[0]))]
         size = max(1, TARGET_ROWS // group.length)

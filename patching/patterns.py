@@ -49,4 +49,4 @@ def attention_patterns(
             chosen = members[at : at + ROWS]
             with torch.no_grad():
                 run = twin.run_clean(twin.collate([rows[i] for i in chosen]), "attn.hook_pattern")
-            yield chosen, torch.stack(run.site, dim=1)
+            yield chosen, torch.stack(list(run.site), dim=1)

@@ -6,61 +6,34 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .block import Attend, Attention
+from .block import Attention, Fresh
+from .sites import Site
+from .unpatched import QKV, SharedRun, Unpatched
 
-
-class KeyValues(NamedTuple):
-    """The keys and values of one block."""
-
-    k: Float[Tensor, "batch pos head d_head"]
-    v: Float[Tensor, "batch pos head d_head"]
-
-
-@dataclass(frozen=True, eq=False)
-class CleanRun:
-    """Everything a resumed pass needs from an unpatched one.
-
-    resid: states of layers 0..L. kv: keys and values by block; None in a block that is not taken apart.
-    site: activations of the patched site by block, where that is not the residual stream. pooled: the position that is
-    read out, the same in every row; None where the readout is over all of them.
-    """
-
-    resid: list[Float[Tensor, "batch pos d_model"]]
-    kv: list[KeyValues | None]
-    site: list[Tensor]
-    pooled: int | None
-    mask: Bool[Tensor, "*batch pos pos"] | None
-    embedding: Float[Tensor, "batch embed"]
-
-    def part(self, rows: slice) -> CleanRun:
-        """The same run of some of its texts."""
-        return CleanRun(
-            [state[rows] for state in self.resid],
-            [None if kv is None else KeyValues(kv.k[rows], kv.v[rows]) for kv in self.kv],
-            [state[rows] for state in self.site],
-            self.pooled,
-            self.mask if self.mask is None or self.mask.ndim == 2 else self.mask[rows],
-            self.embedding[rows],
-        )
+Index = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Lanes:
-    """Sequences that resume from one row of one clean run and are patched at the same positions.
+    """Sequences that resume from one row of one unpatched run and are patched at the same positions.
 
-    Lane i is a patched run of text ``texts[i]``: its clean states enter the pass before block ``first[i]``, which is
-    the first block where it is patched, and ``until[i]`` is the block after the last one. Lanes are ordered by
-    ``first``. ``heads[i]`` is the patched head (all lanes have one, or none). ``start`` is the first row that is run;
-    in a causal tower the rows before the patch cannot change, and their clean keys and values are attended to instead.
+    Lane i is a patched run of text ``texts[i]``: its unpatched states enter the pass before block ``first[i]``, the
+    first where it is patched, and ``until[i]`` is the block after the last one. Lanes are ordered by ``first``.
+    ``heads[i]`` is the patched head (all lanes have one, or none). ``start`` is the first row that is run. In a causal
+    tower the rows before the patch cannot change, and patched rows which no changed row comes before go on
+    as in the donor's run: the keys and values of all rows before ``start`` are those of the run ``before``.
+
+    clean: the run that is patched. donor: where the replacing states come from, in the frame of ``clean``.
     """
 
-    clean: CleanRun
+    clean: SharedRun
+    donor: SharedRun
+    before: SharedRun
     positions: tuple[int, ...]
     start: int
     texts: list[int]
@@ -71,12 +44,18 @@ class Lanes:
     @property
     def width(self) -> int:
         """Rows that are run for each lane."""
-        return self.clean.resid[0].shape[1] - self.start
+        return self.clean.rows.shape[1] - self.start
 
     @property
     def n_rows(self) -> int:
         """Rows in the last block: what the pass costs at its widest."""
         return self.width * len(self.texts)
+
+    @property
+    def pooled(self) -> int:
+        """The row that is read out, counted from ``start``."""
+        assert self.clean.pooled is not None
+        return self.clean.pooled - self.start
 
     def joined(self, block: int) -> int:
         """How many lanes have entered before this block is run."""
@@ -88,7 +67,21 @@ class Lanes:
 
     @cached_property
     def text_index(self) -> Int[Tensor, " lane"]:
-        return torch.tensor(self.texts, device=self.clean.embedding.device)
+        return torch.tensor(self.texts, device=self.clean.rows.device)
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "lane pos"]:
+        """The unpatched rows that a lane's own are before it is patched, and those of ``before``."""
+        rows = self.clean.rows[self.text_index]
+        rows[:, : self.start] = self.before.rows[self.text_index, : self.start]
+        return rows
+
+    @cached_property
+    def patched_rows(self) -> Int[Tensor, "lane pos"]:
+        """The same with the donor's rows at the patched positions."""
+        rows, positions = self.rows.clone(), list(self.positions)
+        rows[:, positions] = self.donor.rows[self.text_index][:, positions]
+        return rows
 
     @cached_property
     def mask(self) -> Bool[Tensor, "*lane width pos"] | None:
@@ -106,94 +99,144 @@ class Lanes:
         """Which positions the row that is read out may attend to; None for all."""
         if self.mask is None or self.mask.shape[-2] == 1:
             return self.mask
-        assert self.clean.pooled is not None
-        at = self.clean.pooled - self.start
-        mask = self.mask[..., at : at + 1, :]
+        mask = self.mask[..., self.pooled : self.pooled + 1, :]
         return None if bool(mask.all()) else mask
 
 
-class Layout:
-    """Where the rows of many lanes stand in the flat batch [rows, d_model] of one block: lanes after lanes."""
+class Pass:
+    """One pass down the blocks: unpatched rows, unless an earlier pass has run them, and lanes that resume from them.
 
-    def __init__(self, lanes: Sequence[Lanes], block: int) -> None:
-        self.lanes, self.block = lanes, block
-        self.counts = [group.joined(block) for group in lanes]
-        self.sizes = [count * group.width for count, group in zip(self.counts, lanes, strict=True)]
+    site: where lanes are patched. If that is not queries, keys or values, those of a lane's first block are known: the
+    unpatched rows', and where the block's input is patched the donor's. reads_one: the last block computes of each lane
+    only the row that is read out. keep: later passes resume from the same rows.
+    """
+
+    def __init__(
+        self,
+        unpatched: Unpatched,
+        lanes: Sequence[Lanes],
+        *,
+        site: Site,
+        n_blocks: int,
+        reads_one: bool,
+        keep: bool = False,
+    ) -> None:
+        self.unpatched, self.lanes, self.site, self.keep = unpatched, lanes, site, keep
+        self.n_unpatched = unpatched.n_rows if unpatched.embedding is None else 0
+        self.known = site.name not in ("q", "k", "v")
+        self.device = unpatched.resid[0].device
+        self.layouts = [Layout(self, block, reads_one and block == n_blocks - 1) for block in range(n_blocks)]
+
+    def enter(self) -> Float[Tensor, "row d_model"]:
+        """The rows that stand before all lanes in every block."""
+        return self.unpatched.resid[0][: self.n_unpatched]
+
+    def leave(self, x: Float[Tensor, "row d_model"]) -> None:
+        """Keep the unpatched states that come out of a block."""
+        if self.n_unpatched:
+            self.unpatched.resid.append(x[: self.n_unpatched].clone())  # no view: it would keep the lanes' rows too
+
+
+class Layout:
+    """Where the rows stand in the flat batch [rows, d_model] of one block: unpatched rows, then lanes after lanes."""
+
+    def __init__(self, run: Pass, block: int, only_pooled: bool) -> None:
+        self.run, self.block, self.only_pooled = run, block, only_pooled
+        self.counts = [group.joined(block) for group in run.lanes]
+        self.before = [group.joined(block - 1) if block else 0 for group in run.lanes]
+        # lanes whose queries, keys and values are computed
+        self.computed = self.before if run.known else self.counts
 
     def enter(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "more_rows d"]:
-        """The flat batch of the block before with the clean states of the lanes that enter at this one."""
-        before = [(group.joined(self.block - 1) if self.block else 0) for group in self.lanes]
-        pieces = []
-        old = x.split([count * group.width for count, group in zip(before, self.lanes, strict=True)])
-        for piece, group, earlier, now in zip(old, self.lanes, before, self.counts, strict=True):
-            pieces.append(piece)
-            if now > earlier:
-                states = group.clean.resid[self.block][group.text_index[earlier:now], group.start :]
-                pieces.append(states.flatten(0, 1))
+        """The flat batch of the block before with the unpatched states of the lanes that enter at this one."""
+        sizes = [count * group.width for count, group in zip(self.before, self.run.lanes, strict=True)]
+        pieces = list(x.split([self.run.n_unpatched, *sizes]))
+        states = self.run.unpatched.resid[self.block]
+        for at, group in enumerate(self.run.lanes):
+            entering = group.rows[self.before[at] : self.counts[at], group.start :]
+            pieces[at + 1] = torch.cat([pieces[at + 1], states[entering.flatten()]])
         return torch.cat(pieces)
 
-    def patched(self, only_pooled: bool) -> tuple[Tensor, ...]:
-        """Flat numbers of the rows that are patched in this block, lane after lane; and their heads, if by head.
+    @cached_property
+    def patched(self) -> tuple[Index, Index]:
+        """What is replaced in this block, and by what: in the activation of this pass, and in the unpatched one.
 
-        only_pooled: the activation has one row for each lane, the one that is read out.
+        Both are numbers of rows, and heads where heads are replaced; lane after lane.
         """
+        only_pooled = self.only_pooled and self.run.site.of_queries  # one row for each lane, the one that is read out
         rows: list[int] = []
         heads: list[int] = []
-        offset = 0
-        for group, count, size in zip(self.lanes, self.counts, self.sizes, strict=True):
-            for lane in group.active(self.block):
-                if only_pooled:
-                    here = [offset + lane] if group.clean.pooled in group.positions else []
-                else:
-                    at = offset + lane * group.width - group.start
-                    here = [at + position for position in group.positions]
-                rows += here
-                if group.heads is not None:
-                    heads += [group.heads[lane]] * len(here)
-            offset += count if only_pooled else size
-        device = self.lanes[0].clean.embedding.device
-        index = (torch.tensor(rows, dtype=torch.long, device=device),)
-        return (*index, torch.tensor(heads, dtype=torch.long, device=device)) if heads else index
+        donors = [torch.empty(0, dtype=torch.long, device=self.run.device)]
+        offset = self.run.n_unpatched
+        for group, count in zip(self.run.lanes, self.counts, strict=True):
+            positions = [p for p in group.positions if not only_pooled or p == group.clean.pooled]
+            active, width = group.active(self.block), 1 if only_pooled else group.width
+            first = group.start + (group.pooled if only_pooled else 0)
+            rows += [offset + lane * width + position - first for lane in active for position in positions]
+            donors.append(group.donor.rows[group.text_index[active]][:, positions].flatten())
+            if group.heads is not None:
+                heads += [group.heads[lane] for lane in active for _ in positions]
+            offset += count * width
+        here, there = torch.tensor(rows, dtype=torch.long, device=self.run.device), torch.cat(donors)
+        if not heads:
+            return (here,), (there,)
+        which = torch.tensor(heads, dtype=torch.long, device=self.run.device)
+        return (here, which), (there, which)
 
-    def pooled(self) -> Int[Tensor, " lane"]:
-        """Flat numbers of the rows that the embeddings are read from."""
-        rows: list[int] = []
-        offset = 0
-        for group, count, size in zip(self.lanes, self.counts, self.sizes, strict=True):
-            assert group.clean.pooled is not None
-            at = offset + group.clean.pooled - group.start
-            rows += range(at, at + count * group.width, group.width)
-            offset += size
-        return torch.tensor(rows, device=self.lanes[0].clean.embedding.device)
+    @cached_property
+    def fresh(self) -> Fresh | None:
+        """The rows whose queries, keys and values are computed; None for all."""
+        if self.computed == self.counts:
+            return None
+        rows = self._rows(self.counts, self.computed)
+        return Fresh(rows, self._rows(self.computed, self.computed, pooled=True) if self.only_pooled else None)
 
-    def attend(self, only_pooled: bool) -> Attend:
-        """Each lane attends to itself and to the clean positions before it."""
+    @cached_property
+    def queries(self) -> Int[Tensor, " query"] | None:
+        """The rows whose output is computed; None for all."""
+        return self._rows(self.counts, self.counts, pooled=True) if self.only_pooled else None
 
-        def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out = []
-            queries = q.split(self.counts if only_pooled else self.sizes)
-            for i, (own_q, own_k, own_v) in enumerate(
-                zip(queries, k.split(self.sizes), v.split(self.sizes), strict=True)
-            ):
-                if self.counts[i]:
-                    out.append(self._attend_one(attention, i, own_q, own_k, own_v, only_pooled))
-            return torch.cat(out)
+    def _rows(self, there: Sequence[int], chosen: Sequence[int], pooled: bool = False) -> Int[Tensor, " row"]:
+        """Numbers of the unpatched rows and those of each group's first lanes, or of their rows that are read out.
 
-        return attend
+        there: how many lanes of each group the rows are of.
+        """
+        parts = [torch.arange(self.run.n_unpatched)]
+        offset = self.run.n_unpatched
+        for group, count, some in zip(self.run.lanes, there, chosen, strict=True):
+            rows = torch.arange(offset, offset + some * group.width)
+            parts.append(rows.unflatten(0, (some, group.width))[:, group.pooled] if pooled and some else rows)
+            offset += count * group.width
+        return torch.cat(parts).to(self.run.device)
 
-    def _attend_one(
-        self, attention: Attention, i: int, q: Tensor, k: Tensor, v: Tensor, only_pooled: bool
-    ) -> Float[Tensor, "queries head d_head"]:
-        group, count = self.lanes[i], self.counts[i]
-        q, k, v = (t.unflatten(0, (count, -1)) for t in (q, k, v))  # (lane, row, head, d_head)
-        if group.start:
-            clean, texts = group.clean.kv[self.block], group.text_index[:count]
-            assert clean is not None
-            k = torch.cat([clean.k[texts, : group.start], k], dim=1)
-            v = torch.cat([clean.v[texts, : group.start], v], dim=1)
-        mask = group.pooled_mask if only_pooled else group.mask
-        first = group.clean.pooled if only_pooled else group.start
-        assert first is not None
-        if mask is not None and mask.ndim > 2:
-            mask = mask[:count]
-        return attention.mix(q, k, v, mask, first).flatten(0, 1)
+    def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "queries head d_head"]:
+        """Unpatched texts attend to their own rows, each lane to itself and the positions before it."""
+        unpatched, n = self.run.unpatched, self.run.n_unpatched
+        if n:
+            known = QKV(q[:n], k[:n], v[:n])
+            if self.run.keep:
+                unpatched.qkv.append(QKV(*(part.clone() for part in known)))
+            out = list(unpatched.attend(attention, q, k, v))
+        else:
+            known, out = unpatched.qkv[self.block], []
+            k, v = torch.cat([known.k, k]), torch.cat([known.v, v])
+        at_query, at_key = n, len(known.k)
+        for group, count, computed in zip(self.run.lanes, self.counts, self.computed, strict=True):
+            if not count:
+                continue
+            size = computed * group.width
+            # where the keys of every lane stand: unpatched rows, but for the lanes that have run already
+            keys = (group.patched_rows if self.run.site.hook == "hook_resid_pre" else group.rows)[:count].clone()
+            first = group.pooled if self.only_pooled else 0
+            entering = keys[computed:, group.start + first : group.start + first + 1 if self.only_pooled else None]
+            own = torch.arange(at_key, at_key + size, device=keys.device)
+            keys[:computed, group.start :] = own.unflatten(0, (computed, group.width))
+            n_queries = computed if self.only_pooled else size
+            queries = torch.cat([q[at_query : at_query + n_queries], known.q[entering.flatten()]])
+            mask = group.pooled_mask if self.only_pooled else group.mask
+            if mask is not None and mask.ndim > 2:
+                mask = mask[:count]
+            z = attention.mix(queries.unflatten(0, (count, -1)), k[keys], v[keys], mask, group.start + first)
+            out.append(z.flatten(0, 1))
+            at_query, at_key = at_query + n_queries, at_key + size
+        return torch.cat(out)

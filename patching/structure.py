@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from .resuming import CleanRun
 from .sites import Sweep
 from .tower import Tower
+from .unpatched import Run
 
 RUN, BASE, DONOR = 0, 1, 2
 
@@ -16,8 +16,8 @@ RUN, BASE, DONOR = 0, 1, 2
 def structural_cells(
     tower: Tower,
     sweep: Sweep,
-    base: CleanRun,
-    donor: CleanRun,
+    base: Run,
+    donor: Run,
     member: Bool[Tensor, "batch column pos"],
     sources: Int[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, "batch layer column"]:
@@ -55,7 +55,7 @@ def structural_cells(
     only_last = tower.readout_layers == (n_blocks,)
     pooled = None if base.pooled is None or not only_last else member[:, :, base.pooled]  # (batch, column)
     if site.residual is not None and only_last:
-        if sweep.window == 1 and sources is None:
+        if sources is None:
             known[(member | ~reached[:, None]).all(dim=-1)[:, None].expand_as(known)] = DONOR
         for at in range(known.shape[1]):
             states = [layer + site.first_layer + site.residual for layer in sweep.layers(at, n_blocks)]

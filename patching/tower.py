@@ -6,10 +6,10 @@ Layers are numbered as in the literature: 0 is the embedding output (token + pos
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .block import Attention, Block, OpaqueBlock
+from .block import Block, OpaqueBlock
 from .hooks import HookPoint, share
-from .resuming import CleanRun, KeyValues, Lanes, Layout
+from .resuming import Pass
+from .unpatched import CleanRun, Tokens, Unpatched
 
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
@@ -131,7 +132,7 @@ class Tower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(chain(self.parameters(), self.buffers())).device
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -226,111 +227,80 @@ class Tower(nn.Module):
 
         keep: a hook point inside the blocks whose activations are kept as well. places: see :meth:`embed`.
         """
-        pooled = self.pooled_positions(inputs)
-        if pooled is not None and (pooled != pooled[0]).any():
-            raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
+        pooled = self._pooled_at(inputs)
         x, mask = self.embed(inputs, places), self.attention_mask(inputs)
-        resid, kv = [x], cast("list[KeyValues | None]", [])
-        site: list[Tensor] = []
-
-        def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            kv.append(KeyValues(k, v))
-            return attention.mix(q, k, v, mask)
-
+        resid, site = [x], cast("list[Tensor]", [])
         with _keeping(self.blocks, keep, site):
             for block in self.blocks:
-                if isinstance(block, Block):
-                    x = block.body(block.hook_resid_pre(x), attend)
-                else:
-                    x = block(x, mask)
-                    kv.append(None)
+                x = block(x, mask)
                 resid.append(x)
         read = x
         if self.readout_layers != (self.n_layers,):
             read = torch.stack([resid[layer] for layer in self.readout_layers]).mean(dim=0)
-        embedding = self.read(read, pooled, self.counted(inputs))
-        return CleanRun(resid, kv, site, None if pooled is None else int(pooled[0]), mask, embedding)
+        embedding = self.read(read, self.pooled_positions(inputs), self.counted(inputs))
+        return CleanRun(resid, site, pooled, embedding)
 
-    def run_both(self, base: Tensor, donor: Tensor, keep: str | None = None) -> tuple[CleanRun, CleanRun]:
-        """Unpatched passes over base and donor rows of one length as one batch, so that weights are read once.
+    def _pooled_at(self, inputs: Tensor) -> int | None:
+        """The one position that all inputs are read at; None for all positions."""
+        pooled = self.pooled_positions(inputs)
+        if pooled is None:
+            return None
+        if (pooled != pooled[0]).any():
+            raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
+        return int(pooled[0])
 
-        In a causal tower the donor's rows before the first difference are the base's, and are not run again.
+    def begin(self, batches: Sequence[tuple[Tensor, Tensor | None]]) -> Unpatched:
+        """Unpatched runs that :meth:`resume` is to compute, one for each batch of (inputs, places).
+
+        The inputs of a batch have one length and one pooled position; places: see :meth:`embed`. In a causal tower rows
+        that texts have in common, from their beginnings on, are run once.
         """
-        inputs, n, start = torch.cat([base, donor]), len(base), 0
-        if self.causal and self.resumable and keep != "attn.hook_pattern":
-            x = self.embed(inputs)
-            differs = (x[:n] != x[n:]).any(dim=-1).any(dim=0)
-            start = int(differs.int().argmax())  # rows before it are equal in every pair
-        if not start:
-            both = self.run_clean(inputs, keep)
-            return both.part(slice(n)), both.part(slice(n, None))
-        mask, pooled = self.attention_mask(inputs), self.pooled_positions(inputs)
-        assert pooled is not None and mask is not None
-        length, own_rows = x.shape[1], n * x.shape[1]
-        ours, theirs = (mask, mask) if mask.ndim == 2 else (mask[:n], mask[n:])
-        kv: list[tuple[KeyValues, KeyValues]] = []
-        flat: list[Tensor] = []
+        unpatched = Unpatched()
+        for inputs, places in batches:
+            tokens: Tokens | None = None
+            if self.causal:
+                at = itertools.repeat(range(inputs.shape[1])) if places is None else places.tolist()
+                tokens = [list(zip(*text, strict=True)) for text in zip(inputs.tolist(), at, strict=False)]
+            x, mask = self.embed(inputs, places), self.attention_mask(inputs)
+            unpatched.add(x, tokens, self._pooled_at(inputs), mask, self.counted(inputs))
+        return unpatched
 
-        def whole(rows: Tensor) -> tuple[Tensor, Tensor]:
-            """Base and donor rows [n, length, ...] of a flat batch: the donor's first ones are the base's."""
-            one, other = rows[:own_rows].unflatten(0, (n, length)), rows[own_rows:].unflatten(0, (n, length - start))
-            return one, torch.cat([one[:, :start], other], dim=1)
-
-        def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = whole(k), whole(v)
-            kv.append((KeyValues(keys[0], values[0]), KeyValues(keys[1], values[1])))
-            one, other = q[:own_rows].unflatten(0, (n, length)), q[own_rows:].unflatten(0, (n, length - start))
-            z = attention.mix(one, keys[0], values[0], ours)
-            z_donor = attention.mix(other, keys[1], values[1], theirs[..., start:, :], first=start)
-            return torch.cat([z.flatten(0, 1), z_donor.flatten(0, 1)])
-
-        rows = torch.cat([x[:n].flatten(0, 1), x[n:, start:].flatten(0, 1)])
-        states = [(x[:n], x[n:])]
-        with _keeping(self.blocks, keep, flat):
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                rows = block.body(block.hook_resid_pre(rows), attend)
-                states.append(whole(rows))
-        sites = [whole(activation) for activation in flat]
-        embeddings = self.read(torch.cat(states[-1]), pooled)
-        one, other = (
-            CleanRun(
-                [pair[side] for pair in states],
-                [pair[side] for pair in kv],
-                [pair[side] for pair in sites],
-                int(pooled[0]),
-                (ours, theirs)[side],
-                embeddings[side * n : (side + 1) * n],
-            )
-            for side in (0, 1)
-        )
-        return one, other
-
-    def resume(self, lanes: Sequence[Lanes]) -> Float[Tensor, "lane embed"]:
+    def resume(self, run: Pass) -> Float[Tensor, "lane embed"]:
         """One pass down the blocks for every layer, position and head that is to be patched.
 
-        Before each block the clean states of the lanes that are first patched there join the flat batch; the engine
+        Before each block the unpatched states of the lanes that are first patched there join the flat batch; the engine
         replaces their rows at the block's hook point (``Layout.patched``). Where one position is read out, the last
-        block computes only that row.
+        block computes only that row of each lane. The unpatched rows stand before all lanes, and their embeddings are
+        kept in ``run.unpatched``.
 
         Returns:
             The embeddings of all lanes, in their order.
         """
-        x = lanes[0].clean.embedding.new_empty(0, self.d_model, dtype=lanes[0].clean.resid[0].dtype)
-        single = self.spec.reads_one
-        for number, block in enumerate(self.blocks):
+        x, single, unpatched = run.enter(), self.spec.reads_one, run.unpatched
+        for block, layout in zip(self.blocks, run.layouts, strict=True):
             assert isinstance(block, Block)
-            layout = Layout(lanes, number)
             x = layout.enter(x)
             if not len(x):  # nothing is patched so far, as at layer 0 of pairs that differ in one token
                 continue
-            x = block.hook_resid_pre(x)
-            last = single and number == self.n_layers - 1
-            x = block.body(x, layout.attend(only_pooled=last), layout.pooled() if last else None)
+            x = block.body(block.hook_resid_pre(x), layout.attend, layout.queries, layout.fresh)
+            run.leave(x)
+        runs = unpatched.runs if run.n_unpatched else []
+        own, lanes = x[: run.n_unpatched], x[run.n_unpatched :]
         if single:
-            return self.readout(x)
-        rows = zip(x.split([group.n_rows for group in lanes]), lanes, strict=True)
-        return torch.cat([self.read(own.unflatten(0, (-1, group.width)), None) for own, group in rows])
+            ends = torch.cat([text_run.rows[:, text_run.pooled] for text_run in runs]) if runs else slice(0)
+            embeddings = self.readout(torch.cat([own[ends], lanes]))
+        else:
+            patched = zip(lanes.split([group.n_rows for group in run.lanes]), run.lanes, strict=True)
+            embeddings = torch.cat(
+                [
+                    *(self.read(own[text_run.rows], None, text_run.counted) for text_run in runs),
+                    *(self.read(rows.unflatten(0, (-1, group.width)), None) for rows, group in patched),
+                ]
+            )
+        if not runs:
+            return embeddings
+        unpatched.embedding = embeddings[: unpatched.n_texts]
+        return embeddings[unpatched.n_texts :]
 
     # other views of the same tower -----------------------------------------------------------------------------------
 
