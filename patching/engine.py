@@ -22,7 +22,7 @@ from ..errors import NonFiniteError, PatchDidNotFireError, SiteError, TowerMisma
 from .alignment import Alignment
 from .batching import WORKING_MEMORY, Prepared, RowLimits, divide, full_float32, shape_keys
 from .block import Block
-from .groups import Group, Job, Run, divide_lanes, state_at
+from .groups import Cells, Group, Job, begin, divide_lanes, evenly, run_whole, state_at
 from .resuming import Pass
 from .sites import Column, Sweep, each_position
 from .tower import Tower, normalise
@@ -180,14 +180,13 @@ class PatchingEngine:
         sweep = prepared.sweep
         self._spell_out(sweep)
         with torch.no_grad(), full_float32():
-            members = prepared.groups(unit)
             if prepared.path == "resume":
-                groups, unpatched = self._begin(prepared, members)
+                groups, unpatched = begin(self.tower, prepared, unit)
                 found = self._resume_all(groups, unpatched, sweep, prepared.limits.lanes)
                 self._check(groups, found, sweep, checks, np.random.default_rng(seed))
             else:
-                groups = [self._group(prepared, own) for own in members]
-                found = [self._cells(group, sweep) for group in groups]
+                groups = run_whole(self.tower, prepared, unit)
+                found = [self._cells(group, sweep, prepared.limits.lanes) for group in groups]
         pairs = zip(groups, found, strict=True)
         if not all(bool((torch.isfinite(cells) | ~group.possible[:, None, :, None]).all()) for group, cells in pairs):
             raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
@@ -223,63 +222,22 @@ class PatchingEngine:
             if isinstance(block, Block):
                 block.attn.explicit = sweep.site.name == "pattern"
 
-    def _begin(self, prepared: Prepared, members: Sequence[list[int]]) -> tuple[list[Group], Unpatched]:
-        """Groups whose unpatched runs are still to be computed, by the first resumed pass."""
-        inputs = [self._inputs(prepared, own) for own in members]
-        unpatched = self.tower.begin([batch for own in inputs for batch in own])
-        runs, groups = iter(unpatched.runs), []
-        for own, (ours, *_, theirs) in zip(members, inputs, strict=True):
-            base, donor = next(runs), next(runs)
-            group = Group(own, ours[0], base, donor, [prepared.columns[i] for i in own])
-            moved = next(runs) if theirs[1] is not None else None
-            self._align(group, prepared, moved)
-            groups.append(group)
-        return groups, unpatched
-
-    def _group(self, prepared: Prepared, members: list[int]) -> Group:
-        """Pairs with their unpatched runs."""
-        site = prepared.sweep.site
-        keep = site.hook if site.residual is None else None
-        inputs = self._inputs(prepared, members)
-        base, donor, *moved = (self.tower.run_clean(rows, keep, places) for rows, places in inputs)
-        group = Group(members, inputs[0][0], base, donor, [prepared.columns[i] for i in members])
-        self._align(group, prepared, *moved)
-        return group
-
-    def _inputs(self, prepared: Prepared, members: Sequence[int]) -> list[tuple[Tensor, Tensor | None]]:
-        """Inputs and places of the unpatched runs: base, donor, and the donor at other places if it stands there."""
-        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (prepared.base, prepared.donor))
-        runs: list[tuple[Tensor, Tensor | None]] = [(ours, None), (theirs, None)]
-        alignments = [prepared.alignments[i] for i in members] if prepared.alignments is not None else []
-        if any(alignment.donor_positions is not None for alignment in alignments):
-            if not self.tower.movable:
-                raise SiteError(
-                    "this tower does not add its positions in layer 0, so that tokens cannot be run at other places: "
-                    "align with position_policy='shift'"
-                )
-            own = tuple(range(theirs.shape[1]))
-            places = torch.tensor([alignment.donor_positions or own for alignment in alignments], device=theirs.device)
-            runs.append((theirs, places))
-        return runs
-
-    def _align(self, group: Group, prepared: Prepared, moved: Run | None = None) -> None:
-        """The donor's activations at the base's positions."""
-        if prepared.alignments is not None:
-            sources = [prepared.alignments[i].sources for i in group.members]
-            group.align(torch.tensor(sources, device=group.inputs.device), moved)
-
     # the two paths --------------------------------------------------------------------------------------------------
 
-    def _cells(self, group: Group, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
+    def _cells(self, group: Group, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
         """Every cell of a group by whole passes."""
-        pairs = list(range(len(group.members)))
-        layers = [
-            torch.stack(
-                [normalise(self._whole(group, sweep, at, pairs, column)) for column in range(len(group.columns[0]))],
-                dim=1,
-            )
-            for at in range(sweep.site.n_layers(self.tower.n_layers))
-        ]
+        return self._by_layer(group, sweep, most_rows, self._whole)
+
+    def _by_layer(
+        self, group: Group, sweep: Sweep, most_rows: int, run: Callable[[Group, Sweep, int, Cells], Tensor]
+    ) -> Float[Tensor, "batch layer column embed"]:
+        """The cells of each layer in passes of at most ``most_rows`` rows."""
+        cells = [(pair, column) for pair in range(len(group.members)) for column in range(len(group.columns[0]))]
+        size = max(1, most_rows // group.length)
+        layers = []
+        for at in range(sweep.site.n_layers(self.tower.n_layers)):
+            parts = [run(group, sweep, at, cells[first : first + size]) for first in range(0, len(cells), size)]
+            layers.append(normalise(torch.cat(parts)).unflatten(0, (len(group.members), -1)))
         return group.blank(torch.stack(layers, dim=1))
 
     def _resume_all(
@@ -287,21 +245,14 @@ class PatchingEngine:
     ) -> list[Float[Tensor, "batch layer column embed"]]:
         """Every cell of every group, in passes of about ``most_rows`` rows; the first runs what is unpatched."""
         jobs, whole = divide_lanes(self.tower, sweep, groups, most_rows)
-        passes: list[list[Job]] = [[]]
-        rows = unpatched.n_rows
-        for job in jobs:
-            if rows + job.lanes.n_rows > most_rows and rows:
-                passes.append([])
-                rows = 0
-            passes[-1].append(job)
-            rows += job.lanes.n_rows
+        passes = evenly(jobs, unpatched.n_rows, most_rows)
         results = [self._resume(part, unpatched, sweep, part is not passes[-1]) for part in passes]
         found = [group.known_cells(self.tower, sweep) for group in groups]
         embeddings = normalise(torch.cat(results)).split([len(job.lanes.texts) for job in jobs])
         for job, own in zip(jobs, embeddings, strict=True):
             found[job.group][job.cells.unbind(dim=1)] = own
         for number, (pair, layer, column) in whole:
-            own = normalise(self._whole(groups[number], sweep, layer, [pair], column))
+            own = normalise(self._whole(groups[number], sweep, layer, [(pair, column)]))
             found[number][pair, layer, column] = own[0]
         return found
 
@@ -334,14 +285,14 @@ class PatchingEngine:
             self._prove(state, wanted, f"block {block} ({site.hook}), positions {where}")
         return result
 
-    def _whole(self, group: Group, sweep: Sweep, at: int, pairs: list[int], column: int) -> Float[Tensor, "pair embed"]:
-        """Patch one layer and column of many pairs in a whole forward pass that skips the blocks before it."""
+    def _whole(self, group: Group, sweep: Sweep, at: int, cells: Cells) -> Float[Tensor, "cell embed"]:
+        """Patch cells of one layer in a whole forward pass that skips the blocks before it."""
         import nnsight
 
         n_blocks = self.tower.n_layers
         events = sweep.events(at, n_blocks)
-        index = group.index(pairs, column, sweep.site)
-        chosen = torch.tensor(pairs, device=group.inputs.device)
+        index = group.index(cells, sweep.site)
+        chosen = torch.tensor([pair for pair, _ in cells], device=group.inputs.device)
         first = events[0][0]
         last_state = events[0][1] == "hook_resid_post" and sweep.site.hook == "hook_resid_pre"  # all blocks are skipped
         wanted = [group.donor_state(block, hook)[(chosen[index[0]], *index[1:])] for block, hook in events]
@@ -361,7 +312,8 @@ class PatchingEngine:
                     held.append(nnsight.save(point.output[index]))
             result = nnsight.save(tracer.result)
         for (block, hook), state, donors in zip(events, held, wanted, strict=True):
-            self._prove(state, donors, f"block {block} ({hook}), positions {group.columns[pairs[0]][column].positions}")
+            positions = sorted({p for pair, column in cells for p in group.columns[pair][column].positions})
+            self._prove(state, donors, f"block {block} ({hook}), positions {positions}")
         return result
 
     # proofs ---------------------------------------------------------------------------------------------------------
@@ -377,21 +329,26 @@ class PatchingEngine:
     def _check(
         self, groups: Sequence[Group], found: Sequence[Tensor], sweep: Sweep, checks: int, rng: np.random.Generator
     ) -> None:
-        """Run a few cells again by the generic path, filled-in cells and resumed ones alike."""
+        """Run a few cells again by the generic path, filled-in cells and resumed ones alike; two of a layer a pass."""
         tolerance = TOLERANCE[self.tower.dtype]
-        for _ in range(checks):
-            which = int(rng.integers(len(groups)))
-            pair, layer, column = (int(rng.integers(size)) for size in found[which].shape[:3])
-            if not groups[which].possible[pair, column]:
+        for left in range(checks, 0, -2):
+            number = int(rng.integers(len(groups)))
+            group, own = groups[number], found[number]
+            n_pairs, n_layers, n_columns, _ = own.shape
+            layer = int(rng.integers(n_layers))
+            cells = [(int(rng.integers(n_pairs)), int(rng.integers(n_columns))) for _ in range(min(left, 2))]
+            cells = [cell for cell in cells if group.possible[cell]]
+            if not cells:
                 continue
-            again = normalise(self._whole(groups[which], sweep, layer, [pair], column))[0]
-            worst = float((again - found[which][pair, layer, column]).abs().max())
-            if not worst <= tolerance:
-                raise TowerMismatchError(
-                    f"self-check failed at layer {layer + sweep.site.first_layer}, positions "
-                    f"{groups[which].columns[pair][column].positions}: the resumed pass and the whole pass differ by "
-                    f"{worst:.1e} (allowed {tolerance:.0e}); no result is returned"
-                )
+            again = normalise(self._whole(group, sweep, layer, cells))
+            for (pair, column), embedding in zip(cells, again, strict=True):
+                worst = float((embedding - own[pair, layer, column]).abs().max())
+                if not worst <= tolerance:
+                    raise TowerMismatchError(
+                        f"self-check failed at layer {layer + sweep.site.first_layer}, positions "
+                        f"{group.columns[pair][column].positions}: the resumed pass and the whole pass differ by "
+                        f"{worst:.1e} (allowed {tolerance:.0e}); no result is returned"
+                    )
 
 
 def _point(block: Any, hook: str) -> Any:

@@ -12,11 +12,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import SiteError
+from .batching import Prepared
 from .resuming import Lanes
 from .sites import Column, Site, Sweep
 from .structure import DONOR, RUN, structural_cells
 from .tower import Tower, normalise
 from .unpatched import Run, SharedRun, Unpatched
+
+Cells = Sequence[tuple[int, int]]  # (pair, column), of one layer
 
 
 class Group:
@@ -107,12 +111,12 @@ class Group:
         """The donor's activation at a hook point."""
         return state_at(self.donor, block, hook)
 
-    def index(self, pairs: list[int], column: int, site: Site) -> tuple[Any, ...]:
-        """Index of the replaced entries in an activation whose rows are ``pairs``: (row, position[, head])."""
+    def index(self, cells: Cells, site: Site) -> tuple[Any, ...]:
+        """Index of the replaced entries in an activation whose rows are ``cells``: (row, position[, head])."""
         rows: list[int] = []
         positions: list[int] = []
         heads: list[int | None] = []
-        for row, pair in enumerate(pairs):
+        for row, (pair, column) in enumerate(cells):
             chosen = self.columns[pair][column]
             rows += [row] * len(chosen.positions)
             positions += chosen.positions
@@ -137,20 +141,85 @@ class Job:
     cells: Int[Tensor, "lane 3"]
 
 
-Cell = tuple[int, int, int]  # pair, layer, column
+def begin(tower: Tower, prepared: Prepared, unit: Sequence[int]) -> tuple[list[Group], Unpatched]:
+    """The pairs of a unit, with their unpatched rows still to be run by the first resumed pass."""
+    members = prepared.groups(unit)
+    inputs = [_inputs(tower, prepared, own) for own in members]
+    unpatched = tower.begin([batch for own in inputs for batch in own])
+    runs = iter(unpatched.runs)
+    groups = [
+        _group(prepared, own, batches[0][0], [next(runs) for _ in batches])
+        for own, batches in zip(members, inputs, strict=True)
+    ]
+    return groups, unpatched
+
+
+def run_whole(tower: Tower, prepared: Prepared, unit: Sequence[int]) -> list[Group]:
+    """The pairs of a unit, with their unpatched rows run by passes of their own."""
+    site = prepared.sweep.site
+    keep = site.hook if site.residual is None else None
+    groups = []
+    for members in prepared.groups(unit):
+        batches = _inputs(tower, prepared, members)
+        runs = [tower.run_clean(rows, keep, places) for rows, places in batches]
+        groups.append(_group(prepared, members, batches[0][0], runs))
+    return groups
+
+
+def _inputs(tower: Tower, prepared: Prepared, members: Sequence[int]) -> list[tuple[Tensor, Tensor | None]]:
+    """Inputs and places of the unpatched runs: base, donor, and the donor at other places if it is to stand there."""
+    ours, theirs = (tower.collate([side[i] for i in members]) for side in (prepared.base, prepared.donor))
+    batches: list[tuple[Tensor, Tensor | None]] = [(ours, None), (theirs, None)]
+    alignments = [prepared.alignments[i] for i in members] if prepared.alignments is not None else []
+    if any(alignment.donor_positions is not None for alignment in alignments):
+        if not tower.movable:
+            raise SiteError(
+                "this tower does not add its positions in layer 0, so that tokens cannot be run at other places: "
+                "align with position_policy='shift'"
+            )
+        own = tuple(range(theirs.shape[1]))
+        places = torch.tensor([alignment.donor_positions or own for alignment in alignments], device=theirs.device)
+        batches.append((theirs, places))
+    return batches
+
+
+def _group(prepared: Prepared, members: list[int], inputs: Tensor, runs: Sequence[Run]) -> Group:
+    """runs: of base and donor, and of the donor at other places."""
+    base, donor, *moved = runs
+    group = Group(members, inputs, base, donor, [prepared.columns[i] for i in members])
+    if prepared.alignments is not None:
+        sources = [prepared.alignments[i].sources for i in members]
+        group.align(torch.tensor(sources, device=inputs.device), *moved)
+    return group
+
+
+def evenly(jobs: Sequence[Job], n_unpatched: int, most_rows: int) -> list[list[Job]]:
+    """Jobs by passes of about as many rows, ``most_rows`` or so at most; the first has the unpatched rows too."""
+    left = n_unpatched + sum(job.lanes.n_rows for job in jobs)
+    passes: list[list[Job]] = [[]]
+    rows, room = n_unpatched, left / -(-left // most_rows)
+    for job in jobs:
+        size = job.lanes.n_rows
+        if rows and (rows + size > most_rows or rows + size / 2 > room):
+            passes.append([])
+            left -= rows
+            rows, room = 0, left / -(-left // most_rows)
+        passes[-1].append(job)
+        rows += size
+    return passes
 
 
 def divide_lanes(
     tower: Tower, sweep: Sweep, groups: Sequence[Group], most_rows: int
-) -> tuple[list[Job], list[tuple[int, Cell]]]:
+) -> tuple[list[Job], list[tuple[int, tuple[int, int, int]]]]:
     """The cells of resumable groups that are not known by construction, as lanes of at most ``most_rows`` rows.
 
     Returns:
-        The lanes that are patched at the same positions together; and (group, cell) of those that cannot be resumed,
-        since no block takes the state that they replace.
+        The lanes that are patched at the same positions together; and (group, (pair, layer, column)) of those that
+        cannot be resumed, since no block takes the state that they replace.
     """
     jobs: list[Job] = []
-    whole: list[tuple[int, Cell]] = []
+    whole: list[tuple[int, tuple[int, int, int]]] = []
     n_blocks, site = tower.n_layers, sweep.site
     for number, group in enumerate(groups):
         base, donor = group.base, group.donor

@@ -119,7 +119,7 @@ class FusedQKV(nn.Module):
         d = x.shape[-1]
         bias_q, bias_kv = (None, None) if self.bias is None else (self.bias[:d], self.bias[d:])
         k, v = F.linear(x, self.weight[d:], bias_kv).chunk(2, dim=-1)
-        return F.linear(x[queries], self.weight[:d], bias_q), k, v
+        return F.linear(x.index_select(0, queries), self.weight[:d], bias_q), k, v
 
 
 class SplitQKV(nn.Module):
@@ -131,7 +131,7 @@ class SplitQKV(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rows d"], queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of all rows; queries of all, or of the rows numbered ``queries``."""
-        return self.q(x if queries is None else x[queries]), self.k(x), self.v(x)
+        return self.q(x if queries is None else x.index_select(0, queries)), self.k(x), self.v(x)
 
 
 class Scale(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,11 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import SiteError
-from .batching import TARGET_ROWS
 from .engine import PatchingEngine, PatchPath, _point
-from .groups import Group
-from .sites import Site, Sweep
-from .tower import Tower, normalise
+from .groups import Cells, Group
+from .sites import Sweep
+from .tower import Tower
 from .unpatched import CleanRun
 
 # Hook points of a block in the order of the forward pass, and the parts that compute what is held still.
@@ -58,24 +57,15 @@ class DirectEngine(PatchingEngine):
             raise SiteError("path='resume' does not hold anything still: use path='auto' for direct effects")
         return super()._path(sweep, "generic")
 
-    def _cells(self, group: Group, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
+    def _cells(self, group: Group, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
         held = {hook: self.tower.run_clean(group.inputs, hook) for hook in self._held_hooks()}
-        cells = [(pair, column) for pair in range(len(group.members)) for column in range(len(group.columns[0]))]
-        size = max(1, TARGET_ROWS // group.length)
-        layers = []
-        for at in range(sweep.site.n_layers(self.tower.n_layers)):
-            parts = [
-                self._direct(group, held, sweep, at, cells[first : first + size])
-                for first in range(0, len(cells), size)
-            ]
-            layers.append(normalise(torch.cat(parts)).unflatten(0, (len(group.members), -1)))
-        return group.blank(torch.stack(layers, dim=1))
+        return self._by_layer(group, sweep, most_rows, partial(self._direct, held))
 
     def _held_hooks(self) -> tuple[str, ...]:
         return ("hook_attn_out",) if self.through_mlps else tuple(_WRITES)
 
     def _direct(
-        self, group: Group, held: dict[str, CleanRun], sweep: Sweep, at: int, cells: Sequence[tuple[int, int]]
+        self, held: dict[str, CleanRun], group: Group, sweep: Sweep, at: int, cells: Cells
     ) -> Float[Tensor, "cell embed"]:
         """One pass for many pairs and columns of one layer."""
         import nnsight
@@ -83,7 +73,7 @@ class DirectEngine(PatchingEngine):
         n_blocks = self.tower.n_layers
         [(first, hook)] = sweep.events(at, n_blocks)
         texts = torch.tensor([pair for pair, _ in cells], device=group.inputs.device)
-        index = _index(group, cells, sweep.site)
+        index = group.index(cells, sweep.site)
         wanted = group.donor_state(first, hook)[(texts[index[0]], *index[1:])]
         before = [group.base.resid[block + 1][texts] for block in range(first)]
         # (block, hook point, part that need not be run, entries that are set, to what), in the order of the pass
@@ -112,11 +102,3 @@ def _comes_after(write: str, hook: str) -> bool:
     """Whether a write of the patched block itself is to be held: not the one that has to pass the patch on."""
     within = hook.split(".")[0]
     return _ORDER.index(write) > _ORDER.index(within) and _WRITES[write] != within
-
-
-def _index(group: Group, cells: Sequence[tuple[int, int]], site: Site) -> tuple[Any, ...]:
-    """Index of the replaced entries in an activation whose rows are ``cells`` (pair, column)."""
-    parts = [group.index([pair], column, site) for pair, column in cells]
-    rows = torch.cat([part[0] + row for row, part in enumerate(parts)])
-    rest = zip(*(part[1:] for part in parts), strict=True)
-    return rows, *(axis[0] if isinstance(axis[0], slice) else torch.cat(axis) for axis in rest)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .block import Attention, Fresh
 from .sites import Site
-from .unpatched import QKV, SharedRun, Unpatched
+from .unpatched import QKV, SharedRun, Unpatched, take
 
 Index = tuple[Tensor, ...]
 
@@ -154,7 +154,7 @@ class Layout:
         states = self.run.unpatched.resid[self.block]
         for at, group in enumerate(self.run.lanes):
             entering = group.rows[self.before[at] : self.counts[at], group.start :]
-            pieces[at + 1] = torch.cat([pieces[at + 1], states[entering.flatten()]])
+            pieces[at + 1] = torch.cat([pieces[at + 1], take(states, entering.flatten())])
         return torch.cat(pieces)
 
     @cached_property
@@ -232,11 +232,13 @@ class Layout:
             own = torch.arange(at_key, at_key + size, device=keys.device)
             keys[:computed, group.start :] = own.unflatten(0, (computed, group.width))
             n_queries = computed if self.only_pooled else size
-            queries = torch.cat([q[at_query : at_query + n_queries], known.q[entering.flatten()]])
+            queries = torch.cat([q[at_query : at_query + n_queries], take(known.q, entering.flatten())])
             mask = group.pooled_mask if self.only_pooled else group.mask
             if mask is not None and mask.ndim > 2:
                 mask = mask[:count]
-            z = attention.mix(queries.unflatten(0, (count, -1)), k[keys], v[keys], mask, group.start + first)
+            z = attention.mix(
+                queries.unflatten(0, (count, -1)), take(k, keys), take(v, keys), mask, group.start + first
+            )
             out.append(z.flatten(0, 1))
             at_query, at_key = at_query + n_queries, at_key + size
         return torch.cat(out)

@@ -48,23 +48,30 @@ class Point:
     over_limit: list[float]
 
 
-def token_rows(tower: TextTower, n_tokens: int, budget: float) -> tuple[list[list[int]], list[list[int]], int, float]:
+def token_rows(
+    engine: PatchingEngine, n_tokens: int, budget: float
+) -> tuple[list[list[int]], list[list[int]], int, float]:
     """As many pairs (up to MOST_PAIRS), and in them as early a differing token, as ``budget`` operations allow.
 
     An early difference is what costs: every row from there on is run for every layer. So long texts of large towers
     differ late, as in a long report whose last finding is negated.
     """
+    tower = engine.tower
+    assert isinstance(tower, TextTower)
     sot, *_, eot = tower.token_ids("a")
     words = [tower.token_ids(word)[1] for word in ("no", "severe", "mild", "small", "large", "left")]
     filler = tower.token_ids("the")[1]
 
     def texts(at: int, count: int) -> tuple[list[list[int]], list[list[int]], float]:
+        """Pairs, and the operations of the batches that the engine makes of them."""
         swaps = list(islice(permutations(words, 2), count))
         base, donor = (
             [[sot, *[filler] * (at - 1), swap[side], *[filler] * (n_tokens - at - 2), eot] for swap in swaps]
             for side in (0, 1)
         )
-        return base, donor, float(sum(trace_flops(tower, b, d) for b, d in zip(base, donor, strict=True)))
+        units = engine.prepare(base, donor).units
+        needed = [trace_flops(tower, *([side[i] for i in unit] for side in (base, donor))) for unit in units]
+        return base, donor, float(sum(needed))
 
     at = next((p for p in range(min(3, n_tokens - 2), n_tokens - 2) if texts(p, 1)[2] <= budget), n_tokens - 2)
     count = max((c for c in range(1, MOST_PAIRS + 1) if texts(at, c)[2] <= budget), default=1)
@@ -82,7 +89,7 @@ def measure(*, quick: bool, repeats: int, gflop: int) -> dict[str, tuple[float, 
         products, operations = block_products(tower, 64 if quick else 1024, BLOCKS)
         rates, points = [], []
         for n_tokens in LENGTHS:
-            base, donor, at, needed = token_rows(tower, n_tokens, 1e7 if quick else gflop * 1e9)
+            base, donor, at, needed = token_rows(engine, n_tokens, 1e7 if quick else gflop * 1e9)
             run: Any = partial(engine.patch, base, donor, checks=0)
             if n_tokens == LENGTHS[0]:
                 run(), products()  # once before the clock

@@ -15,66 +15,70 @@ from collections.abc import Sequence
 
 from tracescribe.patching import TextTower
 
+Rows = Sequence[Sequence[int]]
 
-def trace_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> int:
-    """Operations that the engine runs for one pair of trimmed token rows (causal tower, read at the end).
 
-    A patch at (l, p) leaves layers 0..l and every position before p as they were. So a cell (l, p) needs blocks l+1..L,
-    and in each the n - p rows from p on; of the last block it needs the keys and values of those rows, but queries,
-    output and MLP of the pooled row only. Cells before the first differing token, cells of layer L, and cells of layer
-    0 where the tokens are equal or where they differ there alone are the base's or the donor's run by construction.
-    The two unpatched runs of a pair come on top; the donor's rows before the first difference are the base's (in a
-    batch: before the first difference of any of its pairs).
+def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
+    """Operations that the engine runs for a batch of pairs of trimmed token rows (causal tower, read at the end).
+
+    What :func:`least_flops` counts; and the last block of the unpatched rows, of which an embedding needs keys, values
+    and the pooled row only (the engine's self-checks read the others); and attention of unpatched rows that are known
+    already, where another text of their length has a row of its own as early.
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
     >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
-    >>> round(trace_flops(text, base, donor) / 1e6)
-    47
+    >>> round(trace_flops(text, [base], [donor]) / 1e6)
+    42
     """
+    n_blocks = tower.n_layers
+    total = 0
+    for texts, own in _unpatched(base, donor):
+        cost, n = _Costs(tower, len(texts[0])), len(texts[0])
+        asked = len(texts) * (n - min((at for new in own for at in new), default=n))
+        total += n_blocks * (sum(map(len, own)) * (cost.row - cost.attention) + asked * cost.attention)
+        total += len(texts) * cost.readout
+    return total + sum(_patched(tower, *pair) for pair in zip(base, donor, strict=True))
+
+
+def least_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
+    """Operations without which no exact trace of these pairs is possible (derived in docs/speed.md).
+
+    Unpatched rows: one for each different beginning of a text; of the last block keys, values and the pooled row. A
+    patch at (l, p) leaves layers 0..l and every position before p as they were, so that its cell needs blocks l+1..L,
+    and in each the n - p rows from p on; of the last block the keys and values of those rows, but queries, output and
+    MLP of the pooled row only. Queries, keys and values of the first of these blocks are those of the unpatched runs.
+    At the first differing token the patched row itself goes on as in the donor's run. Cells before the first differing
+    token, cells of layer L, and cells of layer 0 where the tokens are equal or where they differ there alone are the
+    base's or the donor's run by construction.
+
+    >>> import tracescribe as ts
+    >>> text = ts.load("phantom").text
+    >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
+    >>> round(least_flops(text, [base], [donor]) / trace_flops(text, [base], [donor]), 2)
+    0.98
+    """
+    total = 0
+    for texts, own in _unpatched(base, donor):
+        cost, n = _Costs(tower, len(texts[0])), len(texts[0])
+        rows = sum(map(len, own))
+        total += (tower.n_layers - 1) * rows * cost.row + rows * cost.key_value
+        total += sum(n - 1 in new for new in own) * cost.pooled + len(texts) * cost.readout
+    return total + sum(_patched(tower, *pair) for pair in zip(base, donor, strict=True))
+
+
+def published_passes(tower: TextTower, n_tokens: int) -> int:
+    """Passes of the whole model that the published algorithm makes for one pair: the donor's, and one a cell."""
+    return 1 + (tower.n_layers + 1) * n_tokens
+
+
+def _patched(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> int:
+    """Operations of the patched rows of one pair."""
     cost, n, n_blocks = _Costs(tower, len(base)), len(base), tower.n_layers
     differing = [p for p in range(n) if base[p] != donor[p]]
-
-    # the base's run, and the donor's from the first difference on
-    total = n_blocks * (n + n - differing[0]) * cost.row + 2 * cost.readout
+    total = 0
     for p in range(differing[0], n):
-        rows = n - p
-        cells = 1 if p in differing and len(differing) > 1 else 0  # of layer 0
-        for block in range(1, n_blocks + 1):
-            if block > 1:
-                cells += 1  # the cell (block - 1, p) joins
-            if block < n_blocks:
-                total += cells * rows * cost.row
-            else:
-                total += cells * (rows * cost.key_value + cost.pooled)
-        total += cells * cost.readout
-    return total
-
-
-def least_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> int:
-    """Operations without which no exact trace of this pair is possible, hook points or not (derived in docs/speed.md).
-
-    What :func:`trace_flops` counts and this does not: the last block of the unpatched runs but for keys, values and the
-    pooled row; queries, keys and values of a patch's first block, which are the base's and, at the patched row, the
-    donor's; and the patched row itself at the first differing token, which goes on as in the donor's run.
-
-    >>> import tracescribe as ts
-    >>> text = ts.load("phantom").text
-    >>> base, donor = text.rows(["There is no opacity.", "There is severe opacity."])
-    >>> round(least_flops(text, base, donor) / trace_flops(text, base, donor), 2)
-    0.88
-    """
-    cost, n, n_blocks = _Costs(tower, len(base)), len(base), tower.n_layers
-    differing = [p for p in range(n) if base[p] != donor[p]]
-    first = differing[0]
-
-    def whole_run(rows: int) -> int:
-        """An unpatched run of the last ``rows`` positions."""
-        return (n_blocks - 1) * rows * cost.row + rows * cost.key_value + cost.pooled + cost.readout
-
-    total = whole_run(n) + whole_run(n - first)
-    for p in range(first, n):
-        rows = n - p - (p == first)
+        rows = n - p - (p == differing[0])
         if not rows:  # the pooled token itself is the first that differs: every cell is the donor's run
             continue
         for layer in range(0 if p in differing and len(differing) > 1 else 1, n_blocks):
@@ -87,9 +91,20 @@ def least_flops(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> 
     return total
 
 
-def published_passes(tower: TextTower, n_tokens: int) -> int:
-    """Passes of the whole model that the published algorithm makes for one pair: the donor's, and one a cell."""
-    return 1 + (tower.n_layers + 1) * n_tokens
+def _unpatched(base: Rows, donor: Rows) -> list[tuple[Rows, list[list[int]]]]:
+    """Both sides of the pairs of each length, with the positions of each text whose row is in no text before it."""
+    seen: set[tuple[int, ...]] = set()
+    found = []
+    for length in sorted(set(map(len, base))):  # the engine's order
+        for side in (base, donor):
+            texts = [text for text in side if len(text) == length]
+            own = []
+            for text in texts:
+                beginnings = {at: tuple(text[: at + 1]) for at in range(length)}
+                own.append([at for at, beginning in beginnings.items() if beginning not in seen])
+                seen.update(beginnings.values())
+            found.append((texts, own))
+    return found
 
 
 class _Costs:
@@ -98,7 +113,7 @@ class _Costs:
     def __init__(self, tower: TextTower, n: int) -> None:
         d = tower.d_model
         m, embed = tower.blocks[0].mlp.up.weight.shape[0], tower.readout(tower.embedding.positions[:1]).shape[-1]
-        self.query, self.key_value = 2 * d * d, 4 * d * d
-        self.pooled = self.query + 4 * d * n + 2 * d * d + 4 * d * m  # query, attention, its output, MLP
+        self.query, self.key_value, self.attention = 2 * d * d, 4 * d * d, 4 * d * n
+        self.pooled = self.query + self.attention + 2 * d * d + 4 * d * m  # query, attention, its output, MLP
         self.row = self.key_value + self.pooled
         self.readout = 2 * d * embed

@@ -24,7 +24,7 @@ from towers import differing_rows, rows_for, tower_over
 
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, PatchDidNotFireError, TowerMismatchError
-from tracescribe.patching import PatchingEngine, TextTower, engine, groups, structure
+from tracescribe.patching import PatchingEngine, Sweep, TextTower, engine, groups, site_named, structure
 
 TOLERANCE = 2e-5  # on S; float32 and different orders of summation over at most 4 blocks give about 1e-6
 
@@ -140,15 +140,40 @@ def test_transformer_lens_patching_gives_the_same_map() -> None:
     torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0)
 
 
-def test_the_batch_a_pair_is_in_does_not_change_its_embeddings() -> None:
-    tower = ts.wrap(open_clip_model(), tokenizer=WordTokenizer()).text
-    base = tower.rows(["there is no edema.", "no mass", "there is no mass.", "the left lung is small", "a b c d e f g"])
-    donor = tower.rows(["there is some edema.", "a mass", "a is b mass.", "the right lung is big", "a b c d e f h"])
-    patching = PatchingEngine(tower)
-    together = patching.patch(base, donor, batch_size=3)
+@st.composite
+def batches(draw: st.DrawFn) -> list[tuple[list[int], list[int]]]:
+    """Pairs of rows of several lengths over three words, so that most of them share their beginnings."""
+    pairs = []
+    for _ in range(draw(st.integers(2, 6))):
+        length = draw(st.integers(1, 5))
+        base, donor = (draw(st.lists(st.integers(2, 4), min_size=length, max_size=length)) for _ in range(2))
+        if base == donor:
+            donor[draw(st.integers(0, length - 1))] = 5
+        pairs.append(([62, *base, 63], [62, *donor, 63]))
+    return pairs
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pairs=batches(),
+    family=st.sampled_from(sorted(FAMILIES)),
+    site=st.sampled_from(["resid", "resid_post", "mlp", "z", "k"]),
+    memory=st.sampled_from([1, 2**17, 2**29]),
+    seed=st.integers(0, 10_000),
+)
+def test_the_batch_a_pair_is_in_does_not_change_its_embeddings(
+    pairs: list[tuple[list[int], list[int]]], family: str, site: str, memory: int, seed: int
+) -> None:
+    """Whatever rows texts share, and in however many passes lanes resume from them."""
+    tower = tower_over(FAMILIES[family](seed=seed))
+    base, donor = (rows_for(tower, *side) for side in zip(*pairs, strict=True))
+    patching, sweep = PatchingEngine(tower), Sweep(site_named(site))
+    together = patching.patch(base, donor, sweep=sweep, batch_size=4, memory=memory)
     for i, row in enumerate(base):
-        alone = patching.patch([row], [donor[i]])
-        torch.testing.assert_close(together.patched[i, :, : len(row)], alone.patched[0], atol=2e-6, rtol=0)
+        alone = patching.patch([row], [donor[i]], sweep=sweep, path="generic")
+        assert (together.patched[i, :, : len(row)] - alone.patched[0]).abs().max() <= TOLERANCE
+        for ours, theirs in ((together.base[i], alone.base[0]), (together.donor[i], alone.donor[0])):
+            assert (ours - theirs).abs().max() <= TOLERANCE
         assert together.patched[i, :, len(row) :].isnan().all()
 
 

@@ -263,7 +263,8 @@ def test_the_agreement_in_the_result_is_that_with_the_exact_trace(
     )
     agreement = trace.provenance["agreement"]
     assert agreement["text_pairs"] == 3 and agreement["pairs"] == 6  # exact_sample=4 covers all of them
-    np.testing.assert_array_equal(trace.scores.correct, exact.scores.correct)
+    # unpatched texts run in other batches, so that float32 sums differ in the last place
+    np.testing.assert_allclose(trace.scores.correct, exact.scores.correct, atol=2e-7, rtol=0)
     correlations, errors = [], []
     for i, (ours, theirs) in enumerate(zip(trace.scores.patched, exact.scores.patched, strict=True)):
         free = np.ones(ours.shape, dtype=bool)
