@@ -42,9 +42,8 @@ class RowLimits:
     def within(cls, tower: Tower, sweep: Sweep, memory: int) -> RowLimits:
         """The limits of a tower under a budget of bytes, half for the unpatched passes and half for the resumed ones.
 
-        An unpatched row is kept as L + 1 states, L keys and L values, L activations of the site where that is not the
-        residual stream, and at worst one more key and value a layer while lanes attend to it; and as many float32
-        embeddings as the map has layers. A resumed row holds, in its widest block, its state, the normed state,
+        An unpatched row is kept as L + 1 states, L queries, keys and values, and L activations of the site where that
+        is not the residual stream; and as many float32 embeddings as the map has layers. A resumed row holds, in its widest block, its state, the normed state,
         queries, keys, values, the two sub-layers' outputs with their sums, and the MLP's hidden layer twice.
         """
         d, depth, size = tower.d_model, tower.n_layers, tower.dtype.itemsize

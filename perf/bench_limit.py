@@ -176,8 +176,8 @@ def section(quick: bool, out: Path | None, *, repeats: int, gflop: int) -> str:
             "Random towers, fp32, one thread, the engine without self-checks. The limit is the engine's "
             "operations (`docs/speed.md`) at the rate of the tower's block products at 1024 rows, measured around "
             f"every trace (GFLOP/s: {rates}). Each point traces as many pairs (up to {MOST_PAIRS}), with as early a "
-            f"differing token, as {gflop} GFLOP allow ({LARGER * gflop} at widths from {LARGE} on). Median and range over "
-            "the turns.",
+            f"differing token, as {gflop} GFLOP allow ({LARGER * gflop} at widths from {LARGE} on). Median and range "
+            "over the turns.",
             "",
             "| tower | tokens | pairs | differing token | GFLOP | time over the limit | share of the rate |",
             "|---|---|---|---|---|---|---|",
