@@ -43,8 +43,9 @@ class RowLimits:
         """The limits of a tower under a budget of bytes, half for the unpatched passes and half for the resumed ones.
 
         An unpatched row is kept as L + 1 states, L queries, keys and values, and L activations of the site where that
-        is not the residual stream; and as many float32 embeddings as the map has layers. A resumed row holds, in its widest block, its state, the normed state,
-        queries, keys, values, the two sub-layers' outputs with their sums, and the MLP's hidden layer twice.
+        is not the residual stream; and as many float32 embeddings as the map has layers. A resumed row holds, in its
+        widest block, its state, the normed state, queries, keys, values, the two sub-layers' outputs with their sums,
+        and the MLP's hidden layer twice.
         """
         d, depth, size = tower.d_model, tower.n_layers, tower.dtype.itemsize
         first = tower.blocks[0]

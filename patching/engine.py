@@ -264,18 +264,18 @@ class PatchingEngine:
 
         site, lanes = sweep.site, [job.lanes for job in jobs]
         tower = self.tower
-        run = Pass(unpatched, lanes, site=site, n_blocks=tower.n_layers, reads_one=tower.spec.reads_one, keep=keep)
-        first = run.n_unpatched > 0
+        pass_ = Pass(unpatched, lanes, site=site, n_blocks=tower.n_layers, reads_one=tower.spec.reads_one, keep=keep)
+        first = pass_.n_unpatched > 0
         record = first and site.residual is None
-        blocks = [block for block, layout in enumerate(run.layouts) if record or len(layout.patched[0][0])]
+        blocks = [block for block, layout in enumerate(pass_.layouts) if record or len(layout.patched[0][0])]
         proofs: list[tuple[int, Tensor, Tensor]] = []
-        with self._model.trace(run, fn="resume") as tracer:
+        with self._model.trace(pass_, fn="resume") as tracer:
             for block in blocks:
                 point = _point(self._model.blocks[block], site.hook)
                 states = point.output if first else state_at(unpatched, block, site.hook)
                 if record:
-                    unpatched.site.append(states[: run.n_unpatched].clone())
-                here, there = run.layouts[block].patched
+                    unpatched.site.append(states[: pass_.n_unpatched].clone())
+                here, there = pass_.layouts[block].patched
                 wanted = states[there]
                 point.output[here] = wanted
                 proofs.append((block, point.output[here], wanted))

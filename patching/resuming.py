@@ -140,19 +140,19 @@ class Pass:
 class Layout:
     """Where the rows stand in the flat batch [rows, d_model] of one block: unpatched rows, then lanes after lanes."""
 
-    def __init__(self, run: Pass, block: int, only_pooled: bool) -> None:
-        self.run, self.block, self.only_pooled = run, block, only_pooled
-        self.counts = [group.joined(block) for group in run.lanes]
-        self.before = [group.joined(block - 1) if block else 0 for group in run.lanes]
+    def __init__(self, pass_: Pass, block: int, only_pooled: bool) -> None:
+        self.pass_, self.block, self.only_pooled = pass_, block, only_pooled
+        self.counts = [group.joined(block) for group in pass_.lanes]
+        self.before = [group.joined(block - 1) if block else 0 for group in pass_.lanes]
         # lanes whose queries, keys and values are computed
-        self.computed = self.before if run.known else self.counts
+        self.computed = self.before if pass_.known else self.counts
 
     def enter(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "more_rows d"]:
         """The flat batch of the block before with the unpatched states of the lanes that enter at this one."""
-        sizes = [count * group.width for count, group in zip(self.before, self.run.lanes, strict=True)]
-        pieces = list(x.split([self.run.n_unpatched, *sizes]))
-        states = self.run.unpatched.resid[self.block]
-        for at, group in enumerate(self.run.lanes):
+        sizes = [count * group.width for count, group in zip(self.before, self.pass_.lanes, strict=True)]
+        pieces = list(x.split([self.pass_.n_unpatched, *sizes]))
+        states = self.pass_.unpatched.resid[self.block]
+        for at, group in enumerate(self.pass_.lanes):
             entering = group.rows[self.before[at] : self.counts[at], group.start :]
             pieces[at + 1] = torch.cat([pieces[at + 1], take(states, entering.flatten())])
         return torch.cat(pieces)
@@ -163,12 +163,12 @@ class Layout:
 
         Both are numbers of rows, and heads where heads are replaced; lane after lane.
         """
-        only_pooled = self.only_pooled and self.run.site.of_queries  # one row for each lane, the one that is read out
+        only_pooled = self.only_pooled and self.pass_.site.of_queries  # one row for each lane, the one that is read out
         rows: list[int] = []
         heads: list[int] = []
-        donors = [torch.empty(0, dtype=torch.long, device=self.run.device)]
-        offset = self.run.n_unpatched
-        for group, count in zip(self.run.lanes, self.counts, strict=True):
+        donors = [torch.empty(0, dtype=torch.long, device=self.pass_.device)]
+        offset = self.pass_.n_unpatched
+        for group, count in zip(self.pass_.lanes, self.counts, strict=True):
             positions = [p for p in group.positions if not only_pooled or p == group.clean.pooled]
             active, width = group.active(self.block), 1 if only_pooled else group.width
             first = group.start + (group.pooled if only_pooled else 0)
@@ -177,10 +177,10 @@ class Layout:
             if group.heads is not None:
                 heads += [group.heads[lane] for lane in active for _ in positions]
             offset += count * width
-        here, there = torch.tensor(rows, dtype=torch.long, device=self.run.device), torch.cat(donors)
+        here, there = torch.tensor(rows, dtype=torch.long, device=self.pass_.device), torch.cat(donors)
         if not heads:
             return (here,), (there,)
-        which = torch.tensor(heads, dtype=torch.long, device=self.run.device)
+        which = torch.tensor(heads, dtype=torch.long, device=self.pass_.device)
         return (here, which), (there, which)
 
     @cached_property
@@ -201,32 +201,32 @@ class Layout:
 
         there: how many lanes of each group the rows are of.
         """
-        parts = [torch.arange(self.run.n_unpatched)]
-        offset = self.run.n_unpatched
-        for group, count, some in zip(self.run.lanes, there, chosen, strict=True):
+        parts = [torch.arange(self.pass_.n_unpatched)]
+        offset = self.pass_.n_unpatched
+        for group, count, some in zip(self.pass_.lanes, there, chosen, strict=True):
             rows = torch.arange(offset, offset + some * group.width)
             parts.append(rows.unflatten(0, (some, group.width))[:, group.pooled] if pooled and some else rows)
             offset += count * group.width
-        return torch.cat(parts).to(self.run.device)
+        return torch.cat(parts).to(self.pass_.device)
 
     def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "queries head d_head"]:
         """Unpatched texts attend to their own rows, each lane to itself and the positions before it."""
-        unpatched, n = self.run.unpatched, self.run.n_unpatched
+        unpatched, n = self.pass_.unpatched, self.pass_.n_unpatched
         if n:
             known = QKV(q[:n], k[:n], v[:n])
-            if self.run.keep:
+            if self.pass_.keep:
                 unpatched.qkv.append(QKV(*(part.clone() for part in known)))
             out = list(unpatched.attend(attention, q, k, v))
         else:
             known, out = unpatched.qkv[self.block], []
             k, v = torch.cat([known.k, k]), torch.cat([known.v, v])
         at_query, at_key = n, len(known.k)
-        for group, count, computed in zip(self.run.lanes, self.counts, self.computed, strict=True):
+        for group, count, computed in zip(self.pass_.lanes, self.counts, self.computed, strict=True):
             if not count:
                 continue
             size = computed * group.width
             # where the keys of every lane stand: unpatched rows, but for the lanes that have run already
-            keys = (group.patched_rows if self.run.site.hook == "hook_resid_pre" else group.rows)[:count].clone()
+            keys = (group.patched_rows if self.pass_.site.hook == "hook_resid_pre" else group.rows)[:count].clone()
             first = group.pooled if self.only_pooled else 0
             entering = keys[computed:, group.start + first : group.start + first + 1 if self.only_pooled else None]
             own = torch.arange(at_key, at_key + size, device=keys.device)

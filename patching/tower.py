@@ -265,35 +265,35 @@ class Tower(nn.Module):
             unpatched.add(x, tokens, self._pooled_at(inputs), mask, self.counted(inputs))
         return unpatched
 
-    def resume(self, run: Pass) -> Float[Tensor, "lane embed"]:
+    def resume(self, pass_: Pass) -> Float[Tensor, "lane embed"]:
         """One pass down the blocks for every layer, position and head that is to be patched.
 
         Before each block the unpatched states of the lanes that are first patched there join the flat batch; the engine
         replaces their rows at the block's hook point (``Layout.patched``). Where one position is read out, the last
         block computes only that row of each lane. The unpatched rows stand before all lanes, and their embeddings are
-        kept in ``run.unpatched``.
+        kept in ``pass_.unpatched``.
 
         Returns:
             The embeddings of all lanes, in their order.
         """
-        x, single, unpatched = run.enter(), self.spec.reads_one, run.unpatched
-        for block, layout in zip(self.blocks, run.layouts, strict=True):
+        x, single, unpatched = pass_.enter(), self.spec.reads_one, pass_.unpatched
+        for block, layout in zip(self.blocks, pass_.layouts, strict=True):
             assert isinstance(block, Block)
             x = layout.enter(x)
             if not len(x):  # nothing is patched so far, as at layer 0 of pairs that differ in one token
                 continue
             x = block.body(block.hook_resid_pre(x), layout.attend, layout.queries, layout.fresh)
-            run.leave(x)
-        runs = unpatched.runs if run.n_unpatched else []
-        own, lanes = x[: run.n_unpatched], x[run.n_unpatched :]
+            pass_.leave(x)
+        runs = unpatched.runs if pass_.n_unpatched else []
+        own, lanes = x[: pass_.n_unpatched], x[pass_.n_unpatched :]
         if single:
-            ends = torch.cat([text_run.rows[:, text_run.pooled] for text_run in runs]) if runs else slice(0)
+            ends = torch.cat([run.rows[:, run.pooled] for run in runs]) if runs else slice(0)
             embeddings = self.readout(torch.cat([own[ends], lanes]))
         else:
-            patched = zip(lanes.split([group.n_rows for group in run.lanes]), run.lanes, strict=True)
+            patched = zip(lanes.split([group.n_rows for group in pass_.lanes]), pass_.lanes, strict=True)
             embeddings = torch.cat(
                 [
-                    *(self.read(own[text_run.rows], None, text_run.counted) for text_run in runs),
+                    *(self.read(own[run.rows], None, run.counted) for run in runs),
                     *(self.read(rows.unflatten(0, (-1, group.width)), None) for rows, group in patched),
                 ]
             )
