@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ..errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError
-from .checks import DIRECTIONS
+from .checks import DIRECTIONS, picked
 from .options import TraceError
 from .pairs import Pair
 from .roles import TokenKind
@@ -27,6 +27,7 @@ __all__ = ["PairBatch", "as_pairs", "make_batch"]
 class PairBatch:
     """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once.
 
+    captions, caption_pair: distinct (correct, foil), and which of them each pair has.
     base, donor: token ids by text pair, of the caption whose run is patched and of the one whose states go in.
     noising: whether the base is the correct caption. alignments: by text pair, where lengths may differ.
     tokens, foil_tokens, differs, kinds: at the base's positions; where only one caption has a token, "" stands for the
@@ -34,6 +35,8 @@ class PairBatch:
     """
 
     pairs: tuple[Pair, ...]
+    captions: tuple[tuple[str, str], ...]
+    caption_pair: Int[np.ndarray, "pair"]
     base: list[list[int]]
     donor: list[list[int]]
     alignments: list[Alignment] | None
@@ -66,19 +69,23 @@ def as_pairs(pairs: Any) -> list[Pair]:
     given = [pairs] if isinstance(pairs, (Pair, Mapping)) else pairs
     if isinstance(given, (str, Path)) or not isinstance(given, Iterable):
         raise DataFormatError(f"expected a list of Pairs, got {given!r}: read a file with read_pairs(path)")
-    out = []
-    for i, pair in enumerate(given):
-        if isinstance(pair, Mapping):
-            try:
-                pair = Pair(**pair)
-            except (ValidationError, TypeError) as error:
-                raise DataFormatError(f"pair {i} is not a pair: {error}") from None
-        if not isinstance(pair, Pair):
-            raise DataFormatError(f"pair {i} is a {type(pair).__name__}, not a Pair: {pair!r}")
-        out.append(pair)
+    out = list(given)
+    if set(map(type, out)) != {Pair}:
+        out = [_as_pair(pair, i) for i, pair in enumerate(out)]
     if not out:
         raise DataFormatError("there are no pairs to trace: the list is empty")
     return out
+
+
+def _as_pair(pair: Any, i: int) -> Pair:
+    if isinstance(pair, Mapping):
+        try:
+            return Pair(**pair)
+        except (ValidationError, TypeError) as error:
+            raise DataFormatError(f"pair {i} is not a pair: {error}") from None
+    if not isinstance(pair, Pair):
+        raise DataFormatError(f"pair {i} is a {type(pair).__name__}, not a Pair: {pair!r}")
+    return pair
 
 
 def make_batch(
@@ -98,26 +105,27 @@ def make_batch(
         IdenticalPairError: a pair's captions are the same tokens.
         TraceError: "negated->affirmative" and a pair that does not say which caption is negated.
     """
-    ids = tuple([str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs)])
-    sides = [_is_noising(pair, name, direction) for pair, name in zip(pairs, ids, strict=True)]
+    names, groups, sides = _names(pairs, direction)
+    which, first = _captions(pairs, sides)
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     texts: list[_TextPair] = []
-    text_of: list[int] = []
-    known: dict[tuple[str, str], int] = {}
-    for i, (pair, noising) in enumerate(zip(pairs, sides, strict=True)):
-        captions = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
-        number = known.get(captions)
-        if number is None:
-            n_tokens = _checked_lengths(tower, pair, ids[i], align)
-            rows = tuple(map(tuple, tower.rows(captions)))
-            number = known[captions] = index.setdefault((rows[0], rows[1]), len(index))
-            if len(index) > len(texts):
-                lengths = n_tokens if noising else n_tokens[::-1]
-                texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
+    captions: dict[tuple[str, str], int] = {}
+    text_of: list[int] = []  # by caption pair and side
+    caption_of: list[int] = []
+    for i in first:
+        pair, noising = pairs[i], sides[i]
+        n_tokens = _checked_lengths(tower, pair, names[i], align)
+        caption_of.append(captions.setdefault((pair.correct, pair.foil), len(captions)))
+        both = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
+        rows = tuple(map(tuple, tower.rows(both)))
+        number = index.setdefault((rows[0], rows[1]), len(index))
+        if len(index) > len(texts):
+            lengths = n_tokens if noising else n_tokens[::-1]
+            texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
         if texts[number].noising != noising:
-            raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
+            raise TraceError(f"pair {names[i]!r} and another share their captions, but not which of them is negated")
         text_of.append(number)
-    text_pair = np.array(text_of, dtype=np.int64)
+    text_pair = np.array(text_of, dtype=np.int64)[which]
     longest = max(len(text.base) for text in texts)
     differs = np.zeros((len(texts), longest), dtype=bool)
     kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
@@ -126,18 +134,51 @@ def make_batch(
         kinds[t, : len(text.base)] = text.kinds
     return PairBatch(
         pairs=tuple(pairs),
+        captions=tuple(captions),
+        caption_pair=np.array(caption_of, dtype=np.int64)[which],
         base=[list(text.base) for text in texts],
         donor=[list(text.donor) for text in texts],
         alignments=None if align == "none" else [text.alignment for text in texts],
         noising=np.array(sides, dtype=bool),
         text_pair=text_pair,
-        tokens=tuple([texts[n].strings[0 if texts[n].noising else 1] for n in text_of]),
-        foil_tokens=tuple([texts[n].strings[1 if texts[n].noising else 0] for n in text_of]),
+        tokens=picked([text.strings[0 if text.noising else 1] for text in texts], text_pair),
+        foil_tokens=picked([text.strings[1 if text.noising else 0] for text in texts], text_pair),
         differs=differs[text_pair],
         kinds=kinds[text_pair],
-        ids=ids,
-        groups=tuple([name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)]),
+        ids=names,
+        groups=groups,
     )
+
+
+def _names(pairs: Sequence[Pair], direction: str) -> tuple[tuple[str, ...], tuple[str, ...], list[bool]]:
+    """The ids, the groups and the sides of pairs: whether the foil's states go into the correct caption's run."""
+    given = [vars(pair)["id"] for pair in pairs]
+    groups = [vars(pair)["group"] for pair in pairs]
+    ids = tuple([str(i) if name is None else name for i, name in enumerate(given)])
+    named = ids
+    if groups.count(None) < len(groups):
+        named = tuple([name if group is None else group for group, name in zip(groups, ids, strict=True)])
+    if direction != DIRECTIONS[2]:
+        return ids, named, [direction == DIRECTIONS[0]] * len(ids)
+    return ids, named, [_is_noising(pair, name) for pair, name in zip(pairs, ids, strict=True)]
+
+
+def _captions(pairs: Sequence[Pair], sides: Sequence[bool]) -> tuple[Int[np.ndarray, "pair"], list[int]]:
+    """Which distinct captions and side each pair has, and the first pair of each. Pairs may be millions: kept short."""
+    known: dict[tuple[str, str, bool], int] = {}
+    which: list[int] = []
+    first: list[int] = []
+    correct = foil = noising = None
+    number = 0
+    for pair, side in zip(pairs, sides, strict=True):
+        own = vars(pair)
+        if own["correct"] is not correct or own["foil"] is not foil or side is not noising:
+            correct, foil, noising = own["correct"], own["foil"], side
+            number = known.setdefault((correct, foil, side), len(known))
+            if number == len(first):
+                first.append(len(which))
+        which.append(number)
+    return np.array(which, dtype=np.int64), first
 
 
 @dataclass(eq=False)
@@ -179,10 +220,8 @@ class _TextPair:
         )
 
 
-def _is_noising(pair: Pair, name: str, direction: str) -> bool:
-    """Whether the foil's states go into the correct caption's run."""
-    if direction != "negated->affirmative":
-        return direction == "foil->correct"
+def _is_noising(pair: Pair, name: str) -> bool:
+    """Whether the foil's states go into the correct caption's run, so that the negated caption's go in."""
     if pair.negation is None:
         raise TraceError(
             f"direction 'negated->affirmative' needs to know which caption is negated: pair {name!r} has no negation= "
