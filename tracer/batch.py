@@ -27,6 +27,7 @@ __all__ = ["PairBatch", "as_pairs", "make_batch"]
 class PairBatch:
     """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once.
 
+    images: the target of each pair, as it was given.
     captions, caption_pair: distinct (correct, foil), and which of them each pair has.
     base, donor: token ids by text pair, of the caption whose run is patched and of the one whose states go in.
     noising: whether the base is the correct caption. alignments: by text pair, where lengths may differ.
@@ -35,6 +36,7 @@ class PairBatch:
     """
 
     pairs: tuple[Pair, ...]
+    images: list[Any]
     captions: tuple[tuple[str, str], ...]
     caption_pair: Int[np.ndarray, "pair"]
     base: list[list[int]]
@@ -105,16 +107,17 @@ def make_batch(
         IdenticalPairError: a pair's captions are the same tokens.
         TraceError: "negated->affirmative" and a pair that does not say which caption is negated.
     """
-    names, groups, sides = _names(pairs, direction)
-    which, first = _captions(pairs, sides)
+    read = _read(pairs, direction)
+    ids, groups = _names(pairs, read)
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     texts: list[_TextPair] = []
     captions: dict[tuple[str, str], int] = {}
     text_of: list[int] = []  # by caption pair and side
     caption_of: list[int] = []
-    for i in first:
-        pair, noising = pairs[i], sides[i]
-        n_tokens = _checked_lengths(tower, pair, names[i], align)
+    sides = [_is_noising(pairs[i], ids[i], direction) for i in read.first]
+    for i, noising in zip(read.first, sides, strict=True):
+        pair = pairs[i]
+        n_tokens = _checked_lengths(tower, pair, ids[i], align)
         caption_of.append(captions.setdefault((pair.correct, pair.foil), len(captions)))
         both = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
         rows = tuple(map(tuple, tower.rows(both)))
@@ -123,9 +126,9 @@ def make_batch(
             lengths = n_tokens if noising else n_tokens[::-1]
             texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
         if texts[number].noising != noising:
-            raise TraceError(f"pair {names[i]!r} and another share their captions, but not which of them is negated")
+            raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
         text_of.append(number)
-    text_pair = np.array(text_of, dtype=np.int64)[which]
+    text_pair = np.array(text_of, dtype=np.int64)[read.which]
     longest = max(len(text.base) for text in texts)
     differs = np.zeros((len(texts), longest), dtype=bool)
     kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
@@ -134,51 +137,67 @@ def make_batch(
         kinds[t, : len(text.base)] = text.kinds
     return PairBatch(
         pairs=tuple(pairs),
+        images=read.images,
         captions=tuple(captions),
-        caption_pair=np.array(caption_of, dtype=np.int64)[which],
+        caption_pair=np.array(caption_of, dtype=np.int64)[read.which],
         base=[list(text.base) for text in texts],
         donor=[list(text.donor) for text in texts],
         alignments=None if align == "none" else [text.alignment for text in texts],
-        noising=np.array(sides, dtype=bool),
+        noising=np.array(sides, dtype=bool)[read.which],
         text_pair=text_pair,
         tokens=picked([text.strings[0 if text.noising else 1] for text in texts], text_pair),
         foil_tokens=picked([text.strings[1 if text.noising else 0] for text in texts], text_pair),
         differs=differs[text_pair],
         kinds=kinds[text_pair],
-        ids=names,
+        ids=ids,
         groups=groups,
     )
 
 
-def _names(pairs: Sequence[Pair], direction: str) -> tuple[tuple[str, ...], tuple[str, ...], list[bool]]:
-    """The ids, the groups and the sides of pairs: whether the foil's states go into the correct caption's run."""
-    given = [vars(pair)["id"] for pair in pairs]
-    groups = [vars(pair)["group"] for pair in pairs]
-    ids = tuple([str(i) if name is None else name for i, name in enumerate(given)])
-    named = ids
-    if groups.count(None) < len(groups):
-        named = tuple([name if group is None else group for group, name in zip(groups, ids, strict=True)])
-    if direction != DIRECTIONS[2]:
-        return ids, named, [direction == DIRECTIONS[0]] * len(ids)
-    return ids, named, [_is_noising(pair, name) for pair, name in zip(pairs, ids, strict=True)]
+@dataclass(eq=False)
+class _Fields:
+    """What pairs say of themselves. which: the distinct captions of each pair. first: a pair of each of those."""
+
+    which: Int[np.ndarray, "pair"]
+    first: list[int]
+    images: list[Any]
+    named: bool  # whether any has an id or a group
 
 
-def _captions(pairs: Sequence[Pair], sides: Sequence[bool]) -> tuple[Int[np.ndarray, "pair"], list[int]]:
-    """Which distinct captions and side each pair has, and the first pair of each. Pairs may be millions: kept short."""
-    known: dict[tuple[str, str, bool], int] = {}
-    which: list[int] = []
+def _read(pairs: Sequence[Pair], direction: str) -> _Fields:
+    """A hundred thousand pairs may share ten captions: each is looked at once, and runs of equal captions are one step.
+
+    Captions whose negation differs are different where the direction depends on it.
+    """
+    by_side = direction == DIRECTIONS[2]
+    known: dict[tuple[str, str, str | None], int] = {}
     first: list[int] = []
-    correct = foil = noising = None
-    number = 0
-    for pair, side in zip(pairs, sides, strict=True):
-        own = vars(pair)
-        if own["correct"] is not correct or own["foil"] is not foil or side is not noising:
-            correct, foil, noising = own["correct"], own["foil"], side
-            number = known.setdefault((correct, foil, side), len(known))
-            if number == len(first):
-                first.append(len(which))
-        which.append(number)
-    return np.array(which, dtype=np.int64), first
+    starts: list[int] = []  # of runs of equal captions
+    numbers: list[int] = []  # and which captions they are
+    images: list[Any] = []
+    correct = foil = side = None
+    named = False
+    for pair in pairs:
+        own = pair.__dict__  # pydantic's fields, in half the time of its attributes
+        if own["correct"] is not correct or own["foil"] is not foil or (by_side and own["negation"] != side):
+            correct, foil, side = own["correct"], own["foil"], own["negation"] if by_side else None
+            starts.append(len(images))
+            numbers.append(known.setdefault((correct, foil, side), len(known)))
+            if numbers[-1] == len(first):
+                first.append(len(images))
+        images.append(own["image"])
+        if own["id"] is not None or own["group"] is not None:
+            named = True
+    return _Fields(np.repeat(numbers, np.diff([*starts, len(images)])), first, images, named)
+
+
+def _names(pairs: Sequence[Pair], read: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids and groups: a pair without an id has its number, one without a group is its own."""
+    if not read.named:
+        ids = tuple([f"{i}" for i in range(len(pairs))])
+        return ids, ids
+    ids = tuple([str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs)])
+    return ids, tuple([name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)])
 
 
 @dataclass(eq=False)
@@ -220,8 +239,10 @@ class _TextPair:
         )
 
 
-def _is_noising(pair: Pair, name: str) -> bool:
-    """Whether the foil's states go into the correct caption's run, so that the negated caption's go in."""
+def _is_noising(pair: Pair, name: str, direction: str) -> bool:
+    """Whether the foil's states go into the correct caption's run."""
+    if direction != "negated->affirmative":
+        return direction == "foil->correct"
     if pair.negation is None:
         raise TraceError(
             f"direction 'negated->affirmative' needs to know which caption is negated: pair {name!r} has no negation= "

@@ -65,7 +65,8 @@ def rescored(
     if text_pair is not None:
         numbers = [str(i) for i in range(len(images))]
         if isinstance(text_pair, str):
-            changes["ids"] = tuple([f"{trace.ids[i]}/{number}" for i in first.tolist() for number in numbers])
+            starts = [f"{trace.ids[i]}/" for i in first]
+            changes["ids"] = tuple([start + number for start in starts for number in numbers])
             names: Sequence[str] = numbers
         else:
             names = changes["ids"] = tuple([f"{trace.ids[i]}/{at}" for i, at in zip(index, numbers, strict=True)])
@@ -77,6 +78,8 @@ def rescored(
 
 def _first_equal(images: Float32[np.ndarray, "image embed"]) -> Int[np.ndarray, "image"]:
     """The first image that equals each, so that one given several times is one cluster."""
+    if len(np.unique(images[:, :2].copy().view(np.int64))) == len(images):  # all differ at their very beginning
+        return np.arange(len(images))
     seen: dict[bytes, int] = {}
     return np.array([seen.setdefault(image.tobytes(), i) for i, image in enumerate(images)])
 
@@ -93,14 +96,10 @@ def _scores(
     assert embeddings is not None and correct is not None and foil is not None
     scored = PairScores(images, image, text_pair, embeddings.shape[1], embeddings.shape[2])
     inside = _inside_by_text(trace, len(embeddings))
-    texts = np.unique(text_pair).tolist()
-    for at in range(0, len(texts), _TEXTS):  # E may be gigabytes, or on disk
-        scored.fill(
-            {
-                text: TextMap.of(correct[text], foil[text], embeddings[text][:, inside[text]], inside[text])
-                for text in texts[at : at + _TEXTS]
-            }
-        )
+    for at in range(0, len(scored.texts), _TEXTS):  # E may be gigabytes, or on disk
+        some = scored.texts[at : at + _TEXTS]
+        cells = [embeddings[text][:, inside[text]] for text in some]
+        scored.fill({n: TextMap.of(correct[n], foil[n], own, inside[n]) for n, own in zip(some, cells, strict=True)})
     if not trace.inside.all():  # a pair's own tokens, should they differ from those of its text pair's other pairs
         scored.patched[np.broadcast_to(~trace.inside[index][:, None], scored.patched.shape)] = np.nan
     return type(trace.scores)(correct=scored.correct, foil=scored.foil, patched=scored.patched)

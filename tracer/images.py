@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ..errors import DataFormatError, NonFiniteError
-from .pairs import Pair, Text
+from .pairs import Text
 from .scoring import normalise_rows, side_by_side
 
 if TYPE_CHECKING:
@@ -39,28 +39,26 @@ class Targets:
         return hashlib.sha256(digests[self.index].tobytes()).digest()
 
 
-def encode_targets(model: DualEncoder, pairs: Sequence[Pair], ids: Sequence[str]) -> Targets:
+def encode_targets(model: DualEncoder, images: Sequence[Any], ids: Sequence[str]) -> Targets:
     """The unit-length target of every pair: its image, its precomputed embedding or its target text, each encoded once.
 
     Raises:
         DataFormatError: a pair has no image, or an image or embedding that cannot be used; names the pair.
         NonFiniteError: an embedding holds NaN or infinity, or is 0; names the pair.
     """
-    index: list[int] = []
+    first, object_of = _objects(images)
     users: list[int] = []  # the first pair of each target
     kinds: dict[str, list[tuple[int, Any]]] = {"text": [], "row": [], "image": []}  # (number of the target, the target)
-    seen: dict[int, int] = {}  # by the object: the pairs keep theirs alive
     places: dict[tuple[str, str], int] = {}  # by what it names
-    for i, target in enumerate([vars(pair)["image"] for pair in pairs]):  # a loop over all pairs: kept short
-        known = seen.get(id(target))
-        if known is None:
-            kind, name = ("row", None) if getattr(target, "ndim", None) == 1 else _kind(target, ids[i])
-            known = len(users) if name is None else places.setdefault((kind, name), len(users))
-            if known == len(users):
-                users.append(i)
-                kinds[kind].append((known, target))
-            seen[id(target)] = known
-        index.append(known)
+    number_of: list[int] = []  # by object
+    for i in first:
+        target = images[i]
+        kind, name = ("row", None) if getattr(target, "ndim", None) == 1 else _kind(target, ids[i])
+        number = len(users) if name is None else places.setdefault((kind, name), len(users))
+        if number == len(users):
+            users.append(i)
+            kinds[kind].append((number, target))
+        number_of.append(number)
     encoded = []
     for kind, own in kinds.items():
         if own:
@@ -72,7 +70,17 @@ def encode_targets(model: DualEncoder, pairs: Sequence[Pair], ids: Sequence[str]
         rows = np.empty((len(users), rows.shape[1]), dtype=np.float32)
         for numbers, found in encoded:
             rows[numbers] = found
-    return Targets(rows, np.array(index, dtype=np.int64))
+    return Targets(rows, np.array(number_of, dtype=np.int64)[object_of])
+
+
+def _objects(images: Sequence[Any]) -> tuple[list[int], Int[np.ndarray, "pair"]]:
+    """The first pair of each distinct object, in order, and which object each pair has."""
+    same = np.fromiter(map(id, images), np.int64, len(images))  # they are alive, so that no two share an id
+    _, first, which = np.unique(same, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order].tolist(), rank[which]
 
 
 def _kind(target: Any, name: str) -> tuple[str, str | None]:
@@ -97,7 +105,7 @@ def _embedding(target: Any, width: int, name: str) -> np.ndarray:
     return row
 
 
-def _unit_rows(model: DualEncoder, targets: Sequence[Any], users: Sequence[str]) -> Float32[np.ndarray, "row embed"]:
+def _unit_rows(model: DualEncoder, targets: list[Any], users: Sequence[str]) -> Float32[np.ndarray, "row embed"]:
     width = model.embed_dim
     raw = _stacked(targets, width)
     if raw is None:
@@ -110,18 +118,19 @@ def _unit_rows(model: DualEncoder, targets: Sequence[Any], users: Sequence[str])
         raise
 
 
-def _stacked(targets: Sequence[Any], width: int) -> np.ndarray | None:
+def _stacked(targets: list[Any], width: int) -> np.ndarray | None:
     """Tensors of one kind and of this width at once: ten thousand are ten thousand conversions otherwise."""
     import torch
 
     if set(map(type, targets)) != {torch.Tensor}:
         return None
+    rows = np.empty((len(targets), width), dtype=np.float32)
     try:
         with torch.no_grad():
-            rows = torch.stack(list(targets))
-    except RuntimeError:  # of several widths or devices
+            torch.stack(targets, out=torch.from_numpy(rows))
+    except RuntimeError:  # of another width, or on another device
         return None
-    return rows.float().cpu().numpy() if rows.shape[1] == width else None
+    return rows
 
 
 def _encode_texts(model: DualEncoder, texts: Sequence[Text], users: Sequence[str]) -> np.ndarray:

@@ -121,6 +121,12 @@ class TextMap:
         everywhere[:, inside] = np.reshape(place[2:], cells.shape[:2])
         return cls(distinct, place[1], everywhere.reshape(-1))
 
+    def steps(self, dtype: type[np.floating]) -> Float[np.ndarray, "embed score"]:
+        """What each row adds to the first: nothing for itself, nor for the score that is none, which comes last."""
+        out = np.zeros((self.rows.shape[1], len(self.rows) + 1), dtype=dtype)
+        out[:, :-1] = (self.rows.astype(np.float64) - self.rows[0]).T
+        return out
+
 
 class PairScores:
     """Scores of all pairs, filled one or several text pairs at a time.
@@ -149,15 +155,19 @@ class PairScores:
         self.foil = np.empty(len(text_pair), dtype=np.float32)
         self.patched = np.empty((len(text_pair), n_layers, n_columns), dtype=np.float32)
 
+    @property
+    def texts(self) -> list[int]:
+        """The text pairs that pairs have."""
+        return list(self._pairs)
+
     def fill(self, maps: Mapping[int, TextMap]) -> None:
         """Score the pairs of these text pairs; those that are judged by the same images share the images' passage."""
-        shared: dict[Any, list[int]] = {}
+        shared: dict[Any, tuple[Any, list[int]]] = {}
         for text in maps:
-            if text in self._pairs:
-                where = side_by_side(self._image[self._pairs[text]])
-                shared.setdefault((where.start, where.stop) if isinstance(where, slice) else text, []).append(text)
-        for texts in shared.values():
-            where = side_by_side(self._image[self._pairs[texts[0]]])
+            where = side_by_side(self._image[self._pairs[text]])
+            same = (where.start, where.stop) if isinstance(where, slice) else text
+            shared.setdefault(same, (where, []))[1].append(text)
+        for where, texts in shared.values():
             self._fill(self._images[where], [maps[text] for text in texts], [self._pairs[text] for text in texts])
 
     def _fill(
@@ -169,16 +179,15 @@ class PairScores:
         cells = self.patched.reshape(len(self.patched), -1)
         many = len(images) >= MANY
         anchors = np.stack([one.rows[0] for one in maps]).astype(np.float64)
-        steps = [(one.rows[1:].astype(np.float64) - one.rows[0]).astype(np.float32 if many else None) for one in maps]
+        steps = [one.steps(np.float32 if many else np.float64) for one in maps]
         for at in range(0, len(images), _TILE):
             single = images[at : at + _TILE]
             double = single.astype(np.float64)
             anchored = double @ anchors.T
-            for one, step, own, base in zip(maps, steps, pairs, anchored.T, strict=True):
-                scores = np.empty((len(single), len(one.rows) + 1), dtype=np.float32)
-                scores[:, 0] = base
-                product = (single if many else double) @ step.T
-                np.add(base[:, None], product, out=scores[:, 1:-1], casting="same_kind")
+            for one, step, own, anchor in zip(maps, steps, pairs, anchored.T, strict=True):
+                product = (single if many else double) @ step
+                scores = np.empty(product.shape, dtype=np.float32)
+                np.add(anchor[:, None], product, out=scores, casting="same_kind")
                 scores[:, -1] = np.nan
                 if isinstance(own, slice):
                     here: Any = slice(own.start + at, own.start + at + len(single))

@@ -159,7 +159,7 @@ def trace(
         cache=cache,
     )
     batch, prepared = run.batch, run.units.prepared
-    targets = encode_targets(model, batch.pairs, batch.ids)
+    targets = encode_targets(model, batch.images, batch.ids)
     measured: dict[str, Any] = {"path": prepared.path, "tf32": False}
     with show_progress(progress, len(prepared.columns)) as advance:
         if method == "attribution":
