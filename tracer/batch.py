@@ -147,8 +147,8 @@ def make_batch(
         text_pair=text_pair,
         tokens=picked([text.strings[0 if text.noising else 1] for text in texts], text_pair),
         foil_tokens=picked([text.strings[1 if text.noising else 0] for text in texts], text_pair),
-        differs=differs[text_pair],
-        kinds=kinds[text_pair],
+        differs=np.take(differs, text_pair, axis=0),
+        kinds=np.take(kinds, text_pair, axis=0),
         ids=ids,
         groups=groups,
     )

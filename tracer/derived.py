@@ -62,15 +62,14 @@ def rescored(
     if len(chosen) != len(image):
         raise TraceError(f"{len(images)} image embeddings for {len(chosen)} pairs; give text_pair= to choose texts")
     changes: dict[str, Any] = {"provenance": {**trace.provenance, "rescored": True}}
-    if text_pair is not None:
+    if isinstance(text_pair, str):
         numbers = [str(i) for i in range(len(images))]
-        if isinstance(text_pair, str):
-            starts = [f"{trace.ids[i]}/" for i in first]
-            changes["ids"] = tuple([start + number for start in starts for number in numbers])
-            names: Sequence[str] = numbers
-        else:
-            names = changes["ids"] = tuple([f"{trace.ids[i]}/{at}" for i, at in zip(index, numbers, strict=True)])
-        changes["groups"] = picked(names, _first_equal(images)[image])
+        starts = [f"{trace.ids[i]}/" for i in first]
+        changes["ids"] = tuple([start + number for start in starts for number in numbers])
+        changes["groups"] = picked(numbers, _first_equal(images)) * len(known)
+    elif text_pair is not None:
+        changes["ids"] = tuple([f"{trace.ids[pair]}/{number}" for number, pair in enumerate(index)])
+        changes["groups"] = picked(changes["ids"], _first_equal(images))
     if groups is not None:
         changes["groups"] = tuple(groups)
     return _rebuilt(trace, _scores(trace, images, image, chosen, index), index, chosen, **changes)
@@ -124,5 +123,5 @@ def _rebuilt(
         if name not in changes:
             changes[name] = picked(getattr(trace, name), index)
     noising = None if trace.noising is None else trace.noising[index]
-    kinds, differs = trace.kinds[index], trace.differs[index]
+    kinds, differs = (np.take(of_pairs, index, axis=0) for of_pairs in (trace.kinds, trace.differs))
     return replace(trace, scores=scores, differs=differs, kinds=kinds, text_pair=text_pair, noising=noising, **changes)

@@ -122,13 +122,13 @@ def _stacked(targets: list[Any], width: int) -> np.ndarray | None:
     """Tensors of one kind and of this width at once: ten thousand are ten thousand conversions otherwise."""
     import torch
 
-    if set(map(type, targets)) != {torch.Tensor}:
+    if set(map(type, targets)) != {torch.Tensor} or targets[0].shape != (width,):
         return None
     rows = np.empty((len(targets), width), dtype=np.float32)
     try:
         with torch.no_grad():
             torch.stack(targets, out=torch.from_numpy(rows))
-    except RuntimeError:  # of another width, or on another device
+    except RuntimeError:  # one of another width, or on another device
         return None
     return rows
 

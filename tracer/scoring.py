@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 MANY = 256  # images of one text pair from which on differences are multiplied in float32; see TextMap
-_TILE = 512  # images at a time: their float64 copy stays in the processor's cache, and memory is bounded
+_TILE = 480  # images at a time: their float64 copy stays in the processor's cache, and memory is bounded
 
 
 def normalise_rows(embeddings: Any, what: str = "image embeddings") -> Float32[np.ndarray, "row embed"]:
@@ -52,7 +52,8 @@ def normalise_rows(embeddings: Any, what: str = "image embeddings") -> Float32[n
         for at in range(0, len(rows), _TILE):
             part = rows[at : at + _TILE].astype(np.float64)
             length = norms[at : at + _TILE] = np.sqrt(np.einsum("re,re->r", part, part))
-            np.divide(part, length[:, None], out=out[at : at + _TILE], casting="same_kind")
+            part /= length[:, None]
+            out[at : at + _TILE] = part
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if len(bad):
         raise NonFiniteError(f"{what}: row {bad[0]} holds NaN, infinity or only zeros ({len(bad)} such rows)")
@@ -121,11 +122,9 @@ class TextMap:
         everywhere[:, inside] = np.reshape(place[2:], cells.shape[:2])
         return cls(distinct, place[1], everywhere.reshape(-1))
 
-    def steps(self, dtype: type[np.floating]) -> Float[np.ndarray, "embed score"]:
-        """What each row adds to the first: nothing for itself, nor for the score that is none, which comes last."""
-        out = np.zeros((self.rows.shape[1], len(self.rows) + 1), dtype=dtype)
-        out[:, :-1] = (self.rows.astype(np.float64) - self.rows[0]).T
-        return out
+    def steps(self, dtype: type[np.floating]) -> Float[np.ndarray, "embed further"]:
+        """What the further rows add to the first."""
+        return np.ascontiguousarray((self.rows[1:].astype(np.float64) - self.rows[0]).T, dtype=dtype)
 
 
 class PairScores:
@@ -185,10 +184,10 @@ class PairScores:
             double = single.astype(np.float64)
             anchored = double @ anchors.T
             for one, step, own, anchor in zip(maps, steps, pairs, anchored.T, strict=True):
+                scores = np.empty((len(single), len(one.rows) + 1), dtype=np.float32)
+                scores[:, 0], scores[:, -1] = anchor, np.nan
                 product = (single if many else double) @ step
-                scores = np.empty(product.shape, dtype=np.float32)
-                np.add(anchor[:, None], product, out=scores, casting="same_kind")
-                scores[:, -1] = np.nan
+                np.add(anchor[:, None], product, out=scores[:, 1:-1], casting="same_kind")
                 if isinstance(own, slice):
                     here: Any = slice(own.start + at, own.start + at + len(single))
                     np.take(scores, one.place, axis=1, out=cells[here], mode="clip")

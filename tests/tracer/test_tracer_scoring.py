@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import synthetic_trace
 
 import tracescribe as ts
-from tests.builders import synthetic_trace
 from tracescribe.tracer.options import TraceError
 from tracescribe.tracer.scoring import MANY, PairScores, TextMap, cosines, normalise_rows
 
