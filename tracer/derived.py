@@ -11,14 +11,12 @@ from jaxtyping import Bool, Float32, Int
 
 from .checks import pair_index, picked
 from .options import TraceError, check_choice
-from .scoring import PairScores, TextMap, normalise_rows
+from .scoring import MAP_BYTES, PairScores, TextMap, normalise_rows
 
 if TYPE_CHECKING:
     from .result import CausalTrace, Scores
 
 __all__ = ["rescored", "selected"]
-
-_TEXTS = 64  # text pairs that share a passage over their images; their rows are in memory twice meanwhile
 
 
 def selected(trace: CausalTrace, pairs: Any) -> CausalTrace:
@@ -95,8 +93,9 @@ def _scores(
     assert embeddings is not None and correct is not None and foil is not None
     scored = PairScores(images, image, text_pair, embeddings.shape[1], embeddings.shape[2])
     inside = _inside_by_text(trace, len(embeddings))
-    for at in range(0, len(scored.texts), _TEXTS):  # E may be gigabytes, or on disk
-        some = scored.texts[at : at + _TEXTS]
+    size = max(1, MAP_BYTES // embeddings[0].nbytes)  # E may be gigabytes, or on disk
+    for at in range(0, len(scored.texts), size):
+        some = scored.texts[at : at + size]
         cells = [embeddings[text][:, inside[text]] for text in some]
         scored.fill({n: TextMap.of(correct[n], foil[n], own, inside[n]) for n, own in zip(some, cells, strict=True)})
     if not trace.inside.all():  # a pair's own tokens, should they differ from those of its text pair's other pairs
