@@ -181,8 +181,11 @@ class DualEncoder:
 
     @property
     def embed_dim(self) -> int:
-        """Width of the joint embedding space."""
-        return self.text.encode([""]).shape[-1]
+        """Width of the joint embedding space: that of the readout of one state, without a pass through the blocks."""
+        state = torch.zeros(1, 1, self.text.d_model, dtype=self.text.dtype, device=self.device)
+        pooled = self.text.pooled_positions(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        with torch.no_grad():
+            return self.text.read(state, pooled).shape[-1]
 
     @property
     def device(self) -> torch.device:

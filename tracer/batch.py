@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ..errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError
-from .checks import DIRECTIONS
+from .checks import DIRECTIONS, picked
 from .options import TraceError
 from .pairs import Pair
 from .roles import TokenKind
@@ -27,6 +27,8 @@ __all__ = ["PairBatch", "as_pairs", "make_batch"]
 class PairBatch:
     """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once.
 
+    images: the target of each pair, as it was given.
+    captions, caption_pair: distinct (correct, foil), and which of them each pair has.
     base, donor: token ids by text pair, of the caption whose run is patched and of the one whose states go in.
     noising: whether the base is the correct caption. alignments: by text pair, where lengths may differ.
     tokens, foil_tokens, differs, kinds: at the base's positions; where only one caption has a token, "" stands for the
@@ -34,6 +36,9 @@ class PairBatch:
     """
 
     pairs: tuple[Pair, ...]
+    images: list[Any]
+    captions: tuple[tuple[str, str], ...]
+    caption_pair: Int[np.ndarray, "pair"]
     base: list[list[int]]
     donor: list[list[int]]
     alignments: list[Alignment] | None
@@ -66,19 +71,23 @@ def as_pairs(pairs: Any) -> list[Pair]:
     given = [pairs] if isinstance(pairs, (Pair, Mapping)) else pairs
     if isinstance(given, (str, Path)) or not isinstance(given, Iterable):
         raise DataFormatError(f"expected a list of Pairs, got {given!r}: read a file with read_pairs(path)")
-    out = []
-    for i, pair in enumerate(given):
-        if isinstance(pair, Mapping):
-            try:
-                pair = Pair(**pair)
-            except (ValidationError, TypeError) as error:
-                raise DataFormatError(f"pair {i} is not a pair: {error}") from None
-        if not isinstance(pair, Pair):
-            raise DataFormatError(f"pair {i} is a {type(pair).__name__}, not a Pair: {pair!r}")
-        out.append(pair)
+    out = list(given)
+    if set(map(type, out)) != {Pair}:
+        out = [_as_pair(pair, i) for i, pair in enumerate(out)]
     if not out:
         raise DataFormatError("there are no pairs to trace: the list is empty")
     return out
+
+
+def _as_pair(pair: Any, i: int) -> Pair:
+    if isinstance(pair, Mapping):
+        try:
+            return Pair(**pair)
+        except (ValidationError, TypeError) as error:
+            raise DataFormatError(f"pair {i} is not a pair: {error}") from None
+    if not isinstance(pair, Pair):
+        raise DataFormatError(f"pair {i} is a {type(pair).__name__}, not a Pair: {pair!r}")
+    return pair
 
 
 def make_batch(
@@ -98,26 +107,28 @@ def make_batch(
         IdenticalPairError: a pair's captions are the same tokens.
         TraceError: "negated->affirmative" and a pair that does not say which caption is negated.
     """
-    ids = tuple([str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs)])
-    sides = [_is_noising(pair, name, direction) for pair, name in zip(pairs, ids, strict=True)]
+    read = _read(pairs, direction)
+    ids, groups = _names(pairs, read)
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
     texts: list[_TextPair] = []
-    text_of: list[int] = []
-    known: dict[tuple[str, str], int] = {}
-    for i, (pair, noising) in enumerate(zip(pairs, sides, strict=True)):
-        captions = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
-        number = known.get(captions)
-        if number is None:
-            n_tokens = _checked_lengths(tower, pair, ids[i], align)
-            rows = tuple(map(tuple, tower.rows(captions)))
-            number = known[captions] = index.setdefault((rows[0], rows[1]), len(index))
-            if len(index) > len(texts):
-                lengths = n_tokens if noising else n_tokens[::-1]
-                texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
+    captions: dict[tuple[str, str], int] = {}
+    text_of: list[int] = []  # by caption pair and side
+    caption_of: list[int] = []
+    sides = [_is_noising(pairs[i], ids[i], direction) for i in read.first]
+    for i, noising in zip(read.first, sides, strict=True):
+        pair = pairs[i]
+        n_tokens = _checked_lengths(tower, pair, ids[i], align)
+        caption_of.append(captions.setdefault((pair.correct, pair.foil), len(captions)))
+        both = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
+        rows = tuple(map(tuple, tower.rows(both)))
+        number = index.setdefault((rows[0], rows[1]), len(index))
+        if len(index) > len(texts):
+            lengths = n_tokens if noising else n_tokens[::-1]
+            texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
         if texts[number].noising != noising:
             raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
         text_of.append(number)
-    text_pair = np.array(text_of, dtype=np.int64)
+    text_pair = np.array(text_of, dtype=np.int64)[read.which]
     longest = max(len(text.base) for text in texts)
     differs = np.zeros((len(texts), longest), dtype=bool)
     kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
@@ -126,18 +137,67 @@ def make_batch(
         kinds[t, : len(text.base)] = text.kinds
     return PairBatch(
         pairs=tuple(pairs),
+        images=read.images,
+        captions=tuple(captions),
+        caption_pair=np.array(caption_of, dtype=np.int64)[read.which],
         base=[list(text.base) for text in texts],
         donor=[list(text.donor) for text in texts],
         alignments=None if align == "none" else [text.alignment for text in texts],
-        noising=np.array(sides, dtype=bool),
+        noising=np.array(sides, dtype=bool)[read.which],
         text_pair=text_pair,
-        tokens=tuple([texts[n].strings[0 if texts[n].noising else 1] for n in text_of]),
-        foil_tokens=tuple([texts[n].strings[1 if texts[n].noising else 0] for n in text_of]),
-        differs=differs[text_pair],
-        kinds=kinds[text_pair],
+        tokens=picked([text.strings[0 if text.noising else 1] for text in texts], text_pair),
+        foil_tokens=picked([text.strings[1 if text.noising else 0] for text in texts], text_pair),
+        differs=np.take(differs, text_pair, axis=0),
+        kinds=np.take(kinds, text_pair, axis=0),
         ids=ids,
-        groups=tuple([name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)]),
+        groups=groups,
     )
+
+
+@dataclass(eq=False)
+class _Fields:
+    """What pairs say of themselves. which: the distinct captions of each pair. first: a pair of each of those."""
+
+    which: Int[np.ndarray, "pair"]
+    first: list[int]
+    images: list[Any]
+    named: bool  # whether any has an id or a group
+
+
+def _read(pairs: Sequence[Pair], direction: str) -> _Fields:
+    """A hundred thousand pairs may share ten captions: each is looked at once, and runs of equal captions are one step.
+
+    Captions whose negation differs are different where the direction depends on it.
+    """
+    by_side = direction == DIRECTIONS[2]
+    known: dict[tuple[str, str, str | None], int] = {}
+    first: list[int] = []
+    starts: list[int] = []  # of runs of equal captions
+    numbers: list[int] = []  # and which captions they are
+    images: list[Any] = []
+    correct = foil = side = None
+    named = False
+    for pair in pairs:
+        own = pair.__dict__  # pydantic's fields, in half the time of its attributes
+        if own["correct"] is not correct or own["foil"] is not foil or (by_side and own["negation"] != side):
+            correct, foil, side = own["correct"], own["foil"], own["negation"] if by_side else None
+            starts.append(len(images))
+            numbers.append(known.setdefault((correct, foil, side), len(known)))
+            if numbers[-1] == len(first):
+                first.append(len(images))
+        images.append(own["image"])
+        if own["id"] is not None or own["group"] is not None:
+            named = True
+    return _Fields(np.repeat(numbers, np.diff([*starts, len(images)])), first, images, named)
+
+
+def _names(pairs: Sequence[Pair], read: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids and groups: a pair without an id has its number, one without a group is its own."""
+    if not read.named:
+        ids = tuple([f"{i}" for i in range(len(pairs))])
+        return ids, ids
+    ids = tuple([str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs)])
+    return ids, tuple([name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True)])
 
 
 @dataclass(eq=False)

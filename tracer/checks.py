@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -14,7 +16,9 @@ from .roles import TokenKind
 if TYPE_CHECKING:
     from .result import CausalTrace
 
-__all__ = ["DIRECTIONS", "check_trace", "pair_index", "set_array"]
+__all__ = ["DIRECTIONS", "check_trace", "pair_index", "picked", "set_array"]
+
+T = TypeVar("T")
 
 DIRECTIONS = ("foil->correct", "correct->foil", "negated->affirmative")
 
@@ -64,21 +68,41 @@ def check_trace(trace: CausalTrace) -> None:
     lengths = tokens.sum(axis=1)
     counts = [np.fromiter(map(len, side), np.int64, n_pairs) for side in (trace.tokens, trace.foil_tokens)]
     wrong = (lengths != counts[0]) | (lengths != counts[1])
-    wrong |= (tokens != (np.arange(n_tokens) < lengths[:, None])).any(axis=1)
+    gaps = tokens[:, 1:] & ~tokens[:, :-1]
+    if gaps.any():
+        wrong |= gaps.any(axis=1)
     if wrong.any():
         i = int(np.argmax(wrong))
         raise TraceError(
             f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
             f"marks {lengths[i]} positions; they must be the first ones and as many"
         )
-    finite = np.isfinite(trace.scores.correct) & np.isfinite(trace.scores.foil)
-    finite &= (np.isfinite(trace.scores.patched) | ~trace.inside[:, None, :]).all(axis=(1, 2))
+    _check_finite(trace)
+
+
+def _check_finite(trace: CausalTrace) -> None:
+    scores = trace.scores
+    with np.errstate(all="ignore"):  # a sum is finite only if all its terms are, and costs one passage
+        if np.isfinite(scores.patched.sum() + scores.correct.sum() + scores.foil.sum()):
+            return
+    finite = np.isfinite(scores.correct) & np.isfinite(scores.foil)
+    finite &= (np.isfinite(scores.patched) | ~trace.inside[:, None, :]).all(axis=(1, 2))
     if not finite.all():
         bad = int(np.argmin(finite))
         raise NonFiniteError(
             f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
             f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
         )
+
+
+def picked(values: Sequence[T], index: Int[np.ndarray, "chosen"]) -> tuple[T, ...]:
+    """The values at these places: what indexing does to an array.
+
+    >>> picked(("a", "b"), np.array([1, 1, 0]))
+    ('b', 'b', 'a')
+    """
+    places = index.tolist()
+    return itemgetter(*places)(values) if len(places) > 1 else tuple(values[i] for i in places)
 
 
 def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float32, Int
 from ..errors import OutputError
 from .images import Targets
 from .options import TraceWarning
-from .scoring import cosines, pairs_of
+from .result import Scores
+from .scoring import PairScores, TextMap
 from .store import Shard, Store
 
 __all__ = ["Collector", "Keep"]
@@ -38,11 +39,9 @@ class Collector:
         budget: int,
         store: Store | None,
     ) -> None:
-        self._targets, self._pairs, self._n_columns, self._noising = targets, pairs_of(text_pair), n_columns, noising
+        self._targets, self._text_pair, self._n_columns, self._noising = targets, text_pair, n_columns, noising
         self._keep, self._budget, self._store = keep, budget, store
-        self.correct = np.empty(len(text_pair), dtype=np.float32)
-        self.foil = np.empty(len(text_pair), dtype=np.float32)
-        self.patched: Float32[np.ndarray, "pair layer column"] | None = None
+        self._scores: PairScores | None = None
         self._kept: dict[str, np.ndarray] = {}
         self._file: IO[bytes] | None = None
         self._shape: tuple[int, ...] = ()
@@ -53,25 +52,29 @@ class Collector:
         Raises:
             OutputError: the disk is full.
         """
-        if self.patched is None:
-            self._allocate(shard)
-            assert self.patched is not None
+        if self._scores is None:
+            self._allocate(shard.patched.shape[1], shard.patched.shape[3])
+            assert self._scores is not None
         noising = self._noising[list(unit)][:, None]
         correct = np.where(noising, shard.base, shard.donor)
         foil = np.where(noising, shard.donor, shard.base)
+        columns = np.arange(max(self._n_columns))
+        maps = {}
         for row, text in enumerate(unit):
             n = self._n_columns[text]
             cells = shard.patched[row, :, :n]
-            rows = np.concatenate([correct[row, None], foil[row, None], cells.reshape(-1, cells.shape[-1])])
-            pairs = self._pairs[text]
-            scores = cosines(self._targets.of(pairs), rows)
-            self.correct[pairs], self.foil[pairs] = scores[:, 0], scores[:, 1]
-            self.patched[pairs, :, :n] = scores[:, 2:].reshape(len(scores), -1, n)
-            self.patched[pairs, :, n:] = np.nan
+            maps[text] = TextMap.of(correct[row], foil[row], cells, columns < n)
             self._keep_embeddings(text, cells)
+        self._scores.fill(maps)
         if self._kept:
             self._kept["correct_embeddings"][list(unit)] = correct
             self._kept["foil_embeddings"][list(unit)] = foil
+
+    @property
+    def scores(self) -> Scores:
+        """Of every pair, once all units are there."""
+        assert self._scores is not None
+        return Scores(correct=self._scores.correct, foil=self._scores.foil, patched=self._scores.patched)
 
     def embeddings(self) -> dict[str, np.ndarray | None]:
         """The embeddings of all text pairs by their names in a CausalTrace; None where they were not kept."""
@@ -83,10 +86,9 @@ class Collector:
             self._file = None
         return {name: self._kept.get(name) for name in ("embeddings", "correct_embeddings", "foil_embeddings")}
 
-    def _allocate(self, shard: Shard) -> None:
+    def _allocate(self, n_layers: int, embed: int) -> None:
         n_texts, widest = len(self._n_columns), max(self._n_columns)
-        n_layers, embed = shard.patched.shape[1], shard.patched.shape[3]
-        self.patched = np.empty((len(self.correct), n_layers, widest), dtype=np.float32)
+        self._scores = PairScores(self._targets.rows, self._targets.index, self._text_pair, n_layers, widest)
         self._shape = (n_texts, n_layers, widest, embed)
         size = 4 * int(np.prod(self._shape))
         keep: Any = self._keep

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 
-from .checks import DIRECTIONS, check_trace, pair_index, set_array
+from .checks import DIRECTIONS, check_trace, set_array
 from .maps import Excess, LayerProfile, TraceMap
 from .options import TraceError
 from .roles import TokenKind
@@ -241,10 +241,9 @@ class CausalTrace:
         Raises:
             TraceError: a mask of another length, an index out of range, or no pair at all.
         """
-        index = pair_index(pairs, self.n_pairs)
-        kept, text_pair = np.unique(self.text_pair[index], return_inverse=True)
-        scores = Scores(**{f.name: getattr(self.scores, f.name)[index] for f in fields(Scores)})
-        return self._rebuilt(scores, index, text_pair, kept)
+        from .derived import selected
+
+        return selected(self, pairs)
 
     def with_floor(self, floor: float) -> CausalTrace:
         """The same scores with another smallest |S_corr - S_foil| (cosine) for valid pairs."""
@@ -256,62 +255,31 @@ class CausalTrace:
         """The trace with other images and no new forward pass: patched texts do not depend on the image.
 
         image_embeddings: [n, embed], of any length > 0.
-        text_pair: [n], which of the text pairs each image is for; None = one image for each pair, in order.
-        groups: [n] bootstrap clusters; None = those of the pairs if ``text_pair`` is None, else each image its own.
+        text_pair: [n], which of the text pairs each image is for; None = one image for each pair, in order; "each" =
+            every text pair with every image, one text pair after another.
+        groups: the pairs' bootstrap clusters; None = those they have if ``text_pair`` is None, else the image each is
+            judged by (pairs with equal images are no independent observations).
 
         Raises:
             TraceError: the trace holds no embeddings, or shapes do not fit.
             NonFiniteError: an image embedding holds NaN or infinity, or is 0.
+
+        >>> import tracescribe as ts
+        >>> model = ts.load("phantom")
+        >>> clear = ts.Text("The lungs are clear.")
+        >>> pairs = [
+        ...     ts.Pair(correct=f"There is no {what}.", foil=f"There is severe {what}.", image=clear, id=what)
+        ...     for what in ("opacity", "effusion")
+        ... ]
+        >>> trace = ts.trace(model, pairs, progress=False)
+        >>> films = model.encode_texts(["The lungs are clear.", "The heart is large."])
+        >>> every = trace.rescore(films, text_pair="each")
+        >>> every.ids, every.groups
+        (('opacity/0', 'opacity/1', 'effusion/0', 'effusion/1'), ('0', '1', '0', '1'))
         """
-        from .scoring import normalise_rows, patched_scores, text_scores
+        from .derived import rescored
 
-        if self.embeddings is None or self.correct_embeddings is None or self.foil_embeddings is None:
-            why = "its text embeddings were not kept, so trace again to rescore"
-            if self.provenance.get("method") == "attribution":
-                why = "an attribution depends on the image (it is a gradient of S), so trace the new images"
-            raise TraceError(f"this trace holds scores only: {why}")
-        images = normalise_rows(image_embeddings)
-        if images.shape[1] != self.embeddings.shape[3]:
-            raise TraceError(f"image embeddings have {images.shape[1]} dimensions, texts {self.embeddings.shape[3]}")
-        if text_pair is None:
-            index, chosen = np.arange(self.n_pairs), self.text_pair
-        else:
-            chosen = np.asarray(text_pair, dtype=np.int64).reshape(-1)
-            known, first = np.unique(self.text_pair, return_index=True)
-            unknown = np.setdiff1d(chosen, known)
-            if len(unknown):
-                raise TraceError(f"text_pair {unknown[0]} does not exist: they are 0 to {known[-1]}")
-            index = first[np.searchsorted(known, chosen)]
-        if len(chosen) != len(images):
-            raise TraceError(f"{len(images)} image embeddings for {len(chosen)} pairs; give text_pair= to choose texts")
-        scores = Scores(
-            correct=text_scores(self.correct_embeddings, images, chosen),
-            foil=text_scores(self.foil_embeddings, images, chosen),
-            patched=patched_scores(self.embeddings, images, chosen, self.inside[index]),
-        )
-        everything = np.arange(len(self.embeddings))
-        result = self._rebuilt(scores, index, chosen, everything, rescored=True)
-        if text_pair is None:
-            return result if groups is None else replace(result, groups=tuple(groups))
-        ids = tuple(f"{self.ids[pair]}/{number}" for number, pair in enumerate(index))
-        return replace(result, ids=ids, groups=ids if groups is None else tuple(groups))
-
-    def _rebuilt(
-        self, scores: Scores, index: np.ndarray, text_pair: np.ndarray, kept: np.ndarray, rescored: bool = False
-    ) -> CausalTrace:
-        """These scores with the captions of the pairs at ``index`` and the text embeddings at ``kept``."""
-        changes: dict[str, Any] = {"noising": None if self.noising is None else self.noising[index]}
-        changes |= {
-            name: tuple(getattr(self, name)[i] for i in index) for name in ("tokens", "foil_tokens", "ids", "groups")
-        }
-        if self.embeddings is not None and len(kept) < len(self.embeddings):  # nothing to drop: no copy of gigabytes
-            for name in ("embeddings", "correct_embeddings", "foil_embeddings"):
-                changes[name] = getattr(self, name)[kept]
-        if rescored:
-            changes["provenance"] = {**self.provenance, "rescored": True}
-        return replace(
-            self, scores=scores, differs=self.differs[index], kinds=self.kinds[index], text_pair=text_pair, **changes
-        )
+        return rescored(self, image_embeddings, text_pair, groups)
 
     # -- files, tables, pictures --------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from .images import Targets, encode_targets
 from .keys import pair_keys
 from .options import TraceError, check_choice
 from .pairs import Pair
-from .result import CausalTrace, Scores
+from .result import CausalTrace
 from .running import ProgressCallback, Units, show_progress
 from .selection import Heads, Positions, select_columns
 from .store import Store
@@ -159,13 +159,13 @@ def trace(
         cache=cache,
     )
     batch, prepared = run.batch, run.units.prepared
-    targets = encode_targets(model, batch.pairs, batch.ids)
+    targets = encode_targets(model, batch.images, batch.ids)
     measured: dict[str, Any] = {"path": prepared.path, "tf32": False}
     with show_progress(progress, len(prepared.columns)) as advance:
         if method == "attribution":
             attribution = attribute(
                 AttributionEngine(model.text, dtype=dtype),
-                *(batch.base, batch.donor, targets.of(slice(None)), batch.text_pair, run.inside, batch.noising),
+                *(batch.base, batch.donor, targets.of_pairs, batch.text_pair, run.inside, batch.noising),
                 sweep=prepared.sweep,
                 columns=prepared.columns,
                 steps=steps,
@@ -183,9 +183,7 @@ def trace(
             )
             for unit, shard in run.units.finished(advance):
                 keep.add(unit, shard)
-            assert keep.patched is not None
-            scores = Scores(correct=keep.correct, foil=keep.foil, patched=keep.patched)
-            found = {"scores": scores, **keep.embeddings()}
+            found = {"scores": keep.scores, **keep.embeddings()}
     result = CausalTrace(
         tokens=batch.tokens,
         foil_tokens=batch.foil_tokens,
@@ -333,10 +331,8 @@ def _named(value: Any) -> Any:
 
 def _provenance(model: DualEncoder, batch: PairBatch, targets: Targets) -> dict[str, Any]:
     tower = model.text
-    distinct: dict[tuple[str, str], int] = {}  # captions; pairs are many, captions few
-    which = [distinct.setdefault((pair.correct, pair.foil), len(distinct)) for pair in batch.pairs]
     groups = None if batch.groups == batch.ids else batch.groups
-    captions = json.dumps([list(distinct), batch.ids, groups]).encode() + np.array(which, dtype="<i8").tobytes()
+    captions = json.dumps([batch.captions, batch.ids, groups]).encode() + batch.caption_pair.astype("<i8").tobytes()
     return {
         "model": model.name,
         "weights_sha256": tower.fingerprint(),

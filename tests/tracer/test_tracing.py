@@ -19,8 +19,10 @@ from tracescribe.errors import (
     DegenerateTraceError,
     IdenticalPairError,
     LengthMismatchError,
+    NonFiniteError,
     SiteError,
 )
+from tracescribe.tracer.images import encode_targets
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,47 @@ def test_every_kind_of_target_gives_the_same_trace(model: ts.DualEncoder, films:
     for name in ("pairs.jsonl", "pairs.csv"):
         from_file = ts.trace(model, ts.read_pairs(tmp_path / name))
         np.testing.assert_allclose(from_file.cte[0], trace.cte[0], atol=1e-5)
+
+
+def test_given_embeddings_cost_no_pass_of_the_tower(model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    width = model.encode_texts(["a clear lung"]).shape[1]
+    passes: list[int] = []
+    monkeypatch.setattr(ts.patching.TextTower, "embed", lambda *_: passes.append(1))
+    assert model.embed_dim == width
+    assert encode_targets(model, [np.ones(width), torch.ones(width)], ["a", "b"]).rows.shape == (2, width)
+    assert passes == []
+
+
+def test_targets_given_as_tensors_arrays_lists_texts_and_files_keep_their_order(
+    model: ts.DualEncoder, films: list[Path]
+) -> None:
+    one, other = model.encode_images(films[:2])
+    given = [
+        one,
+        ts.Text("a clear lung"),
+        films[1],
+        other.numpy(),
+        one,
+        one.tolist(),
+        ts.Text("a clear lung"),
+        other * 3,
+    ]
+    targets = encode_targets(model, given, [str(i) for i in range(len(given))])
+    text = model.encode_texts(["a clear lung"])[0]
+    expected = torch.stack([one, text, other, other, one, one, text, other]).numpy()
+    # float32 embeddings, divided by their length once more
+    np.testing.assert_allclose(targets.of_pairs, expected, atol=2e-7)
+    assert len(targets.rows) == 6  # equal objects and equal texts once
+
+
+def test_the_odd_embedding_among_tensors_is_named(model: ts.DualEncoder) -> None:
+    width = model.embed_dim
+    good = torch.ones(width)
+    for odd, message in ((torch.ones(width + 1), "pair 'b' .* shape"), (good * 0, "pair 'b'")):
+        with pytest.raises((DataFormatError, NonFiniteError), match=message):
+            encode_targets(model, [good, odd, good], ["a", "b", "c"])
+    with pytest.raises(DataFormatError, match=r"pair 'a' .* shape"):
+        encode_targets(model, [torch.ones(width + 1)] * 2, ["a", "b"])
 
 
 def test_a_text_as_the_target(model: ts.DualEncoder) -> None:
