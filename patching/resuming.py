@@ -150,11 +150,12 @@ class Layout:
     def enter(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "more_rows d"]:
         """The flat batch of the block before with the unpatched states of the lanes that enter at this one."""
         sizes = [count * group.width for count, group in zip(self.before, self.pass_.lanes, strict=True)]
-        pieces = list(x.split([self.pass_.n_unpatched, *sizes]))
-        states = self.pass_.unpatched.resid[self.block]
-        for at, group in enumerate(self.pass_.lanes):
-            entering = group.rows[self.before[at] : self.counts[at], group.start :]
-            pieces[at + 1] = torch.cat([pieces[at + 1], take(states, entering.flatten())])
+        unpatched, *earlier = x.split([self.pass_.n_unpatched, *sizes])
+        pieces, states = [unpatched], self.pass_.unpatched.resid[self.block]
+        for group, piece, before, count in zip(self.pass_.lanes, earlier, self.before, self.counts, strict=True):
+            pieces.append(piece)
+            if count > before:
+                pieces.append(take(states, group.rows[before:count, group.start :].flatten()))
         return torch.cat(pieces)
 
     @cached_property
