@@ -103,7 +103,8 @@ def trace(
             resumes where the tower allows it. The path that was used is in the result.
         batch_size: text pairs a batch; "auto" chooses by size and ``memory``. A batch is run, and cached, as a whole.
         dtype: precision of the text tower's passes, its own by default; TF32 is never used in float32 passes, and
-            scores are always summed in float64.
+            scores are summed in float64, or from 256 images of a text pair on in float32 as differences from the
+            correct caption's, which is as exact (:class:`tracescribe.tracer.scoring.TextMap`).
         floor: pairs with |S_corr - S_foil| (cosine) below it are not valid: their CTE is NaN.
         memory: bytes that tracing may take beside the model and the scores: half for the passes of one batch, half for
             the embeddings that "auto" keeps in memory.

@@ -52,6 +52,7 @@ def test_a_source_is_verified_and_patched_as_plain_hooks_patch_it(entry: Entry, 
     base, donor = tower.rows(TEXTS)
     engine = PatchingEngine(tower)
     result = engine.patch([base], [donor])
+    assert model.embed_dim == result.base.shape[-1]
     check_residual_cells(entry, source, tower, result)
     sites = ["resid"]
     for site in () if tower.opaque else ("attn", "resid_mid", "mlp"):
