@@ -20,7 +20,7 @@ Attend = Callable[["Attention", Tensor, Tensor, Tensor], Tensor]
 class Fresh(NamedTuple):
     """Rows whose queries, keys and values are computed; of these, the ones whose queries are (None: all)."""
 
-    rows: Int[Tensor, " row"]
+    rows: slice
     queries: Int[Tensor, " query"] | None
 
 
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
         queries: the output of the rows with these numbers only. fresh: where ``attend`` knows the other rows' part.
         """
-        rows, asking = (x, queries) if fresh is None else (x.index_select(0, fresh.rows), fresh.queries)
+        rows, asking = (x, queries) if fresh is None else (x[fresh.rows], fresh.queries)
         before, after = (_unchanged, self.ln_1) if self.post_norm else (self.ln_1, _unchanged)
         attended = self.hook_attn_out(self.scale_attn(self.attn(before(rows), attend, asking)))
         x = self.hook_resid_mid(after((x if queries is None else x.index_select(0, queries)) + attended))

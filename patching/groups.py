@@ -62,7 +62,8 @@ class Group:
 
     @property
     def length(self) -> int:
-        return self.base.resid[0].shape[1]
+        """Positions of the base's rows."""
+        return self.base.length
 
     def known(self, tower: Tower, sweep: Sweep) -> np.ndarray:
         """RUN, BASE or DONOR by [pair, layer, column]."""

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .block import Attention, Fresh
 from .sites import Site
-from .unpatched import QKV, SharedRun, Unpatched, take
+from .unpatched import QKV, SharedRun, Unpatched, on, take
 
 Index = tuple[Tensor, ...]
 
@@ -25,8 +26,8 @@ class Lanes:
     Lane i is a patched run of text ``texts[i]``: its unpatched states enter the pass before block ``first[i]``, the
     first where it is patched, and ``until[i]`` is the block after the last one. Lanes are ordered by ``first``.
     ``heads[i]`` is the patched head (all lanes have one, or none). ``start`` is the first row that is run. In a causal
-    tower the rows before the patch cannot change, and patched rows which no changed row comes before go on
-    as in the donor's run: the keys and values of all rows before ``start`` are those of the run ``before``.
+    tower the rows before the patch cannot change, and patched rows which no changed row comes before go on as in the
+    donor's run: the keys and values of all rows before ``start`` are those of the run ``before``.
 
     clean: the run that is patched. donor: where the replacing states come from, in the frame of ``clean``.
     """
@@ -44,7 +45,7 @@ class Lanes:
     @property
     def width(self) -> int:
         """Rows that are run for each lane."""
-        return self.clean.rows.shape[1] - self.start
+        return self.clean.length - self.start
 
     @property
     def n_rows(self) -> int:
@@ -66,21 +67,17 @@ class Lanes:
         return [lane for lane in range(self.joined(block)) if self.until[lane] > block]
 
     @cached_property
-    def text_index(self) -> Int[Tensor, " lane"]:
-        return torch.tensor(self.texts, device=self.clean.rows.device)
-
-    @cached_property
-    def rows(self) -> Int[Tensor, "lane pos"]:
+    def rows(self) -> Int[np.ndarray, "lane pos"]:
         """The unpatched rows that a lane's own are before it is patched, and those of ``before``."""
-        rows = self.clean.rows[self.text_index]
-        rows[:, : self.start] = self.before.rows[self.text_index, : self.start]
+        rows = self.clean.rows[self.texts]
+        rows[:, : self.start] = self.before.rows[self.texts, : self.start]
         return rows
 
     @cached_property
-    def patched_rows(self) -> Int[Tensor, "lane pos"]:
+    def patched_rows(self) -> Int[np.ndarray, "lane pos"]:
         """The same with the donor's rows at the patched positions."""
-        rows, positions = self.rows.clone(), list(self.positions)
-        rows[:, positions] = self.donor.rows[self.text_index][:, positions]
+        rows, positions = self.rows.copy(), list(self.positions)
+        rows[:, positions] = self.donor.rows[self.texts][:, positions]
         return rows
 
     @cached_property
@@ -91,7 +88,7 @@ class Lanes:
             return None
         mask = mask[..., self.start :, :] if mask.shape[-2] > 1 else mask
         if mask.ndim > 2:
-            mask = mask[self.text_index]
+            mask = mask[self.texts]
         return None if bool(mask.all()) else mask
 
     @cached_property
@@ -106,9 +103,12 @@ class Lanes:
 class Pass:
     """One pass down the blocks: unpatched rows, unless an earlier pass has run them, and lanes that resume from them.
 
+    All rows stand in one flat batch [row, d_model]: the unpatched ones, then lanes in the order in which they enter, so
+    that a row keeps its number from block to block.
+
     site: where lanes are patched. If that is not queries, keys or values, those of a lane's first block are known: the
     unpatched rows', and where the block's input is patched the donor's. reads_one: the last block computes of each lane
-    only the row that is read out. keep: later passes resume from the same rows.
+    only the row that is read out, in the order of the lanes. keep: later passes resume from the same rows.
     """
 
     def __init__(
@@ -125,7 +125,13 @@ class Pass:
         self.n_unpatched = unpatched.n_rows if unpatched.embedding is None else 0
         self.known = site.name not in ("q", "k", "v")
         self.device = unpatched.resid[0].device
-        self.layouts = [Layout(self, block, reads_one and block == n_blocks - 1) for block in range(n_blocks)]
+        self.rows = [np.empty((len(group.texts), group.width), dtype=np.int64) for group in lanes]
+        self.layouts: list[Layout] = []
+        n_rows = self.n_unpatched
+        for block in range(n_blocks):
+            layout = Layout(self, block, n_rows, reads_one and block == n_blocks - 1)
+            self.layouts.append(layout)
+            n_rows = layout.n_rows
 
     def enter(self) -> Float[Tensor, "row d_model"]:
         """The rows that stand before all lanes in every block."""
@@ -136,27 +142,37 @@ class Pass:
         if self.n_unpatched:
             self.unpatched.resid.append(x[: self.n_unpatched].clone())  # no view: it would keep the lanes' rows too
 
+    def by_lanes(self, x: Float[Tensor, "row d_model"]) -> list[Float[Tensor, "lane width d_model"]]:
+        """The lanes of each group, of a block that has run all rows."""
+        return [take(x, on(self.device, rows)) for rows in self.rows]
+
 
 class Layout:
-    """Where the rows stand in the flat batch [rows, d_model] of one block: unpatched rows, then lanes after lanes."""
+    """What one block does: which rows enter, which are computed, replaced and attended to.
 
-    def __init__(self, pass_: Pass, block: int, only_pooled: bool) -> None:
-        self.pass_, self.block, self.only_pooled = pass_, block, only_pooled
+    n_before: rows of the block before.
+    """
+
+    def __init__(self, pass_: Pass, block: int, n_before: int, only_pooled: bool) -> None:
+        self.pass_, self.block, self.n_before, self.only_pooled = pass_, block, n_before, only_pooled
         self.counts = [group.joined(block) for group in pass_.lanes]
-        self.before = [group.joined(block - 1) if block else 0 for group in pass_.lanes]
+        before = [group.joined(block - 1) if block else 0 for group in pass_.lanes]
         # lanes whose queries, keys and values are computed
-        self.computed = self.before if pass_.known else self.counts
+        self.computed = before if pass_.known else self.counts
+        entering = [np.empty(0, dtype=np.int64)]
+        self.n_rows = n_before
+        for group, rows, old, count in zip(pass_.lanes, pass_.rows, before, self.counts, strict=True):
+            size = (count - old) * group.width
+            rows[old:count] = np.arange(self.n_rows, self.n_rows + size).reshape(-1, group.width)
+            entering.append(group.rows[old:count, group.start :].ravel())
+            self.n_rows += size
+        self._entering = np.concatenate(entering)
 
-    def enter(self, x: Float[Tensor, "rows d"]) -> Float[Tensor, "more_rows d"]:
-        """The flat batch of the block before with the unpatched states of the lanes that enter at this one."""
-        sizes = [count * group.width for count, group in zip(self.before, self.pass_.lanes, strict=True)]
-        unpatched, *earlier = x.split([self.pass_.n_unpatched, *sizes])
-        pieces, states = [unpatched], self.pass_.unpatched.resid[self.block]
-        for group, piece, before, count in zip(self.pass_.lanes, earlier, self.before, self.counts, strict=True):
-            pieces.append(piece)
-            if count > before:
-                pieces.append(take(states, group.rows[before:count, group.start :].flatten()))
-        return torch.cat(pieces)
+    def enter(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "more_rows d"]:
+        """The flat batch of the block before, and the unpatched states of the lanes that enter at this one."""
+        if not len(self._entering):
+            return x
+        return torch.cat([x, take(self.pass_.unpatched.resid[self.block], on(self.pass_.device, self._entering))])
 
     @cached_property
     def patched(self) -> tuple[Index, Index]:
@@ -165,81 +181,95 @@ class Layout:
         Both are numbers of rows, and heads where heads are replaced; lane after lane.
         """
         only_pooled = self.only_pooled and self.pass_.site.of_queries  # one row for each lane, the one that is read out
-        rows: list[int] = []
-        heads: list[int] = []
-        donors = [torch.empty(0, dtype=torch.long, device=self.pass_.device)]
+        here, there, heads = ([np.empty(0, dtype=np.int64)] for _ in range(3))
         offset = self.pass_.n_unpatched
-        for group, count in zip(self.pass_.lanes, self.counts, strict=True):
+        for group, rows, count in zip(self.pass_.lanes, self.pass_.rows, self.counts, strict=True):
             positions = [p for p in group.positions if not only_pooled or p == group.clean.pooled]
-            active, width = group.active(self.block), 1 if only_pooled else group.width
-            first = group.start + (group.pooled if only_pooled else 0)
-            rows += [offset + lane * width + position - first for lane in active for position in positions]
-            donors.append(group.donor.rows[group.text_index[active]][:, positions].flatten())
+            active = group.active(self.block)
+            own = offset + np.arange(count)[:, None] if only_pooled else rows
+            columns = [0 if only_pooled else position - group.start for position in positions]
+            here.append(own[active][:, columns].ravel())
+            there.append(group.donor.rows[group.texts][active][:, positions].ravel())
             if group.heads is not None:
-                heads += [group.heads[lane] for lane in active for _ in positions]
-            offset += count * width
-        here, there = torch.tensor(rows, dtype=torch.long, device=self.pass_.device), torch.cat(donors)
-        if not heads:
-            return (here,), (there,)
-        which = torch.tensor(heads, dtype=torch.long, device=self.pass_.device)
-        return (here, which), (there, which)
+                heads.append(np.repeat(np.array(group.heads)[active], len(positions)))
+            offset += count
+        sides = on(self.pass_.device, np.concatenate(here)), on(self.pass_.device, np.concatenate(there))
+        if len(heads) == 1:
+            return (sides[0],), (sides[1],)
+        which = on(self.pass_.device, np.concatenate(heads))
+        return (sides[0], which), (sides[1], which)
 
-    @cached_property
+    @property
     def fresh(self) -> Fresh | None:
         """The rows whose queries, keys and values are computed; None for all."""
-        if self.computed == self.counts:
+        if not self.pass_.known:
             return None
-        rows = self._rows(self.counts, self.computed)
-        return Fresh(rows, self._rows(self.computed, self.computed, pooled=True) if self.only_pooled else None)
+        return Fresh(slice(self.n_before), self._ends(self.computed) if self.only_pooled else None)
 
-    @cached_property
+    @property
     def queries(self) -> Int[Tensor, " query"] | None:
         """The rows whose output is computed; None for all."""
-        return self._rows(self.counts, self.counts, pooled=True) if self.only_pooled else None
+        return self._ends(self.counts) if self.only_pooled else None
 
-    def _rows(self, there: Sequence[int], chosen: Sequence[int], pooled: bool = False) -> Int[Tensor, " row"]:
-        """Numbers of the unpatched rows and those of each group's first lanes, or of their rows that are read out.
+    def _ends(self, counts: Sequence[int]) -> Int[Tensor, " row"]:
+        """The unpatched rows, and the ones that are read out of so many lanes of each group."""
+        lanes = zip(self.pass_.lanes, self.pass_.rows, counts, strict=True)
+        ends = [rows[:count, group.pooled] for group, rows, count in lanes]
+        return on(self.pass_.device, np.concatenate([np.arange(self.pass_.n_unpatched), *ends]))
 
-        there: how many lanes of each group the rows are of.
-        """
-        parts = [torch.arange(self.pass_.n_unpatched)]
-        offset = self.pass_.n_unpatched
-        for group, count, some in zip(self.pass_.lanes, there, chosen, strict=True):
-            rows = torch.arange(offset, offset + some * group.width)
-            parts.append(rows.unflatten(0, (some, group.width))[:, group.pooled] if pooled and some else rows)
-            offset += count * group.width
-        return torch.cat(parts).to(self.pass_.device)
-
-    def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "queries head d_head"]:
+    def attend(self, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "query head d_head"]:
         """Unpatched texts attend to their own rows, each lane to itself and the positions before it."""
-        unpatched, n = self.pass_.unpatched, self.pass_.n_unpatched
+        unpatched, n, device = self.pass_.unpatched, self.pass_.n_unpatched, self.pass_.device
+        out: list[Tensor] = []
         if n:
-            known = QKV(q[:n], k[:n], v[:n])
             if self.pass_.keep:
-                unpatched.qkv.append(QKV(*(part.clone() for part in known)))
-            out = list(unpatched.attend(attention, q, k, v))
-        else:
-            known, out = unpatched.qkv[self.block], []
-            k, v = torch.cat([known.k, k]), torch.cat([known.v, v])
-        at_query, at_key = n, len(known.k)
-        for group, count, computed in zip(self.pass_.lanes, self.counts, self.computed, strict=True):
-            if not count:
-                continue
-            size = computed * group.width
-            # where the keys of every lane stand: unpatched rows, but for the lanes that have run already
-            keys = (group.patched_rows if self.pass_.site.hook == "hook_resid_pre" else group.rows)[:count].clone()
-            first = group.pooled if self.only_pooled else 0
-            entering = keys[computed:, group.start + first : group.start + first + 1 if self.only_pooled else None]
-            own = torch.arange(at_key, at_key + size, device=keys.device)
-            keys[:computed, group.start :] = own.unflatten(0, (computed, group.width))
-            n_queries = computed if self.only_pooled else size
-            queries = torch.cat([q[at_query : at_query + n_queries], take(known.q, entering.flatten())])
-            mask = group.pooled_mask if self.only_pooled else group.mask
-            if mask is not None and mask.ndim > 2:
-                mask = mask[:count]
-            z = attention.mix(
-                queries.unflatten(0, (count, -1)), take(k, keys), take(v, keys), mask, group.start + first
-            )
-            out.append(z.flatten(0, 1))
-            at_query, at_key = at_query + n_queries, at_key + size
-        return torch.cat(out)
+                unpatched.qkv.append(QKV(q[:n].clone(), k[:n].clone(), v[:n].clone()))
+            out += unpatched.attend(attention, q, k, v)
+        else:  # the known rows stand before the others here too
+            q, k, v = (torch.cat(pair) for pair in zip(unpatched.qkv[self.block], (q, k, v), strict=True))
+        if not self.pass_.lanes:
+            return torch.cat(out)
+        keys, queries = self._lookups(unpatched.n_rows - n)
+        sizes = [[own.size for own in index] for index in (queries, keys, keys)]
+        places = [on(device, np.concatenate([at.ravel() for at in index])) for index in (queries, keys)]
+        parts = take(q, places[0]), take(k, places[1]), take(v, places[1])
+        by_group = zip(*(part.split(own) for part, own in zip(parts, sizes, strict=True)), strict=True)
+        for group, count, own in zip(self.pass_.lanes, self.counts, by_group, strict=True):
+            if count:
+                own_q, own_k, own_v = (rows.unflatten(0, (count, -1)) for rows in own)
+                mask, first = (group.pooled_mask, group.pooled) if self.only_pooled else (group.mask, 0)
+                if mask is not None and mask.ndim > 2:
+                    mask = mask[:count]
+                out.append(attention.mix(own_q, own_k, own_v, mask, group.start + first).flatten(0, 1))
+        return self._in_order(torch.cat(out))
+
+    def _lookups(self, shift: int) -> tuple[list[Int[np.ndarray, "lane pos"]], list[Int[np.ndarray, "lane query"]]]:
+        """Where the keys, and the queries, of every lane stand: unpatched rows, but for the lanes that run already.
+
+        shift: how much further down than in the flat batch the lanes' rows stand.
+        """
+        keys, queries = [], []
+        offset = self.pass_.unpatched.n_rows
+        for group, rows, count, computed in zip(
+            self.pass_.lanes, self.pass_.rows, self.counts, self.computed, strict=True
+        ):
+            known = group.patched_rows if self.pass_.site.hook == "hook_resid_pre" else group.rows
+            keys.append(known[:count].copy())
+            keys[-1][:computed, group.start :] = rows[:computed] + shift
+            if self.only_pooled:  # of which there are no other queries
+                asked = known[:count, group.start + group.pooled, None].copy()
+                asked[:computed, 0] = np.arange(offset, offset + computed)
+                offset += computed
+                queries.append(asked)
+            else:
+                queries.append(keys[-1][:, group.start :])
+        return keys, queries
+
+    def _in_order(self, z: Float[Tensor, "query head d_head"]) -> Float[Tensor, "query head d_head"]:
+        """Unpatched rows and group after group, as the rows of the flat batch (or, of the last block, as they are)."""
+        n = self.pass_.n_unpatched
+        lanes = [rows[:count].ravel() for rows, count in zip(self.pass_.rows, self.counts, strict=True)]
+        numbers = np.concatenate([np.arange(n), *lanes])
+        if self.only_pooled or bool((np.diff(numbers) == 1).all()):
+            return z
+        return take(z, on(self.pass_.device, np.argsort(numbers)))

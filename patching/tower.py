@@ -287,14 +287,13 @@ class Tower(nn.Module):
         runs = unpatched.runs if pass_.n_unpatched else []
         own, lanes = x[: pass_.n_unpatched], x[pass_.n_unpatched :]
         if single:
-            ends = torch.cat([run.rows[:, run.pooled] for run in runs]) if runs else slice(0)
+            ends = torch.cat([run.index[:, run.pooled] for run in runs]) if runs else slice(0)
             embeddings = self.readout(torch.cat([own[ends], lanes]))
         else:
-            patched = zip(lanes.split([group.n_rows for group in pass_.lanes]), pass_.lanes, strict=True)
             embeddings = torch.cat(
                 [
-                    *(self.read(own[run.rows], None, run.counted) for run in runs),
-                    *(self.read(rows.unflatten(0, (-1, group.width)), None) for rows, group in patched),
+                    *(self.read(own[run.index], None, run.counted) for run in runs),
+                    *(self.read(rows, None) for rows in pass_.by_lanes(x)),
                 ]
             )
         if not runs:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Self, overload
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -35,6 +37,11 @@ class CleanRun:
     site: Sequence[Tensor]
     pooled: int | None
     embedding: Float[Tensor, "text embed"]
+
+    @property
+    def length(self) -> int:
+        """Positions of each text."""
+        return self.resid[0].shape[1]
 
     def in_frame(self, sources: Int[Tensor, "text pos"]) -> Self:
         """The activations at the positions that belong to another row's; where none does (-1), those of position 0."""
@@ -76,18 +83,16 @@ class Unpatched:
             rows = [self.n_rows + at for at in own]
         else:
             rows, own = self._share(tokens)
-        first = torch.tensor(own, dtype=torch.long, device=x.device)
         run = SharedRun(
             source=self,
-            rows=torch.tensor(rows, device=x.device).unflatten(0, (n_texts, length)),
+            rows=np.array(rows, dtype=np.int64).reshape(n_texts, length),
             texts=slice(self.n_texts, self.n_texts + n_texts),
             pooled=pooled,
             mask=mask,
             counted=counted,
-            own=first,
-            start=min((at % length for at in own), default=length),
+            own=np.array(own, dtype=np.int64),
         )
-        self.resid = [torch.cat([*self.resid, x.flatten(0, 1)[first]])]
+        self.resid = [torch.cat([*self.resid, take(x.flatten(0, 1), on(x.device, run.own))])]
         self.n_rows += len(own)
         self.n_texts += n_texts
         self.runs.append(run)
@@ -111,12 +116,10 @@ class Unpatched:
         """Every text attends to its own rows; the rows that are run, in their order."""
         for run in self.runs:
             if len(run.own):
-                later = run.rows[:, run.start :]
+                rows = run.index
                 mask = run.mask if run.mask is None or run.mask.shape[-2] == 1 else run.mask[..., run.start :, :]
-                z = attention.mix(take(q, later), take(k, run.rows), take(v, run.rows), mask, run.start)
-                n_later = later.shape[1]
-                text, at = run.own // run.rows.shape[1], run.own % run.rows.shape[1]
-                yield take(z.flatten(0, 1), text * n_later + at - run.start)
+                z = attention.mix(take(q, rows[:, run.start :]), take(k, rows), take(v, rows), mask, run.start)
+                yield take(z.flatten(0, 1), run.new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,27 +127,47 @@ class SharedRun:
     """The unpatched run of some texts of one length, as a view of a batch's rows; the fields of :class:`CleanRun`.
 
     rows: the row of each position. own: the (flat) positions whose rows are run for these texts, as others are known
-    from earlier ones, and start: the first of them in any text. counted: positions that enter a mean; None for all.
+    from earlier ones. counted: positions that enter a mean; None for all.
     """
 
     source: Unpatched
-    rows: Int[Tensor, "text pos"]
+    rows: Int[np.ndarray, "text pos"]
     texts: slice
     pooled: int | None
     mask: Bool[Tensor, "*text pos pos"] | None
     counted: Bool[Tensor, "text pos"] | None
-    own: Int[Tensor, " row"]
-    start: int
+    own: Int[np.ndarray, " row"]
+
+    @property
+    def length(self) -> int:
+        """Positions of each text."""
+        return self.rows.shape[1]
+
+    @cached_property
+    def index(self) -> Int[Tensor, "text pos"]:
+        """``rows`` on the tower's device."""
+        return on(self.source.resid[0].device, self.rows)
+
+    @cached_property
+    def start(self) -> int:
+        """The first position in any text whose row is run for it."""
+        return int((self.own % self.length).min(initial=self.length))
+
+    @cached_property
+    def new(self) -> Int[Tensor, " row"]:
+        """The rows that are run for these texts, among (text, position) from ``start`` on."""
+        text, position = np.divmod(self.own, self.length)
+        return on(self.source.resid[0].device, text * (self.length - self.start) + position - self.start)
 
     @property
     def resid(self) -> _Gathered:
         """States of the layers so far."""
-        return _Gathered(self.source.resid, self.rows)
+        return _Gathered(self.source.resid, self.index)
 
     @property
     def site(self) -> _Gathered:
         """Activations of the patched site, by block."""
-        return _Gathered(self.source.site, self.rows)
+        return _Gathered(self.source.site, self.index)
 
     @property
     def embedding(self) -> Float[Tensor, "text embed"]:
@@ -154,7 +177,7 @@ class SharedRun:
 
     def in_frame(self, sources: Int[Tensor, "text pos"]) -> Self:
         """The rows at the positions that belong to another row's; where none does (-1), that of position 0."""
-        rows = self.rows.gather(1, sources.clamp_min(0))
+        rows = np.take_along_axis(self.rows, sources.clamp_min(0).cpu().numpy(), axis=1)
         return replace(self, rows=rows, pooled=_end_in_frame(self.pooled, sources))
 
 
@@ -178,6 +201,11 @@ class _Gathered(Sequence[Tensor]):
         if isinstance(at, slice):
             return [take(flat, self._rows) for flat in self._flat[at]]
         return take(self._flat[at], self._rows)
+
+
+def on(device: torch.device, numbers: Int[np.ndarray, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Row numbers, which are worked out beside the tower, where its activations are."""
+    return torch.from_numpy(np.ascontiguousarray(numbers)).to(device)
 
 
 def take(flat: Float[Tensor, "row *rest"], rows: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape *rest"]:
