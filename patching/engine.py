@@ -295,7 +295,7 @@ class PatchingEngine:
         chosen = torch.tensor([pair for pair, _ in cells], device=group.inputs.device)
         first = events[0][0]
         last_state = events[0][1] == "hook_resid_post" and sweep.site.hook == "hook_resid_pre"  # all blocks are skipped
-        wanted = [group.donor_state(block, hook)[(chosen[index[0]], *index[1:])] for block, hook in events]
+        wanted = [state_at(group.donor, block, hook)[(chosen[index[0]], *index[1:])] for block, hook in events]
         before = [group.base.resid[block + 1][chosen] for block in range(n_blocks if last_state else first)]
         if last_state:
             before[-1][index] = wanted[0]

@@ -108,10 +108,6 @@ class Group:
         differs = (self.base.resid[0] != self.donor.resid[0]).any(dim=-1)
         return differs.int().argmax(dim=1).cpu().numpy()
 
-    def donor_state(self, block: int, hook: str) -> Tensor:
-        """The donor's activation at a hook point."""
-        return state_at(self.donor, block, hook)
-
     def index(self, cells: Cells, site: Site) -> tuple[Any, ...]:
         """Index of the replaced entries in an activation whose rows are ``cells``: (row, position[, head])."""
         rows: list[int] = []

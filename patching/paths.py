@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import SiteError
 from .engine import PatchingEngine, PatchPath, _point
-from .groups import Cells, Group
+from .groups import Cells, Group, state_at
 from .sites import Sweep
 from .tower import Tower
 from .unpatched import CleanRun
@@ -74,7 +74,7 @@ class DirectEngine(PatchingEngine):
         [(first, hook)] = sweep.events(at, n_blocks)
         texts = torch.tensor([pair for pair, _ in cells], device=group.inputs.device)
         index = group.index(cells, sweep.site)
-        wanted = group.donor_state(first, hook)[(texts[index[0]], *index[1:])]
+        wanted = state_at(group.donor, first, hook)[(texts[index[0]], *index[1:])]
         before = [group.base.resid[block + 1][texts] for block in range(first)]
         # (block, hook point, part that need not be run, entries that are set, to what), in the order of the pass
         plan: list[tuple[int, str, str | None, Any, Tensor]] = [(first, hook, None, index, wanted)]

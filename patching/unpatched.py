@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self, overload
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -184,7 +184,7 @@ class SharedRun:
 Run = CleanRun | SharedRun
 
 
-class _Gathered(Sequence[Tensor]):
+class _Gathered:
     """Flat activations as ``[text, pos, ...]``, brought together when they are asked for."""
 
     def __init__(self, flat: Sequence[Tensor], rows: Int[Tensor, "text pos"]) -> None:
@@ -193,13 +193,7 @@ class _Gathered(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._flat)
 
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Tensor]: ...
-    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(at, slice):
-            return [take(flat, self._rows) for flat in self._flat[at]]
+    def __getitem__(self, at: int) -> Tensor:
         return take(self._flat[at], self._rows)
 
 
