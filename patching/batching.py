@@ -15,8 +15,8 @@ from .block import Block
 from .sites import Column, Site, Sweep, check_column
 from .tower import Tower
 
-# Rows of one GEMM at which a CPU core is busy and the activations of a block still fit its cache (perf/).
-TARGET_ROWS = 1536
+# Rows of one GEMM at which a CPU core is busy, whatever part of them a block still lacks (perf/).
+TARGET_ROWS = 3072
 CLEAN_ROWS = 512  # and of the unpatched passes of one batch
 WORKING_MEMORY = 512 * 2**20  # bytes that the passes of one batch may hold, beside the weights and the results
 
@@ -30,8 +30,8 @@ class RowLimits:
     >>> import tracescribe as ts
     >>> tower = ts.load("phantom").text
     >>> RowLimits.within(tower, Sweep(), WORKING_MEMORY)
-    RowLimits(clean=512, lanes=1536)
-    >>> RowLimits.within(tower, Sweep(), 2**20).lanes < 1536
+    RowLimits(clean=512, lanes=3072)
+    >>> RowLimits.within(tower, Sweep(), 2**20).lanes < 3072
     True
     """
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .block import Attention, Fresh
+from .bundles import Bundles, count_equals
 from .sites import Site
 from .unpatched import QKV, SharedRun, Unpatched, on, take
 
@@ -98,6 +99,16 @@ class Lanes:
             return self.mask
         mask = self.mask[..., self.pooled : self.pooled + 1, :]
         return None if bool(mask.all()) else mask
+
+    @cached_property
+    def ranks(self) -> Int[np.ndarray, "two lane"]:
+        """Each lane's text, numbered as they appear, and how many lanes of this text there are before it."""
+        return count_equals(self.texts)
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether lanes of one text attend to the same rows before ``start``, under one mask."""
+        return self.start > 0 and (self.mask is None or self.mask.ndim == 2)
 
 
 class Pass:
@@ -229,47 +240,61 @@ class Layout:
             q, k, v = (torch.cat(pair) for pair in zip(unpatched.qkv[self.block], (q, k, v), strict=True))
         if not self.pass_.lanes:
             return torch.cat(out)
-        keys, queries = self._lookups(unpatched.n_rows - n)
+        bundles, queries, keys = self._lookups(unpatched.n_rows - n, attention.relative is None)
         sizes = [[own.size for own in index] for index in (queries, keys, keys)]
         places = [on(device, np.concatenate([at.ravel() for at in index])) for index in (queries, keys)]
         parts = take(q, places[0]), take(k, places[1]), take(v, places[1])
         by_group = zip(*(part.split(own) for part, own in zip(parts, sizes, strict=True)), strict=True)
-        for group, count, own in zip(self.pass_.lanes, self.counts, by_group, strict=True):
-            if count:
-                own_q, own_k, own_v = (rows.unflatten(0, (count, -1)) for rows in own)
+        for group, own, rows in zip(self.pass_.lanes, bundles, by_group, strict=True):
+            if own.n_lanes:
                 mask, first = (group.pooled_mask, group.pooled) if self.only_pooled else (group.mask, 0)
-                if mask is not None and mask.ndim > 2:
-                    mask = mask[:count]
+                mask = own.mask(mask, 1 if self.only_pooled else group.width, group.clean.length, group.start, device)
+                own_q, own_k, own_v = (part.unflatten(0, (len(own.slots), -1)) for part in rows)
                 out.append(attention.mix(own_q, own_k, own_v, mask, group.start + first).flatten(0, 1))
-        return self._in_order(torch.cat(out))
+        return self._in_order(torch.cat(out), bundles)
 
-    def _lookups(self, shift: int) -> tuple[list[Int[np.ndarray, "lane pos"]], list[Int[np.ndarray, "lane query"]]]:
-        """Where the keys, and the queries, of every lane stand: unpatched rows, but for the lanes that run already.
+    def _lookups(
+        self, shift: int, together: bool
+    ) -> tuple[list[Bundles], list[Int[np.ndarray, "bundle query"]], list[Int[np.ndarray, "bundle key"]]]:
+        """Which lanes of each group attend together, and where their queries and keys stand.
 
-        shift: how much further down than in the flat batch the lanes' rows stand.
+        These are unpatched rows, but for the lanes that run already. shift: how much further down than in the flat
+        batch the lanes' rows stand. together: lanes of one text may share the rows before them.
         """
-        keys, queries = [], []
+        bundles, queries, keys = [], [], []
         offset = self.pass_.unpatched.n_rows
         for group, rows, count, computed in zip(
             self.pass_.lanes, self.pass_.rows, self.counts, self.computed, strict=True
         ):
             known = group.patched_rows if self.pass_.site.hook == "hook_resid_pre" else group.rows
-            keys.append(known[:count].copy())
-            keys[-1][:computed, group.start :] = rows[:computed] + shift
+            stand = known[:count].copy()
+            stand[:computed, group.start :] = rows[:computed] + shift
             if self.only_pooled:  # of which there are no other queries
                 asked = known[:count, group.start + group.pooled, None].copy()
                 asked[:computed, 0] = np.arange(offset, offset + computed)
                 offset += computed
-                queries.append(asked)
             else:
-                queries.append(keys[-1][:, group.start :])
-        return keys, queries
+                asked = stand[:, group.start :]
+            own = Bundles.of(group.ranks[:, :count], group.width, together and group.shares_rows)
+            bundles.append(own)
+            queries.append(own.rows(asked))
+            keys.append(own.keys(stand, group.start))
+        return bundles, queries, keys
 
-    def _in_order(self, z: Float[Tensor, "query head d_head"]) -> Float[Tensor, "query head d_head"]:
-        """Unpatched rows and group after group, as the rows of the flat batch (or, of the last block, as they are)."""
-        n = self.pass_.n_unpatched
-        lanes = [rows[:count].ravel() for rows, count in zip(self.pass_.rows, self.counts, strict=True)]
-        numbers = np.concatenate([np.arange(n), *lanes])
-        if self.only_pooled or bool((np.diff(numbers) == 1).all()):
+    def _in_order(
+        self, z: Float[Tensor, "query head d_head"], bundles: Sequence[Bundles]
+    ) -> Float[Tensor, "query head d_head"]:
+        """Unpatched rows and bundles, as the rows of the flat batch (of the last block: lane after lane)."""
+        offset = self.pass_.n_unpatched
+        found, numbers = [np.arange(offset)], [np.arange(offset)]
+        for group, rows, own in zip(self.pass_.lanes, self.pass_.rows, bundles, strict=True):
+            m = 1 if self.only_pooled else group.width
+            found.append((offset + own.place[:, None] * m + np.arange(m)).ravel())
+            numbers.append(rows[: own.n_lanes].ravel())
+            offset += own.slots.size * m
+        order = np.concatenate(found)
+        if not self.only_pooled:
+            order[np.concatenate(numbers)] = order.copy()
+        if len(order) == len(z) and bool((np.diff(order) == 1).all()):
             return z
-        return take(z, on(self.pass_.device, np.argsort(numbers)))
+        return take(z, on(self.pass_.device, order))

@@ -53,7 +53,7 @@ def test_no_pass_has_more_rows_than_the_budget_allows(tower: TextTower, memory: 
     engine, (base, donor) = PatchingEngine(tower), rows(60)
     sweep = Sweep(site_named(site))
     limits = RowLimits.within(tower, sweep, memory)
-    assert limits.lanes < 1536 and limits.clean < 512  # or nothing would be tested
+    assert limits.lanes < 3072 and limits.clean < 512  # or nothing would be tested
     seen: list[int] = []
     for block in engine.tower.blocks:
         block.mlp.register_forward_hook(lambda module, args, output: seen.append(output[..., 0].numel()))
