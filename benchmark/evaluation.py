@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from ..errors import DataFormatError
+from ..tracer.jsonl import read_jsonl
 from ..tracer.statistics import cluster_index
 from .metrics import (
     Interval,
@@ -30,7 +31,6 @@ from .records import (
     Split,
     read_captions,
     read_claims,
-    read_jsonl,
     read_mcq,
 )
 from .scoring import Choice, Encoder, Images, Texts, as_array

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import DataFormatError
+from ..tracer.jsonl import read_jsonl
 
 __all__ = [
     "CaptionRecord",
@@ -19,7 +18,6 @@ __all__ = [
     "Record",
     "read_captions",
     "read_claims",
-    "read_jsonl",
     "read_mcq",
 ]
 
@@ -160,31 +158,6 @@ def read_mcq(path: str | os.PathLike[str], *, split: Split | None = None) -> lis
 def read_captions(path: str | os.PathLike[str], *, split: Split | None = None) -> list[CaptionRecord]:
     """Captions of a JSONL file; see `read_claims`."""
     return _read(path, CaptionRecord, split)
-
-
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every non-empty line.
-
-    Raises:
-        DataFormatError: the file cannot be read, or a line is not a JSON object.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")  # some editors put a mark in front of the first record
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"{path}: cannot be read: {error}") from error
-    # Only line feeds end a record: str.splitlines would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataFormatError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-            raise DataFormatError(f"{path}:{number}: not JSON that can be read: {error}") from error
-        if not isinstance(value, dict):
-            raise DataFormatError(f"{path}:{number}: expected a JSON object, got {type(value).__name__}")
-        yield number, value
 
 
 def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None) -> list[R]:

@@ -137,7 +137,6 @@ def random_clip(quick: bool, **text: int) -> tuple[nn.Module, ts.DualEncoder]:
     """
     import open_clip
 
-    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random; here they are meant to be
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if quick or text:
@@ -145,7 +144,11 @@ def random_clip(quick: bool, **text: int) -> tuple[nn.Module, ts.DualEncoder]:
         vision: Any = {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16}
         model: nn.Module = open_clip.model.CLIP(embed_dim=cfg["width"], vision_cfg=vision, text_cfg=cfg)
     else:
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(logging.ERROR)  # open_clip warns that weights are random; here they are meant to be
         model = open_clip.create_model("ViT-B-32")
+        root.setLevel(level)
     model.eval()
     return model, ts.wrap(model, tokenizer=open_clip.get_tokenizer("ViT-B-32"), name="random")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from ..errors import DataFormatError
+from .jsonl import read_jsonl, read_text
 
 __all__ = ["Pair", "Text", "read_pairs"]
 
@@ -89,58 +89,17 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     [Pair(correct='no edema', foil='mild edema', image=None, id='p1', group=None, ...
     """
     file = Path(path)
-    readers = {".jsonl": _jsonl_records, ".csv": _csv_records}
+    readers = {".jsonl": read_jsonl, ".csv": _csv_records}
     if file.suffix.lower() not in readers:
         raise DataFormatError(f"{str(file)!r} must end in .jsonl or .csv, which says how to read its pairs")
-    text = _read_text(file)
-    pairs = [_pair(record, file, line) for line, record in readers[file.suffix.lower()](text, file)]
+    pairs = [_pair(record, file, line) for line, record in readers[file.suffix.lower()](file)]
     if not pairs:
         raise DataFormatError(f"{str(file)!r} holds no pairs")
     return pairs
 
 
-def _read_text(file: Path) -> str:
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        raise DataFormatError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
-    try:
-        return raw.decode("utf-8-sig")  # the mark that Excel and Notepad put in front is no part of the first field
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataFormatError(
-            f"{file}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-        ) from None
-
-
-def _jsonl_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    # Only line feeds end a record: str.splitlines would also cut at U+2028, which JSON strings may hold.
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content, object_pairs_hook=_no_duplicates)
-        except json.JSONDecodeError as error:
-            raise DataFormatError(f"{file}:{line}: not JSON: {error.msg} at column {error.colno}") from None
-        except (ValueError, RecursionError) as error:
-            raise DataFormatError(f"{file}:{line}: {error}") from None
-        if not isinstance(record, dict):
-            raise DataFormatError(
-                f'{file}:{line}: expected an object such as {{"correct": ..., "foil": ...}}, not {_short(record)}'
-            )
-        yield line, record
-
-
-def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(items)
-    if len(record) < len(items):
-        names = [name for name, _ in items]
-        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} is given twice")
-    return record
-
-
-def _csv_records(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     header: list[str] | None = None
     line = 1
     while True:

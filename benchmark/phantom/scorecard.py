@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ...tracer.jsonl import read_jsonl
 from ..evaluation import Evaluation, evaluate
-from ..records import read_jsonl
 from ..scoring import Encoder, as_array
 from .dataset import build_phantom
 

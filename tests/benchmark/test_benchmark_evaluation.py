@@ -176,8 +176,9 @@ def claim(**changes: object) -> dict[str, object]:
     ("text", "message"),
     [
         (lambda: "{broken", r"claims\.jsonl:2: not JSON"),
-        (lambda: "[1]", r":2: expected a JSON object, got list"),
+        (lambda: "[1]", r":2: expected a JSON object, .*, not \[1\]"),
         (lambda: "[" * 100_000, r":2: not JSON"),
+        (lambda: '{"id": "1", "id": "2"}', r":2: field 'id' is given twice"),
         (lambda: json.dumps(claim(claims=["X.", " "])), r":2: .*a claim is empty"),
         (lambda: json.dumps(claim(label=2)), r":2: .*label 2 is not the index"),
         (lambda: json.dumps(claim(claims=["X.", "X."])), r":2: .*different texts"),
@@ -204,7 +205,7 @@ def test_readers_resolve_images_and_refuse_empty_files(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(DataFormatError, match="no records"):
         read_claims(path)
-    with pytest.raises(DataFormatError, match="cannot be read"):
+    with pytest.raises(DataFormatError, match="cannot read"):
         read_claims(tmp_path / "absent.jsonl")
     with pytest.raises(DataFormatError, match=r"mcq\.jsonl"):
         load_records(tmp_path / "..")

@@ -203,3 +203,14 @@ def test_a_folder_without_data(run: Run, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_run(run: Run, data: Path, tmp_path: Path) -> None:
     refused(run("evaluate", "phantom", data, "--run", tmp_path, "--split", "all"), "not a run")
+
+
+def test_ctrl_c_is_one_sentence_and_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tracescribe.benchmark.phantom.dataset.draw", stopped)
+    done = run("build", "phantom", tmp_path / "data", "-n", 3)
+    assert done.code == 130 and "Traceback" not in done.err
+    assert done.err.splitlines()[-1] == "tracescribe: stopped; nothing half-written was left behind"
+    assert not list(tmp_path.iterdir())

@@ -8,9 +8,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from .. import __version__
 from ..errors import TracescribeError
@@ -21,8 +22,24 @@ INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
 
 SAID_OTHERWISE = ("tracescribe.finetune.prescription", "tracescribe.finetune.scaling")
 
+
+class _Stopped(Exception):
+    """Ctrl-C, with what the command says about it."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """typer answers Ctrl-C by leaving without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(*stop.args) from None
+
+
 app = typer.Typer(
     name="tracescribe",
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,8 +84,8 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except (TracescribeError, OSError) as error:
         return _refuse(_sentence(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return _refuse("stopped; nothing half-written was left behind", INTERRUPTED)
+    except (_Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        return _refuse(str(stop) or "stopped; nothing half-written was left behind", INTERRUPTED)
     except Exception as error:
         # typer's own errors (a bad option, a missing argument) derive from click's in some versions and not in others.
         say = getattr(error, "format_message", None)

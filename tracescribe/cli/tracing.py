@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,8 +24,6 @@ from .common import (
     table,
     working,
 )
-
-INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +152,7 @@ def trace(
         records = read_pairs(pairs)
         chosen = _of(records, attribute, pairs)
         baseline = None if control is None else _of(records, control, pairs)
-    with team(device) as processes, _saying_how_far_it_came():
+    with team(device) as processes:
         with working(json, f"loading {model}"):
             encoder = load_model(model, pretrained, processes.device, trust_remote_code)
         options: dict[str, Any] = {
@@ -180,7 +176,7 @@ def trace(
             if not processes.is_main:
                 return
     options["floor"] = floor
-    with working(json, ""), _saying_how_far_it_came():
+    with working(json, ""):
         result = _trace(encoder, chosen, "tracing", json, options)
         profile = result.per_layer()
         excess = None
@@ -198,18 +194,6 @@ def _trace(encoder: DualEncoder, pairs: list[Pair], name: str, json: bool, optio
 
     with progress_bar(json, name, _count(pairs)) as bar:
         return run_trace(encoder, pairs, **options, progress=lambda done, total: bar.to(done, total))
-
-
-@contextlib.contextmanager
-def _saying_how_far_it_came() -> Iterator[None]:
-    """Ctrl-C as one sentence; typer would leave without a word."""
-    from ..tracer import TraceInterrupted
-
-    try:
-        yield
-    except TraceInterrupted as stop:
-        typer.echo(f"tracescribe: {stop}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def _share(encoder: DualEncoder, parts: list[list[Pair]], processes: Team, json: bool, options: dict[str, Any]) -> None:
