@@ -226,7 +226,7 @@ def report(results: Results) -> str:
             "",
             "## Against the limit",
             "",
-            "Operations are those that the engine runs (derived in `docs/speed.md`, equal to what torch counts), "
+            "Operations are those that the engine runs (derived in `docs/speed.md`; masked products left out), "
             "self-checks aside. The machine's rates in the same run: the four products of every block at "
             f"1024 rows, **{rate['blocks'] / 1e9:.0f} GFLOP/s** (what the shares in bold are of); a 2048³ product, "
             f"{rate['square'] / 1e9:.0f} GFLOP/s. Own products alone: the time that the engine's matrix products take "

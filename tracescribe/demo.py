@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT = "tracescribe.demo/1"
+DECIMALS = 4  # of the plan's weights: training that differs in the seventh differs by points in the end
 
 Notify = Callable[[str, int, int], None]
 Weighting = Literal["uniform", "lr", "update", "gradient"]
@@ -122,6 +123,7 @@ def run_demo(
         trace = _trace(model, negation, "tracing negation", notify)
         control = _trace(model, swaps, "tracing a control: severity and side swaps", notify)
         plan = prescribe(trace, seed=seed)
+        plan = replace(plan, alpha=plan.alpha.round(DECIMALS))
 
         notify("scoring the untrained model", 0, 1)
         images = embed_images(model, data, split="test")
