@@ -12,6 +12,7 @@ import torch
 from ..errors import LengthMismatchError, SiteError
 from .alignment import Alignment
 from .block import Block
+from .bundles import BUNDLE_ROWS
 from .sites import Column, Site, Sweep, check_column
 from .tower import Tower
 
@@ -44,15 +45,19 @@ class RowLimits:
 
         An unpatched row is kept as L + 1 states, L queries, keys and values, and L activations of the site where that
         is not the residual stream; and as many float32 embeddings as the map has layers. A resumed row holds, in its
-        widest block, its state, the normed state, queries, keys, values, the two sub-layers' outputs with their sums,
-        and the MLP's hidden layer twice.
+        widest block, its state, the normed state, queries, keys, values, the two sub-layers' outputs with their sums;
+        and the MLP's hidden layer twice, or the keys and values that it attends to: its own, and its share of the rows
+        before it, which rows that attend together share.
         """
         d, depth, size = tower.d_model, tower.n_layers, tower.dtype.itemsize
         first = tower.blocks[0]
         hidden = first.mlp.up.weight.shape[0] if isinstance(first, Block) else 4 * d
         states = (5 if sweep.site.residual is None else 4) * depth + 1
         clean = size * d * states + 4 * d * (depth + 1)
-        lane = size * (12 * d + 2 * hidden)
+        alone = not isinstance(first, Block) or first.attn.relative is not None
+        together = 1 if alone else max(1, min(BUNDLE_ROWS, depth - 1))  # a text has a lane for every layer
+        keys = 1 + (tower.spec.context_length / together if tower.causal else 0)
+        lane = int(size * (12 * d + 2 * max(hidden, keys * d)))
         return cls(*(max(1, min(most, memory // 2 // row)) for most, row in ((CLEAN_ROWS, clean), (TARGET_ROWS, lane))))
 
 

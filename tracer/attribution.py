@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from .options import TraceError
 from .result import Scores
-from .scoring import patched_scores, text_scores
+from .scoring import score_maps
 
 if TYPE_CHECKING:
     from ..patching import AttributionEngine, Column, Sweep
@@ -104,14 +104,16 @@ def attribute(
         batch_size=batch_size,
         progress=progress,
     )
-    clean, other = (side.cpu().double().numpy() for side in (found.base, found.donor))
+    clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
+    rows, none = np.arange(len(images)), np.empty((len(base), 0, 0, clean.shape[1]), dtype=np.float32)
+    ends = score_maps(images, rows, text_pair, clean, other, none, np.empty((len(base), 0), dtype=bool))
     scores = np.full((len(text_pair), found.effects[0].shape[1], inside.shape[1]), np.nan)
     free = np.zeros(scores.shape, dtype=bool)
     for own, effects, fixed in zip(pairs_of, found.effects, found.fixed, strict=True):
         width = fixed.shape[1]
         scores[own, :, :width] = effects.cpu().double().numpy()
         free[own, :, :width] = ~fixed.numpy()
-    scores += text_scores(clean, images, text_pair)[:, None, None]
+    scores += ends.correct[:, None, None]  # S of the base
 
     texts = np.random.default_rng(seed).permutation(len(base))[:exact_sample]
     exact = engine.patch(
@@ -125,9 +127,11 @@ def attribute(
     chosen = np.flatnonzero(np.isin(text_pair, texts))
     place = {int(text): at for at, text in enumerate(texts)}
     within = np.array([place[int(text)] for text in text_pair[chosen]])
-    truth = patched_scores(exact.patched.cpu().float().numpy(), images[chosen], within, inside[chosen])
-    width = truth.shape[2]  # the sample's longest text
-    ours, theirs = text_scores(clean, images, text_pair), text_scores(other, images, text_pair)
+    width = exact.patched.shape[2]  # the sample's longest text
+    given = np.arange(width) < np.array([len(columns[text]) for text in texts])[:, None]
+    maps = exact.patched.cpu().float().numpy()
+    truth = score_maps(images, chosen, within, clean[texts], other[texts], maps, given).patched
+    ours, theirs = ends.correct, ends.foil
     margin = (ours - theirs)[chosen]
     agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(texts))
     correct, foil = np.where(noising, ours, theirs), np.where(noising, theirs, ours)

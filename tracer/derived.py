@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int
 
 from .checks import pair_index, picked
 from .options import TraceError, check_choice
-from .scoring import MAP_BYTES, PairScores, TextMap, normalise_rows
+from .scoring import normalise_rows, score_maps
 
 if TYPE_CHECKING:
     from .result import CausalTrace, Scores
@@ -91,13 +91,8 @@ def _scores(
     """Scores of pairs (image, text pair) that have their tokens from the trace's pairs at ``index``."""
     embeddings, correct, foil = trace.embeddings, trace.correct_embeddings, trace.foil_embeddings
     assert embeddings is not None and correct is not None and foil is not None
-    scored = PairScores(images, image, text_pair, embeddings.shape[1], embeddings.shape[2])
     inside = _inside_by_text(trace, len(embeddings))
-    size = max(1, MAP_BYTES // embeddings[0].nbytes)  # E may be gigabytes, or on disk
-    for at in range(0, len(scored.texts), size):
-        some = scored.texts[at : at + size]
-        cells = [embeddings[text][:, inside[text]] for text in some]
-        scored.fill({n: TextMap.of(correct[n], foil[n], own, inside[n]) for n, own in zip(some, cells, strict=True)})
+    scored = score_maps(images, image, text_pair, correct, foil, embeddings, inside)
     if not trace.inside.all():  # a pair's own tokens, should they differ from those of its text pair's other pairs
         scored.patched[np.broadcast_to(~trace.inside[index][:, None], scored.patched.shape)] = np.nan
     return type(trace.scores)(correct=scored.correct, foil=scored.foil, patched=scored.patched)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float32, Int
 from pydantic import ValidationError
 
 from ..errors import DataFormatError, DegenerateTraceError, IdenticalPairError
@@ -19,7 +19,7 @@ from .options import TraceError, check_choice
 from .result import CausalTrace, Scores
 from .roles import TokenKind
 from .running import ProgressCallback, show_progress
-from .scoring import normalise_rows, patched_scores, text_scores
+from .scoring import normalise_rows, score_maps
 from .tracing import FLOOR
 
 if TYPE_CHECKING:
@@ -115,15 +115,12 @@ def trace_images(
     patched = np.concatenate([one.patched.cpu().float().numpy() for one in found])
     sides = [np.concatenate([getattr(one, side).cpu().float().numpy() for one in found]) for side in ("base", "donor")]
     correct, foil = sides if direction == "counterfactual->image" else sides[::-1]
-    inside = np.ones((len(batch.pairs), len(names)), dtype=bool)
+    every = np.ones((len(patched), len(names)), dtype=bool)
+    scores = score_maps(captions, np.arange(len(captions)), batch.image_pair, correct, foil, patched, every)
     kinds = np.full((len(batch.pairs), tower.context_length), TokenKind.ORDINARY, dtype=np.int8)
     kinds[:, : len(tower.first)] = TokenKind.START
     result = CausalTrace(
-        scores=Scores(
-            correct=text_scores(correct, captions, batch.image_pair),
-            foil=text_scores(foil, captions, batch.image_pair),
-            patched=patched_scores(patched, captions, batch.image_pair, inside),
-        ),
+        scores=Scores(correct=scores.correct, foil=scores.foil, patched=scores.patched),
         tokens=(tower.position_names,) * len(batch.pairs),
         foil_tokens=(tower.position_names,) * len(batch.pairs),
         differs=batch.differs,
@@ -226,10 +223,10 @@ def _by_cell(changed: Bool[np.ndarray, "h w"], tower: ImageTower) -> Bool[np.nda
     return np.any(changed[: rows * high, : columns * wide].reshape(rows, high, columns, wide), axis=(1, 3))
 
 
-def _caption_embeddings(model: DualEncoder, batch: _Batch) -> Float[np.ndarray, "pair embed"]:
+def _caption_embeddings(model: DualEncoder, batch: _Batch) -> Float32[np.ndarray, "pair embed"]:
     """The unit-length caption of every pair; each text is encoded once."""
     texts = list(dict.fromkeys(pair.caption for pair in batch.pairs if isinstance(pair.caption, str)))
-    encoded = dict(zip(texts, model.encode_texts(texts).double().cpu().numpy(), strict=True)) if texts else {}
+    encoded = dict(zip(texts, model.encode_texts(texts).float().cpu().numpy(), strict=True)) if texts else {}
     rows = []
     for pair, name in zip(batch.pairs, batch.ids, strict=True):
         if isinstance(pair.caption, str):
@@ -320,7 +317,7 @@ def _provenance(model: DualEncoder, tower: ImageTower, batch: _Batch, captions: 
         "model": model.name,
         "modality": "image",
         "weights_sha256": tower.fingerprint(),
-        "pairs_sha256": hashlib.sha256(batch.digest.encode() + captions.astype(np.float32).tobytes()).hexdigest(),
+        "pairs_sha256": hashlib.sha256(batch.digest.encode() + captions.tobytes()).hexdigest(),
         "tower": {
             "causal": tower.causal,
             "pooling": tower.pooling,

@@ -13,15 +13,12 @@ from ..errors import NonFiniteError
 from .options import TraceError
 
 __all__ = [
-    "MAP_BYTES",
     "PairScores",
     "TextMap",
-    "cosines",
     "normalise_rows",
     "pairs_of",
-    "patched_scores",
+    "score_maps",
     "side_by_side",
-    "text_scores",
 ]
 
 MANY = 256  # images of one text pair from which on differences are multiplied in float32; see TextMap
@@ -59,26 +56,6 @@ def normalise_rows(embeddings: Any, what: str = "image embeddings") -> Float32[n
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if len(bad):
         raise NonFiniteError(f"{what}: row {bad[0]} holds NaN, infinity or only zeros ({len(bad)} such rows)")
-    return out
-
-
-def cosines(
-    images: Float[np.ndarray, "pair embed"], texts: Float[np.ndarray, "text embed"]
-) -> Float32[np.ndarray, "pair text"]:
-    """Every image with every text, all of length 1: computed in float64 and kept as float32.
-
-    Equal texts are scored once, so that cells which are the clean or the foil run by construction get its very score.
-
-    >>> cosines(np.eye(2), np.array([[0.6, 0.8], [1.0, 0.0], [0.6, 0.8]]))
-    array([[0.6, 1. , 0.6],
-           [0.8, 0. , 0.8]], dtype=float32)
-    """
-    distinct, place = _distinct(texts)
-    out = np.empty((len(images), len(texts)), dtype=np.float32)
-    for at in range(0, len(images), _TILE):
-        part = images[at : at + _TILE].astype(np.float64, copy=False)
-        scores = (part @ distinct.astype(np.float64).T).astype(np.float32)
-        np.take(scores, place, axis=1, out=out[at : at + _TILE], mode="clip")
     return out
 
 
@@ -203,6 +180,27 @@ class PairScores:
                 self.correct[here], self.foil[here] = scores[:, 0], scores[:, one.foil]
 
 
+def score_maps(
+    images: Float32[np.ndarray, "image embed"],
+    image: Int[np.ndarray, "pair"],
+    text_pair: Int[np.ndarray, "pair"],
+    correct: Float32[np.ndarray, "text_pair embed"],
+    foil: Float32[np.ndarray, "text_pair embed"],
+    cells: Float32[np.ndarray, "text_pair layer column embed"],
+    inside: Bool[np.ndarray, "text_pair column"],
+) -> PairScores:
+    """Scores of all pairs from all embeddings; of ``cells``, which may be gigabytes or on disk, a few at a time.
+
+    inside: the columns of each text pair that have scores.
+    """
+    scores = PairScores(images, image, text_pair, cells.shape[1], cells.shape[2])
+    size = max(1, MAP_BYTES // max(1, cells[0].nbytes))
+    for at in range(0, len(scores.texts), size):
+        some = scores.texts[at : at + size]
+        scores.fill({n: TextMap.of(correct[n], foil[n], cells[n][:, inside[n]], inside[n]) for n in some})
+    return scores
+
+
 def pairs_of(text_pair: Int[np.ndarray, "pair"]) -> dict[int, Int[np.ndarray, "chosen"] | slice]:
     """The pairs of each text pair, in order.
 
@@ -219,35 +217,3 @@ def side_by_side(index: Int[np.ndarray, "chosen"]) -> Int[np.ndarray, "chosen"] 
     if len(index) and index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all()):
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
-
-
-def text_scores(
-    texts: Float[np.ndarray, "text_pair embed"],
-    images: Float[np.ndarray, "pair embed"],
-    text_pair: Int[np.ndarray, "pair"],
-) -> Float[np.ndarray, "pair"]:
-    """Cosine of each pair's text with its image, float32; both are of length 1 already."""
-    out = np.empty(len(images), dtype=np.float32)
-    for text, pairs in pairs_of(text_pair).items():
-        out[pairs] = cosines(images[pairs], texts[text][None])[:, 0]
-    return out
-
-
-def patched_scores(
-    embeddings: Float[np.ndarray, "text_pair layer token embed"],
-    images: Float[np.ndarray, "pair embed"],
-    text_pair: Int[np.ndarray, "pair"],
-    inside: Bool[np.ndarray, "pair token"],
-) -> Float[np.ndarray, "pair layer token"]:
-    """Cosine of every patched embedding with its pair's image, computed in float64 and kept as float32.
-
-    inside: True at a pair's tokens; the result is NaN elsewhere, whatever ``embeddings`` holds there.
-    """
-    n_layers, n_tokens, embed = embeddings.shape[1:]
-    out = np.empty((len(images), n_layers, n_tokens), dtype=np.float32)
-    # A text pair's block is widened to float64 only while its images are scored: the whole of E may be gigabytes.
-    for text, pairs in pairs_of(text_pair).items():
-        scores = cosines(images[pairs], np.asarray(embeddings[text]).reshape(n_layers * n_tokens, embed))
-        out[pairs] = scores.reshape(-1, n_layers, n_tokens)
-    out[np.broadcast_to(~inside[:, None, :], out.shape)] = np.nan
-    return out

@@ -8,7 +8,7 @@ from builders import synthetic_trace
 
 import tracescribe as ts
 from tracescribe.tracer.options import TraceError
-from tracescribe.tracer.scoring import MANY, PairScores, TextMap, cosines, normalise_rows
+from tracescribe.tracer.scoring import MANY, PairScores, TextMap, normalise_rows
 
 UNIT = 2.0**-24  # what rounding to float32 moves a number by, at most, as a share of it
 EMBED = 512
@@ -173,10 +173,3 @@ def test_a_trace_of_all_pairs_is_the_rescored_trace_of_one_image() -> None:
         np.testing.assert_array_equal(whole.scores.patched, every.scores.patched[order])
         np.testing.assert_array_equal(whole.scores.correct, every.scores.correct[order])
         np.testing.assert_array_equal(whole.scores.foil, every.scores.foil[order])
-
-
-def test_cosines_agree_with_numpy() -> None:
-    rng = np.random.default_rng(6)
-    images, texts = normalise_rows(rng.normal(size=(20, 8))), normalise_rows(rng.normal(size=(5, 8)))[[0, 1, 1, 2, 0]]
-    np.testing.assert_array_equal(cosines(images, texts)[:, 1], cosines(images, texts)[:, 2])
-    np.testing.assert_allclose(cosines(images, texts), images.astype(np.float64) @ texts.T, atol=UNIT)
