@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
 
 # Rows of lanes that attend together. They are multiplied with each other's keys too, which is masked out: up to about
 # so many, a larger product takes less time than several small ones and their copies of the shared rows (perf/).
@@ -74,20 +72,9 @@ class Bundles:
         """The rows before ``start`` once for each bundle, then those that each of its lanes has of its own."""
         return np.concatenate([keys[self.slots[:, 0], :start], self.rows(keys[:, start:])], axis=1)
 
-    def mask(
-        self,
-        mask: Bool[Tensor, "*lane width pos"] | None,
-        n_queries: int,
-        n_keys: int,
-        start: int,
-        device: torch.device,
-    ) -> Bool[Tensor, "*lane query key"] | None:
-        """The mask of a bundle of lanes whose own is ``mask``: none attends to another's rows. None for all."""
-        size = self.slots.shape[1]
-        if size == 1:
-            return mask[: self.n_lanes] if mask is not None and mask.ndim > 2 else mask
-        alone = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
-        if mask is not None:
-            alone &= mask
-        same = torch.eye(size, dtype=torch.bool, device=device)[:, None, :, None] & alone[None, :, None, start:]
-        return torch.cat([alone[:, :start].repeat(size, 1), same.reshape(size * n_queries, -1)], dim=1)
+    def mask(self, allowed: Bool[np.ndarray, "query pos"], start: int) -> Bool[np.ndarray, "bundle_query key"]:
+        """What a bundle may attend to whose lanes are each ``allowed`` so much: none attends to another's rows."""
+        size, (m, n) = self.slots.shape[1], allowed.shape
+        own = np.zeros((size, m, size, n - start), dtype=bool)
+        own[np.arange(size), :, np.arange(size)] = allowed[:, start:]
+        return np.hstack([np.tile(allowed[:, :start], (size, 1)), own.reshape(size * m, -1)])

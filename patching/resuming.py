@@ -110,6 +110,22 @@ class Lanes:
         """Whether lanes of one text attend to the same rows before ``start``, under one mask."""
         return self.start > 0 and (self.mask is None or self.mask.ndim == 2)
 
+    @cached_property
+    def allowed(self) -> Bool[np.ndarray, "width pos"]:
+        """``mask`` where all lanes have the same, written out."""
+        allowed = np.ones((self.width, self.clean.length), dtype=bool)
+        return allowed if self.mask is None else allowed & self.mask.cpu().numpy()
+
+    def mask_of(
+        self, bundles: Bundles, only_pooled: bool, device: torch.device
+    ) -> Bool[Tensor, "*lane query key"] | None:
+        """What the queries of its first lanes may attend to, or of bundles of them; None for all."""
+        if bundles.slots.shape[1] > 1:
+            own = self.allowed[self.pooled, None] if only_pooled else self.allowed
+            return on(device, bundles.mask(own, self.start))
+        mask = self.pooled_mask if only_pooled else self.mask
+        return mask[: bundles.n_lanes] if mask is not None and mask.ndim > 2 else mask
+
 
 class Pass:
     """One pass down the blocks: unpatched rows, unless an earlier pass has run them, and lanes that resume from them.
@@ -247,10 +263,10 @@ class Layout:
         by_group = zip(*(part.split(own) for part, own in zip(parts, sizes, strict=True)), strict=True)
         for group, own, rows in zip(self.pass_.lanes, bundles, by_group, strict=True):
             if own.n_lanes:
-                mask, first = (group.pooled_mask, group.pooled) if self.only_pooled else (group.mask, 0)
-                mask = own.mask(mask, 1 if self.only_pooled else group.width, group.clean.length, group.start, device)
+                first = group.start + (group.pooled if self.only_pooled else 0)
+                mask = group.mask_of(own, self.only_pooled, device)
                 own_q, own_k, own_v = (part.unflatten(0, (len(own.slots), -1)) for part in rows)
-                out.append(attention.mix(own_q, own_k, own_v, mask, group.start + first).flatten(0, 1))
+                out.append(attention.mix(own_q, own_k, own_v, mask, first).flatten(0, 1))
         return self._in_order(torch.cat(out), bundles)
 
     def _lookups(
