@@ -64,9 +64,14 @@ class Bundles:
     def n_lanes(self) -> int:
         return len(self.place)
 
+    @property
+    def size(self) -> int:
+        """Slots of each bundle."""
+        return self.slots.shape[1]
+
     def rows(self, rows: Int[np.ndarray, "lane row"]) -> Int[np.ndarray, "bundle row"]:
         """The lanes' rows side by side."""
-        return rows[self.slots].reshape(len(self.slots), self.slots.shape[1] * rows.shape[1])
+        return rows[self.slots].reshape(len(self.slots), self.size * rows.shape[1])
 
     def keys(self, keys: Int[np.ndarray, "lane pos"], start: int) -> Int[np.ndarray, "bundle key"]:
         """The rows before ``start`` once for each bundle, then those that each of its lanes has of its own."""
@@ -74,7 +79,7 @@ class Bundles:
 
     def mask(self, allowed: Bool[np.ndarray, "query pos"], start: int) -> Bool[np.ndarray, "bundle_query key"]:
         """What a bundle may attend to whose lanes are each ``allowed`` so much: none attends to another's rows."""
-        size, (m, n) = self.slots.shape[1], allowed.shape
+        size, (m, n) = self.size, allowed.shape
         own = np.zeros((size, m, size, n - start), dtype=bool)
         own[np.arange(size), :, np.arange(size)] = allowed[:, start:]
         return np.hstack([np.tile(allowed[:, :start], (size, 1)), own.reshape(size * m, -1)])

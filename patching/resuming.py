@@ -120,7 +120,7 @@ class Lanes:
         self, bundles: Bundles, only_pooled: bool, device: torch.device
     ) -> Bool[Tensor, "*lane query key"] | None:
         """What the queries of its first lanes may attend to, or of bundles of them; None for all."""
-        if bundles.slots.shape[1] > 1:
+        if bundles.size > 1:
             own = self.allowed[self.pooled, None] if only_pooled else self.allowed
             return on(device, bundles.mask(own, self.start))
         mask = self.pooled_mask if only_pooled else self.mask
@@ -301,16 +301,13 @@ class Layout:
         self, z: Float[Tensor, "query head d_head"], bundles: Sequence[Bundles]
     ) -> Float[Tensor, "query head d_head"]:
         """Unpatched rows and bundles, as the rows of the flat batch (of the last block: lane after lane)."""
-        offset = self.pass_.n_unpatched
-        found, numbers = [np.arange(offset)], [np.arange(offset)]
+        offset = at = self.pass_.n_unpatched
+        order = np.arange(at + sum(self.counts) if self.only_pooled else self.n_rows)
         for group, rows, own in zip(self.pass_.lanes, self.pass_.rows, bundles, strict=True):
             m = 1 if self.only_pooled else group.width
-            found.append((offset + own.place[:, None] * m + np.arange(m)).ravel())
-            numbers.append(rows[: own.n_lanes].ravel())
-            offset += own.slots.size * m
-        order = np.concatenate(found)
-        if not self.only_pooled:
-            order[np.concatenate(numbers)] = order.copy()
+            here = np.arange(at, at + own.n_lanes) if self.only_pooled else rows[: own.n_lanes].ravel()
+            order[here] = (offset + own.place[:, None] * m + np.arange(m)).ravel()
+            at, offset = at + own.n_lanes, offset + own.slots.size * m
         if len(order) == len(z) and bool((np.diff(order) == 1).all()):
             return z
         return take(z, on(self.pass_.device, order))

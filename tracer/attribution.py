@@ -105,15 +105,16 @@ def attribute(
         progress=progress,
     )
     clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
-    rows, none = np.arange(len(images)), np.empty((len(base), 0, 0, clean.shape[1]), dtype=np.float32)
-    ends = score_maps(images, rows, text_pair, clean, other, none, np.empty((len(base), 0), dtype=bool))
+    no_cells, no_columns = np.empty((len(base), 0, 0, clean.shape[1]), dtype=np.float32), np.empty((len(base), 0), bool)
+    unpatched = score_maps(images, np.arange(len(images)), text_pair, clean, other, no_cells, no_columns)
+    ours, theirs = unpatched.correct, unpatched.foil  # of the base and of the donor, whichever is correct
     scores = np.full((len(text_pair), found.effects[0].shape[1], inside.shape[1]), np.nan)
     free = np.zeros(scores.shape, dtype=bool)
     for own, effects, fixed in zip(pairs_of, found.effects, found.fixed, strict=True):
         width = fixed.shape[1]
         scores[own, :, :width] = effects.cpu().double().numpy()
         free[own, :, :width] = ~fixed.numpy()
-    scores += ends.correct[:, None, None]  # S of the base
+    scores += ours[:, None, None]
 
     texts = np.random.default_rng(seed).permutation(len(base))[:exact_sample]
     exact = engine.patch(
@@ -131,7 +132,6 @@ def attribute(
     given = np.arange(width) < np.array([len(columns[text]) for text in texts])[:, None]
     maps = exact.patched.cpu().float().numpy()
     truth = score_maps(images, chosen, within, clean[texts], other[texts], maps, given).patched
-    ours, theirs = ends.correct, ends.foil
     margin = (ours - theirs)[chosen]
     agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(texts))
     correct, foil = np.where(noising, ours, theirs), np.where(noising, theirs, ours)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DataFormatError
 
-__all__ = ["read_jsonl", "read_text"]
+__all__ = ["read_jsonl", "read_text", "shown"]
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -51,9 +51,14 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise DataFormatError(f"{path}:{number}: not JSON that can be read: {error}") from None
         if not isinstance(value, dict):
-            shown = line if len(line) <= 80 else line[:77] + "..."
-            raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown}')
+            raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown(value)}')
         yield number, value
+
+
+def shown(value: Any) -> str:
+    """A value as an error quotes it: of a long one, its beginning."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:

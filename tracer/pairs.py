@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from ..errors import DataFormatError
-from .jsonl import read_jsonl, read_text
+from .jsonl import read_jsonl, read_text, shown
 
 __all__ = ["Pair", "Text", "read_pairs"]
 
@@ -147,7 +147,7 @@ def _pair(record: dict[str, Any], file: Path, line: int) -> Pair:
     except ValidationError as errors:
         error = errors.errors()[0]
         field = str(error["loc"][0])
-        given = "it is missing" if error["type"] == "missing" else f"{error['msg']}, not {_short(record[field])}"
+        given = "it is missing" if error["type"] == "missing" else f"{error['msg']}, not {shown(record[field])}"
         raise DataFormatError(f"{file}:{line}: field {field!r}: {given}") from None
 
 
@@ -168,10 +168,5 @@ def _image(value: Any, file: Path, line: int) -> Any:
         if np.isfinite(embedding).all():
             return embedding
     raise DataFormatError(
-        f'{where}: expected a path, a list of finite numbers (an embedding) or {{"text": "..."}}, not {_short(value)}'
+        f'{where}: expected a path, a list of finite numbers (an embedding) or {{"text": "..."}}, not {shown(value)}'
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

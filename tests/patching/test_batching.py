@@ -87,7 +87,7 @@ def test_keys_and_values_of_late_patches_are_within_the_budget(monkeypatch: pyte
     for block in engine.tower.blocks:
         block.attn.register_forward_pre_hook(lambda *_: held.append(0))
     engine.patch(base, donor, memory=memory, batch_size=len(base), checks=0)
-    assert 0.5 * memory // 2 < max(held) <= memory // 2
+    assert memory // 4 < max(held) <= memory // 2
 
 
 def test_the_budget_shrinks_with_width_and_depth() -> None:
@@ -96,7 +96,7 @@ def test_the_budget_shrinks_with_width_and_depth() -> None:
         return RowLimits.within(tower, Sweep(), 2**20)
 
     small, deep, wide = limits(layers=2, width=32), limits(layers=8, width=32), limits(layers=2, width=128)
-    assert deep.clean < small.clean and deep.lanes >= small.lanes  # more lanes of a text share the rows before them
+    assert deep.clean < small.clean and deep.lanes > small.lanes  # more lanes of a text share the rows before them
     assert wide.clean < small.clean and wide.lanes < small.lanes
 
 
