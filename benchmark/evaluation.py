@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from ..errors import DataFormatError
-from ..tracer.jsonl import read_jsonl
-from ..tracer.statistics import cluster_index
+from ..io.json_lines import read_jsonl
+from ..tracer.results.statistics import cluster_index
 from .metrics import (
     Interval,
     clustered_interval,

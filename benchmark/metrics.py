@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import NonFiniteError
-from ..tracer.statistics import cluster_draws, cluster_index, percentile_interval
+from ..tracer.results.statistics import cluster_draws, cluster_index, percentile_interval
 
 __all__ = ["Interval", "clustered_interval", "expected_hits", "mcnemar", "negator_count", "paired_difference"]
 

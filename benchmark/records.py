@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import DataFormatError
-from ..tracer.jsonl import read_jsonl
+from ..io.json_lines import read_jsonl
 
 __all__ = [
     "CaptionRecord",

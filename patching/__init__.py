@@ -11,20 +11,20 @@ if not __name__.startswith("tracescribe."):
     )
 
 from .adapters.registry import Adapter, lora_targets, register, text_blocks
-from .alignment import Alignment, PositionPolicy, align_rows
-from .dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
-from .engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
-from .gradients import AttributionEngine, FirstOrder
-from .hooks import HookPoint
-from .image_tower import ImageTower
+from .engine.alignment import Alignment, PositionPolicy, align_rows
+from .engine.direct import DirectEngine
+from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
+from .engine.gradients import AttributionEngine, FirstOrder
+from .engine.patterns import attention_patterns
 from .loading import load
-from .paths import DirectEngine
-from .patterns import attention_patterns
+from .loading.dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
+from .loading.verification import verify
 from .sites import Column, Site, Sweep, each_position, site_named
-from .text_tower import TextTower
-from .tokens import TextTokenizer
-from .tower import Tower, TowerSpec
-from .verification import verify
+from .towers.hooks import HookPoint
+from .towers.image_tower import ImageTower
+from .towers.text_tower import TextTower
+from .towers.tokenizers import TextTokenizer
+from .towers.tower import Tower, TowerSpec
 
 __all__ = [
     "Adapter",

@@ -39,7 +39,7 @@ import tracescribe as ts
 from tracescribe.benchmark import read_captions, read_claims
 from tracescribe.benchmark.phantom.dataset import build_phantom
 from tracescribe.finetune import TrainConfig, attach_lora, claim_loss, clip_loss, lora_config, nast_loss
-from tracescribe.finetune.data import Batch, TrainingData, training_data
+from tracescribe.finetune.training.data import Batch, TrainingData, training_data
 
 LOSS_TOLERANCE = 1e-3  # relative, over three steps; the ways differ in order of summation only
 PLAIN, CACHED, OURS = "plain loop", "plain loop, images cached", "ours"

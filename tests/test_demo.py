@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import tracescribe as ts
-from tracescribe import verdicts
 from tracescribe.benchmark.metrics import Interval
-from tracescribe.demo import misplaced
+from tracescribe.demo import verdicts
+from tracescribe.demo.run import misplaced
 
 
 def scores(half: float = 3.0, **values: float) -> Any:

@@ -1,29 +1,32 @@
 """WHAT is measured: caption pairs, causal traces, their statistics, saved results.
 
-How a trace comes about: pairs -> batch (tokens), images (targets), selection (cells) -> running, by the engine or from
-the store -> collecting (scores) -> result -> maps, profiles, statistics, tables, storage.
+pairs/ is what is compared, run/ how a trace comes about, results/ what it says. The names are imported on first use:
+tracing needs torch, looking at saved traces does not.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
 if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
 
-from typing import TYPE_CHECKING, Any
-
-from .heads import NegatorAttention, negator_attention
-from .image_pairs import ImagePair
-from .maps import Excess, LayerProfile, TraceMap
-from .options import TraceError, TraceInterrupted, TraceWarning
-from .pairs import Pair, Text, read_pairs
-from .result import CausalTrace, Scores
-from .roles import TokenKind
-from .storage import load_trace
-from .valse import read_valse
+from ..errors import TraceError, TraceInterrupted, TraceWarning
 
 if TYPE_CHECKING:
-    from .image_tracing import trace_images
-    from .tracing import trace
+    from . import pairs, results, run
+    from .pairs.image_pairs import ImagePair
+    from .pairs.pairs import Pair, Text, read_pairs
+    from .pairs.roles import TokenKind
+    from .pairs.valse import read_valse
+    from .results.causal_trace import CausalTrace, Scores
+    from .results.maps import Excess, LayerProfile, TraceMap
+    from .results.storage import load_trace
+    from .run.negator_attention import NegatorAttention, negator_attention
+    from .run.trace import trace
+    from .run.trace_images import trace_images
 
 __all__ = [
     "CausalTrace",
@@ -41,20 +44,28 @@ __all__ = [
     "TraceWarning",
     "load_trace",
     "negator_attention",
+    "pairs",
     "read_pairs",
     "read_valse",
+    "results",
+    "run",
     "trace",
     "trace_images",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "trace":  # tracing needs torch; looking at saved traces does not
-        from .tracing import trace
-
-        return trace
-    if name == "trace_images":
-        from .image_tracing import trace_images
-
-        return trace_images
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["pairs", "results", "run"],
+    submod_attrs={
+        "pairs.image_pairs": ["ImagePair"],
+        "pairs.pairs": ["Pair", "Text", "read_pairs"],
+        "pairs.roles": ["TokenKind"],
+        "pairs.valse": ["read_valse"],
+        "results.causal_trace": ["CausalTrace", "Scores"],
+        "results.maps": ["Excess", "LayerProfile", "TraceMap"],
+        "results.storage": ["load_trace"],
+        "run.negator_attention": ["NegatorAttention", "negator_attention"],
+        "run.trace": ["trace"],
+        "run.trace_images": ["trace_images"],
+    },
+)

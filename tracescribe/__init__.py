@@ -6,33 +6,30 @@ heavy library.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_WHERE = {
-    "CausalTrace": "tracer",
-    "DualEncoder": "patching",
-    "ImagePair": "tracer",
-    "LayerProfile": "tracer",
-    "Pair": "tracer",
-    "Prescription": "finetune",
-    "Text": "tracer",
-    "TextTower": "patching",
-    "load": "patching",
-    "load_plan": "finetune",
-    "load_trace": "tracer",
-    "negator_attention": "tracer",
-    "prescribe": "finetune",
-    "read_pairs": "tracer",
-    "trace": "tracer",
-    "trace_images": "tracer",
-    "wrap": "patching",
-}
-_PARTS = ("benchmark", "errors", "finetune", "patching", "tracer", "viz")
+if TYPE_CHECKING:
+    from . import benchmark, errors, finetune, patching, tracer, viz
+    from .finetune import Prescription, load_plan, prescribe
+    from .patching import DualEncoder, TextTower, load, wrap
+    from .tracer import (
+        CausalTrace,
+        ImagePair,
+        LayerProfile,
+        Pair,
+        Text,
+        load_trace,
+        negator_attention,
+        read_pairs,
+        trace,
+        trace_images,
+    )
 
-# Spelled out, because type checkers and linters read it; a test holds it to the two tables above.
+# Spelled out, because type checkers and linters read it; a test holds it to the table below.
 __all__ = [
     "CausalTrace",
     "DualEncoder",
@@ -60,33 +57,23 @@ __all__ = [
     "wrap",
 ]
 
-if TYPE_CHECKING:
-    from . import benchmark, errors, finetune, patching, tracer, viz
-    from .finetune import Prescription, load_plan, prescribe
-    from .patching import DualEncoder, TextTower, load, wrap
-    from .tracer import (
-        CausalTrace,
-        ImagePair,
-        LayerProfile,
-        Pair,
-        Text,
-        load_trace,
-        negator_attention,
-        read_pairs,
-        trace,
-        trace_images,
-    )
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PARTS:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _WHERE:
-        value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["benchmark", "errors", "finetune", "patching", "tracer", "viz"],
+    submod_attrs={
+        "finetune": ["Prescription", "load_plan", "prescribe"],
+        "patching": ["DualEncoder", "TextTower", "load", "wrap"],
+        "tracer": [
+            "CausalTrace",
+            "ImagePair",
+            "LayerProfile",
+            "Pair",
+            "Text",
+            "load_trace",
+            "negator_attention",
+            "read_pairs",
+            "trace",
+            "trace_images",
+        ],
+    },
+)

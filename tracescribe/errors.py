@@ -61,3 +61,19 @@ class PrescriptionError(TracescribeError, ValueError):
 
 class OutputError(TracescribeError, OSError):
     """A result cannot be written where it was asked for; nothing was written."""
+
+
+class TraceError(TracescribeError, ValueError):
+    """An option, shape or combination of traces that the tracer cannot use."""
+
+
+class FigureError(TracescribeError, ValueError):
+    """Something that no figure can be made of, or an option that no figure has."""
+
+
+class TraceInterrupted(KeyboardInterrupt):
+    """Ctrl-C while tracing: says how much was finished, and how to go on. No error, and not caught as one."""
+
+
+class TraceWarning(UserWarning):
+    """A result was computed, but not quite as one would expect."""

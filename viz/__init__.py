@@ -5,13 +5,13 @@ from __future__ import annotations
 if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
 
-from .heatmaps import heatmap
-from .html import save_html
-from .overlays import export_overlay, overlay
-from .pages import Note, Picture, Plot, Report, Section, Table, report
-from .profiles import profile
-from .static import export
-from .views import FigureError
+from ..errors import FigureError
+from .interactive.heatmap import heatmap
+from .interactive.html import save_html
+from .interactive.overlay import export_overlay, overlay
+from .interactive.profile import profile
+from .paper.export import export
+from .reports.report import Note, Picture, Plot, Report, Section, Table, report
 
 __all__ = [
     "FigureError",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from ...tracer.files import write_atomically
+from ...io.atomic import write_atomically
 from . import miniature
 from .captions import blinding_report, corpus
 from .drawing import draw, to_uint8

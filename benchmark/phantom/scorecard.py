@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ...tracer.jsonl import read_jsonl
+from ...io.json_lines import read_jsonl
 from ..evaluation import Evaluation, evaluate
 from ..scoring import Encoder, as_array
 from .dataset import build_phantom

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..block import MLP, Block
-from ..layers import TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import MLP, Block
+from ..towers.layers import TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .encoders import EncoderReader
 from .weights import attention, kinds, linear, rms_norm, stateless
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block
-from ..layers import SplitQKV, TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import MLP, Attention, Block
+from ..towers.layers import SplitQKV, TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
 from .registry import Adapter
 from .weights import has, kinds, layer_norm, linear, stateless

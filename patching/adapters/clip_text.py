@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Block
-from ..layers import TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Padding, Pooling, TowerSpec
+from ..towers.block import MLP, Block
+from ..towers.layers import TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Padding, Pooling, TowerSpec
 from .encoders import EncoderReader, Pooled, padding_mask
 from .weights import attention, head, kinds, layer_norm, linear, stateless
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..text_tower import TextTower
+from ..towers.text_tower import TextTower
 from .bert import attended, bert_adapter, bert_tower
 from .weights import layer_norm, linear, stateless
 

@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..text_tower import TextTower
-from ..tower import Pooling
+from ..towers.text_tower import TextTower
+from ..towers.tower import Pooling
 from .weights import linear, stateless
 
 Pooled = tuple[Pooling, list[nn.Module]]

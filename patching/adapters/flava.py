@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..block import Attention, Block
-from ..layers import SplitQKV
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import Attention, Block
+from ..towers.layers import SplitQKV
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .bert import bert_embedding, bert_mlp
 from .encoders import EncoderReader, context_of
 from .weights import kinds, layer_norm, linear

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedTowerError
-from ..text_tower import TextTower
+from ..towers.text_tower import TextTower
 from .bert import attended, bert_adapter, bert_tower
 
 

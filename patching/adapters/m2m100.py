@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from ..block import MLP, Block
-from ..layers import TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import MLP, Block
+from ..towers.layers import TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
 from .weights import attention, kinds, layer_norm, linear, stateless
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..text_tower import TextTower
+from ..towers.text_tower import TextTower
 from .bert import attended, bert_adapter, bert_tower
 from .open_clip import clip_logit_scale
 from .weights import linear

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block
-from ..layers import FusedQKV, GatedHalves, TokenEmbedding
-from ..relative import Rotary
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import MLP, Attention, Block
+from ..towers.layers import FusedQKV, GatedHalves, TokenEmbedding
+from ..towers.relative_positions import Rotary
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
 from .weights import kinds, layer_norm, linear, plain, stateless
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block, OpaqueBlock
-from ..layers import FusedQKV, Project, Scale, TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Padding, Pooling, TowerSpec
+from ..towers.block import MLP, Attention, Block, OpaqueBlock
+from ..towers.layers import FusedQKV, Project, Scale, TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Padding, Pooling, TowerSpec
 from .registry import Adapter
 from .vision_open_clip import build_image_tower
 from .weights import kinds, layer_norm, linear, plain, stateless

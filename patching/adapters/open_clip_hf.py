@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import UnsupportedTowerError
-from ..text_tower import TextTower
+from ..towers.text_tower import TextTower
 from .encoders import reader_for
 from .open_clip import clip_logit_scale
 from .registry import Adapter

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedTowerError
-from ..layers import Project, TokenEmbedding
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import TowerSpec
+from ..towers.layers import Project, TokenEmbedding
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import TowerSpec
 from .open_clip import NATIVE_LINEARS, clip_logit_scale, open_clip_block
 from .registry import Adapter
 from .weights import has, kinds, layer_norm

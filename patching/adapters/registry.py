@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..image_tower import ImageReading
-from ..text_tower import TextTower
+from ..towers.image_tower import ImageReading
+from ..towers.text_tower import TextTower
 from .weights import kinds, unwrap
 
 GROUP = "tracescribe.towers"

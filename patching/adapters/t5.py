@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from ..block import MLP, Attention, Block
-from ..layers import SplitQKV, TokenEmbedding
-from ..relative import DistanceBias
-from ..text_tower import TextTower
-from ..tokens import adapt_tokenizer
-from ..tower import Pooling, TowerSpec
+from ..towers.block import MLP, Attention, Block
+from ..towers.layers import SplitQKV, TokenEmbedding
+from ..towers.relative_positions import DistanceBias
+from ..towers.text_tower import TextTower
+from ..towers.tokenizers import adapt_tokenizer
+from ..towers.tower import Pooling, TowerSpec
 from .encoders import EncoderReader, context_of
 from .weights import kinds, linear, rms_norm, stateless
 

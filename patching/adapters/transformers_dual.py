@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..image_tower import ImageReading
-from ..text_tower import TextTower
-from ..tower import Pooling
+from ..towers.image_tower import ImageReading
+from ..towers.text_tower import TextTower
+from ..towers.tower import Pooling
 from .encoders import EncoderReader, reader_for
 from .registry import Adapter
 from .vision_transformers import clip_image_tower, siglip_image_tower

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
-from ..layers import Project
+from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
+from ..towers.layers import Project
 from .vision_resnet import build_resnet
 from .vision_timm import build_timm
 from .weights import fixed_grid, kinds, layer_norm, plain, whole

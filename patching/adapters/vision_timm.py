@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..block import MLP, Attention, Block
-from ..image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
-from ..layers import FusedQKV, Linear, Scale
+from ..towers.block import MLP, Attention, Block
+from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
+from ..towers.layers import FusedQKV, Linear, Scale
 from .weights import fixed_grid, kinds, layer_norm, linear, plain, stateless, whole
 
 

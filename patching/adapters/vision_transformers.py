@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedTowerError
-from ..image_tower import ImageReading, ImageTower, PatchEmbedding
+from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding
 from .clip_text import clip_block
 from .weights import fixed_grid, kinds, layer_norm, linear, plain, whole
 

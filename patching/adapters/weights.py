@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from ...errors import SiteError, UnsupportedTowerError
-from ..block import Attention
-from ..hooks import share
-from ..image_tower import ImageTower
-from ..layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
+from ..towers.block import Attention
+from ..towers.hooks import share
+from ..towers.image_tower import ImageTower
+from ..towers.layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
 
 
 def kinds(module: Any) -> set[str]:

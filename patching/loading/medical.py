@@ -15,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from ...errors import DataFormatError, UnknownModelError
-from ..dual_encoder import DualEncoder, Preprocess, wrap
-from ..tokens import TransformersTokenizer
+from ..towers.tokenizers import TransformersTokenizer
 from .checkpoints import Checkpoint, read_checkpoint
+from .dual_encoder import DualEncoder, Preprocess, wrap
 from .pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
 from .sources import Request, from_open_clip, from_transformers, loading, whole
 

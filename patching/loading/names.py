@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...errors import UnknownModelError
-from ..dual_encoder import DualEncoder
+from .dual_encoder import DualEncoder
 from .medical import MEDICAL
 from .sources import Request, from_open_clip, from_transformers
 

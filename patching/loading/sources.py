@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ...errors import TracescribeError, UnknownModelError
-from ..dual_encoder import DualEncoder, Preprocess, wrap
 from .checkpoints import explain, first_line, lacking, read_checkpoint, trained_with_quick_gelu
+from .dual_encoder import DualEncoder, Preprocess, wrap
 
 logger = logging.getLogger(__name__)
 

@@ -69,7 +69,7 @@ def test_several_processes_need_a_cache(
 ) -> None:
     from contextlib import contextmanager
 
-    from tracescribe.tracer import sharing
+    from tracescribe.tracer.run import workers as sharing
 
     @contextmanager
     def two(device):

@@ -20,10 +20,10 @@ from torch.nn.functional import linear
 
 import tracescribe as ts
 from tracescribe.errors import PrescriptionError, TowerMismatchError
-from tracescribe.finetune.adapted import AdaptedText
-from tracescribe.finetune.lora import attach_lora, lora_config, lora_factors
-from tracescribe.finetune.lowrank import AdaptedQKV, LowRank, adapted_linear, install
-from tracescribe.finetune.packing import PackedTexts, plan_buckets
+from tracescribe.finetune.apply.lora import attach_lora, lora_config, lora_factors
+from tracescribe.finetune.training.adapted import AdaptedText
+from tracescribe.finetune.training.lowrank import AdaptedQKV, LowRank, adapted_linear, install
+from tracescribe.finetune.training.packing import PackedTexts, plan_buckets
 
 TEXTS = ("no edema .", "there is no effusion .", "edema", "all is clear .", "there is some effusion and no edema .")
 TOWERS = {
@@ -103,7 +103,7 @@ def test_low_rank_is_the_merged_weight_and_its_gradients(count):
 
 def test_queries_of_some_rows_are_those_of_all_rows():
     torch.manual_seed(0)
-    layer = ts.patching.layers.FusedQKV(torch.randn(12, 4), torch.randn(12))
+    layer = ts.patching.towers.layers.FusedQKV(torch.randn(12, 4), torch.randn(12))
     layer.__class__, layer.adapters = AdaptedQKV, [LowRank(torch.randn(2, 4), torch.randn(12, 2), 0.5)]
     x, rows = torch.randn(6, 4), torch.tensor([5, 0])
     q, k, v = layer(x)
@@ -155,7 +155,7 @@ def test_frozen_blocks_below_the_lowest_trained_one(model, randomise_adapters, b
     ids, lengths = table(encoder.tower)
     packed = PackedTexts(encoder.tower, ids, lengths, frozen=2, budget=budget)
     for wanted in (torch.tensor([4, 0]), torch.tensor([0, 1, 4, 2]), torch.tensor([3, 2, 1, 0])):
-        ours = ts.patching.tower.normalise(packed(wanted))
+        ours = ts.patching.towers.tower.normalise(packed(wanted))
         expected = one_by_one(encoder, ids, lengths, wanted)
         torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
         for mine, theirs in zip(gradients(encoder, ours), gradients(encoder, expected), strict=True):

@@ -14,8 +14,8 @@ import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import DataFormatError
 from tracescribe.finetune import Prescription, TrainConfig, load_lora, train
-from tracescribe.finetune.data import TrainingData, training_data
-from tracescribe.finetune.runs import load_run
+from tracescribe.finetune.training.data import TrainingData, training_data
+from tracescribe.finetune.training.runs import load_run
 
 TEXTS = ["there is effusion .", "there is no effusion ."]
 
@@ -81,6 +81,6 @@ def test_a_plan_traced_on_other_weights_is_said(model, caplog):
     foreign = {"trace": {"model": "hf:other", "weights_sha256": "0" * 64}}
     for provenance, said in ((own, False), (foreign, True), ({}, False)):
         caplog.clear()
-        with caplog.at_level(logging.WARNING, logger="tracescribe.finetune.training"):
+        with caplog.at_level(logging.WARNING, logger="tracescribe.finetune.training.loop"):
             run_of(model, weighting="lr", plan=Prescription(np.array([0.2, 1.0, 0.6]), provenance=provenance))
         assert ("hf:other" in caplog.text) is said

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, TrainConfig, train
-from tracescribe.finetune.data import TrainingData, training_data
-from tracescribe.finetune.lora import attach_lora, lora_config
+from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.losses import claim_loss, clip_loss, nast_loss
+from tracescribe.finetune.training.data import TrainingData, training_data
 
 FINDINGS = ("effusion", "edema", "nodule", "device", "left sided effusion", "small nodule in the right lung")
 CONFIG = {"steps": 8, "batch_size": 4, "lr": 5e-3, "rank": 2, "lora_alpha": 4.0}
@@ -138,7 +138,9 @@ def test_adapters_that_the_plan_holds_still_stay_bit_for_bit(clip, weighting):
 
 def test_a_step_costs_two_passes_over_distinct_unpadded_texts(monkeypatch):
     """Operations, not seconds: a guard that no other job on the machine can disturb."""
-    monkeypatch.setattr("tracescribe.finetune.packing.BUCKET_ROWS", 0)  # texts as short as these would share buckets
+    monkeypatch.setattr(
+        "tracescribe.finetune.training.packing.BUCKET_ROWS", 0
+    )  # texts as short as these would share buckets
     clip = ts.wrap(open_clip_model(layers=4, width=128, context_length=77), tokenizer=WordTokenizer())
     data, pixels = prepared(clip)
 

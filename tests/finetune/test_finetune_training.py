@@ -15,11 +15,11 @@ import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import ContextOverflowError, DataFormatError, NonFiniteError, OutputError, PrescriptionError
 from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, TrainConfig, train, update_share
-from tracescribe.finetune.adapted import AdaptedText
-from tracescribe.finetune.data import training_data
-from tracescribe.finetune.lora import attach_lora, load_lora, lora_config
-from tracescribe.finetune.runs import load_run
-from tracescribe.finetune.training import read_config
+from tracescribe.finetune.apply.lora import attach_lora, load_lora, lora_config
+from tracescribe.finetune.training.adapted import AdaptedText
+from tracescribe.finetune.training.data import training_data
+from tracescribe.finetune.training.loop import read_config
+from tracescribe.finetune.training.runs import load_run
 
 FINDINGS = ("effusion", "edema", "nodule", "device")
 PLAN = Prescription(np.array([0.2, 1.0, 0.6]))

@@ -10,8 +10,8 @@ from models import WordTokenizer, open_clip_model
 
 import tracescribe as ts
 from tracescribe.patching import PatchingEngine, Sweep, TextTower, site_named
-from tracescribe.patching.batching import RowLimits, full_float32
-from tracescribe.patching.bundles import Bundles
+from tracescribe.patching.engine.batching import RowLimits, full_float32
+from tracescribe.patching.resume.shared_prefix import Bundles
 
 
 @pytest.fixture(scope="module")

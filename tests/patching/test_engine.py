@@ -24,7 +24,9 @@ from towers import differing_rows, rows_for, tower_over
 
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, PatchDidNotFireError, TowerMismatchError
-from tracescribe.patching import PatchingEngine, Sweep, TextTower, engine, groups, site_named, structure
+from tracescribe.patching import PatchingEngine, Sweep, TextTower, site_named
+from tracescribe.patching.engine import engine, groups
+from tracescribe.patching.resume import known_cells as structure
 
 TOLERANCE = 2e-5  # on S; float32 and different orders of summation over at most 4 blocks give about 1e-6
 

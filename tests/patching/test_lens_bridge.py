@@ -39,7 +39,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 def text_bridge(source: Any, **load: Any) -> Any:
-    from tracescribe.patching.lens_bridge import text_bridge
+    from tracescribe.patching.towers.transformerlens_bridge import text_bridge
 
     return text_bridge(source, **load)
 
@@ -88,7 +88,7 @@ def test_the_adapter_is_declared_for_each_architecture_and_found_by_transformer_
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.factories import architecture_adapter_factory as factory
 
-    from tracescribe.patching.lens_bridge import ClipTextAdapter
+    from tracescribe.patching.towers.transformerlens_bridge import ClipTextAdapter
 
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"][GROUP]
     assert sorted(declared) == sorted(MODELS)

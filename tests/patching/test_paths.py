@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from towers import rows_for, tower_over
 
 from tracescribe.errors import PatchDidNotFireError, SiteError
-from tracescribe.patching import Column, DirectEngine, Sweep, TextTower, paths, site_named
+from tracescribe.patching import Column, DirectEngine, Sweep, TextTower, site_named
+from tracescribe.patching.engine import direct as paths
 from tracescribe.patching.sites import SITES
 
 TOLERANCE = 2e-5  # on a unit vector; float32 and other orders of summation over at most 4 blocks give about 1e-6

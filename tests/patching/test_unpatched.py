@@ -10,8 +10,8 @@ from zoo import entries
 
 import tracescribe as ts
 from tracescribe.patching import site_named
-from tracescribe.patching.resuming import Pass
-from tracescribe.patching.unpatched import Unpatched
+from tracescribe.patching.resume.clean_cache import Unpatched
+from tracescribe.patching.resume.passes import Pass
 
 # causal towers of every kind of readout, mask and block, and towers in which nothing is shared
 NAMES = ("open_clip:coca_ViT-B-32", "open_clip:xlm-roberta-base-ViT-B-32", "transformers:Aimv2Model", "medical:conch")

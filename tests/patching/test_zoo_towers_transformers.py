@@ -15,7 +15,7 @@ from zoo.transformers_models import EFFICIENTNET, dual
 import tracescribe as ts
 from tracescribe.errors import UnsupportedTowerError
 from tracescribe.patching import PatchingEngine, Sweep, site_named
-from tracescribe.patching.block import Block
+from tracescribe.patching.towers.block import Block
 
 TEXTS = ("there is no edema in here", "there is some mass in here")
 ZOO = {entry.name: entry for entry in entries() if entry.group != "medical"}

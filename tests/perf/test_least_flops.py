@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tracescribe as ts
 from tracescribe.patching import PatchingEngine, TextTower
-from tracescribe.patching.block import Block
+from tracescribe.patching.towers.block import Block
 
 FOLDER = Path(__file__).parents[2] / "perf"
 

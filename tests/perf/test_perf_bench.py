@@ -15,7 +15,8 @@ from models import WordTokenizer, open_clip_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import tracescribe as ts
-from tracescribe.patching import PatchingEngine, bundles
+from tracescribe.patching import PatchingEngine
+from tracescribe.patching.resume import shared_prefix as bundles
 
 FOLDER = Path(__file__).parents[2] / "perf"
 

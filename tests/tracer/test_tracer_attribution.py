@@ -31,9 +31,9 @@ from tracescribe.patching import (
     attention_patterns,
     site_named,
 )
-from tracescribe.patching.block import OpaqueBlock
 from tracescribe.patching.sites import SITES
-from tracescribe.tracer.attribution import measure_agreement
+from tracescribe.patching.towers.block import OpaqueBlock
+from tracescribe.tracer.run.attribution import measure_agreement
 
 FAMILIES: dict[str, Any] = {
     "open_clip": open_clip_model,

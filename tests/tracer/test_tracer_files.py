@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tracescribe.errors import OutputError
-from tracescribe.tracer.files import ensure_writable, write_atomically
+from tracescribe.io.atomic import ensure_writable, write_atomically
 
 
 def names(folder: Path) -> list[str]:

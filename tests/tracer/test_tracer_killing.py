@@ -14,7 +14,7 @@ from models import WordTokenizer, open_clip_model
 
 import tracescribe as ts
 from tracescribe.tracer import TraceWarning
-from tracescribe.tracer.store import Store
+from tracescribe.tracer.run.cache import Store
 
 # the child is a copy of this process, which has imported and loaded everything: no kill hits only the start
 fork = multiprocessing.get_context("fork")

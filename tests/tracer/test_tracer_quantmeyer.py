@@ -15,8 +15,8 @@ import pytest
 
 from tracescribe.errors import DataFormatError
 from tracescribe.tracer import TraceMap, read_valse
-from tracescribe.tracer.roles import QUANTMEYER_ROWS
-from tracescribe.tracer.valse import rephrase
+from tracescribe.tracer.pairs.roles import QUANTMEYER_ROWS
+from tracescribe.tracer.pairs.valse import rephrase
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = json.loads((TESTS / "golden" / "cte_clip_vit_b32_valse.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tracescribe.errors import DataFormatError
 from tracescribe.tracer import TokenKind, TraceError
-from tracescribe.tracer.roles import QUANTMEYER_ROWS, assign_rows
+from tracescribe.tracer.pairs.roles import QUANTMEYER_ROWS, assign_rows
 
 START, ORDINARY, PUNCTUATION, END, PADDING = (
     TokenKind.START,

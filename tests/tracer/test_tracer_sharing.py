@@ -104,7 +104,7 @@ def test_a_killed_process_and_a_second_launch_give_the_file_of_one_process(pairs
 def test_without_a_launch_accelerate_is_not_imported() -> None:
     code = """
 import sys
-from tracescribe.tracer.sharing import team
+from tracescribe.tracer.run.workers import team
 with team("cpu") as alone:
     assert alone.share == (0, 1) and alone.is_main and alone.device == "cpu"
     alone.wait()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracescribe.tracer import TraceError
-from tracescribe.tracer.statistics import (
+from tracescribe.tracer.results.statistics import (
     aggregate_rows,
     bootstrap,
     cluster_draws,

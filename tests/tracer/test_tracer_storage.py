@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, OutputError
 from tracescribe.tracer import Scores
-from tracescribe.tracer.storage import FORMAT
+from tracescribe.tracer.results.storage import FORMAT
 
 
 def assert_same(one, two):

@@ -20,8 +20,8 @@ import tracescribe as ts
 from tracescribe.errors import OutputError, StaleCacheError
 from tracescribe.patching import PatchingEngine
 from tracescribe.tracer import TraceError, TraceInterrupted, TraceWarning
-from tracescribe.tracer.keys import architecture
-from tracescribe.tracer.tracing import fill_cache
+from tracescribe.tracer.run.cache_keys import architecture
+from tracescribe.tracer.run.trace import fill_cache
 
 WORDS = ("edema", "mass", "rib", "lung", "line", "tube", "node", "scar", "cyst", "clot")
 RNG = np.random.default_rng(0)

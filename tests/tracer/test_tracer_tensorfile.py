@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load
 
-from tracescribe.tracer.tensorfile import map_tensor, write_tensors
+from tracescribe.io.tensors import map_tensor, write_tensors
 
 DTYPES = ("float64", "float32", "float16", "int64", "int8", "uint8", "bool")
 

@@ -22,7 +22,7 @@ from tracescribe.errors import (
     NonFiniteError,
     SiteError,
 )
-from tracescribe.tracer.images import encode_targets
+from tracescribe.tracer.pairs.targets import encode_targets
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from builders import synthetic_trace
 from tracescribe.errors import OutputError
 from tracescribe.tracer import TraceMap
 from tracescribe.viz import FigureError, export
-from tracescribe.viz.fonts import Fonts
-from tracescribe.viz.paper_heatmap import draw_heatmap
-from tracescribe.viz.static import FORMATS, _settings
-from tracescribe.viz.views import heatmap_view
+from tracescribe.viz.figure_data import heatmap_view
+from tracescribe.viz.paper.export import FORMATS, _settings
+from tracescribe.viz.paper.fonts import Fonts
+from tracescribe.viz.paper.heatmap import draw_heatmap
 
 TRACE = synthetic_trace(8, 12)
 WORDS = ("[SOT]", "there", "is", "no", "severe", "cardiomegaly", "in", "the", "right", "<b>", "$x$", "pneumothorax")

@@ -12,7 +12,7 @@ from builders import synthetic_trace
 import tracescribe as ts
 from tracescribe.benchmark.phantom import counterfactual_pairs
 from tracescribe.viz import FigureError, export_overlay, overlay
-from tracescribe.viz.overlays import blended, overlay_view
+from tracescribe.viz.interactive.overlay import blended, overlay_view
 
 
 @pytest.fixture(scope="module")

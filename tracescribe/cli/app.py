@@ -15,12 +15,17 @@ import typer.core
 
 from .. import __version__
 from ..errors import TracescribeError
-from . import building, demonstrating, looking, prescribing, tracing, training
+from . import build as building
+from . import demo as demonstrating
+from . import finetune as training
+from . import plot as looking
+from . import prescribe as prescribing
+from . import trace as tracing
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
 
-SAID_OTHERWISE = ("tracescribe.finetune.prescription", "tracescribe.finetune.scaling")
+SAID_OTHERWISE = ("tracescribe.finetune.prescription.plan", "tracescribe.finetune.apply.scaling")
 
 
 class _Stopped(Exception):

@@ -70,7 +70,7 @@ def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise OutputError(f"cannot write {str(path)!r}: its name must end in {', '.join(suffixes)}")
-    from ..tracer.files import ensure_writable
+    from ..io.atomic import ensure_writable
 
     return ensure_writable(path)
 

@@ -1,1 +1,0 @@
-../../tracescribe/demo_page.py

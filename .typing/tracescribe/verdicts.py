@@ -1,1 +1,0 @@
-../../tracescribe/verdicts.py

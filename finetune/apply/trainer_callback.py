@@ -1,0 +1,43 @@
+"""The plan inside transformers' Trainer: attached when training begins, removed when it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...errors import PrescriptionError
+from .scaling import MODES, Attachment
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainerCallback
+
+    from ..prescription.plan import Prescription
+
+
+def prescription_callback(
+    plan: Prescription, mode: Literal["update", "gradient"] = "update", module: nn.Module | None = None
+) -> TrainerCallback:
+    """A TrainerCallback that scales the Trainer's optimiser by the plan.
+
+    module: the CLIP inside the Trainer's model, where that is a module of your own; the Trainer's model by default.
+    The class is made here because transformers is imported only where it is used.
+    """
+    from transformers import TrainerCallback
+
+    if mode not in MODES:
+        raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}")
+
+    class PrescriptionCallback(TrainerCallback):
+        attachment: Attachment | None = None
+
+        def on_train_begin(
+            self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+        ) -> None:
+            self.attachment = plan.attach(model if module is None else module, optimizer, mode)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.attachment is not None:
+                self.attachment.remove()
+                self.attachment = None
+
+    return PrescriptionCallback()

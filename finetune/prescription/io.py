@@ -1,0 +1,119 @@
+"""The plan on disk: JSON of format "tracescribe.plan/1" with a published schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ...errors import DataFormatError, PrescriptionError
+from .plan import Prescription
+from .stability import Stability
+
+FORMAT = "tracescribe.plan/1"
+
+
+class PlanFile(BaseModel):
+    """Per-layer training weights for the transformer blocks 1..L of a text encoder."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    format: Literal["tracescribe.plan/1"] = "tracescribe.plan/1"
+    alpha: list[float] = Field(min_length=2, description="alpha of blocks 1..L; the first value is block 1")
+    beta: float = Field(ge=0)
+    scale: float = Field(default=1.0, gt=0, description="common factor of all multipliers")
+    multipliers: list[float] = Field(description="scale * alpha ** beta, for readers without arithmetic")
+    ci: list[tuple[float, float]] | None = Field(default=None, description="bounds of alpha over bootstrap draws")
+    stability: Stability | None = Field(default=None, description="agreement of bootstrap draws on the ranking")
+    warnings: list[str] = []
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlanFile:
+        if len(self.multipliers) != len(self.alpha):
+            raise ValueError(f"{len(self.multipliers)} multipliers for {len(self.alpha)} alphas")
+        if self.ci is not None and len(self.ci) != len(self.alpha):
+            raise ValueError(f"{len(self.ci)} intervals for {len(self.alpha)} alphas")
+        if any(value < 0 for value in self.alpha):
+            raise ValueError("alpha must not be negative")
+        expected = self.scale * np.asarray(self.alpha) ** self.beta
+        if not np.allclose(self.multipliers, expected, rtol=1e-9, atol=1e-12):
+            raise ValueError("multipliers are not scale * alpha ** beta")
+        return self
+
+
+def plan_schema() -> dict[str, Any]:
+    """The JSON schema of a plan file.
+
+    >>> plan_schema()["properties"]["format"]["const"]
+    'tracescribe.plan/1'
+    """
+    return PlanFile.model_json_schema()
+
+
+def save_plan(plan: Prescription, path: str | Path) -> None:
+    """Write the plan atomically; raises OutputError when the path cannot be written."""
+    from ...io.atomic import write_atomically
+
+    try:
+        text = to_record(plan).model_dump_json(indent=2)
+    except ValueError as problem:  # pydantic's serialisation errors are ValueErrors
+        raise PrescriptionError(f"the plan's provenance cannot be written as JSON: {problem}") from problem
+    with write_atomically(path) as handle:
+        handle.write(text + "\n")
+
+
+def to_record(plan: Prescription) -> PlanFile:
+    """The plan as it stands in a file."""
+    return PlanFile(
+        alpha=plan.alpha.tolist(),
+        beta=plan.beta,
+        scale=plan.scale,
+        multipliers=plan.multipliers.tolist(),
+        ci=None if plan.ci is None else [(float(low), float(high)) for low, high in plan.ci],
+        stability=plan.stability,
+        warnings=list(plan.warnings),
+        provenance=plan.provenance,
+    )
+
+
+def load_plan(path: str | Path) -> Prescription:
+    """Read a plan written by :meth:`Prescription.save`.
+
+    Raises DataFormatError naming the file, the field and what was expected.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # an editor may have put a mark in front
+    except FileNotFoundError:
+        raise DataFormatError(f"{path}: there is no such plan file") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataFormatError(f"{path}: cannot be read as text ({problem})") from problem
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as problem:
+        raise DataFormatError(f"{path}:{problem.lineno}: not JSON ({problem.msg})") from problem
+    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, thousands of brackets
+        raise DataFormatError(f"{path}: not JSON that can be read ({problem})") from problem
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataFormatError(f"{path}: field 'format' is {found!r}, expected {FORMAT!r}; this is not a plan file")
+    try:
+        record = PlanFile.model_validate(content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        about = f"field {where!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        raise DataFormatError(f"{path}: {about}") from problem
+    return Prescription(
+        alpha=np.asarray(record.alpha),
+        beta=record.beta,
+        ci=None if record.ci is None else np.asarray(record.ci),
+        stability=record.stability,
+        warnings=tuple(record.warnings),
+        provenance=record.provenance,
+        scale=record.scale,
+    )

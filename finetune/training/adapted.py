@@ -1,0 +1,78 @@
+"""The text tower over a copy of the source model with LoRA adapters, differentiable in the adapters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ...errors import PrescriptionError
+from ...patching.towers.tower import normalise
+from ..apply.lora import lora_factors, merged_copy
+from .lowrank import install, trained_blocks
+from .packing import PackedTexts
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ...patching import DualEncoder
+
+
+class AdaptedText:
+    """Runs our text tower with W x + s B A x in the place of each adapted W x.
+
+    The tower trims texts where the source's own encoder cannot, serves every family of models alike, and never runs
+    peft's forward, which for fused attention merges and unmerges the frozen weights at every call and thereby changes
+    them by rounding. The frozen weights stay the same bit for bit.
+
+    source: the copy with its adapters (peft). frozen: how many of the lowest blocks training cannot change, because
+    they have no adapter or one that does not require gradients. The copy's weights are never trained, only adapters.
+    """
+
+    def __init__(self, model: DualEncoder, adapt: Callable[[nn.Module], PeftModel], seed: int) -> None:
+        base = merged_copy(model.source) if _has_adapters(model.source) else copy.deepcopy(model.source)
+        base.requires_grad_(False).eval()
+        self.tower = rewrap(model, base).text
+        in_tower = {parameter.data_ptr(): name for name, parameter in self.tower.named_parameters()}
+        place = {name: in_tower.get(parameter.data_ptr()) for name, parameter in base.named_parameters()}
+        cuda = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda):  # the adapters' start depends on the seed and on nothing else
+            torch.manual_seed(seed)
+            self.source = adapt(base)
+        factors = lora_factors(self.source)
+        missing = [name for name in factors if place.get(name) is None]
+        if missing:
+            raise PrescriptionError(
+                f"the text tower does not use the adapted weight {missing[0]!r} of its source model"
+            )
+        install(self.tower, {str(place[name]): adapters for name, adapters in factors.items()})
+        trained = trained_blocks(self.tower)
+        self.frozen = trained.index(True) if True in trained else len(trained) - 1
+
+    def __call__(self, ids: Int[Tensor, "text pos"]) -> Float[Tensor, "text embed"]:
+        """L2-normalised embeddings of token ids, with gradients to the adapters."""
+        return normalise(self.tower(ids))
+
+    def packed(
+        self, ids: Int[Tensor, "text pos"], lengths: Int[Tensor, " text"]
+    ) -> Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]]:
+        """The same, by number in a table of texts, and faster: see :class:`.packing.PackedTexts`."""
+        texts = PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
+        return lambda wanted: normalise(texts(wanted))
+
+
+def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:
+    """Another source module of the same kind under the model's tokenizer, preprocessing and name."""
+    from ...patching import wrap
+
+    return wrap(source, tokenizer=model.text.tokenizer, preprocess=model.preprocess, name=model.name)
+
+
+def _has_adapters(module: nn.Module) -> bool:
+    from peft import PeftModel
+
+    return isinstance(module, PeftModel)

@@ -1,0 +1,52 @@
+"""Attention patterns of unpatched runs: which token each head looks at, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...errors import SiteError
+from ..towers.block import Block
+from ..towers.tower import Tower
+
+ROWS = 64  # inputs of one pass; a pattern is small beside the weights
+
+
+def attention_patterns(
+    tower: Tower, rows: Sequence[Any]
+) -> Iterator[tuple[list[int], Float[Tensor, "batch layer head query key"]]]:
+    """The softmaxed attention of every block and head, for batches of rows of one shape and their numbers.
+
+    rows: as :meth:`PatchingEngine.patch` takes them. Every query's row sums to 1; it is 0 where it may not attend.
+
+    Raises:
+        SiteError: the tower's blocks are not taken apart.
+
+    >>> import tracescribe as ts
+    >>> text = ts.load("phantom").text
+    >>> [(numbers, patterns)] = attention_patterns(text, text.rows(["There is no opacity."]))
+    >>> numbers, list(patterns.shape), bool(torch.allclose(patterns.sum(dim=-1), torch.ones(1)))
+    ([0], [1, 8, 4, 8, 8], True)
+    """
+    if tower.opaque:
+        raise SiteError(
+            f"this tower's blocks ({type(tower.blocks[0]).__name__}) are run as a whole, so that their attention "
+            f"patterns cannot be read"
+        )
+    twin = tower.twin()
+    for block in twin.blocks:
+        assert isinstance(block, Block)
+        block.attn.explicit = True
+    alike: dict[tuple[int, int | None], list[int]] = {}
+    for i, row in enumerate(rows):
+        alike.setdefault(twin.shape_of(row), []).append(i)
+    for members in alike.values():
+        for at in range(0, len(members), ROWS):
+            chosen = members[at : at + ROWS]
+            with torch.no_grad():
+                run = twin.run_clean(twin.collate([rows[i] for i in chosen]), "attn.hook_pattern")
+            yield chosen, torch.stack(list(run.site), dim=1)

@@ -1,0 +1,239 @@
+"""A text tower and an image encoder over one source model: what everything else in the package works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
+from ..adapters.registry import adapter_for
+from ..towers.image_tower import ImageTower
+from ..towers.text_tower import TextTower
+from ..towers.tower import normalise
+from .verification import evaluating, verify, verify_images
+
+Preprocess = Callable[[Any], Any]
+
+
+class ImageEncoder:
+    """The source model's own image encoder, run in evaluation mode without gradients."""
+
+    def __init__(
+        self, source: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], preprocess: Preprocess | None
+    ) -> None:
+        self._source, self._encode, self._preprocess = source, encode, preprocess
+
+    def __call__(self, images: Sequence[Any] | Tensor, batch_size: int = 64) -> Float[Tensor, "n embed"]:
+        """L2-normalised embeddings of PIL images, image files, pixel tensors [3, h, w], or one tensor [n, 3, h, w].
+
+        Raises:
+            DataFormatError: an image file is missing or broken.
+            UnsupportedTowerError: pixels must be made from images, and the model was wrapped without ``preprocess``.
+            NonFiniteError: an embedding is NaN or infinite.
+        """
+        if isinstance(images, (str, Path)):
+            raise TypeError(
+                f"encode_images takes a list of images, got the single path {str(images)!r}: put it in a list"
+            )
+        if isinstance(images, Tensor) and images.ndim != 4:
+            raise DataFormatError(f"a tensor of images must have shape [n, 3, height, width], got {list(images.shape)}")
+        parameter = next(self._source.parameters())
+        out = []
+        with evaluating(self._source):
+            for at in range(0, len(images), batch_size):
+                pixels = torch.stack([self.pixels(image) for image in images[at : at + batch_size]])
+                out.append(normalise(self._encode(self._source, pixels.to(parameter.device, parameter.dtype))))
+        if not out:
+            return torch.empty(0, 0)
+        embeddings = torch.cat(out)
+        finite = torch.isfinite(embeddings).all(dim=-1)
+        if not finite.all():
+            bad = int((~finite).nonzero()[0])
+            raise NonFiniteError(
+                f"the embedding of image {bad} ({_describe(images[bad])}) is NaN or infinite: check the pixels and the "
+                f"image encoder's weights"
+            )
+        return embeddings
+
+    def pixels(self, image: Any) -> Float[Tensor, "3 h w"]:
+        """What the encoder is given: the preprocessed pixels of a PIL image or a file, or a tensor as it is.
+
+        Raises:
+            DataFormatError: an image file is missing or broken.
+            UnsupportedTowerError: the model was wrapped without ``preprocess``.
+        """
+        if isinstance(image, Tensor):
+            return image
+        if isinstance(image, (str, Path)):
+            image = open_image(image)
+        if self._preprocess is None:
+            raise UnsupportedTowerError(
+                "this model was wrapped without preprocess, so it takes only pixel tensors [3, h, w]: pass "
+                "wrap(..., preprocess=...), or encode the images yourself and give their embeddings"
+            )
+        pixels = self._preprocess(as_rgb(image) if hasattr(image, "mode") else image)
+        return torch.as_tensor(pixels["pixel_values"][0]) if hasattr(pixels, "keys") else pixels
+
+
+def open_image(path: str | Path) -> Any:
+    """An image file as an RGB PIL image, fully read.
+
+    Raises:
+        DataFormatError: the file is missing, or is no readable image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return as_rgb(image)
+    except FileNotFoundError:
+        raise DataFormatError(f"the image {str(path)!r} does not exist") from None
+    except DataFormatError as error:
+        raise DataFormatError(f"the image {str(path)!r} cannot be read: {error}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataFormatError(f"the image {str(path)!r} cannot be read: {error}") from None
+
+
+def as_rgb(image: Any) -> Any:
+    """A PIL image in RGB. 16-bit grey is scaled to 8 bits; PIL itself would clip it to white.
+
+    Raises:
+        DataFormatError: 32-bit integers or floats, whose range no file states.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataFormatError(
+            f"an image of mode {image.mode!r} (32 bits a pixel) does not say what is black and what is white: convert "
+            f"it to 8-bit grey or RGB"
+        )
+    return image.convert("RGB")
+
+
+def _describe(image: Any) -> str:
+    return repr(str(image)) if isinstance(image, (str, Path)) else type(image).__name__
+
+
+class DualEncoder:
+    """A CLIP-style model: ``text`` (a :class:`TextTower`), ``encode_images``, ``logit_scale``, and its ``source``.
+
+    The tower shares the source model's parameters and leaves its modules untouched.
+
+    Attributes:
+        text: the text tower, verified against the source model's own text encoder.
+        source: the wrapped model, unchanged.
+        name: what it was loaded or wrapped as.
+        logit_scale: the factor before the softmax over cosine similarities (CTE does not depend on it).
+        verified: largest differences between tower and source by stage, as :meth:`verify` found them.
+    """
+
+    def __init__(
+        self, source: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
+    ) -> None:
+        self._adapter, self._inner = adapter_for(source)
+        self.source = source
+        self.name = name or type(self._inner).__name__
+        self.text: TextTower = self._adapter.build_tower(self._inner, tokenizer)
+        self.image = ImageEncoder(self._inner, self._adapter.encode_image, preprocess)
+        self.preprocess = preprocess
+        self.logit_scale: float = self._adapter.logit_scale(self._inner)
+        self.verified = self.verify()
+
+    def verify(self) -> dict[str, float]:
+        """Compare the text tower with the source model again; see :func:`tracescribe.patching.verify`."""
+        return verify(self.text, self._adapter, self._inner)
+
+    @cached_property
+    def vision(self) -> ImageTower:
+        """The image tower, built on first use and verified against the model's own image encoder."""
+        return self.image_tower()
+
+    def image_tower(self, grid: int | None = None) -> ImageTower:
+        """A verified image tower; ``grid``: for a ResNet, on a finer grid of positions with fewer stages.
+
+        Raises:
+            UnsupportedTowerError: no adapter reads this image encoder.
+            SiteError: the encoder has no such grid.
+            TowerMismatchError, NonFiniteError: see :func:`tracescribe.patching.verify`.
+
+        >>> import tracescribe as ts
+        >>> model = ts.load("phantom")
+        >>> model.image_tower(grid=8).grid, model.image_tower(grid=8).n_layers  # the stem and two of four stages
+        ((8, 8), 2)
+        """
+        build = self._adapter.build_image_tower
+        if build is None:
+            raise UnsupportedTowerError(
+                f"the adapter {self._adapter.name!r} reads text towers only: the image encoder cannot be traced"
+            )
+        reading = build(self._inner, grid)
+        verify_images(reading, self._adapter, self._inner)
+        return reading.tower
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the joint embedding space: that of the readout of one state, without a pass through the blocks."""
+        state = torch.zeros(1, 1, self.text.d_model, dtype=self.text.dtype, device=self.device)
+        pooled = self.text.pooled_positions(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+        with torch.no_grad():
+            return self.text.read(state, pooled).shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.device
+
+    def encode_images(self, images: Sequence[Any] | Tensor, batch_size: int = 64) -> Float[Tensor, "n embed"]:
+        """L2-normalised image embeddings; see :class:`ImageEncoder` for what is accepted and raised."""
+        return self.image(images, batch_size)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "n embed"]:
+        """L2-normalised text embeddings; see :meth:`TextTower.encode`."""
+        return self.text.encode(texts, batch_size)
+
+    def __repr__(self) -> str:
+        kind = "causal" if self.text.causal else "bidirectional"
+        return (
+            f"DualEncoder({self.name!r}: {kind} text tower, {self.text.n_layers} blocks × {self.text.n_heads} heads × "
+            f"{self.text.d_model} wide, read at {self.text.pooling}; on {self.device})"
+        )
+
+
+def wrap(
+    module: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
+) -> DualEncoder:
+    """A :class:`DualEncoder` over a model you already have: open_clip, transformers, or either wrapped by peft.
+
+    The tower shares the model's parameters (for a peft model: holds its effective weights at this moment) and is
+    verified against the model's own text encoder before it is returned. The model itself is not changed.
+
+    Args:
+        module: an open_clip ``CLIP`` or ``CustomTextCLIP``, or a transformers ``CLIPModel``.
+        tokenizer: ``open_clip.get_tokenizer(...)``, a transformers tokenizer or processor, any function from a list
+            of texts to padded token ids, or an object with ``encode``/``strings``/``pad_id``/``special_ids``.
+        preprocess: from a PIL image to a pixel tensor; needed only to encode images that are not tensors yet.
+
+    Raises:
+        UnsupportedTowerError: no adapter reads this model, or the tokenizer does not fit it.
+        TowerMismatchError: the tower does not compute what the model computes.
+        NonFiniteError: a weight is NaN or infinite.
+
+    >>> import open_clip
+    >>> import tracescribe as ts
+    >>> clip = open_clip.model.CLIP(
+    ...     embed_dim=16,
+    ...     vision_cfg=dict(image_size=32, patch_size=16, layers=1, width=32, head_width=16),
+    ...     text_cfg=dict(width=32, heads=2, layers=3),
+    ... )
+    >>> ts.wrap(clip, tokenizer=open_clip.get_tokenizer("ViT-B-32"), name="tiny")
+    DualEncoder('tiny': causal text tower, 3 blocks × 2 heads × 32 wide, read at argmax; on cpu)
+    """
+    return DualEncoder(module, tokenizer=tokenizer, preprocess=preprocess, name=name)

@@ -1,0 +1,73 @@
+"""What a patch cannot change: cells of a map that are the base or the donor run by construction."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..sites import Sweep
+from ..towers.tower import Tower
+from .clean_cache import Run
+
+RUN, BASE, DONOR = 0, 1, 2
+
+
+def structural_cells(
+    tower: Tower,
+    sweep: Sweep,
+    base: Run,
+    donor: Run,
+    member: Bool[Tensor, "batch column pos"],
+    sources: Int[Tensor, "batch pos"] | None = None,
+) -> Int[Tensor, "batch layer column"]:
+    """Which cells need no run: BASE or DONOR where the patched embedding is that run's by construction, else RUN.
+
+    Layer 0 of the residual stream differs only where the embedded tokens do, so a patch elsewhere changes nothing, and
+    one of all differing positions gives the donor run. In a causal tower the states before the first difference are
+    equal, and no position after the pooled one reaches it. Replacing every residual state that differs and can still
+    be read gives the donor run at any layer. Where one row is read out, the last block's queries, outputs and states
+    matter at that row only.
+
+    member: which positions each column replaces. sources: by base position the donor's position whose states stand
+        there, for rows of different lengths; None where both runs are the same positions.
+
+    >>> import torch
+    >>> import tracescribe as ts
+    >>> text = ts.load("phantom").text
+    >>> base, donor = (text.run_clean(text.collate([ids])) for ids in text.rows(["no opacity", "severe opacity"]))
+    >>> each = torch.eye(5, dtype=torch.bool)[None]
+    >>> structural_cells(text, Sweep(), base, donor, each)[0, [0, 1, 8]]  # [SOT] no|severe op acity [EOT]; 2 donor
+    tensor([[1, 2, 1, 1, 1],
+            [1, 0, 0, 0, 0],
+            [1, 1, 1, 1, 2]])
+    """
+    site, n_blocks = sweep.site, tower.n_layers
+    differs = (base.resid[0] != donor.resid[0]).any(dim=-1)  # (batch, pos)
+    reached = torch.ones_like(differs)
+    if tower.causal:
+        elsewhere = False if sources is None else sources != torch.arange(differs.shape[1], device=differs.device)
+        reached = (differs | elsewhere).cumsum(dim=1) > 0
+        if base.pooled is not None:
+            reached[:, base.pooled + 1 :] = False
+    batch, n_columns, _ = member.shape
+    known = torch.full((batch, site.n_layers(n_blocks), n_columns), RUN, device=member.device)
+    only_last = tower.readout_layers == (n_blocks,)
+    pooled = None if base.pooled is None or not only_last else member[:, :, base.pooled]  # (batch, column)
+    if site.residual is not None and only_last:
+        if sources is None:
+            known[(member | ~reached[:, None]).all(dim=-1)[:, None].expand_as(known)] = DONOR
+        for at in range(known.shape[1]):
+            states = [layer + site.first_layer + site.residual for layer in sweep.layers(at, n_blocks)]
+            if states == [0]:
+                known[:, at][~(member & differs[:, None]).any(dim=-1)] = BASE
+                if sources is None:
+                    known[:, at][(member | ~differs[:, None]).all(dim=-1)] = DONOR
+            if n_blocks in states and pooled is not None:
+                known[:, at][pooled] = DONOR if base.pooled == donor.pooled else RUN
+                if len(states) == 1:
+                    known[:, at][~pooled] = BASE
+    elif site.of_queries and sweep.window == 1 and pooled is not None:
+        known[:, -1][~pooled] = BASE
+    known[~(member & reached[:, None]).any(dim=-1)[:, None].expand_as(known)] = BASE
+    return known

@@ -1,0 +1,353 @@
+"""The tower: one plain module for every supported encoder, which can resume in the middle of a forward pass.
+
+Layers are numbered as in the literature: 0 is the embedding output (token + position), l the output of block l.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..resume.clean_cache import CleanRun, Tokens, Unpatched
+from ..resume.passes import Pass
+from .block import Block, OpaqueBlock
+from .hooks import HookPoint, share
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedRootModule
+
+Pooling = Literal["argmax", "eos", "last", "first", "mean", "head"]
+Padding = Literal["trim", "attend", "mask"]
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """What a tower declares about itself.
+
+    pooling: which position is read out, or "mean" over those that are not padding, or "head": a module of its own reads
+        all of them (attention pooling).
+    padding: "trim": padding never reaches the readout and is cut off; "mask": neither, and whole passes mask it out;
+        "attend": the model attends to it, so it stays.
+    eos_id: for pooling="eos".
+    readout_layers: the states that the readout averages, for towers that read more than the last layer's.
+    appended: a learned token stands behind every text and is read out (CoCa). Its mask is shifted by one in the weights
+        that exist ("legacy"): it sees the first padding token and not itself.
+    """
+
+    causal: bool
+    pooling: Pooling
+    padding: Padding
+    context_length: int
+    eos_id: int | None = None
+    readout_layers: tuple[int, ...] = ()
+    appended: Literal["legacy", "correct"] | None = None
+
+    @property
+    def reads_one(self) -> bool:
+        """Whether one position of the last layer is read out, and not all of them."""
+        return self.pooling not in ("mean", "head")
+
+
+class Tower(nn.Module):
+    """Blocks with named hook points between an embedding and a readout, over the source model's own parameters.
+
+    Shapes: hidden states ``[batch, pos, d_model]``, embeddings ``[batch, embed]``. What goes in is up to the subclass:
+    token ids or pixels.
+    """
+
+    blocks: Sequence[Block | OpaqueBlock]
+
+    def __init__(
+        self,
+        *,
+        spec: TowerSpec,
+        blocks: Sequence[Block | OpaqueBlock],
+        ln_final: nn.Module | None,
+        projection: nn.Module | None,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.blocks = cast("Sequence[Block | OpaqueBlock]", nn.ModuleList(blocks))
+        self.ln_final = nn.Sequential()  # a namespace, so that the hook point has TransformerLens' name
+        if ln_final is not None:
+            self.ln_final.add_module("norm", ln_final)
+        self.ln_final.add_module("hook_normalized", HookPoint())
+        self.head = head
+        self.projection = projection or nn.Identity()
+        self._fingerprint: tuple[object, str] = (None, "")
+
+    # what the tower is -----------------------------------------------------------------------------------------
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks, L."""
+        return len(self.blocks)
+
+    @property
+    def n_heads(self) -> int | None:
+        """Attention heads in each block; None where blocks are not taken apart."""
+        first = self.blocks[0]
+        return first.attn.n_heads if isinstance(first, Block) else None
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        raise NotImplementedError
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position attends only to itself and to positions before it."""
+        return self.spec.causal
+
+    @property
+    def pooling(self) -> Pooling:
+        """Which position the embedding is read from."""
+        return self.spec.pooling
+
+    @property
+    def readout_layers(self) -> tuple[int, ...]:
+        """The layers whose states the readout sees; almost always only the last."""
+        return self.spec.readout_layers or (self.n_layers,)
+
+    @property
+    def opaque(self) -> bool:
+        """Whether a block is not taken apart, so that only the residual stream can be patched."""
+        return not all(isinstance(block, Block) for block in self.blocks)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a pass can resume in the middle: every block is taken apart and only the last state is read."""
+        only_last = self.readout_layers == (self.n_layers,)
+        return not self.opaque and only_last and (self.spec.reads_one or not self.causal)
+
+    @property
+    def device(self) -> torch.device:
+        return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every weight of the tower, by name: equal fingerprints mean equal weights.
+
+        It is kept until a weight changes: another tensor, a write that torch counts, or another sum of its bytes (which
+        a write behind torch's back, through ``.data``, changes too).
+        """
+        tensors = sorted(self.state_dict().items())
+        state = [(name, t.data_ptr(), t._version, _byte_sum(t)) for name, t in tensors]
+        if self._fingerprint[0] != state:
+            digest = hashlib.sha256()
+            for name, tensor in tensors:
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            self._fingerprint = (state, digest.hexdigest())
+        return self._fingerprint[1]
+
+    # what a subclass knows of its inputs ------------------------------------------------------------------------
+
+    def collate(self, items: Sequence[Any]) -> Tensor:
+        """Inputs of one shape as one batch on the tower's device."""
+        raise NotImplementedError
+
+    def shape_of(self, item: Any) -> tuple[int, int | None]:
+        """Number of positions of one input, and the one that is read out; None for a mean."""
+        raise NotImplementedError
+
+    def embed(self, inputs: Tensor, places: Tensor | None = None) -> Float[Tensor, "batch pos d_model"]:
+        """Layer 0; ``places``: the positions that the inputs' parts take, where the tower is ``movable``."""
+        raise NotImplementedError
+
+    @property
+    def movable(self) -> bool:
+        """Whether positions are added in layer 0 only, so that a token can be run as if it stood elsewhere."""
+        return False
+
+    def attention_mask(self, inputs: Tensor) -> Bool[Tensor, "*batch pos pos"] | None:
+        """Which keys a query may attend to: [pos, pos] for all alike, or [batch, 1, 1 or pos, pos]; None for all."""
+        return None
+
+    def pooled_positions(self, inputs: Tensor) -> Int[Tensor, " batch"] | None:
+        """The position each row's embedding is read from; None for a mean."""
+        raise NotImplementedError
+
+    def counted(self, inputs: Tensor) -> Bool[Tensor, "batch pos"] | None:
+        """The positions that enter a mean; None for all."""
+        return None
+
+    # the forward pass, whole and resumed ---------------------------------------------------------------------------
+
+    def forward(self, inputs: Tensor) -> Float[Tensor, "batch embed"]:
+        """Embeddings (not normalised)."""
+        x, mask = self.embed(inputs), self.attention_mask(inputs)
+        states = {0: x}
+        for layer, block in enumerate(self.blocks, start=1):
+            x = block(x, mask)
+            states[layer] = x
+            if layer - 1 not in self.readout_layers:
+                del states[layer - 1]
+        read = states[self.n_layers]
+        if self.readout_layers != (self.n_layers,):
+            read = torch.stack([states[layer] for layer in self.readout_layers]).mean(dim=0)
+        return self.read(read, self.pooled_positions(inputs), self.counted(inputs))
+
+    def read(
+        self, x: Float[Tensor, "batch pos d_model"], pooled: Tensor | None, counted: Tensor | None = None
+    ) -> Float[Tensor, "batch embed"]:
+        """The embedding of hidden states: by the pooled row of each, by the head, or by the mean of counted rows."""
+        if pooled is not None:
+            return self.readout(x[torch.arange(len(x), device=x.device), pooled])
+        x = self.ln_final(x)
+        if self.head is not None:
+            return self.projection(self.head(x))
+        if counted is None:
+            return self.projection(x.mean(dim=1))
+        weights = counted.to(x.dtype)
+        return self.projection((x * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True))
+
+    def readout(self, pooled: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows embed"]:
+        """Final norm and projection of the pooled rows."""
+        return self.projection(self.ln_final(pooled))
+
+    def run_clean(self, inputs: Tensor, keep: str | None = None, places: Tensor | None = None) -> CleanRun:
+        """An unpatched pass over rows of one length and one pooled position, keeping what a resumed pass needs.
+
+        keep: a hook point inside the blocks whose activations are kept as well. places: see :meth:`embed`.
+        """
+        pooled = self._pooled_at(inputs)
+        x, mask = self.embed(inputs, places), self.attention_mask(inputs)
+        resid, site = [x], cast("list[Tensor]", [])
+        with _keeping(self.blocks, keep, site):
+            for block in self.blocks:
+                x = block(x, mask)
+                resid.append(x)
+        read = x
+        if self.readout_layers != (self.n_layers,):
+            read = torch.stack([resid[layer] for layer in self.readout_layers]).mean(dim=0)
+        embedding = self.read(read, self.pooled_positions(inputs), self.counted(inputs))
+        return CleanRun(resid, site, pooled, embedding)
+
+    def _pooled_at(self, inputs: Tensor) -> int | None:
+        """The one position that all inputs are read at; None for all positions."""
+        pooled = self.pooled_positions(inputs)
+        if pooled is None:
+            return None
+        if (pooled != pooled[0]).any():
+            raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
+        return int(pooled[0])
+
+    def begin(self, batches: Sequence[tuple[Tensor, Tensor | None]]) -> Unpatched:
+        """Unpatched runs that :meth:`resume` is to compute, one for each batch of (inputs, places).
+
+        The inputs of a batch have one length and one pooled position; places: see :meth:`embed`. In a causal tower rows
+        that texts have in common, from their beginnings on, are run once.
+        """
+        unpatched = Unpatched()
+        for inputs, places in batches:
+            tokens: Tokens | None = None
+            if self.causal:
+                at = itertools.repeat(range(inputs.shape[1])) if places is None else places.tolist()
+                tokens = [list(zip(*text, strict=True)) for text in zip(inputs.tolist(), at, strict=False)]
+            x, mask = self.embed(inputs, places), self.attention_mask(inputs)
+            unpatched.add(x, tokens, self._pooled_at(inputs), mask, self.counted(inputs))
+        return unpatched
+
+    def resume(self, pass_: Pass) -> Float[Tensor, "lane embed"]:
+        """One pass down the blocks for every layer, position and head that is to be patched.
+
+        Before each block the unpatched states of the lanes that are first patched there join the flat batch; the engine
+        replaces their rows at the block's hook point (``Layout.patched``). Where one position is read out, the last
+        block computes only that row of each lane. The unpatched rows stand before all lanes, and their embeddings are
+        kept in ``pass_.unpatched``.
+
+        Returns:
+            The embeddings of all lanes, in their order.
+        """
+        x, single, unpatched = pass_.enter(), self.spec.reads_one, pass_.unpatched
+        for block, layout in zip(self.blocks, pass_.layouts, strict=True):
+            assert isinstance(block, Block)
+            x = layout.enter(x)
+            if not len(x):  # nothing is patched so far, as at layer 0 of pairs that differ in one token
+                continue
+            x = block.body(block.hook_resid_pre(x), layout.attend, layout.queries, layout.fresh)
+            pass_.leave(x)
+        runs = unpatched.runs if pass_.n_unpatched else []
+        own, lanes = x[: pass_.n_unpatched], x[pass_.n_unpatched :]
+        if single:
+            ends = torch.cat([run.index[:, run.pooled] for run in runs]) if runs else slice(0)
+            embeddings = self.readout(torch.cat([own[ends], lanes]))
+        else:
+            embeddings = torch.cat(
+                [
+                    *(self.read(own[run.index], None, run.counted) for run in runs),
+                    *(self.read(rows, None) for rows in pass_.by_lanes(x)),
+                ]
+            )
+        if not runs:
+            return embeddings
+        unpatched.embedding = embeddings[: unpatched.n_texts]
+        return embeddings[unpatched.n_texts :]
+
+    # other views of the same tower -----------------------------------------------------------------------------------
+
+    def twin(self, dtype: torch.dtype | None = None) -> Self:
+        """The same tower over the same parameters with hook points of its own; with ``dtype``, over cast copies."""
+        twin = share(self).eval()
+        if dtype is not None and dtype != self.dtype:
+            for module in twin.modules():
+                for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                    if tensor is not None and tensor.is_floating_point():
+                        module._parameters.pop(name, None)
+                        module._buffers[name] = tensor.detach().to(dtype)
+        return twin
+
+    def to_transformer_lens(self) -> HookedRootModule:
+        """The same tower, over the same parameters, as a TransformerLens ``HookedRootModule``.
+
+        ``run_with_cache``, ``run_with_hooks`` and ``transformer_lens.patching`` work on it with token ids (or pixels).
+        """
+        from .transformerlens import as_hooked_root_module
+
+        return as_hooked_root_module(self)
+
+
+@contextmanager
+def _keeping(blocks: Sequence[nn.Module], hook: str | None, kept: list[Tensor]) -> Iterator[None]:
+    """Collect what passes one hook point of every block."""
+    if hook is None:
+        yield
+        return
+    handles = [
+        block.get_submodule(hook).register_forward_hook(lambda module, args, output: kept.append(output))
+        for block in blocks
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _byte_sum(tensor: Tensor) -> int:
+    """The sum of a tensor's memory read as 64-bit integers (modulo 2^64), or as bytes where that does not go up."""
+    flat = tensor.detach().contiguous().flatten()
+    whole = flat.numel() * flat.element_size() % 8 == 0
+    return int(flat.view(torch.int64 if whole else torch.uint8).sum())
+
+
+def normalise(x: Float[Tensor, "*rows embed"]) -> Float[Tensor, "*rows embed"]:
+    """Unit length along the last axis, in single precision or better whatever the tower's precision."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)

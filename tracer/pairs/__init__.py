@@ -1,0 +1,1 @@
+"""What is compared: caption and image pairs, their targets, and which of their tokens correspond."""

@@ -1,0 +1,172 @@
+"""Caption pairs, from Python or from JSONL and CSV files whose mistakes are named by file, line and field."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+
+from ...errors import DataFormatError
+from ...io.json_lines import read_jsonl, read_text, shown
+
+__all__ = ["Pair", "Text", "read_pairs"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as the target of a pair instead of an image.
+
+    >>> Text("a chest film with an effusion")
+    Text(text='a chest film with an effusion')
+    """
+
+    text: str
+
+
+def _number_to_str(value: Any) -> Any:
+    """Patient and study numbers are often written as JSON numbers; they are names all the same."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Name = Annotated[str, BeforeValidator(_number_to_str)]
+
+
+class Pair(BaseModel):
+    """A correct caption and a foil of the same number of tokens, with the image they are judged by.
+
+    image: a path, a PIL image, a 1-d array or tensor (a precomputed image embedding), or a :class:`Text`.
+    id: name of the pair in results. group: cluster for the bootstrap, e.g. the patient; by default the pair itself.
+    attribute: what was changed (existence, location, severity, ...). template: name of the sentence pattern.
+    negation: which caption holds the negation.
+
+    >>> Pair(correct="There is no edema.", foil="There is severe edema.", image="film.png").foil
+    'There is severe edema.'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    correct: str
+    foil: str
+    image: Any = None
+    id: Name | None = None
+    group: Name | None = None
+    attribute: str | None = None
+    template: str | None = None
+    negation: Literal["correct", "foil"] | None = None
+
+    @field_validator("correct", "foil")
+    @classmethod
+    def _not_blank(cls, caption: str) -> str:
+        if not caption.strip():
+            raise ValueError("the caption is empty")
+        return caption
+
+
+FIELDS = tuple(Pair.model_fields)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
+    """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair` (UTF-8, blank lines allowed).
+
+    Image paths are relative to the file's folder. In JSONL an image may also be an embedding, a list of numbers, or a
+    target text, ``{"text": "..."}``.
+
+    Raises:
+        DataFormatError: no such file, another kind of file, no pair in it, or a bad record; names file, line and field.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "pairs.csv")
+    ...     _ = path.write_text("id,correct,foil\\np1,no edema,mild edema\\n")
+    ...     read_pairs(path)
+    [Pair(correct='no edema', foil='mild edema', image=None, id='p1', group=None, ...
+    """
+    file = Path(path)
+    readers = {".jsonl": read_jsonl, ".csv": _csv_records}
+    if file.suffix.lower() not in readers:
+        raise DataFormatError(f"{str(file)!r} must end in .jsonl or .csv, which says how to read its pairs")
+    pairs = [_pair(record, file, line) for line, record in readers[file.suffix.lower()](file)]
+    if not pairs:
+        raise DataFormatError(f"{str(file)!r} holds no pairs")
+    return pairs
+
+
+def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    header: list[str] | None = None
+    line = 1
+    while True:
+        line = reader.line_num + 1  # where the record begins; a quoted cell may span lines
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataFormatError(f"{file}:{line}: not CSV: {error}") from None
+        if not any(cell.strip() for cell in row):
+            continue
+        if header is None:
+            header = _csv_header(row, file, line)
+            continue
+        if len(row) != len(header):
+            raise DataFormatError(
+                f"{file}:{line}: {len(row)} cells for {len(header)} columns ({', '.join(header)}); "
+                'put "quotes" around a caption that holds a comma'
+            )
+        # CSV cannot say "nothing" otherwise than by an empty cell; an empty caption is refused by Pair.
+        yield line, {k: v for k, v in zip(header, row, strict=True) if v.strip() or k in ("correct", "foil")}
+
+
+def _csv_header(row: list[str], file: Path, line: int) -> list[str]:
+    names = [cell.strip() for cell in row]
+    for name in names:
+        if name not in FIELDS:
+            hint = "; separate columns by commas" if any(mark in name for mark in ";\t") else ""
+            raise DataFormatError(f"{file}:{line}: unknown column {name!r}; known are {', '.join(FIELDS)}{hint}")
+        if names.count(name) > 1:
+            raise DataFormatError(f"{file}:{line}: column {name!r} is given twice")
+    for name in ("correct", "foil"):
+        if name not in names:
+            raise DataFormatError(f"{file}:{line}: no column {name!r}; the first line must name the columns")
+    return names
+
+
+def _pair(record: dict[str, Any], file: Path, line: int) -> Pair:
+    unknown = [name for name in record if name not in FIELDS]
+    if unknown:
+        raise DataFormatError(f"{file}:{line}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
+    try:
+        return Pair(**{**record, "image": _image(record.get("image"), file, line)})
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        field = str(error["loc"][0])
+        given = "it is missing" if error["type"] == "missing" else f"{error['msg']}, not {shown(record[field])}"
+        raise DataFormatError(f"{file}:{line}: field {field!r}: {given}") from None
+
+
+def _image(value: Any, file: Path, line: int) -> Any:
+    where = f"{file}:{line}: field 'image'"
+    if value is None:
+        return None
+    if isinstance(value, str):
+        path = file.parent / value
+        if not path.is_file():
+            raise DataFormatError(f"{where}: there is no image file {str(path)!r}")
+        return path
+    if isinstance(value, dict) and list(value) == ["text"] and isinstance(value["text"], str):
+        return Text(value["text"])
+    if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            embedding = np.array(value, dtype=np.float32)
+        if np.isfinite(embedding).all():
+            return embedding
+    raise DataFormatError(
+        f'{where}: expected a path, a list of finite numbers (an embedding) or {{"text": "..."}}, not {shown(value)}'
+    )

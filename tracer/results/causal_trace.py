@@ -1,0 +1,333 @@
+"""The result of causal tracing: scores of every patched run with everything needed to redo the statistics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
+
+from ...errors import TraceError
+from ..pairs.roles import TokenKind
+from .checks import DIRECTIONS, check_trace, set_array
+from .maps import Excess, LayerProfile, TraceMap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+__all__ = ["CausalTrace", "Scores"]
+
+DEFAULT_FLOOR = 1e-4  # cosine; for traces whose provenance does not say
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Cosine similarities with the pair's image: of the correct caption, of the foil, and of every patched run.
+
+    patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l. The last axis
+        is the tokens, or what :attr:`CausalTrace.columns` names.
+    """
+
+    correct: Float32[np.ndarray, "pair"]
+    foil: Float32[np.ndarray, "pair"]
+    patched: Float32[np.ndarray, "pair layer token"]
+
+    def __post_init__(self) -> None:
+        for name, ndim in (("correct", 1), ("foil", 1), ("patched", 3)):
+            set_array(self, name, np.float32, ndim)
+
+
+@dataclass(frozen=True, eq=False)
+class CausalTrace:
+    """Causal tracing effects of caption pairs: which layer and token carry what tells correct from foil.
+
+    With direction "foil->correct" (NAST, arXiv 2602.12498: states of the foil are put into the correct caption's run)
+    CTE(l, p) = (S_corr - S(l, p)) / (S_corr - S_foil); with "correct->foil" CTE = (S(l, p) - S_foil) /
+    (S_corr - S_foil); "negated->affirmative" chooses pair by pair, so that the negated caption's states always go in.
+    1 = this one state decides the whole difference, 0 = it changes nothing.
+
+    tokens, foil_tokens: token strings of both captions, as the tokenizer writes them, special tokens included.
+    differs: True where the two captions' token ids differ.
+    kinds: a :class:`TokenKind` per position.
+    text_pair: number of the pair's (deduplicated) two captions; several images may share them.
+    columns: names of the last axis of the scores where it is not the tokens: heads, or one set of tokens.
+    noising: True where the foil's states are put into the correct caption's run, with "negated->affirmative".
+    groups: cluster of each pair for the bootstrap, e.g. the patient.
+    provenance: model, weights, site, direction, floor, versions, ...: everything JSON can hold.
+    embeddings: patched text embeddings of length 1; with the two unpatched ones they give :meth:`rescore`.
+    """
+
+    scores: Scores
+    tokens: tuple[tuple[str, ...], ...]
+    foil_tokens: tuple[tuple[str, ...], ...]
+    differs: Bool[np.ndarray, "pair token"]
+    kinds: Int8[np.ndarray, "pair token"]
+    text_pair: Int64[np.ndarray, "pair"]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    embeddings: Float[np.ndarray, "text_pair layer token embed"] | None = None
+    correct_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+    foil_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+    columns: tuple[str, ...] | None = None
+    noising: Bool[np.ndarray, "pair"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
+            set_array(self, name, dtype, ndim)
+        for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
+            if getattr(self, name) is not None:
+                set_array(self, name, None, ndim)
+        if self.noising is not None:
+            set_array(self, "noising", np.bool_, 1)
+        object.__setattr__(self, "provenance", dict(self.provenance))
+        check_trace(self)
+
+    # -- what was traced ----------------------------------------------------------------------------------------
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.ids)
+
+    @property
+    def n_layers(self) -> int:
+        """L, the number of blocks; maps of the residual stream have L + 1 layers, those of other sites L."""
+        return int(self.layers[-1])
+
+    @property
+    def site(self) -> str:
+        """Which activation was replaced: "resid", "attn", "mlp", "z", ...; see :mod:`tracescribe.patching.sites`."""
+        return self.provenance.get("site", "resid")
+
+    @property
+    def layers(self) -> Int[np.ndarray, "layer"]:
+        """0 (embedding output), 1, ..., L (output of the last block); other sites than "resid" have no layer 0."""
+        first = int(self.provenance.get("first_layer", 0))
+        return np.arange(first, first + self.scores.patched.shape[1])
+
+    @property
+    def direction(self) -> str:
+        """Whose states are put into whose run.
+
+        "foil->correct" (noising, NAST), "correct->foil" (denoising) or "negated->affirmative" (Quantmeyer et al.).
+        """
+        return self.provenance.get("direction", DIRECTIONS[0])
+
+    @property
+    def _noising(self) -> Bool[np.ndarray, "pair"]:
+        return np.full(self.n_pairs, self.direction == DIRECTIONS[0]) if self.noising is None else self.noising
+
+    @property
+    def floor(self) -> float:
+        """Smallest |S_corr - S_foil| (cosine) of a valid pair."""
+        return float(self.provenance.get("floor", DEFAULT_FLOOR))
+
+    @cached_property
+    def inside(self) -> Bool[np.ndarray, "pair token"]:
+        """True at a pair's tokens that can be patched; everywhere where the last axis is not the tokens."""
+        if self.columns is not None:
+            return np.ones((self.n_pairs, len(self.columns)), dtype=bool)
+        return (self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED)
+
+    # -- derived numbers ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def denominator(self) -> Float[np.ndarray, "pair"]:
+        """S_corr - S_foil (cosine), in float64."""
+        return self.scores.correct.astype(np.float64) - self.scores.foil.astype(np.float64)
+
+    @property
+    def valid(self) -> Bool[np.ndarray, "pair"]:
+        """Pairs with |S_corr - S_foil| >= floor, whose CTE is defined."""
+        return np.abs(self.denominator) >= max(self.floor, np.finfo(np.float64).tiny)
+
+    @property
+    def segment(self) -> np.ndarray:
+        """By 100 (S_corr - S_foil) per pair: "incorrect" below -1, "ambiguous" below 1, else "correct".
+
+        Source: Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488). The scale is 100 whatever the model's logit scale.
+        """
+        margin = 100 * self.denominator
+        return np.select([margin < -1, margin < 1], ["incorrect", "ambiguous"], default="correct")
+
+    @property
+    def share_inverted(self) -> float:
+        """Share of all pairs with S_corr <= S_foil: the model does not prefer the correct caption."""
+        return float(np.mean(self.denominator <= 0))
+
+    def effect(self, pairs: Int[np.ndarray, "used"] | slice = slice(None)) -> Float[np.ndarray, "used layer token"]:
+        """The numerator of CTE (a difference of cosines), in float64; NaN outside a pair's tokens."""
+        patched, noising = self.scores.patched[pairs].astype(np.float64), self._noising[pairs]
+        base = np.where(noising, self.scores.correct[pairs], self.scores.foil[pairs]).astype(np.float64)
+        return np.where(noising, 1.0, -1.0)[:, None, None] * (base[:, None, None] - patched)
+
+    @cached_property
+    def cte(self) -> Float32[np.ndarray, "pair layer token"]:
+        """Causal tracing effect; NaN outside a pair's tokens and for pairs that are not valid."""
+        denominator = np.where(self.valid, self.denominator, np.nan)
+        return (self.effect() / denominator[:, None, None]).astype(np.float32)
+
+    # -- statistics ---------------------------------------------------------------------------------------------
+
+    def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
+        """CTE by layer and token row, over pairs.
+
+        align: what a row is, see :func:`tracescribe.tracer.pairs.roles.assign_rows`. A row of several tokens is their
+            mean, weighted by the number of tokens when pairs are combined.
+        reduce: "ratio_of_means" (sum of effects over sum of denominators; small denominators do no harm),
+            "mean_of_ratios" or "median" of the pairs' CTE.
+        segment: None = the valid pairs with S_corr > S_foil, or, with a TraceWarning, those with S_corr < S_foil if
+            there are no others; "correct", "ambiguous", "incorrect" (see :attr:`segment`) or "all" choose among the
+            valid pairs. With "all", ratio_of_means mixes denominators of both signs, which may nearly cancel.
+
+        Raises:
+            DegenerateTraceError: no such pair.
+        """
+        from .profiles import trace_map
+
+        return trace_map(self, align, reduce, segment)
+
+    def per_layer(
+        self,
+        aggregate: str = "sum",
+        ci: float | None = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+        align: str | None = None,
+    ) -> LayerProfile:
+        """One CTE per layer with a percentile interval from resampling groups with replacement (None with one group).
+
+        aggregate: "sum", "max", "mean" or (population) "std" over a layer's tokens. NAST does not publish its
+            operator; the sum reproduces its finding (layers 1-4, peak at 2) on Quantmeyer's published maps.
+        align: None aggregates each pair's own tokens and then combines pairs, weighted by their denominators under
+            ratio_of_means; "role", "quantmeyer" or "position" combine pairs row by row first, as :meth:`map` does.
+        """
+        from .profiles import layer_profile
+
+        return layer_profile(
+            self, aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, reduce=reduce, segment=segment, align=align
+        )
+
+    def split_half(
+        self,
+        seed: int = 0,
+        n_splits: int = 20,
+        align: str = "role",
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+    ) -> float:
+        """Mean correlation between the maps of two random halves of the groups: 1 = the map is not noise."""
+        from .profiles import split_half
+
+        return split_half(self, seed=seed, n_splits=n_splits, align=align, reduce=reduce, segment=segment)
+
+    def control(self, other: CausalTrace) -> Excess:
+        """What this trace shows beyond a control trace of the same model."""
+        return Excess(self, other)
+
+    # -- other traces from this one -----------------------------------------------------------------------------
+
+    def select(self, pairs: Any) -> CausalTrace:
+        """The trace of some pairs: a boolean mask or indices. Text pairs that nothing uses any more are dropped.
+
+        Raises:
+            TraceError: a mask of another length, an index out of range, or no pair at all.
+        """
+        from .derived import selected
+
+        return selected(self, pairs)
+
+    def with_floor(self, floor: float) -> CausalTrace:
+        """The same scores with another smallest |S_corr - S_foil| (cosine) for valid pairs."""
+        if not (np.isfinite(floor) and floor >= 0):
+            raise TraceError(f"floor must be a finite cosine difference >= 0, not {floor!r}")
+        return replace(self, provenance={**self.provenance, "floor": float(floor)})
+
+    def rescore(self, image_embeddings: Any, text_pair: Any = None, groups: Sequence[str] | None = None) -> CausalTrace:
+        """The trace with other images and no new forward pass: patched texts do not depend on the image.
+
+        image_embeddings: [n, embed], of any length > 0.
+        text_pair: [n], which of the text pairs each image is for; None = one image for each pair, in order; "each" =
+            every text pair with every image, one text pair after another.
+        groups: the pairs' bootstrap clusters; None = those they have if ``text_pair`` is None, else the image each is
+            judged by (pairs with equal images are no independent observations).
+
+        Raises:
+            TraceError: the trace holds no embeddings, or shapes do not fit.
+            NonFiniteError: an image embedding holds NaN or infinity, or is 0.
+
+        >>> import tracescribe as ts
+        >>> model = ts.load("phantom")
+        >>> clear = ts.Text("The lungs are clear.")
+        >>> pairs = [
+        ...     ts.Pair(correct=f"There is no {what}.", foil=f"There is severe {what}.", image=clear, id=what)
+        ...     for what in ("opacity", "effusion")
+        ... ]
+        >>> trace = ts.trace(model, pairs, progress=False)
+        >>> films = model.encode_texts(["The lungs are clear.", "The heart is large."])
+        >>> every = trace.rescore(films, text_pair="each")
+        >>> every.ids, every.groups
+        (('opacity/0', 'opacity/1', 'effusion/0', 'effusion/1'), ('0', '1', '0', '1'))
+        """
+        from .derived import rescored
+
+        return rescored(self, image_embeddings, text_pair, groups)
+
+    # -- files, tables, pictures --------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace as safetensors (format "tracescribe.trace/1"); :func:`load_trace` reads it back exactly."""
+        from .storage import save_trace
+
+        save_trace(self, path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per (pair, layer, token) as a pandas table: ids, token, role, score, CTE, ..."""
+        from .tables import trace_frame
+
+        return trace_frame(self)
+
+    def heatmap(self, **options: Any) -> go.Figure:
+        """Interactive plotly heatmap; options as in :func:`tracescribe.viz.heatmap`."""
+        from ...viz import heatmap
+
+        return heatmap(self, **options)
+
+    def profile(self, **options: Any) -> go.Figure:
+        """Interactive plotly layer profile; options as in :func:`tracescribe.viz.profile`."""
+        from ...viz import profile
+
+        return profile(self, **options)
+
+    def overlay(self, image: Any, **options: Any) -> go.Figure:
+        """Interactive plotly map over the image, of a trace of images; as in :func:`tracescribe.viz.overlay`."""
+        from ...viz import overlay
+
+        return overlay(self, image, **options)
+
+    def export(self, path: str | os.PathLike[str], **options: Any) -> Any:
+        """Write a paper figure (pdf, svg, png, eps); options as in :func:`tracescribe.viz.export`."""
+        from ...viz import export
+
+        return export(self, path, **options)
+
+    def summary(self) -> str:
+        """What a person wants to know first, in one line."""
+        from .tables import trace_summary
+
+        return trace_summary(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, "
+            f"{f'{self.kinds.shape[1]} tokens' if self.columns is None else f'{len(self.columns)} columns'}, "
+            f"{int(self.valid.sum())} valid, S_corr <= S_foil in {self.share_inverted:.0%})"
+        )

@@ -1,0 +1,209 @@
+"""Maps and layer profiles: what a set of causal traces says about layers, as arrays that carry their axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ...errors import TraceError
+from .statistics import aggregate_rows, percentile_interval
+
+if TYPE_CHECKING:
+    from .causal_trace import CausalTrace
+
+__all__ = ["Excess", "LayerProfile", "TraceMap"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProfile:
+    """One number per layer 0..L with its bootstrap interval.
+
+    value: CTE aggregated over a layer's tokens or rows (a share of S_corr - S_foil, no unit).
+    lo, hi: the ``ci`` percentile interval over resampled groups; None without a bootstrap.
+    replicates: the bootstrap draws themselves, so that a ranking of layers can be judged within each draw.
+
+    >>> LayerProfile(np.array([1.0, 0.9, 1.0]), np.arange(3), "sum", n_pairs=4, n_groups=4)
+    LayerProfile(layers 0..2, sum, 4 pairs in 4 groups: 1.00 0.90 1.00)
+    """
+
+    value: Float[np.ndarray, "layer"]
+    layers: Int[np.ndarray, "layer"]
+    aggregate: str
+    lo: Float[np.ndarray, "layer"] | None = None
+    hi: Float[np.ndarray, "layer"] | None = None
+    ci: float | None = None
+    n_pairs: int = 0
+    n_groups: int = 0
+    replicates: Float[np.ndarray, "boot layer"] | None = None
+
+    @classmethod
+    def from_replicates(
+        cls,
+        value: Float[np.ndarray, "layer"],
+        replicates: Float[np.ndarray, "boot layer"] | None,
+        *,
+        aggregate: str,
+        ci: float | None,
+        n_pairs: int,
+        n_groups: int,
+        layers: Int[np.ndarray, "layer"] | None = None,
+    ) -> LayerProfile:
+        """A profile whose interval is the ``ci`` percentile interval of the bootstrap draws (None: no interval).
+
+        layers: numbers of the layers; None for 0, 1, ...
+        """
+        lo = hi = None
+        if replicates is not None and ci is not None:
+            lo, hi = percentile_interval(replicates, ci)
+        return cls(
+            value=value,
+            layers=np.arange(len(value)) if layers is None else layers,
+            aggregate=aggregate,
+            lo=lo,
+            hi=hi,
+            ci=None if lo is None else ci,
+            n_pairs=n_pairs,
+            n_groups=n_groups,
+            replicates=replicates,
+        )
+
+    def __repr__(self) -> str:
+        values = " ".join(f"{value:.2f}" for value in self.value)
+        spread = "" if self.ci is None else f", {self.ci:.0%} CI"
+        return (
+            f"LayerProfile(layers {self.layers[0]}..{self.layers[-1]}, {self.aggregate}{spread}, "
+            f"{self.n_pairs} pairs in {self.n_groups} groups: {values})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TraceMap:
+    """CTE by layer and token row, over a set of pairs.
+
+    values: NaN only in a row that no pair has.
+    rows: what each row stands for (a role, Quantmeyer's names, or a token index).
+    counts: number of pairs that have the row.
+    reduce, align, segment: how it was made; ``segment`` names the pairs that entered. quantity: what a value is.
+
+    >>> values = np.array([[1.0, 0.0], [0.6, 0.3]])
+    >>> cells = TraceMap(values, ("first differing", "[end]"), layers=np.arange(2), counts=np.array([5, 5]))
+    >>> cells.per_layer("sum").value
+    array([1. , 0.9])
+    """
+
+    values: Float[np.ndarray, "layer row"]
+    rows: tuple[str, ...]
+    layers: Int[np.ndarray, "layer"]
+    counts: Int[np.ndarray, "row"]
+    reduce: str = "ratio_of_means"
+    align: str = "role"
+    segment: str = "all"
+    n_pairs: int = 0
+    quantity: str = "CTE"
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), len(self.rows))
+        if self.values.shape != expected or self.counts.shape != expected[1:]:
+            raise TraceError(
+                f"a map of {expected[0]} layers and {expected[1]} rows cannot have values of shape "
+                f"{self.values.shape} and counts of shape {self.counts.shape}"
+            )
+
+    def per_layer(self, aggregate: str = "sum") -> LayerProfile:
+        """Sum, max, mean or (population) standard deviation over the rows of each layer; a map has no interval."""
+        return LayerProfile(
+            value=aggregate_rows(self.values, aggregate),
+            layers=self.layers,
+            aggregate=aggregate,
+            n_pairs=self.n_pairs,
+            n_groups=self.n_pairs,
+        )
+
+    def row(self, name: str) -> Float[np.ndarray, "layer"]:
+        """The values of one row by layer."""
+        if name not in self.rows:
+            raise TraceError(f"the map has no row {name!r}; its rows are: {', '.join(self.rows)}")
+        return self.values[:, self.rows.index(name)]
+
+    def locality(self, start: str | None = None) -> Float[np.ndarray, "layer"]:
+        """How far a layer's effect sits in few rows: std over the rows from the first differing one on.
+
+        Source: Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488), locality. 0 = spread evenly. Rows before ``start``
+        are left out because a causal tower gives 0 there whatever the model.
+
+        start: name of the first row to count; by default "negator" or "first differing", whichever the map has.
+        """
+        if start is None:
+            known = [name for name in ("negator", "first differing") if name in self.rows]
+            if not known:
+                raise TraceError(f"say from which row on locality counts: start=, one of {', '.join(self.rows)}")
+            start = known[0]
+        self.row(start)
+        return aggregate_rows(self.values[:, self.rows.index(start) :], "std")
+
+    def __repr__(self) -> str:
+        return (
+            f"TraceMap({len(self.layers)} layers × {len(self.rows)} rows, align={self.align!r}, "
+            f"reduce={self.reduce!r}, {self.n_pairs} pairs ({self.segment}))"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Excess:
+    """What a trace shows beyond a control trace: trace - control, for the same model and layers.
+
+    CTE follows any differing token to the readout. A swap that has nothing to do with the distinction of interest
+    (left/right, noun/noun) is the control that says how much of a profile is only that.
+    """
+
+    trace: CausalTrace
+    control: CausalTrace
+
+    def __post_init__(self) -> None:
+        if self.trace.n_layers != self.control.n_layers:
+            raise TraceError(
+                f"the trace has {self.trace.n_layers} layers and its control {self.control.n_layers}; "
+                "both must come from the same model"
+            )
+        alike = {"site": "site", "direction": "direction", "weights_sha256": "model's weights", "method": "method"}
+        for key, what in alike.items():
+            ours, theirs = (side.provenance.get(key) for side in (self.trace, self.control))
+            if ours != theirs and None not in (ours, theirs):
+                raise TraceError(
+                    f"the trace and its control differ in their {what} ({ours!r} and {theirs!r}): trace both alike"
+                )
+
+    def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
+        """Difference of the two maps over the rows that both have; counts are the smaller of the two."""
+        ours, theirs = (t.map(align=align, reduce=reduce, segment=segment) for t in (self.trace, self.control))
+        rows = tuple(row for row in ours.rows if row in theirs.rows)
+        if not rows:
+            raise TraceError(
+                f"no common rows: {', '.join(ours.rows)} in the trace, {', '.join(theirs.rows)} in control"
+            )
+        here, there = ([m.rows.index(row) for row in rows] for m in (ours, theirs))
+        return TraceMap(
+            values=ours.values[:, here] - theirs.values[:, there],
+            rows=rows,
+            layers=ours.layers,
+            counts=np.minimum(ours.counts[here], theirs.counts[there]),
+            reduce=reduce,
+            align=align,
+            segment=f"{ours.segment} - control: {theirs.segment}",
+            n_pairs=ours.n_pairs,
+        )
+
+    def per_layer(self, aggregate: str = "sum", ci: float | None = 0.95, **options: Any) -> LayerProfile:
+        """Difference of the two profiles. Options as in :meth:`CausalTrace.per_layer`.
+
+        Groups that occur in both traces (the same patients) are resampled together, others independently.
+        """
+        from .profiles import profile_difference
+
+        return profile_difference(self.trace, self.control, aggregate=aggregate, ci=ci, **options)
+
+    def __repr__(self) -> str:
+        return f"Excess({self.trace!r} over {self.control!r})"

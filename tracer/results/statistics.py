@@ -1,0 +1,224 @@
+"""Statistics of per-pair effects that know nothing of models: combining pairs, clustered bootstrap, split halves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ...errors import TraceError
+from ...validation import check_choice
+
+__all__ = [
+    "AGGREGATES",
+    "REDUCTIONS",
+    "PairTable",
+    "aggregate_rows",
+    "bootstrap",
+    "cluster_draws",
+    "cluster_index",
+    "combine",
+    "pair_table",
+    "percentile_interval",
+    "split_half_correlation",
+    "wants_bootstrap",
+]
+
+REDUCTIONS = ("ratio_of_means", "mean_of_ratios", "median")
+AGGREGATES = ("sum", "max", "mean", "std")
+_DRAW_CELLS = 4_000_000  # draws × units held at once, 32 MB in float64
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """What each pair contributes to each (layer, row) cell; :func:`combine` turns it into one map.
+
+    amount: for the two means, the contribution to the numerator; for the median, the pair's own value.
+    weight: for the two means, the contribution to the denominator; for the median, 1 where the pair has the row.
+    """
+
+    amount: Float[np.ndarray, "pair layer row"]
+    weight: Float[np.ndarray, "pair row"]
+    reduce: str
+
+
+def pair_table(
+    effect: Float[np.ndarray, "pair layer row"],
+    count: Float[np.ndarray, "pair row"],
+    denominator: Float[np.ndarray, "pair"],
+    reduce: str,
+) -> PairTable:
+    """Prepare pairs for :func:`combine`.
+
+    effect: numerators of CTE (score differences), summed over the tokens of each row; 0 where the pair has no token.
+    count: number of tokens each pair has in each row; a row that is a mean of tokens weighs by it, as in Quantmeyer,
+        Mosteiro, Gatt 2024. The median counts every pair once.
+    denominator: S_corr - S_foil, not 0.
+
+    ratio_of_means: sum_i effect_i / sum_i count_i denominator_i; small denominators cannot blow it up.
+    mean_of_ratios: sum_i (effect_i / denominator_i) / sum_i count_i.
+    median: over the pairs that have the row, of effect_i / (count_i denominator_i).
+    """
+    check_choice("reduce", reduce, REDUCTIONS)
+    if reduce == "ratio_of_means":
+        return PairTable(effect, count * denominator[:, None], reduce)
+    ratio = effect / denominator[:, None, None]
+    if reduce == "mean_of_ratios":
+        return PairTable(ratio, count, reduce)
+    own = ratio / np.where(count > 0, count, np.nan)[:, None, :]
+    return PairTable(own, (count > 0).astype(np.float64), reduce)
+
+
+def combine(
+    table: PairTable, multiplicity: Float[np.ndarray, "draw pair"] | None = None
+) -> Float[np.ndarray, "draw layer row"]:
+    """The map over all pairs, or one map per draw in which pair i counts ``multiplicity[draw, i]`` times.
+
+    A row that no pair of a draw has is NaN there.
+
+    >>> effect, count = np.array([[[0.1]], [[0.6]]]), np.ones((2, 1))
+    >>> table = pair_table(effect, count, denominator=np.array([0.1, 0.9]), reduce="ratio_of_means")
+    >>> combine(table).round(6)
+    array([[[0.7]]])
+    """
+    n_pairs, n_layers, n_rows = table.amount.shape
+    if multiplicity is None:
+        multiplicity = np.ones((1, n_pairs))
+    if table.reduce == "median":
+        return _weighted_medians(table.amount, table.weight, multiplicity)
+    amount = (multiplicity @ table.amount.reshape(n_pairs, -1)).reshape(-1, n_layers, n_rows)
+    weight = multiplicity @ table.weight
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return amount / np.where(weight != 0, weight, np.nan)[:, None, :]
+
+
+def _weighted_medians(
+    values: Float[np.ndarray, "pair layer row"],
+    weight: Float[np.ndarray, "pair row"],
+    multiplicity: Float[np.ndarray, "draw pair"],
+) -> Float[np.ndarray, "draw layer row"]:
+    """np.median of the values repeated as often as their weight says; the weights are whole numbers."""
+    out = np.full((len(multiplicity), *values.shape[1:]), np.nan)
+    for row in range(values.shape[2]):
+        has = weight[:, row] > 0
+        times = multiplicity[:, has]
+        half = times.sum(axis=1, keepdims=True) / 2
+        filled = half[:, 0] > 0
+        for layer in range(values.shape[1]):
+            column = values[has, layer, row]
+            order = np.argsort(column, kind="stable")
+            below = np.cumsum(times[:, order], axis=1)
+            # The two middle elements of the repeated list; the same one when the total is odd.
+            lower = np.minimum((below < half).sum(axis=1), len(column) - 1)
+            upper = np.minimum((below <= half).sum(axis=1), len(column) - 1)
+            middle = (column[order[lower]] + column[order[upper]]) / 2
+            out[filled, layer, row] = middle[filled]
+    return out
+
+
+def cluster_index(groups: Sequence[str]) -> tuple[Int[np.ndarray, "pair"], int]:
+    """Number of each pair's group, by first appearance, and how many groups there are.
+
+    >>> cluster_index(["b", "a", "b"])
+    (array([0, 1, 0]), 2)
+    """
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64), len(numbers)
+
+
+def cluster_draws(n_groups: int, n_boot: int, seed: int) -> Float[np.ndarray, "boot group"]:
+    """How often each group occurs in each bootstrap sample of ``n_groups`` groups drawn with replacement.
+
+    Resampling groups, not pairs, keeps pairs that depend on each other (one patient, one image) together; the counts
+    of a sample with replacement are multinomial, so that all draws together are one matrix product.
+    """
+    draws = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
+    return draws.astype(np.float64)
+
+
+def wants_bootstrap(ci: float | None, n_boot: int) -> bool:
+    """Whether an interval is asked for.
+
+    Raises:
+        TraceError: ``ci`` is not a share between 0 and 1, or ``n_boot`` is negative.
+    """
+    if ci is not None and not 0 < ci < 1:
+        raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {ci!r}")
+    if n_boot < 0:
+        raise TraceError(f"n_boot must be a number of draws >= 0, not {n_boot!r}")
+    return ci is not None and n_boot > 0
+
+
+def bootstrap(
+    table: PairTable, cluster: Int[np.ndarray, "pair"], draws: Float[np.ndarray, "boot group"]
+) -> Float[np.ndarray, "boot layer row"]:
+    """One map per bootstrap draw of groups; ``cluster[i]`` is the group (column of ``draws``) of pair i."""
+    if table.reduce == "median":
+        units, column = table, cluster
+    else:
+        # Sums within a group are all that a draw needs, so that a group of many pairs costs no more than a single one.
+        n_groups = draws.shape[1]
+        amount = np.zeros((n_groups, *table.amount.shape[1:]))
+        weight = np.zeros((n_groups, table.weight.shape[1]))
+        np.add.at(amount, cluster, table.amount)
+        np.add.at(weight, cluster, table.weight)
+        units, column = PairTable(amount, weight, table.reduce), np.arange(n_groups)
+    step = max(1, _DRAW_CELLS // max(1, len(column)))
+    parts = [combine(units, draws[start : start + step][:, column]) for start in range(0, len(draws), step)]
+    return np.concatenate(parts)
+
+
+def percentile_interval(
+    replicates: Float[np.ndarray, "boot *cell"], ci: float
+) -> tuple[Float[np.ndarray, "*cell"], Float[np.ndarray, "*cell"]]:
+    """Lower and upper ``ci`` percentile bound over the draws (Efron's percentile interval).
+
+    With fewer than about 20 groups it is too narrow, as every bootstrap is.
+
+    >>> percentile_interval(np.arange(101.0), 0.5)
+    (np.float64(25.0), np.float64(75.0))
+    """
+    lo, hi = np.nanquantile(replicates, [(1 - ci) / 2, (1 + ci) / 2], axis=0)
+    return lo, hi
+
+
+def aggregate_rows(values: Float[np.ndarray, "*draw layer row"], aggregate: str) -> Float[np.ndarray, "*draw layer"]:
+    """Sum, max, mean or population standard deviation over the last axis; NaN (no such row or token) is left out.
+
+    NaN where all are NaN: the sum of nothing known is not 0.
+
+    >>> aggregate_rows(np.array([[1.0, 3.0, np.nan]]), "mean")
+    array([2.])
+    """
+    check_choice("aggregate", aggregate, AGGREGATES)
+    functions: dict[str, Callable[..., np.ndarray]]
+    functions = {"sum": np.nansum, "max": np.nanmax, "mean": np.nanmean, "std": np.nanstd}
+    nothing = np.isnan(values).all(axis=-1)
+    return np.where(nothing, np.nan, functions[aggregate](np.where(nothing[..., None], 0, values), axis=-1))
+
+
+def split_half_correlation(
+    table: PairTable, cluster: Int[np.ndarray, "pair"], n_splits: int, seed: int
+) -> Float[np.ndarray, "split"]:
+    """Pearson correlation over the cells between the maps of two random halves of the groups, for several splits.
+
+    Near 1 the map is a property of the pairs' population; near 0 it is noise of the pairs at hand. Cells that a causal
+    tower fixes at 0 or 1 count too and raise it.
+
+    Raises:
+        TraceError: fewer than 2 groups.
+    """
+    n_groups = int(cluster.max()) + 1
+    if n_groups < 2:
+        raise TraceError("a split into halves needs pairs of at least 2 groups")
+    generator = np.random.default_rng(seed)
+    correlations = []
+    for _ in range(n_splits):
+        first = np.zeros(n_groups)
+        first[generator.permutation(n_groups)[: n_groups // 2]] = 1
+        one, two = combine(table, np.stack([first, 1 - first])[:, cluster]).reshape(2, -1)
+        both = np.isfinite(one) & np.isfinite(two)
+        correlations.append(np.corrcoef(one[both], two[both])[0, 1])
+    return np.array(correlations)

@@ -1,0 +1,111 @@
+"""A causal trace as a pandas table and as one line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..pairs.roles import TokenKind, assign_rows
+from ..run.attribution import Agreement
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .causal_trace import CausalTrace
+
+__all__ = ["trace_frame", "trace_summary", "what_the_readout_reads"]
+
+
+def trace_frame(trace: CausalTrace) -> pd.DataFrame:
+    """One line per (pair, layer, token inside the pair); ``cte`` is NaN for pairs that are not valid.
+
+    Where the trace's last axis is not the tokens, ``column`` names it instead of the columns about tokens.
+    """
+    import pandas as pd
+
+    pair, at, token = np.nonzero(np.broadcast_to(trace.inside[:, None, :], trace.scores.patched.shape))
+    about = _about_columns(trace, token) if trace.columns is not None else _about_tokens(trace, pair, token)
+    return pd.DataFrame(
+        {
+            "pair": pair,
+            "id": np.array(trace.ids, dtype=object)[pair],
+            "group": np.array(trace.groups, dtype=object)[pair],
+            "layer": trace.layers[at],
+            **about,
+            "score": trace.scores.patched[pair, at, token],
+            "s_correct": trace.scores.correct[pair],
+            "s_foil": trace.scores.foil[pair],
+            "cte": trace.cte[pair, at, token],
+            "valid": trace.valid[pair],
+            "segment": trace.segment[pair],
+        }
+    )
+
+
+def _about_columns(trace: CausalTrace, column: Int[np.ndarray, "line"]) -> dict[str, np.ndarray]:
+    assert trace.columns is not None
+    return {"column": np.array(trace.columns, dtype=object)[column]}
+
+
+def _about_tokens(
+    trace: CausalTrace, pair: Int[np.ndarray, "line"], token: Int[np.ndarray, "line"]
+) -> dict[str, np.ndarray]:
+    roles = assign_rows("role", trace.kinds, trace.differs, trace.tokens, trace.ids)
+    width = trace.kinds.shape[1]
+    padded = np.array([words + ("",) * (width - len(words)) for words in trace.tokens], dtype=object)
+    padded_foil = np.array([words + ("",) * (width - len(words)) for words in trace.foil_tokens], dtype=object)
+    return {
+        "token": token,
+        "text": padded[pair, token],
+        "foil_text": padded_foil[pair, token],
+        "kind": np.array([kind.name.lower() for kind in TokenKind], dtype=object)[trace.kinds[pair, token]],
+        "role": np.array(roles.labels, dtype=object)[roles.index[pair, token]],
+        "differs": trace.differs[pair, token],
+    }
+
+
+def trace_summary(trace: CausalTrace) -> str:
+    """One line a person reads: how much was traced, how much of it is usable, what the model gets wrong."""
+    n_texts = len(np.unique(trace.text_pair))
+    invalid = int((~trace.valid).sum())
+    segments = trace.segment
+    split = ", ".join(f"{int((segments == name).sum())} {name}" for name in ("correct", "ambiguous", "incorrect"))
+    about = [str(trace.provenance[key]) for key in ("model", "site") if key in trace.provenance]
+    if trace.provenance.get("aligned"):
+        about.append(f"aligned ({trace.provenance['aligned']} positions)")
+    method = trace.provenance.get("method", "exact")
+    about += [] if method == "exact" else [f"method {method}"]
+    agreement = trace.provenance.get("agreement")
+    measured = f"; {Agreement(**agreement)}" if agreement else ""
+    read = what_the_readout_reads(trace.provenance)
+    return (
+        f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
+        f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "
+        f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; "
+        + ", ".join([*about, trace.direction])
+        + measured
+        + ("" if read is None else f". {read}")
+    )
+
+
+def what_the_readout_reads(provenance: Mapping[str, Any]) -> str | None:
+    """What a reader of CTE must know of a tower whose embedding averages the states of several layers; else None.
+
+    >>> what_the_readout_reads({"tower": {"n_layers": 12, "readout_layers": [1, 2, 12]}})
+    'The embedding averages the states of layers 1, 2, 12: a patch reaches 3 of these 3 up to layer 1 and only 1 ...
+    >>> what_the_readout_reads({"tower": {"n_layers": 12, "readout_layers": [12]}}) is None
+    True
+    """
+    tower = provenance.get("tower", {})
+    layers, last = list(tower.get("readout_layers", [])), tower.get("n_layers")
+    if layers in ([], [last]):
+        return None
+    n = len(layers)
+    return (
+        f"The embedding averages the states of layers {', '.join(map(str, layers))}: a patch reaches {n} of these {n} "
+        f"up to layer {layers[0]} and only 1 at layer {layers[-1]}, so that CTE of the layers read early is inflated "
+        f"and CTE({layers[-1]}) is not 1"
+    )

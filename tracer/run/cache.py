@@ -1,0 +1,203 @@
+"""The cache: a folder of shards, each with the patched embeddings of one unit of text pairs, found by content.
+
+A shard is written whole or not at all, under a name that follows from what is in it, and carries a checksum over every
+byte. So any number of processes may write to one folder, a killed run loses at most the unit it was working on, and an
+entry made from other weights, texts or settings is never found instead of the wanted one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from ...errors import OutputError, StaleCacheError, TraceWarning
+from ...io.atomic import write_atomically
+from ...io.tensors import write_tensors
+from .cache_keys import unit_key
+
+__all__ = ["Shard", "Store"]
+
+FORMAT, SHARD_FORMAT = "tracescribe.cache/1", "tracescribe.shard/1"
+MARKER = "tracescribe-cache.json"
+_ARRAYS = ("base", "donor", "patched")
+_ABANDONED = 3600  # seconds after which a temporary file belongs to a process that was killed
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Embeddings of one unit's text pairs, in the unit's order; NaN where a pair has fewer columns than the widest."""
+
+    base: Float32[np.ndarray, "text_pair embed"]
+    donor: Float32[np.ndarray, "text_pair embed"]
+    patched: Float32[np.ndarray, "text_pair layer column embed"]
+
+
+class Store:
+    """Shards in a folder.
+
+    >>> import tempfile
+    >>> shard = Shard(np.zeros((1, 2), "f4"), np.ones((1, 2), "f4"), np.ones((1, 3, 4, 2), "f4"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store(folder)
+    ...     store.write(["key of a text pair"], shard)
+    ...     Store(folder).read(["key of a text pair"]).patched.shape, store.read(["another"])
+    ((1, 3, 4, 2), None)
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        """Open a cache folder, or make one.
+
+        Raises:
+            StaleCacheError: a file, a folder that holds something else, or a cache of another version of the format.
+            OutputError: the folder cannot be made or written to.
+        """
+        self.folder = Path(folder)
+        self._shards = self.folder / "shards"
+        self._known: dict[str, tuple[Path, int]] | None = None  # which shard holds a text pair, and in which row
+        name = os.fspath(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StaleCacheError(
+                f"the cache {name!r} is a file, but a cache is a folder: give a new or empty folder (a saved trace is "
+                f"read by load_trace)"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            inside = {path.name for path in self.folder.iterdir() if not path.name.startswith(".tracescribe-")}
+        except OSError as error:
+            raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
+        # asked for again: another process may have made the cache while the folder was listed
+        if MARKER in inside or (self.folder / MARKER).exists():
+            self._check_marker()
+        elif inside:
+            raise StaleCacheError(
+                f"{name!r} is not a tracescribe cache: it has no {MARKER} and holds {sorted(inside)[0]!r}; give a new "
+                f"or empty folder"
+            )
+        else:
+            with write_atomically(self.folder / MARKER) as file:
+                json.dump({"format": FORMAT}, file)
+        try:
+            self._shards.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
+        self._remove_abandoned()
+
+    def _check_marker(self) -> None:
+        try:
+            found = json.loads((self.folder / MARKER).read_text(encoding="utf-8"))["format"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StaleCacheError(f"{str(self.folder / MARKER)!r} is damaged ({error}): use another folder") from None
+        if found != FORMAT:
+            raise StaleCacheError(
+                f"the cache {str(self.folder)!r} has format {found!r}, expected {FORMAT!r}: it was written by another "
+                f"version of tracescribe; use another folder"
+            )
+
+    def _remove_abandoned(self) -> None:
+        for path in self._shards.glob(".tracescribe-*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+
+    def path(self, keys: Sequence[str]) -> Path:
+        """The shard of a unit, whether it is there or not."""
+        return self._shards / f"{unit_key(keys)}.safetensors"
+
+    def write(self, keys: Sequence[str], shard: Shard) -> None:
+        """Store one unit.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written to.
+        """
+        tensors = {name: np.asarray(getattr(shard, name), dtype=np.float32) for name in _ARRAYS}
+        metadata = {"format": SHARD_FORMAT, "keys": json.dumps(list(keys))}
+        with write_atomically(self.path(keys), binary=True) as file:
+            write_tensors(file, tensors, {**metadata, "sha256": _checksum(tensors, metadata["keys"])})
+
+    def read(self, keys: Sequence[str]) -> Shard | None:
+        """One unit, or None if it is not there; a damaged shard warns (TraceWarning) and counts as not there."""
+        path = self.path(keys)
+        if path.exists():
+            whole = self._load(path)
+            if whole is not None and whole[0] == list(keys):
+                return whole[1]
+        return self._gather(keys)
+
+    def _gather(self, keys: Sequence[str]) -> Shard | None:
+        """A unit whose pairs lie in other shards."""
+        places = [self._index().get(key) for key in keys]
+        loaded: dict[Path, tuple[list[str], Shard] | None] = {}
+        rows: list[Shard] = []
+        for key, place in zip(keys, places, strict=True):
+            if place is None:
+                return None
+            path, row = place
+            if path not in loaded:
+                loaded[path] = self._load(path)
+            found = loaded[path]
+            if found is None or found[0][row : row + 1] != [key]:
+                return None
+            rows.append(Shard(*(getattr(found[1], name)[row : row + 1] for name in _ARRAYS)))
+        widest = max(row.patched.shape[2] for row in rows)
+        padded = [
+            np.pad(row.patched, ((0, 0), (0, 0), (0, widest - row.patched.shape[2]), (0, 0)), constant_values=np.nan)
+            for row in rows
+        ]
+        return Shard(
+            np.concatenate([row.base for row in rows]),
+            np.concatenate([row.donor for row in rows]),
+            np.concatenate(padded),
+        )
+
+    def _index(self) -> dict[str, tuple[Path, int]]:
+        """Where each text pair is, by the headers of the shards that are there when it is first asked for."""
+        if self._known is None:
+            from safetensors import SafetensorError, safe_open
+
+            self._known = {}
+            for path in sorted(self._shards.glob("*.safetensors")):
+                with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
+                    with safe_open(os.fspath(path), framework="np") as file:
+                        keys = json.loads((file.metadata() or {})["keys"])
+                    for row, key in enumerate(keys):
+                        self._known.setdefault(key, (path, row))
+        return self._known
+
+    def _load(self, path: Path) -> tuple[list[str], Shard] | None:
+        """The keys and content of one shard, if its checksum holds."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="np") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in _ARRAYS}
+            keys = json.loads(metadata["keys"])
+            if metadata["format"] == SHARD_FORMAT and metadata["sha256"] == _checksum(tensors, metadata["keys"]):
+                return keys, Shard(**tensors)
+            reason = "its checksum does not hold"
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            reason = str(error)
+        warnings.warn(
+            f"the shard {str(path)!r} is damaged ({reason}) and is not used; its text pairs are traced again",
+            TraceWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _checksum(tensors: dict[str, np.ndarray], keys: str) -> str:
+    digest = hashlib.sha256(keys.encode())
+    for name in _ARRAYS:
+        digest.update(f"{name} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()

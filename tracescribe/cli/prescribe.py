@@ -1,0 +1,69 @@
+"""`prescribe`: from a trace to layer weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from .common import Json, Seed, TraceFile, check_output, show, table, working
+
+if TYPE_CHECKING:
+    from ..finetune import Prescription
+
+
+def prescribe(
+    trace: TraceFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plan goes: a .json file.")],
+    beta: Annotated[float, typer.Option(help="Exponent of alpha; 0 trains uniformly.")] = 1.0,
+    aggregate: Annotated[
+        Literal["sum", "max", "mean", "std"], typer.Option(help="How a layer's tokens become one number.")
+    ] = "sum",
+    normalize: Annotated[Literal["minmax", "max", "none"], typer.Option(help="How CTE becomes alpha.")] = "minmax",
+    layers: Annotated[
+        Literal["blocks", "inner"],
+        typer.Option(help="inner leaves the last block's value, fixed by construction, out."),
+    ] = "blocks",
+    ci: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the interval of alpha.")] = 0.95,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Turn a trace into per-layer training weights (alpha ** beta), with the doubts that go with them.
+
+    Example:  tracescribe prescribe trace.safetensors -o plan.json --beta 2
+    """
+    check_output(output, (".json",))
+    from ..finetune import prescribe as make_plan
+    from ..finetune.prescription.plan import check_beta
+    from ..tracer import load_trace
+
+    check_beta(beta)
+    with working(json, f"reading {trace}"):
+        plan = make_plan(
+            load_trace(trace), beta=beta, aggregate=aggregate, normalize=normalize, layers=layers, ci=ci, seed=seed
+        )
+        plan.save(output)
+    document = {
+        "output": output,
+        "alpha": plan.alpha,
+        "beta": plan.beta,
+        "multipliers": plan.multipliers,
+        "ci": plan.ci,
+        "warnings": plan.warnings,
+    }
+    show(json, document, plan_table(plan), *(f"note: {line}" for line in plan.warnings), f"saved {output}")
+
+
+def plan_table(plan: Prescription) -> Table:
+    """The plan as a table: alpha with its interval, and the multiplier with a bar."""
+    rows = []
+    for index, alpha in enumerate(plan.alpha):
+        spread = "" if plan.ci is None else f"{plan.ci[index, 0]:.2f} … {plan.ci[index, 1]:.2f}"
+        multiplier = float(plan.multipliers[index])
+        bar = "█" * round(24 * multiplier / max(float(plan.multipliers.max()), 1e-12))
+        rows.append([str(index + 1), f"{alpha:.3f}", spread, f"{multiplier:.3f}", bar])
+    drawn = table(["block", "alpha", "CI", f"alpha^{plan.beta:g}", ""], rows)
+    drawn.columns[-1].justify = "left"
+    return drawn

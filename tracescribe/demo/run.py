@@ -1,0 +1,279 @@
+"""The whole idea on the shipped miniature: trace, look, prescribe, fine-tune with controls, score, trace again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import OutputError
+
+if TYPE_CHECKING:
+    from ..benchmark import Evaluation
+    from ..finetune import Prescription
+    from ..patching import DualEncoder
+    from ..tracer import CausalTrace, Excess
+
+MANIFEST = "manifest.json"
+FORMAT = "tracescribe.demo/1"
+DECIMALS = 4  # of the plan's weights: training that differs in the seventh differs by points in the end
+
+Notify = Callable[[str, int, int], None]
+Weighting = Literal["uniform", "lr", "update", "gradient"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much the demo does: films in all (their test split is what is scored), optimiser steps, seeds."""
+
+    films: int = 2000
+    steps: int = 150
+    seeds: int = 2
+
+
+QUICK = Sizes(films=80, steps=4, seeds=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning run: which layers it favoured, and what became of the model."""
+
+    name: str
+    weighting: str
+    seed: int
+    scores: Evaluation
+    top3: float  # share of the update in the three blocks of highest CTE, percent
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Film:
+    """A phantom film to look at: a PNG, and what its caption says."""
+
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """Everything the demo found; `tracescribe.demo.verdicts` says it in words."""
+
+    before: Evaluation
+    runs: tuple[Run, ...]
+    plan: Prescription
+    trace: CausalTrace  # negation pairs, before training
+    control: CausalTrace  # swaps without negation, before training
+    after: CausalTrace  # the negation pairs after the first weighted run
+    negated: tuple[str, ...]  # of each negation pair: which caption is the negated one, "correct" or "foil"
+    films: tuple[Film, ...]
+    sizes: Sizes
+    seed: int
+    seconds: float
+    files: tuple[str, ...]
+
+    @property
+    def excess(self) -> Excess:
+        """CTE of negation over CTE of the control swaps."""
+        return self.trace.control(self.control)
+
+    def of(self, name: str) -> tuple[Run, ...]:
+        """The runs of one way of training, one a seed."""
+        return tuple(run for run in self.runs if run.name == name)
+
+
+def run_demo(
+    out: str | Path, *, sizes: Sizes | None = None, seed: int = 0, notify: Notify = lambda what, done, total: None
+) -> DemoResult:
+    """Run everything and write the folder ``out``: figures, trace, plan, scores, a report page and a manifest.
+
+    Training films and test films are of different patients; the trace sees no test film. The folder appears with
+    everything in it, or not at all; an earlier demo in its place is replaced.
+
+    notify: called with what is being done, how much of it is done, and how much there is.
+
+    Raises OutputError when ``out`` holds something else or cannot be written.
+    """
+    from ..benchmark import embed_images, evaluate
+    from ..benchmark.phantom import build_phantom
+    from ..finetune import prescribe
+    from ..finetune.training.data import training_data
+    from ..patching import load
+    from ..tracer import read_pairs
+
+    started = time.perf_counter()
+    sizes = sizes or Sizes()
+    with _results(out) as folder, tempfile.TemporaryDirectory() as scratch:
+        notify("loading the miniature", 0, 1)
+        model = load("phantom")
+        data = build_phantom(
+            Path(scratch) / "data", sizes.films, seed, progress=lambda done: notify("drawing films", done, sizes.films)
+        )
+
+        pairs = read_pairs(data / "pairs.jsonl")
+        negation = [pair for pair in pairs if pair.attribute == "existence"]
+        swaps = [pair for pair in pairs if pair.attribute in ("severity", "location")]
+        trace = _trace(model, negation, "tracing negation", notify)
+        control = _trace(model, swaps, "tracing a control: severity and side swaps", notify)
+        plan = prescribe(trace, seed=seed)
+        plan = replace(plan, alpha=plan.alpha.round(DECIMALS))
+
+        notify("scoring the untrained model", 0, 1)
+        images = embed_images(model, data, split="test")
+        before = evaluate(model, data, seed=seed, image_embeddings=images)
+        batches = training_data(model, data / "captions.jsonl", data / "claims.jsonl", split="train")
+        runs, tuned = [], model
+        for name, weighting, run_seed in _schedule(sizes.seeds, seed):
+            used = misplaced(plan, run_seed) if name == "permuted" else plan
+            what = f"fine-tuning: {name}, seed {run_seed}"
+            run, fitted = _fit(model, batches, used, plan, name, weighting, run_seed, sizes.steps, notify, what)
+            scores = evaluate(fitted, data, seed=seed, image_embeddings=images, before=before)
+            runs.append(Run(name, weighting, run_seed, scores, *run))
+            if name == "NAST" and tuned is model:
+                tuned = fitted
+        after = _trace(tuned, negation, "tracing again", notify)
+
+        notify("drawing", 0, 1)
+        result = DemoResult(
+            before=before,
+            runs=tuple(runs),
+            plan=plan,
+            trace=trace,
+            control=control,
+            after=after,
+            negated=tuple(str(pair.negation) for pair in negation),
+            films=_films(Path(scratch) / "films", seed),
+            sizes=sizes,
+            seed=seed,
+            seconds=time.perf_counter() - started,
+            files=(),
+        )
+        files = _write(result, folder)
+        notify("drawing", 1, 1)
+    return replace(result, seconds=time.perf_counter() - started, files=files)
+
+
+def misplaced(plan: Prescription, seed: int) -> Prescription:
+    """The same weights on the wrong layers: shuffled until no block of the three highest keeps one of those weights.
+
+    A plain shuffle often leaves the highest weights where they were, and is then no control. Needs six blocks.
+    """
+    highest = set(plan.order[:3])
+    draws = (plan.permuted(number) for number in itertools.count(1000 * seed))
+    return next(shuffled for shuffled in draws if not highest & set(shuffled.order[:3]))
+
+
+def _schedule(seeds: int, first: int) -> list[tuple[str, Weighting, int]]:
+    """What is trained: the paper's idea between its controls, every seed of one before the next."""
+    ways: list[tuple[str, Weighting]] = [("uniform", "uniform"), ("NAST", "update"), ("permuted", "update")]
+    plan = [(name, weighting, seed) for seed in range(first, first + seeds) for name, weighting in ways]
+    # The paper's own formula once: under AdamW it can hardly do anything, and one run shows that.
+    return [*plan, ("gradient scaling", "gradient", first)]
+
+
+def _trace(model: DualEncoder, pairs: list[Any], what: str, notify: Notify) -> CausalTrace:
+    from ..tracer import trace
+
+    return trace(model, pairs, progress=lambda done, total: notify(what, done, total), keep_embeddings=False)
+
+
+def _fit(
+    model: DualEncoder,
+    data: Any,
+    used: Prescription,
+    ranking: Prescription,
+    name: str,
+    weighting: Weighting,
+    seed: int,
+    steps: int,
+    notify: Notify,
+    what: str,
+) -> tuple[tuple[float, float], DualEncoder]:
+    """One run: (top-3 share by the real plan's ranking, seconds) and the tuned model."""
+    import warnings
+
+    from ..finetune import ScaleInvariantOptimizerWarning, TrainConfig, train, update_share
+
+    config = TrainConfig(
+        weighting=weighting, plan=None if weighting == "uniform" else used, steps=steps, seed=seed, split=None
+    )
+    with warnings.catch_warnings():  # the demo says what the warning says, with numbers
+        warnings.simplefilter("ignore", ScaleInvariantOptimizerWarning)
+        result = train(config, model, data=data, callbacks=[lambda step: notify(what, step.step, step.steps)])
+    share = update_share(model.source, result.source, ranking)
+    return (100 * share.top(3), result.seconds), result.model
+
+
+def _films(folder: Path, seed: int, n: int = 4) -> tuple[Film, ...]:
+    """The first films of the demo's data set, drawn large enough for people."""
+    from ..benchmark import read_captions
+    from ..benchmark.phantom import build_phantom
+
+    build_phantom(folder, n, seed, size=256)
+    return tuple(
+        Film(Path(record.image).read_bytes(), record.caption) for record in read_captions(folder / "captions.jsonl")
+    )
+
+
+def _write(result: DemoResult, folder: Path) -> tuple[str, ...]:
+    """Every file of the demo; returns their names."""
+    from .. import viz
+    from .page import curves, demo_page
+    from .verdicts import scores_as_dict
+
+    trace = result.trace
+    trace.save(folder / "trace.safetensors")
+    result.control.save(folder / "control.safetensors")
+    result.after.save(folder / "after.safetensors")
+    result.plan.save(folder / "plan.json")
+    viz.save_html(viz.heatmap(trace), folder / "heatmap.html")
+    viz.export(trace, folder / "heatmap.pdf", width="column")
+    viz.export(trace, folder / "heatmap.png", width="page")
+    viz.export(curves(result), folder / "profile.pdf", width="column")
+    viz.export(curves(result), folder / "profile.png", width="page")
+    viz.report(folder / "report.html", demo_page(result))
+    scores = {"format": FORMAT, "seconds": result.seconds, **scores_as_dict(result)}
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    manifest = {"format": FORMAT, "seed": result.seed, "sizes": vars(result.sizes), "sha256": hashes}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return (*hashes, MANIFEST)
+
+
+@contextmanager
+def _results(out: str | Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of ``out`` when the block ends well, and is removed otherwise."""
+    target = Path(out)
+    if target.exists() and not _ours(target):
+        raise OutputError(f"{str(target)!r} exists and is not a demo's folder; give another one with --out")
+    try:
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    except OSError as problem:
+        raise OutputError(f"cannot write the folder {str(target)!r}: {problem.strerror}") from problem
+    try:
+        fresh = work / "fresh"
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            target.replace(work / "earlier")
+        fresh.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _ours(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return not any(folder.iterdir())
+    return isinstance(manifest, dict) and str(manifest.get("format", "")).startswith("tracescribe.demo/")

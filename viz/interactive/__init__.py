@@ -1,0 +1,1 @@
+"""Interactive figures by plotly, for notebooks and pages."""

@@ -1,0 +1,296 @@
+"""The interactive heatmap: layer × token with real token strings, and the layer profile beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ...errors import FigureError
+from ...tracer.results.maps import LayerProfile
+from .. import theme
+from ..figure_data import HeatmapView, Source, heatmap_view
+from ..labels import cell_text, number, plotly_text, shorten, text_units, wrap_phrases
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = ["heatmap"]
+
+_LEFT, _RIGHT, _GAP, _PROFILE = 58, 86, 16, 150
+_CELLS = (380, 600)  # pixels: the cells of few tokens are not stretched, those of many are not crushed
+_PITCH = (17, 68)
+_VALUE_SIZE, _TICK_SIZE = 10.5, 11
+
+
+def heatmap(
+    source: Source,
+    pair: int | str | None = None,
+    *,
+    title: str | None = None,
+    values: Literal["auto"] | bool = "auto",
+    profile: bool | LayerProfile = True,
+    limit: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    **options: Any,
+) -> go.Figure:
+    """Causal tracing effect by layer and token, as a plotly figure.
+
+    source: a CausalTrace (several pairs: ``trace.map(align="role")``; one pair: its own tokens), a TraceMap, or an
+        Excess over a control.
+    pair: number or id of one pair of the trace.
+    title: in place of the default one; "" for none, then the notes under it go too.
+    values: whether each cell's number is written; "auto" = where they fit.
+    profile: whether the CTE per layer stands beside the cells, or the LayerProfile to put there.
+    limit: colours run from -limit to limit; None = the largest absolute value. Colours beyond it saturate.
+    width, height: pixels; None = from the numbers of tokens and layers.
+    options: ``align``, ``reduce``, ``segment`` of :meth:`CausalTrace.map`; ``aggregate``, ``ci``, ``n_boot``, ``seed``
+        of :meth:`CausalTrace.per_layer`.
+
+    Colours are ColorBrewer's RdBu, safe for colour-blind readers, centred at 0. Tokens that differ between the captions
+    are in bold under a mark; for one pair the foil's token follows a stroke: "severe / no".
+
+    Raises:
+        FigureError: something that is no trace, no such pair, an option that does not apply.
+
+    >>> from tracescribe.tracer import TraceMap
+    >>> values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
+    >>> cells = TraceMap(values, ("first differing", "[end]"), np.arange(2), counts)
+    >>> figure = heatmap(cells)
+    >>> figure.data[0].z, figure.data[0].zmin, figure.data[0].zmax
+    (([1.0, 0.0], [0.6, 0.3]), -1.0, 1.0)
+    """
+    import plotly.graph_objects as go
+
+    if values not in ("auto", True, False):
+        raise FigureError(f'values={values!r}: choose True, False or "auto"')
+    view = heatmap_view(source, pair, profile=profile, **options)
+    bound = _bound(view, limit)
+    frame = _Frame(view, view.title if title is None else title, width, height)
+    figure = go.Figure(layout=theme.plotly_layout())
+    figure.add_trace(_cells(view, bound, frame, frame.values_fit if values == "auto" else bool(values)))
+    if view.profile is not None:
+        _add_profile(figure, view.profile, view.unit)
+    if not np.isfinite(view.values).all():
+        _add_missing(figure, view)
+    _lay_out(figure, view, frame)
+    return figure
+
+
+class _Frame:
+    """Pixels: plotly does not fit text into margins or cells by itself."""
+
+    def __init__(self, view: HeatmapView, title: str, width: int | None, height: int | None) -> None:
+        n_layers, n_columns = view.values.shape
+        beside = _GAP + _PROFILE if view.profile is not None else 0
+        least, most = _PITCH
+        if width is None:
+            cells = float(np.clip(n_columns * 62, *_CELLS))
+            cells = float(np.clip(cells, n_columns * least, max(n_columns * most, 240)))
+        else:
+            cells = max(width - _LEFT - _RIGHT - beside, 120)
+        self.pitch = cells / max(n_columns, 1)
+        self.width = round(_LEFT + cells + beside + _RIGHT)
+        self.cells_end = cells / (cells + beside)
+        self.profile_start = (cells + _GAP) / (cells + beside) if beside else 1.0
+
+        self.ticks = [shorten(label, 24 if view.counts is None else 32) for label in view.labels]
+        # Bold text, which marks the differing tokens, is wider.
+        longest = max((text_units(tick) * (1.1 if m else 1) for tick, m in zip(self.ticks, view.marked, strict=True)))
+        self.angle = 0 if longest * _TICK_SIZE + 8 <= self.pitch else -45 if self.pitch >= 24 else -90
+        reach = {0: 1.4, -45: longest * 0.72 + 1.2, -90: longest + 0.8}[self.angle]
+        self.bottom = max(round(10 + reach * _TICK_SIZE), 46 if beside else 26)  # the profile's own axis needs 46
+
+        self.title = wrap_phrases((title,), round((self.width - _LEFT - 50) / 8.2)) if title else []
+        self.notes = wrap_phrases(view.notes, round((self.width - _LEFT - 10) / 5.9)) if title else []
+        marks = 14 if view.marked.any() else 4
+        self.top = 12 + 21 * len(self.title) + 16 * len(self.notes) + (4 if self.title else 0) + marks
+
+        self.row = float(np.clip(430 / n_layers, 13, 34))
+        self.height = height or round(self.row * n_layers + self.top + self.bottom)
+        if height:
+            self.row = max(height - self.top - self.bottom, 1) / n_layers
+
+        widest = max((len(cell_text(v)) for v in view.values.ravel()), default=0)
+        self.values_fit = widest * _VALUE_SIZE * 0.58 + 4 <= self.pitch and self.row >= _VALUE_SIZE + 3
+
+
+def _bound(view: HeatmapView, limit: float | None) -> float:
+    if limit is None:
+        return theme.colour_limit(view.values)
+    if not (np.isfinite(limit) and limit > 0):
+        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
+    return float(limit)
+
+
+def _cells(view: HeatmapView, bound: float, frame: _Frame, written: bool) -> go.Heatmap:
+    import plotly.graph_objects as go
+
+    stops = np.linspace(0, 1, len(theme.DIVERGING))
+    tokens = [plotly_text(label) for label in view.labels]
+    extra = [""] * len(tokens) if view.counts is None else [f"<br>{n:,} pairs" for n in view.counts.tolist()]
+    hover = [
+        [f"<b>{token}</b><br>layer {layer}<br>{view.quantity} {number(value)}{more}"
+         for token, value, more in zip(tokens, row, extra, strict=True)]
+        for layer, row in zip(view.layers.tolist(), view.values.tolist(), strict=True)
+    ]  # fmt: skip
+    return go.Heatmap(
+        z=[[value if np.isfinite(value) else None for value in row] for row in view.values.tolist()],
+        x=list(range(len(tokens))),
+        y=view.layers.tolist(),
+        zmin=-bound,
+        zmax=bound,
+        zmid=0,
+        colorscale=[[float(stop), colour] for stop, colour in zip(stops, theme.DIVERGING, strict=True)],
+        xgap=1,
+        ygap=1,
+        # Without a colour of its own, plotly writes each cell dark or light, whichever contrasts with the cell.
+        text=[[cell_text(value) for value in row] for row in view.values.tolist()] if written else None,
+        texttemplate="%{text}" if written else None,
+        textfont={"size": _VALUE_SIZE, "family": theme.FONTS} if written else None,
+        hovertext=hover,
+        hoverinfo="text",
+        hoverongaps=False,
+        name=view.quantity,
+        colorbar={
+            "title": {"text": view.quantity, "side": "top", "font": {"size": 12, "color": theme.MUTED}},
+            "thickness": 10,
+            "outlinewidth": 0,
+            "x": 1.0,
+            "xpad": 14,
+            "len": 1.0,
+            "nticks": 7,
+            "tickfont": {"size": 10.5, "color": theme.INK},
+            "ticks": "",
+        },
+    )
+
+
+def _add_missing(figure: go.Figure, view: HeatmapView) -> None:
+    """Grey in the place of cells without a value, which must not look like 0."""
+    import plotly.graph_objects as go
+
+    figure.add_trace(
+        go.Heatmap(
+            z=[[None if np.isfinite(value) else 0 for value in row] for row in view.values.tolist()],
+            x=list(range(len(view.columns))),
+            y=view.layers.tolist(),
+            colorscale=[[0, theme.MISSING], [1, theme.MISSING]],
+            showscale=False,
+            xgap=1,
+            ygap=1,
+            hoverinfo="skip",
+            name="no value",
+        )
+    )
+
+
+def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
+    import plotly.graph_objects as go
+
+    layers = curve.layers.tolist()
+    label = f"{curve.aggregate} over {unit}"
+    spread = [""] * len(layers)
+    if curve.lo is not None and curve.hi is not None:
+        lo, hi = curve.lo.tolist(), curve.hi.tolist()
+        spread = [f"<br>{curve.ci or 0:.0%} CI {number(a)} to {number(b)}" for a, b in zip(lo, hi, strict=True)]
+        figure.add_trace(
+            go.Scatter(
+                x=[*hi, *lo[::-1]],
+                y=[*layers, *layers[::-1]],
+                xaxis="x2",
+                fill="toself",
+                fillcolor=theme.over_white(theme.SERIES[0], 0.2),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                name="interval",
+            )
+        )
+    values = curve.value.tolist()
+    figure.add_trace(
+        go.Scatter(
+            x=[value if np.isfinite(value) else None for value in values],
+            y=layers,
+            xaxis="x2",
+            mode="lines+markers",
+            line={"color": theme.SERIES[0], "width": 2},
+            marker={"size": 5.5, "color": theme.SERIES[0]},
+            hovertext=[
+                f"layer {layer}<br>{label} {number(value)}{more}"
+                for layer, value, more in zip(layers, values, spread, strict=True)
+            ],
+            hoverinfo="text",
+            showlegend=False,
+            name=label,
+        )
+    )
+    figure.update_layout(
+        xaxis2=theme.plotly_axis(
+            title={"text": label, "font": {"size": 12, "color": theme.MUTED}, "standoff": 8},
+            anchor="y",
+            showgrid=True,
+            gridcolor=theme.GRID,
+            zeroline=True,
+            zerolinecolor=theme.FAINT,
+            zerolinewidth=1,
+            nticks=4,
+            rangemode="tozero",
+        )
+    )
+
+
+def _lay_out(figure: go.Figure, view: HeatmapView, frame: _Frame) -> None:
+    n_columns = view.values.shape[1]
+    ticktext = [
+        f'<b><span style="color:{theme.ACCENT}">{plotly_text(tick)}</span></b>' if marked else plotly_text(tick)
+        for tick, marked in zip(frame.ticks, view.marked, strict=True)
+    ]
+    layers = view.layers.tolist()
+    step = max(1, round(12 / frame.row))
+    shown = [layer for layer in layers if layer % step == 0]
+    header = [f"<b>{plotly_text(line)}</b>" for line in frame.title]
+    header += [f'<span style="font-size:12px;color:{theme.MUTED}">{plotly_text(line)}</span>' for line in frame.notes]
+    figure.update_layout(
+        width=frame.width,
+        height=frame.height,
+        margin={"l": _LEFT, "r": _RIGHT, "t": frame.top, "b": frame.bottom, "pad": 0},
+        title={
+            "text": "<br>".join(header),
+            "font": {"size": 16, "color": theme.INK},
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 14, "l": 0},
+        }
+        if header
+        else None,
+        xaxis=theme.plotly_axis(
+            domain=[0, frame.cells_end],
+            range=[-0.5, n_columns - 0.5],
+            tickmode="array",
+            tickvals=list(range(n_columns)),
+            ticktext=ticktext,
+            tickangle=frame.angle,
+            tickfont={"size": _TICK_SIZE, "color": theme.INK},
+        ),
+        yaxis=theme.plotly_axis(
+            title={"text": "layer (0 = embedding output)", "font": {"size": 12, "color": theme.MUTED}},
+            range=[layers[0] - 0.5, layers[-1] + 0.5],
+            tickmode="array",
+            tickvals=shown,
+            ticktext=[str(layer) for layer in shown],
+            ticklabelstandoff=4,
+        ),
+    )
+    if view.profile is not None:
+        figure.update_layout(xaxis2={"domain": [frame.profile_start, 1.0]})
+    for column in np.flatnonzero(view.marked).tolist():
+        figure.add_annotation(
+            x=column, xref="x", y=1, yref="paper", yanchor="bottom", yshift=-1, text="▾", showarrow=False,
+            font={"size": 14, "color": theme.ACCENT},
+        )  # fmt: skip

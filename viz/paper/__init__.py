@@ -1,0 +1,1 @@
+"""Vector figures of an exact size by matplotlib, for papers."""

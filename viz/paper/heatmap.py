@@ -1,0 +1,273 @@
+"""The heatmap for papers: every box is placed in points from measured text, so that nothing collides or is cut off."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from ...errors import FigureError
+from ...tracer.results.maps import LayerProfile
+from .. import theme
+from ..figure_data import HeatmapView
+from ..labels import cell_text, shorten
+from .axes import (
+    EDGE,
+    LABEL,
+    LINE,
+    SMALL,
+    TICK,
+    Header,
+    colours,
+    header_height,
+    layer_step,
+    new_figure,
+    nice_below,
+    place_axes,
+    set_ticks,
+    short_number,
+    weight_of,
+    write_header,
+)
+from .fonts import Fonts
+
+__all__ = ["draw_heatmap"]
+
+_PITCH = (5.6, 46.0)  # narrowest column of cells whose rotated label is still read; widest before it looks stretched
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where things go: points from the left and the top edge."""
+
+    left: float
+    pitch: float
+    row: float
+    per_line: int
+    lines: int
+    beside: float  # width of the profile, 0 for none
+    size: float  # of the tokens
+    angle: int
+    below: tuple[float, ...]  # height of the tokens' labels under each line
+    marks: float
+    top: float
+    height: float
+
+    @property
+    def cells(self) -> float:
+        return self.pitch * self.per_line
+
+
+def draw_heatmap(
+    view: HeatmapView,
+    fonts: Fonts,
+    inches: float,
+    header: Header,
+    *,
+    values: Literal["auto"] | bool,
+    limit: float | None,
+    height: float | None,
+) -> Figure:
+    """A figure of exactly ``inches`` width. Lines of cells continue below where the tokens are too many for one."""
+    bound = theme.colour_limit(view.values) if limit is None else float(limit)
+    if not (math.isfinite(bound) and bound > 0):
+        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
+    labels = [shorten(label, 22 if view.counts is None else 30) for label in view.labels]
+    fonts.admit(*labels, header[0], *header[1])
+    labels = [fonts.drawable(label) for label in labels]
+    plan = _plan(view, labels, fonts, inches, header, height)
+    figure = new_figure(inches, plan.height)
+    write_header(figure, fonts, header, plan.height, inches)
+
+    n_layers, n_columns = view.values.shape
+    size = _value_size(view, plan, fonts, values)
+    for line in range(plan.lines):
+        chosen = slice(line * plan.per_line, min((line + 1) * plan.per_line, n_columns))
+        wide = (chosen.stop - chosen.start) * plan.pitch
+        top = plan.top + line * (plan.row * n_layers + plan.marks) + sum(plan.below[:line])
+        cells = place_axes(figure, plan.left, top, wide, plan.row * n_layers)
+        _draw_cells(cells, view, chosen, bound, size, plan.row, fonts)
+        _label_tokens(cells, labels[chosen], view.marked[chosen], plan, fonts)
+        _label_layers(cells, view, plan, fonts)
+        if line == 0:
+            _draw_scale(figure, view.quantity, bound, plan, fonts)
+            if view.profile is not None:
+                left = plan.left + plan.cells + _gap(inches)
+                beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
+                _draw_beside(beside, view.profile, view.unit, cells.get_ylim(), fonts)
+    return figure
+
+
+def _plan(
+    view: HeatmapView, labels: list[str], fonts: Fonts, inches: float, header: Header, height: float | None
+) -> _Plan:
+    n_layers, n_columns = view.values.shape
+    wide, has_profile = inches * 72, view.profile is not None
+    left = 15 + fonts.width(str(int(view.layers[-1])), TICK)
+    gap, right = (_gap(inches), 6.0) if has_profile else (0.0, EDGE)
+    beside = np.clip(0.14 * wide, 34, 76) if has_profile else 0.0
+    room = wide - left - gap - beside - right
+    lines = math.ceil(n_columns * _PITCH[0] / room)
+    per_line = math.ceil(n_columns / lines)
+    pitch = room / per_line
+    if pitch > _PITCH[1] and has_profile:  # few tokens: the profile takes what the cells do not need
+        beside = min(beside + (pitch - _PITCH[1]) * per_line, 0.34 * wide)
+        pitch = (wide - left - gap - beside - right) / per_line
+    size, angle = _label_fit(labels, view.marked, fonts, pitch, left, per_line)
+    reach = [_reach(label, size, angle, fonts, mark) for label, mark in zip(labels, view.marked, strict=True)]
+    below = [max(reach[i : i + per_line]) for i in range(0, n_columns, per_line)]
+    if has_profile:
+        below[0] = max(below[0], 3 + LINE * (SMALL * 2 + SMALL))
+    marks = 7.0 if view.marked.any() else 3.0
+    scale = 4 + SMALL * LINE + 2
+    top = header_height(fonts, header, inches) + EDGE + scale + marks
+    row = float(np.clip(144 / n_layers, 4.4, 12.0))
+    total = top + lines * row * n_layers + sum(below) + (lines - 1) * marks + EDGE
+    if height is not None:
+        row = (72 * height - top - sum(below) - (lines - 1) * marks - EDGE) / (lines * n_layers)
+        if row < 1.5:
+            raise FigureError(f"height={height!r} is too little for {n_layers} layers; about {total / 72:.1f} would do")
+        total = 72 * height
+    return _Plan(left, pitch, row, per_line, lines, beside, size, angle, tuple(below), marks, top, total)
+
+
+def _label_fit(
+    labels: list[str], marked: np.ndarray, fonts: Fonts, pitch: float, left: float, per_line: int
+) -> tuple[float, int]:
+    """Size and angle of the tokens' labels: upright if they fit, else slanted, else vertical."""
+
+    def widths(size: float) -> list[float]:
+        return [fonts.width(label, size, weight_of(m)) for label, m in zip(labels, marked, strict=True)]
+
+    for size in (TICK, 6.0):
+        if max(widths(size)) <= pitch - 2.5:
+            return size, 0
+    slant = math.cos(math.pi / 4)
+    inside = all(w * slant <= left + (i % per_line + 0.5) * pitch - EDGE for i, w in enumerate(widths(TICK)))
+    if pitch * slant >= TICK * LINE and inside:
+        return TICK, 45
+    return float(np.clip(pitch / LINE, 4.6, TICK)), 90
+
+
+def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> float:
+    """How far the label goes down from the cells."""
+    width = fonts.width(label, size, weight_of(mark))
+    return 4 + {0: size * LINE, 45: (width + size) * math.sin(math.pi / 4), 90: width}[angle]
+
+
+def _draw_cells(
+    axes: Axes, view: HeatmapView, chosen: slice, bound: float, size: float, row_height: float, fonts: Fonts
+) -> None:
+    values = view.values[:, chosen]
+    n_layers, n_columns = values.shape
+    axes.pcolormesh(
+        np.arange(n_columns + 1) - 0.5,
+        np.arange(n_layers + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        cmap=colours(),
+        norm=Normalize(-bound, bound),
+        edgecolors="white",
+        linewidth=0.3,
+    )
+    if size:
+        for layer, row in enumerate(values):
+            for column, value in enumerate(row):
+                text = cell_text(float(value))
+                if text:
+                    axes.text(
+                        column, layer, text, ha="center", va="center_baseline",
+                        color=theme.text_colour(float(value), bound), **fonts.style(size),
+                    )  # fmt: skip
+    columns = np.flatnonzero(view.marked[chosen])
+    if len(columns):
+        axes.plot(
+            columns, np.full(len(columns), n_layers - 0.5 + 3.4 / row_height), clip_on=False, linestyle="",
+            marker="v", markersize=4.2, markeredgewidth=0, color=theme.ACCENT,
+        )  # fmt: skip
+    axes.set_xlim(-0.5, n_columns - 0.5)
+    axes.set_ylim(-0.5, n_layers - 0.5)
+    axes.spines[:].set_visible(False)
+
+
+def _label_tokens(axes: Axes, labels: list[str], marked: np.ndarray, plan: _Plan, fonts: Fonts) -> None:
+    where: dict[str, Any] = {
+        0: {"ha": "center", "va": "top"},
+        45: {"ha": "right", "va": "top", "rotation_mode": "anchor"},
+        90: {"ha": "center", "va": "top"},
+    }[plan.angle]
+    axes.set_xticks([])
+    for column, (label, mark) in enumerate(zip(labels, marked, strict=True)):
+        nudge = 0.35 * plan.size if plan.angle == 45 else 0.0
+        axes.annotate(
+            label, (column, 0), xytext=(nudge, -2.5), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+            rotation=plan.angle, color=theme.ACCENT if mark else theme.INK, annotation_clip=False,
+            **where, **fonts.style(plan.size, weight_of(mark)),
+        )  # fmt: skip
+
+
+def _label_layers(axes: Axes, view: HeatmapView, plan: _Plan, fonts: Fonts) -> None:
+    step = layer_step(len(view.layers), plan.row, TICK * 1.1)
+    shown = [i for i, layer in enumerate(view.layers.tolist()) if layer % step == 0]
+    set_ticks(axes.yaxis, shown, fonts, [str(int(view.layers[i])) for i in shown])
+    axes.set_ylabel("layer", labelpad=2, **fonts.style(LABEL))
+
+
+def _draw_scale(figure: Figure, quantity: str, bound: float, plan: _Plan, fonts: Fonts) -> None:
+    """The colour scale: many small vector boxes above the cells, right-aligned with them."""
+    wide = min(0.55 * plan.cells, 80.0)
+    left, top = plan.left + plan.cells - wide, plan.top - plan.marks - 4
+    axes = place_axes(figure, left, top, wide, 4)
+    edges = np.linspace(-bound, bound, 129)
+    axes.pcolormesh(
+        edges, [0, 1], [(edges[:-1] + edges[1:]) / 2], cmap=colours(), norm=Normalize(-bound, bound),
+        edgecolors="face", linewidth=0.2,
+    )  # fmt: skip
+    axes.set(xlim=(-bound, bound), ylim=(0, 1), yticks=[])
+    axes.spines[:].set_visible(False)
+    step = nice_below(bound)
+    axes.xaxis.set_ticks_position("top")
+    set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=SMALL)
+    axes.tick_params(axis="x", length=1.5, pad=0.5)
+    axes.annotate(
+        quantity, (0, 0.5), xytext=(-3, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
+        va="center_baseline", color=theme.INK, **fonts.style(SMALL),
+    )  # fmt: skip
+
+
+def _draw_beside(axes: Axes, curve: LayerProfile, unit: str, span: tuple[float, float], fonts: Fonts) -> None:
+    place = np.arange(len(curve.layers))
+    if curve.lo is not None and curve.hi is not None:
+        axes.fill_betweenx(place, curve.lo, curve.hi, color=theme.over_white(theme.SERIES[0], 0.2), linewidth=0)
+    axes.axvline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
+    axes.plot(curve.value, place, color=theme.SERIES[0], linewidth=1.0, marker="o", markersize=2.2, markeredgewidth=0)
+    axes.set_ylim(*span)
+    axes.set_yticks([])
+    seen = np.concatenate([[0.0], *(v[np.isfinite(v)] for v in (curve.value, curve.lo, curve.hi) if v is not None)])
+    low, high = float(seen.min()), float(seen.max())
+    room = 0.08 * (high - low or 1.0)
+    axes.set_xlim(low - room, high + room)
+    step = nice_below(max(-low, high) or 1.0)
+    shown = [v for v in (-step, 0.0, step) if low - room <= v <= high + room]
+    set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=SMALL)
+    axes.set_xlabel(f"{curve.aggregate} over\n{unit}", labelpad=1, linespacing=1.0, **fonts.style(SMALL))
+    axes.spines[["left", "top", "right"]].set_visible(False)
+
+
+def _value_size(view: HeatmapView, plan: _Plan, fonts: Fonts, values: Literal["auto"] | bool) -> float:
+    """Font size of the cells' numbers; 0 = none."""
+    texts = {cell_text(float(value)) for value in view.values.ravel()} - {""}
+    if values is False or not texts:
+        return 0.0
+    for size in (6.0, 5.5, 5.0, 4.5):
+        if max(fonts.width(text, size) for text in texts) <= plan.pitch - 1.2 and size * 1.1 <= plan.row:
+            return size
+    return 4.5 if values is True else 0.0
+
+
+def _gap(inches: float) -> float:
+    return 5.0 if inches < 5 else 9.0

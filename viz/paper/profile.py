@@ -1,0 +1,91 @@
+"""Layer profiles for papers: curves with their bands, as vector graphics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .. import theme
+from ..figure_data import ProfileView
+from ..labels import shorten
+from .axes import (
+    EDGE,
+    LABEL,
+    TICK,
+    Header,
+    header_height,
+    layer_step,
+    new_figure,
+    place_axes,
+    set_ticks,
+    write_header,
+)
+from .fonts import Fonts
+
+__all__ = ["draw_profile"]
+
+_DASHES = ("-", (0, (4, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (7, 2)), "-", (0, (4, 1.5)))
+_MARKERS = ("o", "s", "^", "D", "v", "o", "s")
+
+
+def draw_profile(
+    view: ProfileView, fonts: Fonts, inches: float, header: Header, *, height: float | None, transparent: bool
+) -> Figure:
+    """Curves over layers with their bands, with a legend above them where there are several.
+
+    transparent: whether the format knows transparency; EPS does not.
+    """
+    wide = inches * 72
+    names = [shorten(name, 36) for name, _ in view.series]
+    fonts.admit(*names, header[0], *header[1])
+    names = [fonts.drawable(name) for name in names]
+    several = len(names) > 1
+    entry = max(fonts.width(name, TICK) for name in names) + 28
+    columns = max(1, min(len(names), int((wide - 30) // entry)))
+    legend = math.ceil(len(names) / columns) * TICK * 1.45 + 3 if several else 0.0
+    head = header_height(fonts, header, inches)
+    total = 72 * height if height is not None else head + legend + np.clip(0.56 * wide, 105, 190) + 26
+    figure = new_figure(inches, total)
+    write_header(figure, fonts, header, total, inches)
+    left, below, right = 31.0, 24.0, 5.0
+    top = head + legend + EDGE
+    axes = place_axes(figure, left, top, wide - left - right, max(total - top - below, 20))
+
+    for i, (name, curve) in enumerate(view.series):
+        colour = theme.SERIES[i % len(theme.SERIES)]
+        if curve.lo is not None and curve.hi is not None:
+            shade: dict[str, Any] = (
+                {"color": colour, "alpha": 0.17} if transparent else {"color": theme.over_white(colour, 0.17)}
+            )
+            axes.fill_between(curve.layers, curve.lo, curve.hi, linewidth=0, zorder=1, **shade)
+            for edge in () if transparent else (curve.lo, curve.hi):  # where bands hide each other
+                axes.plot(curve.layers, edge, color=theme.over_white(colour, 0.55), linewidth=0.4, zorder=2)
+        axes.plot(
+            curve.layers, curve.value, color=colour, linewidth=1.1, linestyle=_DASHES[i % len(_DASHES)],
+            marker=_MARKERS[i % len(_MARKERS)], markersize=3.0, markeredgewidth=0.5, label=name, zorder=3,
+        )  # fmt: skip
+    if view.span[0] <= 0 <= view.span[1]:
+        axes.axhline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
+    layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
+    step = layer_step(len(layers), (wide - left - right) / max(len(layers), 1), TICK * 1.6)
+    axes.set_ylim(*view.span)
+    axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
+    set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
+    axes.set_xlabel("layer (0 = embedding output)", labelpad=2, **fonts.style(LABEL))
+    axes.set_ylabel(view.quantity, labelpad=2, **fonts.style(LABEL))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    for label in axes.get_yticklabels():
+        label.set(**fonts.style(TICK))
+    axes.spines[["top", "right"]].set_visible(False)
+    if several:
+        box = axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, borderpad=0, borderaxespad=0.4,
+            handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25,
+            prop={"family": fonts.families, "size": TICK},
+        )  # fmt: skip
+        box.set_zorder(4)
+    return figure

@@ -1,0 +1,1 @@
+"""The report page: text, figures and tables in one self-contained HTML file."""
