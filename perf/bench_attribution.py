@@ -23,7 +23,7 @@ from bench_trace import CONDITIONS
 
 import tracescribe as ts
 from tracescribe.patching import AttributionEngine, Column, PatchingEngine, Sweep, each_position, site_named
-from tracescribe.tracer.run.attribution import Agreement
+from tracescribe.tracer.results.agreement import Agreement
 
 STEPS = (1, 5)  # 5: what EAP-IG (Hanna et al. 2024) found to be enough
 SWEEPS = {  # what is mapped: site, and whether heads (over all tokens) or tokens are the columns

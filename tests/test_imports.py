@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"patching", "tracer"},
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
+# and inside the tracer: pairs <- results <- run.
+TRACER_MAY_IMPORT: dict[str, set[str]] = {"pairs": set(), "results": {"pairs"}, "run": {"pairs", "results"}}
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
 HANDS_TO = {"tracer/results/causal_trace.py": {"viz"}}
 
@@ -50,18 +52,20 @@ def module_level(tree: ast.Module) -> Iterable[ast.AST]:
 
 def imported_parts(path: Path, nodes: Callable[[ast.Module], Iterable[ast.AST]] = ast.walk) -> set[str]:
     """The parts of tracescribe that a module of a part imports, relatively or absolutely, at any depth of its code."""
+    return {name[1] for name in imported_names(path, nodes) if name[0] == "tracescribe" and len(name) > 1}
+
+
+def imported_names(path: Path, nodes: Callable[[ast.Module], Iterable[ast.AST]] = ast.walk) -> list[list[str]]:
+    """The full dotted names that a module of a part imports."""
     inside = ("tracescribe", *path.relative_to(ROOT).parts[:-1])
-    found = set()
+    found: list[list[str]] = []
     for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             base = list(inside[: len(inside) - node.level + 1]) if node.level else []
             full = [*base, *(node.module or "").split(".")] if node.module else base
-            names = [[*full, alias.name] for alias in node.names]
+            found += [[*full, alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".") for alias in node.names]
-        else:
-            continue
-        found |= {name[1] for name in names if name[0] == "tracescribe" and len(name) > 1}
+            found += [alias.name.split(".") for alias in node.names]
     return found
 
 
@@ -88,6 +92,16 @@ def test_dependencies_between_folders_point_one_way(part: str) -> None:
         handed = HANDS_TO.get(path.relative_to(ROOT).as_posix(), set())
         assert found <= allowed | handed, path
         assert not handed & imported_parts(path, nodes=module_level), path
+
+
+@pytest.mark.parametrize("part", TRACER_MAY_IMPORT)
+def test_dependencies_inside_the_tracer_point_one_way(part: str) -> None:
+    seen = set()
+    for path in modules(f"tracer/{part}"):
+        found = {name[2] for name in imported_names(path) if name[:2] == ["tracescribe", "tracer"]}
+        assert found <= TRACER_MAY_IMPORT[part] | {part}, path
+        seen |= found
+    assert seen >= TRACER_MAY_IMPORT[part]  # the test sees imports
 
 
 def test_the_direction_test_sees_imports() -> None:

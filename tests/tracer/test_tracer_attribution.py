@@ -33,7 +33,7 @@ from tracescribe.patching import (
 )
 from tracescribe.patching.sites import SITES
 from tracescribe.patching.towers.block import OpaqueBlock
-from tracescribe.tracer.run.attribution import measure_agreement
+from tracescribe.tracer.results.agreement import measure_agreement
 
 FAMILIES: dict[str, Any] = {
     "open_clip": open_clip_model,

@@ -8,7 +8,8 @@ from builders import synthetic_trace
 
 import tracescribe as ts
 from tracescribe.errors import TraceError
-from tracescribe.tracer.results.scoring import MANY, PairScores, TextMap, normalise_rows
+from tracescribe.tracer.pairs.unit_rows import normalise_rows
+from tracescribe.tracer.results.scoring import MANY, PairScores, TextMap
 
 UNIT = 2.0**-24  # what rounding to float32 moves a number by, at most, as a share of it
 EMBED = 512

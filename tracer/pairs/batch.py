@@ -12,7 +12,8 @@ from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ...errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError, TraceError
-from ..results.checks import DIRECTIONS, picked
+from .directions import DIRECTIONS
+from .indexing import picked
 from .pairs import Pair
 from .roles import TokenKind
 

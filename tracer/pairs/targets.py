@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ...errors import DataFormatError, NonFiniteError
-from ..results.scoring import normalise_rows, side_by_side
+from .indexing import distinct, side_by_side
 from .pairs import Text
+from .unit_rows import normalise_rows
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -75,12 +76,8 @@ def encode_targets(model: DualEncoder, images: Sequence[Any], ids: Sequence[str]
 
 def _objects(images: Sequence[Any]) -> tuple[list[int], Int[np.ndarray, "pair"]]:
     """The first pair of each distinct object, in order, and which object each pair has."""
-    same = np.fromiter(map(id, images), np.int64, len(images))  # they are alive, so that no two share an id
-    _, first, which = np.unique(same, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return first[order].tolist(), rank[which]
+    _, index = distinct(map(id, images))  # they are alive, so that no two share an id
+    return np.unique(index, return_index=True)[1].tolist(), index
 
 
 def _kind(target: Any, name: str) -> tuple[str, str | None]:

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 
 from ...errors import TraceError
+from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
-from .checks import DIRECTIONS, check_trace, set_array
+from .checks import check_trace, set_array
 from .maps import Excess, LayerProfile, TraceMap
 
 if TYPE_CHECKING:

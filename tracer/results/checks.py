@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ...errors import DegenerateTraceError, NonFiniteError, TraceError
 from ...validation import check_choice
+from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["DIRECTIONS", "check_trace", "pair_index", "picked", "set_array"]
-
-T = TypeVar("T")
-
-DIRECTIONS = ("foil->correct", "correct->foil", "negated->affirmative")
+__all__ = ["check_trace", "pair_index", "set_array"]
 
 
 def set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
@@ -93,16 +88,6 @@ def _check_finite(trace: CausalTrace) -> None:
             f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
             f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
         )
-
-
-def picked(values: Sequence[T], index: Int[np.ndarray, "chosen"]) -> tuple[T, ...]:
-    """The values at these places: what indexing does to an array.
-
-    >>> picked(("a", "b"), np.array([1, 1, 0]))
-    ('b', 'b', 'a')
-    """
-    places = index.tolist()
-    return itemgetter(*places)(values) if len(places) > 1 else tuple(values[i] for i in places)
 
 
 def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:

@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float32, Int
 
 from ...errors import TraceError
 from ...validation import check_choice
-from .checks import pair_index, picked
-from .scoring import normalise_rows, score_maps
+from ..pairs.indexing import picked
+from ..pairs.unit_rows import normalise_rows
+from .checks import pair_index
+from .scoring import score_maps
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace, Scores

@@ -9,60 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from ...errors import NonFiniteError, TraceError
+from ..pairs.indexing import distinct, side_by_side
 
-__all__ = [
-    "PairScores",
-    "TextMap",
-    "normalise_rows",
-    "pairs_of",
-    "score_maps",
-    "side_by_side",
-]
+__all__ = ["PairScores", "TextMap", "pairs_of", "score_maps"]
 
 MANY = 256  # images of one text pair from which on differences are multiplied in float32; see TextMap
 MAP_BYTES = 2**25  # of text pairs' rows that are scored together
 _TILE = 480  # images at a time: their float64 copy stays in the processor's cache, and memory is bounded
-
-
-def normalise_rows(embeddings: Any, what: str = "image embeddings") -> Float32[np.ndarray, "row embed"]:
-    """Rows of length 1: divided by their length in float64, and kept in float32, the precision they are encoded in.
-
-    Rounding a row moves all its cosines together, as another image 3e-8 away would, and by 1e-9 where errors are
-    independent; their differences, of which CTE is made, move by that share of themselves.
-
-    Raises:
-        TraceError: not a two-dimensional array.
-        NonFiniteError: a row holds NaN or infinity, or is 0 and has no direction.
-
-    >>> normalise_rows([[3.0, 4.0]])
-    array([[0.6, 0.8]], dtype=float32)
-    """
-    if hasattr(embeddings, "detach"):  # a torch tensor, perhaps on a GPU, without importing torch for it
-        embeddings = embeddings.detach().float().cpu().numpy()
-    rows = np.asarray(embeddings)
-    if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float64)
-    if rows.ndim != 2:
-        raise TraceError(f"{what} must be an array [n, embed], not of shape {rows.shape}")
-    norms, out = np.empty(len(rows)), np.empty(rows.shape, dtype=np.float32)
-    with np.errstate(all="ignore"):  # what cannot be divided is refused below
-        for at in range(0, len(rows), _TILE):
-            part = rows[at : at + _TILE].astype(np.float64)
-            length = norms[at : at + _TILE] = np.sqrt(np.einsum("re,re->r", part, part))
-            part /= length[:, None]
-            out[at : at + _TILE] = part
-    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-    if len(bad):
-        raise NonFiniteError(f"{what}: row {bad[0]} holds NaN, infinity or only zeros ({len(bad)} such rows)")
-    return out
-
-
-def _distinct(rows: Float[np.ndarray, "row embed"]) -> tuple[Float[np.ndarray, "distinct embed"], list[int]]:
-    """Rows that differ in a bit, in the order of their first appearance, and the place of every row among them."""
-    places: dict[bytes, int] = {}
-    place = [places.setdefault(row.tobytes(), len(places)) for row in rows]
-    return rows[np.unique(place, return_index=True)[1]], place
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +48,11 @@ class TextMap:
     ) -> TextMap:
         """cells: of the columns that have scores, which are those where ``inside`` is True."""
         rows = np.concatenate([correct[None], foil[None], cells.reshape(-1, cells.shape[-1])])
-        distinct, place = _distinct(rows)
-        everywhere = np.full((len(cells), len(inside)), len(distinct))
+        different, place = distinct(row.tobytes() for row in rows)
+        everywhere = np.full((len(cells), len(inside)), len(different))
         everywhere[:, inside] = np.reshape(place[2:], cells.shape[:2])
-        return cls(distinct, place[1], everywhere.reshape(-1))
+        kept = rows[np.unique(place, return_index=True)[1]]
+        return cls(kept, int(place[1]), everywhere.reshape(-1))
 
     def steps(self, dtype: type[np.floating]) -> Float[np.ndarray, "embed further"]:
         """What the further rows add to the first."""
@@ -209,10 +163,3 @@ def pairs_of(text_pair: Int[np.ndarray, "pair"]) -> dict[int, Int[np.ndarray, "c
     order = np.argsort(text_pair, kind="stable")
     texts, starts = np.unique(text_pair[order], return_index=True)
     return dict(zip(texts.tolist(), map(side_by_side, np.split(order, starts[1:])), strict=True))
-
-
-def side_by_side(index: Int[np.ndarray, "chosen"]) -> Int[np.ndarray, "chosen"] | slice:
-    """The same index as a slice where it is one, so that what it takes is no copy."""
-    if len(index) and index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all()):
-        return slice(int(index[0]), int(index[-1]) + 1)
-    return index

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from ...errors import TraceError
 from ...validation import check_choice
+from ..pairs.indexing import distinct
 
 __all__ = [
     "AGGREGATES",
@@ -124,8 +125,8 @@ def cluster_index(groups: Sequence[str]) -> tuple[Int[np.ndarray, "pair"], int]:
     >>> cluster_index(["b", "a", "b"])
     (array([0, 1, 0]), 2)
     """
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64), len(numbers)
+    known, index = distinct(groups)
+    return index, len(known)
 
 
 def cluster_draws(n_groups: int, n_boot: int, seed: int) -> Float[np.ndarray, "boot group"]:

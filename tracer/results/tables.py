@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..pairs.roles import TokenKind, assign_rows
-from ..run.attribution import Agreement
+from .agreement import Agreement
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,44 +10,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...errors import TraceError
+from ..results.agreement import Agreement, measure_agreement
 from ..results.causal_trace import Scores
 from ..results.scoring import score_maps
 
 if TYPE_CHECKING:
     from ...patching import AttributionEngine, Column, Sweep
 
-__all__ = ["Agreement", "Attribution", "attribute", "measure_agreement"]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well first-order maps agree with exact ones, on a sample of text pairs.
-
-    Only cells that the exact method does not fix at 0 or 1 by construction are counted: those would flatter.
-
-    text_pairs, pairs, cells: size of the sample; a pair is an image of a text pair.
-    rank_correlation: mean over the pairs of Spearman's rank correlation over a pair's cells; None where no pair has 3
-        cells that differ. lowest: the worst pair's.
-    mean_error, max_error: of S, as cosines. relative_error: the mean error over the mean |S_corr - S_foil|, so that it
-        is on the scale of CTE.
-    """
-
-    text_pairs: int
-    pairs: int
-    cells: int
-    rank_correlation: float | None
-    lowest: float | None
-    mean_error: float | None
-    max_error: float | None
-    relative_error: float | None
-
-    def __str__(self) -> str:
-        if self.rank_correlation is None:
-            return f"no rank correlation with exact maps ({self.cells} free cells of {self.pairs} pairs)"
-        return (
-            f"rank correlation {self.rank_correlation:.2f} (lowest {self.lowest:.2f}) with the exact maps of "
-            f"{self.pairs} pairs ({self.text_pairs} texts), mean error {self.relative_error:.2f} of S_corr - S_foil"
-        )
+__all__ = ["Attribution", "attribute"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,41 +106,3 @@ def attribute(
     agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(texts))
     correct, foil = np.where(noising, ours, theirs), np.where(noising, theirs, ours)
     return Attribution(Scores(correct=correct, foil=foil, patched=scores), agreement)
-
-
-def measure_agreement(
-    scores: Float[np.ndarray, "pair layer column"],
-    exact: Float[np.ndarray, "pair layer column"],
-    free: Bool[np.ndarray, "pair layer column"],
-    margin: Float[np.ndarray, "pair"],
-    text_pairs: int,
-) -> Agreement:
-    """Compare scores with exact ones over the free cells; see :class:`Agreement`.
-
-    margin: S_corr - S_foil up to its sign.
-
-    >>> exact = np.array([[[0.1, 0.2, 0.3, 0.9]]])
-    >>> free = np.array([[[True, True, True, False]]])
-    >>> found = measure_agreement(exact + [0.0, 0.0, 0.1, 5.0], exact, free, np.array([0.5]), text_pairs=1)
-    >>> found.cells, found.rank_correlation, round(found.max_error, 6), round(found.relative_error, 6)
-    (3, 1.0, 0.1, 0.066667)
-    """
-    from scipy.stats import spearmanr
-
-    correlations = []
-    for ours, theirs, own in zip(scores, exact, free, strict=True):
-        a, b = ours[own], theirs[own]
-        if len(a) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0:
-            correlations.append(float(spearmanr(a, b).statistic))
-    errors = np.abs(scores - exact)[free]
-    scale = float(np.abs(margin).mean())
-    return Agreement(
-        text_pairs=text_pairs,
-        pairs=len(scores),
-        cells=int(free.sum()),
-        rank_correlation=float(np.mean(correlations)) if correlations else None,
-        lowest=min(correlations) if correlations else None,
-        mean_error=float(errors.mean()) if len(errors) else None,
-        max_error=float(errors.max()) if len(errors) else None,
-        relative_error=float(errors.mean() / scale) if len(errors) and scale > 0 else None,
-    )

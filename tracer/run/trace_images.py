@@ -17,8 +17,9 @@ from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError,
 from ...validation import check_choice
 from ..pairs.image_pairs import ImagePair
 from ..pairs.roles import TokenKind
+from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace, Scores
-from ..results.scoring import normalise_rows, score_maps
+from ..results.scoring import score_maps
 from .shards import ProgressCallback, show_progress
 from .trace import FLOOR
 
