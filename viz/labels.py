@@ -7,6 +7,8 @@ import math
 import textwrap
 import unicodedata
 
+from ..token_strings import JOIN, bare
+
 __all__ = ["cell_text", "number", "plotly_text", "shorten", "text_units", "tidy_token", "wrap_phrases"]
 
 _SPECIALS = {
@@ -29,13 +31,15 @@ def tidy_token(token: str, special: bool = False) -> str:
     special: whether the position is a special token; the characters "<s>" of a caption stay what they are.
 
     >>> [tidy_token(t) for t in ("severe</w>", "Ġedema", "▁no", "##itis", "<b>", " ", "</w>")]
-    ['severe', 'edema', 'no', '##itis', '<b>', '␣', '</w>']
+    ['severe', 'edema', 'no', '·itis', '<b>', '␣', '</w>']
     >>> tidy_token("<|startoftext|>", special=True), tidy_token("<s>", special=True), tidy_token("<s>")
     ('[SOT]', '[BOS]', '<s>')
     """
     if token in _SPECIALS and (special or "_of_text" in token or "|" in token):
         return _SPECIALS[token]
-    plain = token.removesuffix("</w>").lstrip("Ġ▁") or token
+    plain = "" if token in ("Ġ", "▁") else bare(token)
+    if len(plain) > 2 and plain.startswith("##"):
+        plain = JOIN + plain[2:]
     shown = "".join(_visible(character) for character in plain)
     return shown.strip() or "␣"
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int64
 
 from ...errors import ContextOverflowError, DataFormatError
+from ...token_strings import WordMarks, bare
 
 CONTEXT_LENGTH = 48
 FORMAT = "tracescribe.phantom-vocabulary/1"
@@ -51,8 +52,8 @@ class PhantomTokenizer:
         self.eot_id = self.unk_id + 2
         self.special_ids = frozenset((self.sot_id, self.eot_id))
         self._of_bpe = {bpe: i + 1 for i, bpe in enumerate(self.bpe_ids)}
-        pieces = [_bpe().decoder[i].replace("</w>", "") for i in self.bpe_ids]
-        self._strings = ["[PAD]", *pieces, "[UNK]", "[SOT]", "[EOT]"]
+        self._pieces = ["", *(_bpe().decoder[i] for i in self.bpe_ids), "", "", ""]
+        self._names = {self.pad_id: "[PAD]", self.unk_id: "[UNK]", self.sot_id: "[SOT]", self.eot_id: "[EOT]"}
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], context_length: int = CONTEXT_LENGTH) -> PhantomTokenizer:
@@ -99,8 +100,9 @@ class PhantomTokenizer:
         return out
 
     def strings(self, ids: Iterable[int]) -> list[str]:
-        """Each id as text: BPE pieces without their end-of-word mark, and [PAD], [UNK], [SOT], [EOT]."""
-        return [self._strings[int(i)] for i in ids]
+        """Each id as text, and [PAD], [UNK], [SOT], [EOT]; parts of a word are marked: "no·", "·dule"."""
+        numbers = [int(i) for i in ids]
+        return WordMarks("</w>").strings([self._pieces[i] for i in numbers], [self._names.get(i) for i in numbers])
 
     def to_json(self) -> str:
         """The vocabulary as JSON; `from_json` reads it."""
@@ -109,7 +111,7 @@ class PhantomTokenizer:
                 "format": FORMAT,
                 "context_length": self.context_length,
                 "bpe_ids": list(self.bpe_ids),
-                "pieces": self._strings[1 : self.unk_id],
+                "pieces": [bare(piece) for piece in self._pieces[1 : self.unk_id]],
             },
             indent=1,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from ...errors import ContextOverflowError, UnsupportedTowerError
+from ...token_strings import WordMarks
 
 
 @runtime_checkable
@@ -21,7 +23,10 @@ class TextTokenizer(Protocol):
         """Ids with special tokens, neither padded nor truncated."""
 
     def strings(self, ids: Sequence[int]) -> list[str]:
-        """A readable string for each id; start and end tokens are ``[SOT]`` and ``[EOT]``."""
+        """A readable string for each id of a text, in order; start and end tokens are ``[SOT]`` and ``[EOT]``.
+
+        Parts of a word are marked, "no·" and "·dule": see :class:`tracescribe.token_strings.WordMarks`.
+        """
 
 
 class OpenClipBpe:
@@ -37,12 +42,8 @@ class OpenClipBpe:
 
     def strings(self, ids: Sequence[int]) -> list[str]:
         names = {self.sot_id: "[SOT]", self.eot_id: "[EOT]"}
-        return [names.get(i) or self._readable(i) for i in ids]
-
-    def _readable(self, i: int) -> str:
-        piece = self._tokenizer.decoder[i].removesuffix("</w>")
-        raw = bytearray(self._tokenizer.byte_decoder[c] for c in piece)
-        return raw.decode("utf-8", errors="replace")
+        pieces = [self._tokenizer.decoder[i] for i in ids]
+        return WordMarks("</w>", byte_level=True).strings(pieces, [names.get(i) for i in ids])
 
 
 class TransformersTokenizer:
@@ -64,11 +65,12 @@ class TransformersTokenizer:
 
     def strings(self, ids: Sequence[int]) -> list[str]:
         pieces = self._tokenizer.convert_ids_to_tokens(list(ids))
-        return [self._names.get(i) or self._readable(p, i) for i, p in zip(ids, pieces, strict=True)]
+        names = [self._names.get(i) or (p if i in self.special_ids else None) for i, p in zip(ids, pieces, strict=True)]
+        return self._marks.strings(pieces, names)
 
-    def _readable(self, piece: str, i: int) -> str:
-        tidy = piece.removesuffix("</w>").removeprefix("Ġ").removeprefix("▁")
-        return tidy or self._tokenizer.decode([i])
+    @cached_property
+    def _marks(self) -> WordMarks:
+        return WordMarks.of(self._tokenizer.get_vocab())
 
 
 class CallableTokenizer:
@@ -93,7 +95,15 @@ class CallableTokenizer:
 
     def strings(self, ids: Sequence[int]) -> list[str]:
         decode = getattr(self._function, "decode", None)
-        return [str(decode([i])).strip() if decode else f"#{i}" for i in ids]
+        if decode is None:
+            return [f"#{i}" for i in ids]
+        raw = [str(decode([i])) for i in ids]
+        names = [text.strip() if i in self.special_ids else None for i, text in zip(ids, raw, strict=True)]
+        if any(text.endswith(" ") for text in raw):  # as open_clip's: a space ends each word
+            pieces = [text.strip() + "</w>" * text.endswith(" ") for text in raw]
+            return WordMarks("</w>").strings(pieces, names)
+        pieces = ["▁" * text.startswith(" ") + text.strip() for text in raw]
+        return WordMarks("▁" if any(text.startswith(" ") for text in raw) else "").strings(pieces, names)
 
     def _row(self, text: str) -> list[int]:
         rows = torch.as_tensor(self._function([text]))

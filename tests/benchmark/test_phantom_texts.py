@@ -159,7 +159,7 @@ def test_training_reports_never_contradict_the_film(drawn: list[Facts]) -> None:
 def test_ids_fit_open_clips_readout(tokenizer: PhantomTokenizer) -> None:
     ids = tokenizer.encode("There is severe pleural effusion.")
     assert ids[0] == tokenizer.sot_id and ids[-1] == tokenizer.eot_id == max(ids) == tokenizer.vocab_size - 1
-    assert tokenizer.strings(ids) == ["[SOT]", "there", "is", "severe", "ple", "ural", "ef", "fusion", ".", "[EOT]"]
+    assert tokenizer.strings(ids) == ["[SOT]", "there", "is", "severe", "ple·", "·ural", "ef·", "·fusion", ".", "[EOT]"]
     batch = tokenizer(["pacemaker", "There is severe pleural effusion."])
     assert batch.shape == (2, 48)
     assert batch[1, : len(ids)].tolist() == ids and batch[1, len(ids) :].eq(0).all()

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ...errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError, TraceError
+from ...token_strings import is_punctuation
 from .directions import DIRECTIONS
 from .indexing import picked
 from .pairs import Pair
@@ -291,8 +292,6 @@ def _kinds(tower: TextTower, row: Sequence[int], strings: Sequence[str], n_token
     for i in range(n_tokens):
         if row[i] in special:
             kinds[i] = TokenKind.START if i == 0 else TokenKind.END
-        elif any(c.isalnum() for c in strings[i]):
-            kinds[i] = TokenKind.ORDINARY
         else:
-            kinds[i] = TokenKind.PUNCTUATION
+            kinds[i] = TokenKind.PUNCTUATION if is_punctuation(strings[i]) else TokenKind.ORDINARY
     return kinds

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int8
 
 from ...errors import DataFormatError
+from ...token_strings import bare
 from ...validation import check_choice
 
 __all__ = ["ALIGNMENTS", "QUANTMEYER_ROWS", "ROLES", "Rows", "TokenKind", "assign_rows"]
@@ -162,5 +163,5 @@ def _quantmeyer_rows(
 
 
 def plain_word(token: str) -> str:
-    """The word without a tokenizer's marks for word ends ("</w>") and word starts ("Ġ", "▁")."""
-    return token.removesuffix("</w>").lstrip("Ġ▁").strip().lower()
+    """The token as a word to compare; a part of a word keeps its mark, so that "no·" (of "nodule") is not "no"."""
+    return bare(token).strip().lower()

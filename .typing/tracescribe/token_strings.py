@@ -1,0 +1,1 @@
+../../tracescribe/token_strings.py
