@@ -6,14 +6,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+LOWEST := .venv-lowest
+JOBS ?= 2
 PERF_STAMP := $(VENV)/.set-up-perf
 
-.PHONY: help setup demo test test-slow perf tables lint clean
+.PHONY: help setup demo test quick test-slow test-lowest perf tables lint clean
 
 help:
 	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
-	@echo "make test       every check that takes seconds: tests, doctests, lint, types"
-	@echo "make test-slow  the checks that take minutes"
+	@echo "make test       fast tests, doctests, lint and types (JOBS=2 processes)"
+	@echo "make quick      a part of them, for every change"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml claims"
 	@echo "make perf       time tracing and training against peers and the machine (QUICK=1: only try it)"
 	@echo "make tables     run every tower of the zoo and write docs/tower_table.md"
 	@echo "make lint       ruff (lint and format) and mypy only"
@@ -39,10 +43,21 @@ demo: $(STAMP)
 	$(BIN)/python -m tracescribe demo --out demo
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
+
+# Without the zoo of towers, the benchmarks and the building of packages: for every change.
+quick: $(STAMP)
+	$(BIN)/pytest -n $(JOBS) tests --ignore=tests/zoo --ignore=tests/perf --ignore=tests/test_packaging.py \
+		--ignore-glob='*test_zoo_*'
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n $(JOBS) -m slow
+
+# The oldest versions that pyproject.toml claims, in an environment of their own (needs uv).
+test-lowest:
+	@[ -x $(LOWEST)/bin/python ] || uv venv --python 3.11 $(LOWEST)
+	uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
+	$(LOWEST)/bin/pytest -n $(JOBS) tests --ignore=tests/test_quality.py
 
 # The peers that only the benchmarks need are installed for them alone.
 perf: $(PERF_STAMP)

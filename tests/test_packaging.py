@@ -130,4 +130,6 @@ def test_a_part_is_not_a_module_of_its_own(part: str, tmp_path: Path) -> None:
 def test_the_version_is_said_once() -> None:
     import tracescribe as ts
 
-    assert PROJECT["project"]["version"] == ts.__version__
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "tracescribe.__version__"}
+    assert f"version: {ts.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -29,6 +29,8 @@ FEW_PAIRS = 20  # below this, a bootstrap over pairs says little about other pai
 FLAT_RANGE = 0.05  # CTE; a smaller spread over the blocks is stretched to [0, 1] by min-max all the same
 FORCED_TOLERANCE = 1e-6  # CTE is stored in float32
 
+ArrayMap = Callable[[np.ndarray], np.ndarray]
+
 
 def _minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
     low, high = values.min(axis=-1, keepdims=True), values.max(axis=-1, keepdims=True)
@@ -46,7 +48,7 @@ def _none(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw 
     return np.clip(values, 0, None)
 
 
-NORMALIZERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"minmax": _minmax, "max": _max, "none": _none}
+NORMALIZERS: dict[str, ArrayMap] = {"minmax": _minmax, "max": _max, "none": _none}
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
@@ -57,7 +59,7 @@ def _inner(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values[..., 1:-1], values[..., -2:-1]], axis=-1)
 
 
-LAYER_CHOICES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"blocks": _blocks, "inner": _inner}
+LAYER_CHOICES: dict[str, ArrayMap] = {"blocks": _blocks, "inner": _inner}
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,13 +308,13 @@ def check_beta(beta: float) -> float:
     return value
 
 
-def _choose(option: str, value: str, choices: Mapping[str, Callable[[np.ndarray], np.ndarray]]) -> Callable:
+def _choose(option: str, value: str, choices: Mapping[str, ArrayMap]) -> ArrayMap:
     if value not in choices:
         raise PrescriptionError(f"unknown {option} {value!r}; choose one of: {', '.join(choices)}")
     return choices[value]
 
 
-def _normalise_draws(draws: Draws, choose_layers: Callable, normalizer: Callable) -> Float[np.ndarray, "draw block"]:
+def _normalise_draws(draws: Draws, choose_layers: ArrayMap, normalizer: ArrayMap) -> Float[np.ndarray, "draw block"]:
     alphas = normalizer(choose_layers(draws))
     return alphas[np.isfinite(alphas).all(axis=1)]
 

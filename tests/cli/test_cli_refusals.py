@@ -178,6 +178,7 @@ def test_a_plan_for_another_tower(run: Run, data: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
+@pytest.mark.filterwarnings("default:the model prefers the foil")  # a line on stderr here, no error
 def test_a_pair_of_many_is_not_guessed(run: Run, data: Path, tmp_path: Path) -> None:
     image = str(next((data / "images").glob("*.png")))
     (tmp_path / "pairs.jsonl").write_text(f"{line(id='x', image=image)}\n{line(id='x', image=image)}\n")
