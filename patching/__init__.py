@@ -10,7 +10,8 @@ if not __name__.startswith("tracescribe."):
         f"import tracescribe.{__name__}, not {__name__}: this folder is a part of the package tracescribe"
     )
 
-from .adapters.registry import Adapter, lora_targets, register, text_blocks
+from .adapters.base import Adapter
+from .adapters.registry import lora_targets, register, text_blocks
 from .engine.alignment import Alignment, PositionPolicy, align_rows
 from .engine.direct import DirectEngine
 from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
@@ -22,9 +23,10 @@ from .loading.verification import verify
 from .sites import Column, Site, Sweep, each_position, site_named
 from .towers.hooks import HookPoint
 from .towers.image_tower import ImageTower
+from .towers.spec import TowerSpec
 from .towers.text_tower import TextTower
 from .towers.tokenizers import TextTokenizer
-from .towers.tower import Tower, TowerSpec
+from .towers.tower import Tower
 
 __all__ = [
     "Adapter",

@@ -36,8 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"patching", "tracer"},
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
-# and inside the tracer: pairs <- results <- run.
-TRACER_MAY_IMPORT: dict[str, set[str]] = {"pairs": set(), "results": {"pairs"}, "run": {"pairs", "results"}}
+# Inside a part: pairs <- results <- run, and towers <- adapters <- loading.
+MAY_IMPORT_INSIDE: dict[str, set[str]] = {
+    "tracer/pairs": set(),
+    "tracer/results": {"pairs"},
+    "tracer/run": {"pairs", "results"},
+    "patching/adapters": {"towers"},
+    "patching/loading": {"towers", "adapters"},
+}
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
 HANDS_TO = {"tracer/results/causal_trace.py": {"viz"}}
 
@@ -96,14 +102,16 @@ def test_dependencies_between_folders_point_one_way(part: str) -> None:
         assert not handed & imported_parts(path, nodes=module_level), path
 
 
-@pytest.mark.parametrize("part", TRACER_MAY_IMPORT)
-def test_dependencies_inside_the_tracer_point_one_way(part: str) -> None:
+@pytest.mark.parametrize("folder", MAY_IMPORT_INSIDE)
+def test_dependencies_inside_a_part_point_one_way(folder: str) -> None:
+    part, inner = folder.split("/")
+    siblings = {path.name for path in (ROOT / part).iterdir() if path.is_dir()}
     seen = set()
-    for path in modules(f"tracer/{part}"):
-        found = {name[2] for name in imported_names(path) if name[:2] == ["tracescribe", "tracer"]}
-        assert found <= TRACER_MAY_IMPORT[part] | {part}, path
+    for path in modules(folder):
+        found = {name[2] for name in imported_names(path) if name[:2] == ["tracescribe", part] and len(name) > 2}
+        assert found & siblings <= MAY_IMPORT_INSIDE[folder] | {inner}, path
         seen |= found
-    assert seen >= TRACER_MAY_IMPORT[part]  # the test sees imports
+    assert seen >= MAY_IMPORT_INSIDE[folder]  # the test sees imports
 
 
 def test_the_direction_test_sees_imports() -> None:

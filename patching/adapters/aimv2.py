@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..towers.block import MLP, Block
 from ..towers.layers import TokenEmbedding
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
-from .encoders import EncoderReader
-from .weights import attention, kinds, linear, rms_norm, stateless
+from .base import EncoderReader
+from .weights import attention, linear, rms_norm, stateless, table
+from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -34,7 +35,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
             eos_id=encoder.eos_token_id,
         ),
         tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(embeddings.token_embedding.weight, embeddings.position_embedding.weight),
+        embedding=TokenEmbedding(table(embeddings.token_embedding), table(embeddings.position_embedding)),
         blocks=[_block(layer) for layer in encoder.encoder.layers],
         ln_final=rms_norm(encoder.rms_norm),
         projection=nn.Sequential(*head),

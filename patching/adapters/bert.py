@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import SplitQKV, TokenEmbedding
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
-from .encoders import EncoderReader, context_of
-from .registry import Adapter
-from .weights import has, kinds, layer_norm, linear, stateless
+from .base import Adapter, EncoderReader, context_of
+from .weights import has, layer_norm, linear, stateless, table
+from .wrappers import kinds
 
 
 def is_bert_like(encoder: Any, layers: str = "layer") -> bool:
@@ -67,13 +67,13 @@ def bert_embedding(embeddings: Any) -> tuple[TokenEmbedding, int]:
     offset = 0 if positions.padding_idx is None else positions.padding_idx + 1
     types = getattr(embeddings, "token_type_embeddings", None)
     embedding = TokenEmbedding(
-        embeddings.word_embeddings.weight,
-        positions.weight,
-        types=None if types is None else types.weight,
+        table(embeddings.word_embeddings),
+        table(positions),
+        types=None if types is None else table(types),
         norm=layer_norm(embeddings.LayerNorm),
         offset=offset,
     )
-    return embedding, len(positions.weight) - offset
+    return embedding, len(table(positions)) - offset
 
 
 def bert_mlp(layer: Any) -> MLP:
@@ -126,7 +126,6 @@ def bert_adapter(
         build_tower=build_tower,
         blocks=lambda source: list(source.get_submodule(blocks)),
         block_linears=lambda source: READER.block_linears,
-        block_prefix=lambda source: blocks,
         embedding_stage=lambda source: (source.get_submodule(f"{path}.{stage}"), read_input),
         **reading,
     )

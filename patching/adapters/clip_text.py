@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Block
 from ..towers.layers import TokenEmbedding
+from ..towers.spec import Padding, Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Padding, Pooling, TowerSpec
-from .encoders import EncoderReader, Pooled, padding_mask
-from .weights import attention, head, kinds, layer_norm, linear, stateless
+from .base import EncoderReader, Pooled, padding_mask
+from .weights import attention, head, layer_norm, linear, stateless, table
+from .wrappers import kinds
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Reading:
     causal: bool = True
     padding: Padding = "trim"
     scale: Callable[[Any], float] = lambda embeddings: 1.0
-    positions: Callable[[Any], Tensor] = lambda embeddings: embeddings.position_embedding.weight
+    positions: Callable[[Any], Tensor] = lambda embeddings: table(embeddings.position_embedding)
 
 
 def _end_of_text(encoder: Any) -> Pooling:
@@ -39,7 +40,7 @@ def _end_of_text(encoder: Any) -> Pooling:
 
 
 def _sinusoids(embeddings: Any) -> Tensor:
-    return embeddings.position_embedding.weights.to(embeddings.token_embedding.weight.dtype)
+    return embeddings.position_embedding.weights.to(table(embeddings.token_embedding).dtype)
 
 
 _CLIP = _Reading(_end_of_text)
@@ -90,7 +91,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         ),
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(
-            embeddings.token_embedding.weight, reading.positions(embeddings), scale=reading.scale(embeddings)
+            table(embeddings.token_embedding), reading.positions(embeddings), scale=reading.scale(embeddings)
         ),
         blocks=[clip_block(layer) for layer in encoder.encoder.layers],
         ln_final=layer_norm(encoder.final_layer_norm),

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from .base import Adapter
 from .open_clip import NATIVE_LINEARS, clip_logit_scale, native_tower
-from .registry import Adapter
-from .weights import kinds
+from .wrappers import kinds
 
 
 def _encode_text(source: Any, ids: Tensor) -> Tensor:
@@ -23,7 +23,6 @@ ADAPTER = Adapter(
     build_tower=lambda source, tokenizer: native_tower(source.text, tokenizer, source.text.context_length - 1),
     blocks=lambda source: list(source.text.transformer.resblocks),
     block_linears=lambda source: NATIVE_LINEARS,
-    block_prefix=lambda source: "text.transformer.resblocks",
     embedding_stage=lambda source: (source.text.transformer, True),
     encode_text=_encode_text,
     encode_image=lambda source, pixels: source.encode_image(pixels),

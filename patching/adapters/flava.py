@@ -8,12 +8,13 @@ from torch import nn
 
 from ..towers.block import Attention, Block
 from ..towers.layers import SplitQKV
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
+from .base import EncoderReader, context_of
 from .bert import bert_embedding, bert_mlp
-from .encoders import EncoderReader, context_of
-from .weights import kinds, layer_norm, linear
+from .weights import layer_norm, linear
+from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:

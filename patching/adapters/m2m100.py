@@ -8,11 +8,12 @@ from torch import nn
 
 from ..towers.block import MLP, Block
 from ..towers.layers import TokenEmbedding
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
-from .encoders import EncoderReader, context_of
-from .weights import attention, kinds, layer_norm, linear, stateless
+from .base import EncoderReader, context_of
+from .weights import attention, layer_norm, linear, stateless, table
+from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -22,7 +23,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(
-            encoder.embed_tokens.weight, positions, offset=offset, scale=encoder.embed_tokens.embed_scale
+            table(encoder.embed_tokens), positions, offset=offset, scale=encoder.embed_tokens.embed_scale
         ),
         blocks=[_block(layer) for layer in encoder.layers],
         ln_final=layer_norm(encoder.layer_norm),

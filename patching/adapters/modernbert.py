@@ -10,11 +10,12 @@ from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import FusedQKV, GatedHalves, TokenEmbedding
 from ..towers.relative_positions import Rotary
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
-from .encoders import EncoderReader, context_of
-from .weights import kinds, layer_norm, linear, plain, stateless
+from .base import EncoderReader, context_of
+from .weights import layer_norm, linear, plain, stateless, table
+from .wrappers import kinds
 
 _GROWING = {"dynamic", "longrope"}  # whose frequencies depend on the longest text seen so far
 
@@ -25,7 +26,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(
-            encoder.embeddings.tok_embeddings.weight, None, norm=layer_norm(encoder.embeddings.norm)
+            table(encoder.embeddings.tok_embeddings), None, norm=layer_norm(encoder.embeddings.norm)
         ),
         blocks=[_block(layer, encoder) for layer in encoder.layers],
         ln_final=layer_norm(encoder.final_norm),

@@ -9,19 +9,20 @@ from torch import nn
 from ..towers.block import Attention, Block
 from ..towers.layers import SplitQKV
 from ..towers.relative_positions import DistanceBias
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
+from .base import EncoderReader, context_of
 from .bert import bert_embedding, bert_mlp
-from .encoders import EncoderReader, context_of
-from .weights import kinds, layer_norm, linear
+from .weights import layer_norm, linear, table
+from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     embedding, places = bert_embedding(encoder.embeddings)
     context = context_of(tokenizer, places)
     trunk = encoder.encoder
-    bias = DistanceBias(trunk.relative_attention_bias.weight, trunk.relative_position_bucket)
+    bias = DistanceBias(table(trunk.relative_attention_bias), trunk.relative_position_bucket)
     return TextTower(
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
         tokenizer=adapt_tokenizer(tokenizer, context),

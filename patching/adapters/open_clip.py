@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block, OpaqueBlock
 from ..towers.layers import FusedQKV, Project, Scale, TokenEmbedding
+from ..towers.spec import Padding, Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Padding, Pooling, TowerSpec
-from .registry import Adapter
+from .base import Adapter
 from .vision_open_clip import build_image_tower
-from .weights import kinds, layer_norm, linear, plain, stateless
+from .weights import layer_norm, linear, plain, stateless, table
+from .wrappers import kinds, unwrapped
 
 NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
 OWN_ATTENTION_LINEARS = NATIVE_LINEARS.replace("attn", r"attn\.out_proj")
@@ -61,7 +62,7 @@ def native_tower(text: Any, tokenizer: Any, context_length: int) -> TextTower:
         ),
         tokenizer=adapted,
         embedding=TokenEmbedding(
-            text.token_embedding.weight, text.positional_embedding, appended=getattr(text, "cls_emb", None)
+            table(text.token_embedding), text.positional_embedding, appended=getattr(text, "cls_emb", None)
         ),
         blocks=[open_clip_block(block) for block in text.transformer.resblocks],
         ln_final=layer_norm(text.ln_final),
@@ -101,7 +102,7 @@ def _refuse_unsupported(text: Any) -> None:
 
 def open_clip_block(block: Any) -> Block | OpaqueBlock:
     """A block as OpenAI and open_clip build it, in text and image transformers alike, with or without LayerScale."""
-    if type(block).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
+    if type(unwrapped(block)).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
         return OpaqueBlock(block, _run_whole)
     attention: Any = plain(block.attn)
     return Block(
@@ -118,7 +119,7 @@ def open_clip_block(block: Any) -> Block | OpaqueBlock:
 
 def _linears(source: Any) -> str:
     """peft wraps torch's MultiheadAttention as a whole; open_clip's own attention only has its output layer to wrap."""
-    own = type(_text(source).transformer.resblocks[0]).__name__ != "ResidualAttentionBlock"
+    own = type(unwrapped(_text(source).transformer.resblocks[0])).__name__ != "ResidualAttentionBlock"
     return OWN_ATTENTION_LINEARS if own else NATIVE_LINEARS
 
 
@@ -155,7 +156,6 @@ ADAPTER = Adapter(
     build_tower=_build_tower,
     blocks=lambda source: list(_text(source).transformer.resblocks),
     block_linears=_linears,
-    block_prefix=lambda source: "transformer.resblocks" if _text(source) is source else "text.transformer.resblocks",
     embedding_stage=lambda source: (_text(source).transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),

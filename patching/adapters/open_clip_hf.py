@@ -8,11 +8,12 @@ from torch import nn
 
 from ...errors import UnsupportedTowerError
 from ..towers.text_tower import TextTower
+from .base import Adapter
 from .encoders import reader_for
 from .open_clip import clip_logit_scale
-from .registry import Adapter
 from .vision_open_clip import build_image_tower
-from .weights import head, kinds
+from .weights import head
+from .wrappers import kinds
 
 
 def _matches(source: Any) -> bool:
@@ -47,7 +48,6 @@ ADAPTER = Adapter(
     build_tower=_build_tower,
     blocks=lambda source: list(source.text.transformer.get_submodule(reader_for(source.text.transformer).blocks)),
     block_linears=lambda source: reader_for(source.text.transformer).block_linears,
-    block_prefix=lambda source: f"text.transformer.{reader_for(source.text.transformer).blocks}",
     embedding_stage=_embedding_stage,
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),

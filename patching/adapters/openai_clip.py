@@ -6,12 +6,13 @@ from typing import Any
 
 from ...errors import UnsupportedTowerError
 from ..towers.layers import Project, TokenEmbedding
+from ..towers.spec import TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import TowerSpec
+from .base import Adapter
 from .open_clip import NATIVE_LINEARS, clip_logit_scale, open_clip_block
-from .registry import Adapter
-from .weights import has, kinds, layer_norm
+from .weights import has, layer_norm, table
+from .wrappers import kinds
 
 _CLASSES = {"clip.CLIP", "model.CLIP"}  # CheXzero's repository keeps its copy in a top-level model.py
 
@@ -29,7 +30,7 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
     return TextTower(
         spec=TowerSpec(causal=True, pooling="argmax", padding="trim", context_length=source.context_length),
         tokenizer=adapt_tokenizer(tokenizer, source.context_length),
-        embedding=TokenEmbedding(source.token_embedding.weight, source.positional_embedding),
+        embedding=TokenEmbedding(table(source.token_embedding), source.positional_embedding),
         blocks=[open_clip_block(block) for block in source.transformer.resblocks],
         ln_final=layer_norm(source.ln_final),
         projection=Project(source.text_projection),
@@ -42,7 +43,6 @@ ADAPTER = Adapter(
     build_tower=_build_tower,
     blocks=lambda source: list(source.transformer.resblocks),
     block_linears=lambda source: NATIVE_LINEARS,
-    block_prefix=lambda source: "transformer.resblocks",
     embedding_stage=lambda source: (source.transformer, True),
     encode_text=lambda source, ids: source.encode_text(ids),
     encode_image=lambda source, pixels: source.encode_image(pixels),

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from ...errors import UnsupportedTowerError
-from ..towers.image_tower import ImageReading
 from ..towers.text_tower import TextTower
-from .weights import kinds, unwrap
+from .base import Adapter
+from .wrappers import inner_source, peft_root, unwrapped
 
 GROUP = "tracescribe.towers"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """How one family of source models is read. Every function takes the unwrapped source model.
-
-    sequence_first: the source's blocks hold their states as [pos, batch, d]. own_length: padding changes what the
-    source model says of a text, so that ``encode_text`` must be given each text in its own length.
-    """
-
-    name: str
-    matches: Callable[[Any], bool]
-    build_tower: Callable[[Any, Any], TextTower]  # (source, tokenizer)
-    blocks: Callable[[Any], list[nn.Module]]  # the source's own text blocks 1..L
-    block_linears: Callable[[Any], str]  # regex of the linear layers below one block
-    block_prefix: Callable[[Any], str]  # dotted name of the block list inside the source
-    embedding_stage: Callable[[Any], tuple[nn.Module, bool]]  # where layer 0 shows: (module, read its input?)
-    encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
-    encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
-    logit_scale: Callable[[Any], float]
-    sequence_first: bool = False
-    own_length: bool = False
-    # (source, grid or None for the tower's own); None where no image encoder of the family is read
-    build_image_tower: Callable[[Any, int | None], ImageReading] | None = None
 
 
 _ADAPTERS: dict[str, Adapter] = {}
@@ -75,14 +49,14 @@ def _load_adapters() -> None:
         register(entry.load())
 
 
-def adapter_for(module: nn.Module) -> tuple[Adapter, nn.Module]:
-    """The adapter that reads ``module``, and the source model inside any peft wrapper.
+def adapter_for(module: Any) -> tuple[Adapter, nn.Module]:
+    """The adapter that reads ``module``, and the source model inside it (see :func:`.wrappers.inner_source`).
 
     Raises:
         UnsupportedTowerError: none does; the message names what was found.
     """
     _load_adapters()
-    source = unwrap(module)
+    source = inner_source(module)
     for adapter in _ADAPTERS.values():
         if adapter.matches(source):
             return adapter, source
@@ -93,26 +67,34 @@ def adapter_for(module: nn.Module) -> tuple[Adapter, nn.Module]:
     )
 
 
-def text_blocks(module: nn.Module) -> list[nn.Module]:
-    """The text tower's transformer blocks 1..L inside a source model, peft-wrapped or not, or inside our tower.
+def text_blocks(module: Any) -> list[nn.Module]:
+    """The text tower's transformer blocks 1..L inside a source model, wrapped or not, or inside our tower.
+
+    ``module`` may be a :class:`DualEncoder`, and compiled, parallel or peft-wrapped; the blocks are the modules of the
+    source model themselves.
 
     Raises:
         UnsupportedTowerError: no adapter understands the model.
     """
-    if isinstance(module, TextTower):
-        return list(module.blocks)
-    if "tracescribe.DualEncoder" in kinds(module):
-        return text_blocks(module.source)  # type: ignore[arg-type]
-    adapter, source = adapter_for(module)
+    inside = unwrapped(module)
+    if isinstance(inside, TextTower):
+        return list(inside.blocks)
+    adapter, source = adapter_for(inside)
     return adapter.blocks(source)
 
 
-def lora_targets(module: nn.Module) -> str:
+def lora_targets(module: Any) -> str:
     """A regex for peft's ``target_modules``: every linear layer of the text blocks, none of the vision tower.
+
+    Names are those below ``module``; where it is a peft model or a :class:`DualEncoder`, below the source inside.
 
     Raises:
         UnsupportedTowerError: no adapter understands the model.
     """
     adapter, source = adapter_for(module)
-    prefix = adapter.block_prefix(source).replace(".", r"\.")
-    return rf"{prefix}\.\d+\.({adapter.block_linears(source)})"
+    blocks = adapter.blocks(source)
+    names = {id(block): name for name, block in peft_root(module).named_modules()}
+    prefix = re.escape(names[id(blocks[0])].rpartition(".")[0])
+    # a block that is compiled or sharded by itself has its layers one name further down
+    inner = next((rf"{name}\." for name, child in blocks[0].named_children() if child is unwrapped(blocks[0])), "")
+    return rf"{prefix}\.\d+\.{inner}({adapter.block_linears(source)})"

@@ -10,11 +10,12 @@ from torch import nn
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import SplitQKV, TokenEmbedding
 from ..towers.relative_positions import DistanceBias
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from ..towers.tower import Pooling, TowerSpec
-from .encoders import EncoderReader, context_of
-from .weights import kinds, linear, rms_norm, stateless
+from .base import EncoderReader, context_of
+from .weights import linear, rms_norm, stateless, table
+from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -26,11 +27,11 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         num_buckets=first.relative_attention_num_buckets,
         max_distance=first.relative_attention_max_distance,
     )
-    bias = DistanceBias(first.relative_attention_bias.weight, bucket)
+    bias = DistanceBias(table(first.relative_attention_bias), bucket)
     return TextTower(
         spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
         tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(encoder.embed_tokens.weight, None),
+        embedding=TokenEmbedding(table(encoder.embed_tokens), None),
         blocks=[_block(block, bias) for block in encoder.block],
         ln_final=rms_norm(encoder.final_layer_norm),
         projection=nn.Sequential(*head),

@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..towers.image_tower import ImageReading
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tower import Pooling
-from .encoders import EncoderReader, reader_for
-from .registry import Adapter
+from .base import Adapter, EncoderReader, ImageReading
+from .encoders import reader_for
 from .vision_transformers import clip_image_tower, siglip_image_tower
-from .weights import head, kinds
+from .weights import head
+from .wrappers import kinds
 
 Ids = Int[Tensor, "n context"]
 Pixels = Float[Tensor, "n 3 h w"]
@@ -208,7 +208,6 @@ ADAPTER = Adapter(
     build_image_tower=_build_image_tower,
     blocks=lambda source: list(_encoder(source).get_submodule(_reader(source).blocks)),
     block_linears=lambda source: _reader(source).block_linears,
-    block_prefix=lambda source: ".".join(filter(None, (_known(source).encoder, _reader(source).blocks))),
     embedding_stage=_embedding_stage,
     encode_text=_encode_text,
     encode_image=lambda source, pixels: _known(source).image(source, pixels),

@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
-from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
+from ..towers.image_tower import ImageTower, PatchEmbedding, PatchMean
 from ..towers.layers import Project
+from .base import ImageReading
 from .vision_resnet import build_resnet
 from .vision_timm import build_timm
-from .weights import fixed_grid, kinds, layer_norm, plain, whole
+from .weights import fixed_grid, layer_norm, plain, whole
+from .wrappers import kinds, unwrapped
 
 
 def build_image_tower(source: Any, grid: int | None) -> ImageReading:
@@ -39,7 +41,7 @@ def build_image_tower(source: Any, grid: int | None) -> ImageReading:
 def _build_transformer(visual: Any, grid: int | None) -> ImageReading:
     from .open_clip import open_clip_block  # here: that module hands this one's function to its adapter
 
-    block = type(visual.transformer.resblocks[0]).__name__
+    block = type(unwrapped(visual.transformer.resblocks[0])).__name__
     if block != "ResidualAttentionBlock":
         raise UnsupportedTowerError(f"open_clip image blocks of type {block} are not supported yet")
     ln_final, head = _readout(visual)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ...errors import SiteError, UnsupportedTowerError
 from ..towers.block import OpaqueBlock
-from ..towers.image_tower import ImageReading, ImageTower, fold, unfold
+from ..towers.image_tower import ImageTower, fold, unfold
+from .base import ImageReading
 from .weights import whole
 
 _STEM = ("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3", "act3", "avgpool")

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
-from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding, PatchMean
+from ..towers.image_tower import ImageTower, PatchEmbedding, PatchMean
 from ..towers.layers import FusedQKV, Linear, Scale
-from .weights import fixed_grid, kinds, layer_norm, linear, plain, stateless, whole
+from .base import ImageReading
+from .weights import fixed_grid, layer_norm, linear, plain, stateless, whole
+from .wrappers import kinds
 
 
 def build_timm(visual: Any, grid: int | None) -> ImageReading:

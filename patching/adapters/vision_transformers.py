@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import UnsupportedTowerError
-from ..towers.image_tower import ImageReading, ImageTower, PatchEmbedding
+from ..towers.image_tower import ImageTower, PatchEmbedding
+from .base import ImageReading
 from .clip_text import clip_block
-from .weights import fixed_grid, kinds, layer_norm, linear, plain, whole
+from .weights import fixed_grid, layer_norm, linear, plain, table, whole
+from .wrappers import kinds
 
 
 def clip_image_tower(source: Any, grid: int | None) -> ImageReading:
@@ -22,7 +24,7 @@ def clip_image_tower(source: Any, grid: int | None) -> ImageReading:
     tower = ImageTower(
         embedding=PatchEmbedding(
             plain(embeddings.patch_embedding),  # type: ignore[arg-type]
-            embeddings.position_embedding.weight,
+            table(embeddings.position_embedding),
             first=[embeddings.class_embedding],
             norm=layer_norm(vision.pre_layrnorm),
         ),
@@ -54,7 +56,7 @@ def siglip_image_tower(source: Any, grid: int | None) -> ImageReading:
     if not vision.use_head:
         raise UnsupportedTowerError("this SigLIP image encoder has no pooling head (vision_use_head), so no embedding")
     tower = ImageTower(
-        embedding=PatchEmbedding(plain(embeddings.patch_embedding), embeddings.position_embedding.weight),  # type: ignore[arg-type]
+        embedding=PatchEmbedding(plain(embeddings.patch_embedding), table(embeddings.position_embedding)),  # type: ignore[arg-type]
         image_size=(embeddings.image_size, embeddings.image_size),
         cell=(embeddings.patch_size, embeddings.patch_size),
         blocks=[clip_block(layer) for layer in vision.encoder.layers],

@@ -5,42 +5,56 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import SiteError, UnsupportedTowerError
 from ..towers.block import Attention
 from ..towers.hooks import share
 from ..towers.image_tower import ImageTower
 from ..towers.layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
-
-
-def kinds(module: Any) -> set[str]:
-    """Names of a module's class and its bases, as ``package.Class``: a type test that imports no library."""
-    return {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(module).__mro__}
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The source model inside peft's wrapper (its adapters stay where they are, in the layers)."""
-    return module.get_base_model() if "peft.PeftModel" in kinds(module) else module  # type: ignore[operator]
+from .wrappers import class_names, unwrapped
 
 
 def has_adapters(module: nn.Module) -> bool:
     """Whether any layer of ``module`` carries a peft adapter."""
-    return any("peft.BaseTunerLayer" in kinds(layer) for layer in module.modules())
+    return any("peft.BaseTunerLayer" in class_names(layer) for layer in module.modules())
 
 
 def plain(layer: nn.Module) -> nn.Module:
-    """``layer`` itself, or, for a peft layer, a copy of it with its active adapters merged in.
+    """``layer`` itself, or what it computes at this moment where it is wrapped.
 
-    The copy is merged, never the user's layer. A tower over it is a snapshot: wrap again after more training.
+    For a peft layer: a copy with its active adapters merged in (never the user's layer), or its base layer where
+    adapters are disabled or merged already. For peft's ``modules_to_save``: the module in use.
+
+    Raises:
+        UnsupportedTowerError: the adapter cannot be merged into the layer.
     """
-    if "peft.BaseTunerLayer" not in kinds(layer):
+    layer = unwrapped(layer)
+    found = class_names(layer)
+    wrapper: Any = layer
+    if "peft.ModulesToSaveWrapper" in found:
+        used = [] if wrapper.disable_adapters else wrapper.active_adapters
+        return plain(wrapper.modules_to_save[used[0]] if used else wrapper.original_module)
+    if "peft.TrainableTokensWrapper" in found:
+        return plain(wrapper.token_adapter)
+    if "peft.BaseTunerLayer" not in found:
         return layer
-    tuner: Any = layer
-    if not tuner.disable_adapters and not tuner.merged:
-        tuner = copy.deepcopy(tuner)
-        tuner.merge()
-    return tuner.get_base_layer()
+    if wrapper.disable_adapters == wrapper.merged:
+        wrapper = copy.deepcopy(wrapper)
+        try:
+            wrapper.unmerge() if wrapper.merged else wrapper.merge()
+        except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
+            raise UnsupportedTowerError(
+                f"the adapter layer {type(wrapper).__name__} cannot be merged into its {type(layer).__name__} "
+                f"({error}): merge or remove this adapter before wrapping"
+            ) from error
+    return unwrapped(wrapper.get_base_layer())
+
+
+def table(embedding: nn.Module) -> Tensor:
+    """The vectors of an embedding layer, adapters included."""
+    source: Any = plain(embedding)
+    return source.weight
 
 
 def linear(layer: nn.Module) -> Linear:

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import NonFiniteError, PatchDidNotFireError, SiteError, TowerMismatchError
-from ..loading.verification import TOLERANCE
 from ..resume.clean_cache import Unpatched
 from ..resume.passes import Pass
 from ..sites import Column, Sweep, each_position
 from ..towers.block import Block
+from ..towers.spec import TOLERANCE
 from ..towers.tower import Tower, normalise
 from .alignment import Alignment
 from .batching import WORKING_MEMORY, Prepared, RowLimits, divide, full_float32, shape_keys

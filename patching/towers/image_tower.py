@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from ...errors import DataFormatError
 from .block import Block, OpaqueBlock
 from .layers import hold
-from .tower import Tower, TowerSpec, normalise
+from .spec import TowerSpec
+from .tower import Tower, normalise
 
 
 class PatchEmbedding(nn.Module):
@@ -175,16 +175,6 @@ class ImageTower(Tower):
 
     def pooled_positions(self, inputs: Float[Tensor, "batch 3 h w"]) -> Int[Tensor, " batch"] | None:
         return torch.zeros(len(inputs), dtype=torch.long, device=inputs.device) if self.spec.reads_one else None
-
-
-class ImageReading(NamedTuple):
-    """What an adapter makes of a source model's image encoder.
-
-    stages: where layers 0..L show in a source model: modules, and whether it is their input (else their output).
-    """
-
-    tower: ImageTower
-    stages: Callable[[Any], list[tuple[nn.Module, bool]]]
 
 
 def fold(state: Float[Tensor, "batch channel h w"], grid: tuple[int, int]) -> Float[Tensor, "batch cell d"]:

@@ -12,8 +12,9 @@ from ...errors import ContextOverflowError, UnsupportedTowerError
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint
 from .layers import TokenEmbedding
+from .spec import TowerSpec
 from .tokenizers import TextTokenizer
-from .tower import Tower, TowerSpec, normalise
+from .tower import Tower, normalise
 
 APPENDED = "[CLS]"  # how the token that CoCa puts behind every text is shown
 

@@ -9,8 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,40 +20,10 @@ from ..resume.clean_cache import CleanRun, Tokens, Unpatched
 from ..resume.passes import Pass
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint, share
+from .spec import Pooling, TowerSpec
 
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
-
-Pooling = Literal["argmax", "eos", "last", "first", "mean", "head"]
-Padding = Literal["trim", "attend", "mask"]
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """What a tower declares about itself.
-
-    pooling: which position is read out, or "mean" over those that are not padding, or "head": a module of its own reads
-        all of them (attention pooling).
-    padding: "trim": padding never reaches the readout and is cut off; "mask": neither, and whole passes mask it out;
-        "attend": the model attends to it, so it stays.
-    eos_id: for pooling="eos".
-    readout_layers: the states that the readout averages, for towers that read more than the last layer's.
-    appended: a learned token stands behind every text and is read out (CoCa). Its mask is shifted by one in the weights
-        that exist ("legacy"): it sees the first padding token and not itself.
-    """
-
-    causal: bool
-    pooling: Pooling
-    padding: Padding
-    context_length: int
-    eos_id: int | None = None
-    readout_layers: tuple[int, ...] = ()
-    appended: Literal["legacy", "correct"] | None = None
-
-    @property
-    def reads_one(self) -> bool:
-        """Whether one position of the last layer is read out, and not all of them."""
-        return self.pooling not in ("mean", "head")
 
 
 class Tower(nn.Module):

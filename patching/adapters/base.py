@@ -1,0 +1,119 @@
+"""The protocols of adapters: what reading a dual encoder, its text encoder and its image encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ...errors import UnsupportedTowerError
+from ..towers.image_tower import ImageTower
+from ..towers.spec import Pooling
+from ..towers.text_tower import TextTower
+from .weights import linear, stateless
+
+Pooled = tuple[Pooling, list[nn.Module]]
+
+
+class ImageReading(NamedTuple):
+    """What an adapter makes of a source model's image encoder.
+
+    stages: where layers 0..L show in a source model: modules, and whether to read their input (else their output).
+    """
+
+    tower: ImageTower
+    stages: Callable[[Any], list[tuple[nn.Module, bool]]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one family of source models is read. Every function takes the unwrapped source model.
+
+    sequence_first: the source's blocks hold their states as [pos, batch, d]. own_length: padding changes what the
+    source model says of a text, so that ``encode_text`` must be given each text in its own length.
+    """
+
+    name: str
+    matches: Callable[[Any], bool]
+    build_tower: Callable[[Any, Any], TextTower]  # (source, tokenizer)
+    blocks: Callable[[Any], list[nn.Module]]  # the source's own text blocks 1..L
+    block_linears: Callable[[Any], str]  # regex of the linear layers below one block
+    embedding_stage: Callable[[Any], tuple[nn.Module, bool]]  # where layer 0 shows: (module, read its input?)
+    encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
+    encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
+    logit_scale: Callable[[Any], float]
+    sequence_first: bool = False
+    own_length: bool = False
+    # (source, grid or None for the tower's own); None where no image encoder of the family is read
+    build_image_tower: Callable[[Any, int | None], ImageReading] | None = None
+
+
+def padding_mask(encoder: Any, ids: Int[Tensor, "n context"]) -> Int[Tensor, "n context"]:
+    """1 where a token is no padding, by the encoder's own configuration."""
+    pad = encoder.config.pad_token_id
+    if pad is None:
+        raise UnsupportedTowerError(
+            f"the configuration of the text encoder ({type(encoder).__name__}) has no pad_token_id: set it to the "
+            f"tokenizer's"
+        )
+    return (ids != pad).long()
+
+
+def bert_pooled(encoder: Any) -> Pooled:
+    """BERT's pooler: the first token through a linear layer and an activation.
+
+    Raises:
+        UnsupportedTowerError: the encoder was built without one.
+    """
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is None:
+        raise UnsupportedTowerError(
+            f"the text encoder ({type(encoder).__name__}) has no pooler, but it is read through one"
+        )
+    return "first", [linear(pooler.dense), stateless(pooler.activation)]
+
+
+@dataclass(frozen=True)
+class EncoderReader:
+    """One kind of text encoder.
+
+    build: (encoder, tokenizer, pooling, head) -> tower; ``head`` is what follows the pooled row. blocks: dotted name of
+    the list of blocks. block_linears: regex of the linear layers below one block. embedding_stage: (dotted name of the
+    module where layer 0 shows, read its input?). pooled: how the encoder's own ``pooler_output`` comes about: the row,
+    and the modules behind it. mask: the attention mask that the source is called with; None for none.
+    """
+
+    name: str
+    matches: Callable[[Any], bool]
+    build: Callable[[Any, Any, Pooling, list[nn.Module]], TextTower]
+    blocks: str
+    block_linears: str
+    embedding_stage: tuple[str, bool]
+    pooled: Callable[[Any], Pooled] = bert_pooled
+    mask: Callable[[Any, Int[Tensor, "n context"]], Tensor | None] = padding_mask
+
+    def tower(self, encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
+        """The tower over ``encoder``.
+
+        Raises:
+            UnsupportedTowerError: the tokenizer pads with another id than the one that the source model hides.
+        """
+        tower = self.build(encoder, tokenizer, pooling, head)
+        hidden, padded = encoder.config.pad_token_id, tower.tokenizer.pad_id
+        if tower.spec.padding == "mask" and hidden != padded:
+            raise UnsupportedTowerError(
+                f"the model hides padding by id {hidden}, but the tokenizer pads with {padded}: this tokenizer does "
+                f"not belong to this model"
+            )
+        return tower
+
+
+def context_of(tokenizer: Any, limit: int | None) -> int:
+    """The context of a tower: the tokenizer's, within the positions that the encoder has (None: any number)."""
+    asked = getattr(tokenizer, "context_length", None)
+    if limit is None:
+        return int(asked or 512)
+    return min(limit, int(asked or limit))
