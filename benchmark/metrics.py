@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import NonFiniteError
+from ..tracer.pairs.negation import negator_count
 from ..tracer.results.statistics import cluster_draws, cluster_index, percentile_interval
 
 __all__ = ["Interval", "clustered_interval", "expected_hits", "mcnemar", "negator_count", "paired_difference"]
 
 TIE = 1e-6
 """Scores this close count as equal: float32 cosines of the same vectors differ by about 1e-7."""
-
-_NEGATORS = re.compile(r"\b(?:no|not|without|never|neither|nor|absent|free of|negative for)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -106,15 +104,6 @@ def paired_difference(
 ) -> Interval:
     """first minus second on the same items, in percentage points, with the interval of `clustered_interval`."""
     return clustered_interval(np.asarray(first) - np.asarray(second), groups, **options)
-
-
-def negator_count(text: str) -> int:
-    """How many negating words a text has.
-
-    >>> negator_count("No effusion, lungs free of opacity, normal heart size.")
-    2
-    """
-    return len(_NEGATORS.findall(text))
 
 
 def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, str]]) -> Bool[np.ndarray, "image text"]:

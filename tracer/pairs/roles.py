@@ -37,7 +37,7 @@ QUANTMEYER_ROWS = (
     ".",
     "[EOT]",
 )
-_NEGATORS = ("a", "an", "some", "no")
+_DETERMINERS = ("a", "an", "some", "no")  # of Quantmeyer's template: the negator, and what stands in its place
 
 
 class TokenKind(IntEnum):
@@ -148,7 +148,7 @@ def _quantmeyer_rows(
         and kinds[0] == TokenKind.START
         and words[1] == "there"
         and words[2] in ("is", "are")
-        and words[3] in _NEGATORS
+        and words[3] in _DETERMINERS
         and np.flatnonzero(differs).tolist() == [3]
         and words[-2] == "."
         and kinds[n - 1] == TokenKind.END

@@ -11,8 +11,9 @@ from jaxtyping import Float, Float32, Int
 
 from ...errors import TraceError
 from ..pairs.batch import PairBatch, as_pairs, make_batch
+from ..pairs.negation import NEGATORS, negator_tokens
 from ..pairs.pairs import Pair
-from ..pairs.roles import TokenKind, plain_word
+from ..pairs.roles import TokenKind
 from ..results.maps import TraceMap
 from ..results.statistics import (
     PairTable,
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 
     from ...patching import DualEncoder
 
-__all__ = ["NEGATORS", "NegatorAttention", "negator_attention"]
-
-NEGATORS = ("no", "not", "without", "never", "none", "neither", "nor", "absent", "n't")
+__all__ = ["NegatorAttention", "negator_attention"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,8 @@ def negator_attention(
     resampling groups. Images play no part.
 
     pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the
-        captions differ; if they differ in several, the one of these that is among ``negators``.
+        captions differ; if they differ in several, the one of these that belongs to one of ``negators`` (words or
+        phrases; see :data:`tracescribe.tracer.pairs.negation.NEGATORS`).
 
     Raises:
         TraceError: a pair without ``negation``, without one clear negator, or with no token behind it.
@@ -177,7 +177,9 @@ def _negator(batch: PairBatch, pair: int, negators: Collection[str]) -> int:
     words = (batch.tokens if side == "correct" else batch.foil_tokens)[pair]
     places = np.flatnonzero(batch.differs[pair]).tolist()
     if len(places) > 1:
-        places = [place for place in places if plain_word(words[place]) in negators]
+        text = batch.pairs[pair].correct if side == "correct" else batch.pairs[pair].foil
+        negating = negator_tokens(text, words, negators)
+        places = [place for place in places if negating[place]]
     if len(places) != 1:
         raise TraceError(
             f"pair {name!r}: {len(places)} of the tokens in which its captions differ are negators "
