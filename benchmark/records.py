@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
+from ..tracer.pairs.names import Name
 
 __all__ = [
     "CaptionRecord",
@@ -30,7 +31,7 @@ class _Record(BaseModel):
 
     image: Any
     """A path, or whatever `DualEncoder.encode_images` takes; readers resolve paths against the file's folder."""
-    group: str
+    group: Name
     split: Split | None = None
 
 
@@ -41,7 +42,7 @@ class ClaimRecord(_Record):
     'X.'
     """
 
-    id: str
+    id: Name
     claims: list[str]
     label: int
     attribute: str
@@ -69,8 +70,8 @@ class McqRecord(_Record):
     The four options are states of conditions (``binary_raw_choice``), each worded with negation and without.
     """
 
-    subject_id: str
-    study_id: str
+    subject_id: Name
+    study_id: Name
     question: str
     binary_raw_choice_1: dict[str, int]
     binary_raw_choice_2: dict[str, int]
@@ -124,7 +125,7 @@ class McqRecord(_Record):
 class CaptionRecord(_Record):
     """A caption of an image, with its negation-free form and what it asserts, where the source knows them."""
 
-    id: str
+    id: Name
     caption: str
     affirmative: str | None = None
     states: dict[str, str] | None = None

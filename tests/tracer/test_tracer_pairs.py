@@ -7,27 +7,31 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracescribe as ts
+from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import DataFormatError
+from tracescribe.tracer.pairs.batch import as_pairs
 
 captions = st.text(min_size=1, max_size=30).filter(lambda s: s.strip() and s.isprintable())
 # U+2028 ends a line for str.splitlines but not in JSON; a quoted CSV cell may hold commas and line feeds.
 awkward = st.sampled_from(["a\u2028b", 'say "no"', "left, not right", "mild\u00a0edema", "no 肺炎", "two\nlines"])
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.lists(st.tuples(captions | awkward, captions | awkward, captions), min_size=1, max_size=5))
 def test_both_formats_give_back_what_was_written(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("pairs")
     expected = [ts.Pair(correct=c, foil=f, id=i) for c, f, i in rows]
+    stripped = [ts.Pair(correct=c.strip(), foil=f.strip(), id=i.strip()) for c, f, i in rows]  # as CSV's headers are
     with (folder / "p.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"correct": c, "foil": f, "id": i}, ensure_ascii=False) + "\n" for c, f, i in rows)
     with (folder / "p.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("correct", "foil", "id"), *rows])
     assert ts.read_pairs(folder / "p.jsonl") == expected
-    assert ts.read_pairs(folder / "p.csv") == expected
+    assert ts.read_pairs(folder / "p.csv") == stripped
 
 
 GOOD = '{"correct": "no edema", "foil": "mild edema"}'
@@ -73,6 +77,10 @@ def test_jsonl_images_may_be_embeddings_or_texts(write):
     assert second.image == ts.Text("c")
 
 
+def record(**fields):
+    return json.dumps({"correct": "a", "foil": "c", **fields})
+
+
 BAD = {
     "no such caption": ("p.jsonl", f"{GOOD}\n" + '{"correct": "a"}', 2, ["'foil'", "missing"]),
     "blank lines count": ("p.jsonl", f"\n\n{GOOD}\n\n" + '{"foil": "a"}', 5, ["'correct'"]),
@@ -95,6 +103,19 @@ BAD = {
     "csv other separator": ("p.csv", "correct;foil\na;b", 1, ["'correct;foil'", "commas"]),
     "csv column twice": ("p.csv", "correct,foil,foil\na,b,c", 1, ["'foil'", "twice"]),
     "csv column missing": ("p.csv", "\ncorrect,id\na,b", 2, ["'foil'"]),
+    "csv of pandas": ("p.csv", ",correct,foil\n0,a,b", 1, ["without a name", "index=False"]),
+    "csv of pandas, read and written": ("p.csv", "Unnamed: 0,correct,foil\n0,a,b", 1, ["index=False"]),
+    "image of Windows": ("p.jsonl", record(image="films\\a.png"), 1, ["separate folders by /"]),
+    "image absolute": ("p.jsonl", record(image="/etc/passwd"), 1, ["leads out", "outside_images"]),
+    "image of a drive": ("p.jsonl", record(image="C:/a.png"), 1, ["leads out"]),
+    "image above": ("p.jsonl", record(image="x/../../a.png"), 1, ["leads out"]),
+    "image with NUL": ("p.jsonl", record(image="\0"), 1, ["'image'", "no image file"]),
+    "image of a long name": ("p.jsonl", record(image="x" * 5000), 1, ["no image file"]),
+    "image of huge numbers": ("p.jsonl", record(image=[10**400]), 1, ["1000"]),
+    "number of 5,000 digits": ("p.jsonl", record(id="")[:-3] + "9" * 5000 + "}", 1, ["digits"]),
+    "half a character": ("p.jsonl", record(correct="a\ud800"), 1, ["half of a character"]),
+    "half a character in a name": ("p.jsonl", record(id="\udfff"), 1, ["half of a character"]),
+    "truth as a name": ("p.jsonl", '{"correct": "a", "foil": "c", "id": true}', 1, ["'id'", "True"]),
 }
 
 
@@ -108,6 +129,7 @@ def test_a_bad_record_names_file_line_and_field(write, case):
     assert message.startswith(f"{path}:{line}: ")
     assert all(word in message for word in words), message
     assert "\n" not in message
+    assert len(message) < 400 + len(str(path))
 
 
 @pytest.mark.parametrize(
@@ -125,3 +147,65 @@ def test_missing_file_and_folder(tmp_path):
         (tmp_path / "folder.csv").mkdir(exist_ok=True)
         with pytest.raises(DataFormatError, match=path.name):
             ts.read_pairs(path)
+
+
+def test_images_outside_the_folder_are_taken_when_asked(write, tmp_path):
+    film = write("film.png", b"")
+    (tmp_path / "data").mkdir()
+    for name in ("../film.png", str(film)):
+        path = write("data/p.jsonl", json.dumps({"correct": "a", "foil": "b", "image": name}))
+        with pytest.raises(DataFormatError, match=r"leads out of the folder.*outside_images=True"):
+            ts.read_pairs(path)
+        assert ts.read_pairs(path, outside_images=True)[0].image.samefile(film)
+    (tmp_path / "data" / "link").symlink_to(tmp_path)  # a link that the user made is part of the folder
+    path = write("data/p.jsonl", '{"correct": "a", "foil": "b", "image": "link/film.png"}')
+    assert ts.read_pairs(path)[0].image.samefile(film)
+    path = write("data/p.jsonl", '{"correct": "a", "foil": "b", "image": "x/../link/film.png"}')
+    with pytest.raises(DataFormatError, match="no image file"):
+        ts.read_pairs(path)
+
+
+def test_csv_cells_are_stripped_as_headers_are(write):
+    (pair,) = ts.read_pairs(write("p.csv", " correct , foil, group ,id\n no edema , mild edema,  p1 ,   "))
+    assert pair == ts.Pair(correct="no edema", foil="mild edema", group="p1")
+
+
+def test_whole_numbers_are_names_in_every_record():
+    for number in (7, np.int64(7), np.uint8(7)):
+        pair = ts.Pair(correct="a", foil="b", id=number, group=number, template=number)
+        image = ts.ImagePair(image="a.png", counterfactual="b.png", caption="c", id=number, group=number)
+        assert (pair.id, pair.group, pair.template, image.id, image.group) == ("7",) * 5
+        claim = ClaimRecord(id=number, image="a", claims=["a", "b"], label=0, attribute="c", group=number)
+        caption = CaptionRecord(id=number, image="a", caption="c", group=number)
+        assert (claim.id, claim.group, caption.id, caption.group) == ("7",) * 4
+
+
+NOT_PAIRS = {
+    "a tuple": (
+        [("no edema", "edema")],
+        r"pair 0 is a tuple, not a Pair: \('no edema'.*; give ts\.Pair\(correct=",
+    ),
+    "a pair of texts": (("no edema", "edema"), r"pair 0 is a str, not a Pair"),
+    "another name": ([{"correct": "a", "fiol": "b"}], "pair 0: field 'foil': it is missing"),
+    "a fraction as a name": ([{"correct": "a", "foil": "b", "id": 1.5}], "pair 0: field 'id'.*not 1.5"),
+    "missing in pandas": ([{"correct": "a", "foil": "b", "id": float("nan")}], "'id'.*give None where"),
+    "a path": ("pairs.jsonl", "read a file with read_pairs"),
+    "nothing": ([], "the list is empty"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_PAIRS)
+def test_what_is_no_list_of_pairs_is_refused_in_a_sentence(case):
+    given, message = NOT_PAIRS[case]
+    with pytest.raises(DataFormatError, match=message) as caught:
+        as_pairs(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_pandas_is_given_as_records():
+    import pandas as pd
+
+    table = pd.DataFrame([{"correct": "a", "foil": "b", "group": 3}])
+    with pytest.raises(DataFormatError, match=r'got a table: give table.to_dict\("records"\)'):
+        as_pairs(table)
+    assert as_pairs(table.to_dict("records")) == [ts.Pair(correct="a", foil="b", group="3")]

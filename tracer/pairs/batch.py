@@ -12,10 +12,12 @@ from jaxtyping import Bool, Int, Int8
 from pydantic import ValidationError
 
 from ...errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError, TraceError
+from ...io.json_lines import shown
 from ...token_strings import is_punctuation
 from .directions import DIRECTIONS
 from .indexing import picked
-from .pairs import Pair
+from .names import first_problem
+from .pairs import FIELDS, Pair
 from .roles import TokenKind
 
 if TYPE_CHECKING:
@@ -71,7 +73,9 @@ def as_pairs(pairs: Any) -> list[Pair]:
     """
     given = [pairs] if isinstance(pairs, (Pair, Mapping)) else pairs
     if isinstance(given, (str, Path)) or not isinstance(given, Iterable):
-        raise DataFormatError(f"expected a list of Pairs, got {given!r}: read a file with read_pairs(path)")
+        raise DataFormatError(f"expected a list of Pairs, got {shown(given)}: read a file with read_pairs(path)")
+    if hasattr(given, "to_dict"):  # a pandas table, whose items are the names of its columns
+        raise DataFormatError('expected a list of Pairs, got a table: give table.to_dict("records")')
     out = list(given)
     if set(map(type, out)) != {Pair}:
         out = [_as_pair(pair, i) for i, pair in enumerate(out)]
@@ -82,12 +86,16 @@ def as_pairs(pairs: Any) -> list[Pair]:
 
 def _as_pair(pair: Any, i: int) -> Pair:
     if isinstance(pair, Mapping):
+        record = {str(name): value for name, value in pair.items()}
         try:
-            return Pair(**pair)
-        except (ValidationError, TypeError) as error:
-            raise DataFormatError(f"pair {i} is not a pair: {error}") from None
+            return Pair(**record)
+        except ValidationError as error:
+            raise DataFormatError(f"pair {i}: {first_problem(error, record, FIELDS)}") from None
     if not isinstance(pair, Pair):
-        raise DataFormatError(f"pair {i} is a {type(pair).__name__}, not a Pair: {pair!r}")
+        raise DataFormatError(
+            f"pair {i} is a {type(pair).__name__}, not a Pair: {shown(pair)}; give "
+            f"ts.Pair(correct=..., foil=..., image=...), or a mapping with these fields"
+        )
     return pair
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from .pairs import Name
+from .names import Name, whole_characters
 
 __all__ = ["ImagePair"]
 
@@ -30,11 +30,11 @@ class ImagePair(BaseModel):
     caption: Any
     id: Name | None = None
     group: Name | None = None
-    attribute: str | None = None
+    attribute: Name | None = None
 
     @field_validator("caption")
     @classmethod
     def _not_blank(cls, caption: Any) -> Any:
         if caption is None or (isinstance(caption, str) and not caption.strip()):
             raise ValueError("the caption is empty")
-        return caption
+        return whole_characters(caption) if isinstance(caption, str) else caption

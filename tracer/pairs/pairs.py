@@ -6,15 +6,17 @@ import csv
 import io
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ...errors import DataFormatError
 from ...io.json_lines import read_jsonl, read_text, shown
+from .names import Name, WholeText, first_problem, image_beside
 
 __all__ = ["Pair", "Text", "read_pairs"]
 
@@ -28,14 +30,6 @@ class Text:
     """
 
     text: str
-
-
-def _number_to_str(value: Any) -> Any:
-    """Patient and study numbers are often written as JSON numbers; they are names all the same."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-Name = Annotated[str, BeforeValidator(_number_to_str)]
 
 
 class Pair(BaseModel):
@@ -52,13 +46,13 @@ class Pair(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    correct: str
-    foil: str
+    correct: WholeText
+    foil: WholeText
     image: Any = None
     id: Name | None = None
     group: Name | None = None
-    attribute: str | None = None
-    template: str | None = None
+    attribute: Name | None = None
+    template: Name | None = None
     negation: Literal["correct", "foil"] | None = None
 
     @field_validator("correct", "foil")
@@ -72,11 +66,14 @@ class Pair(BaseModel):
 FIELDS = tuple(Pair.model_fields)
 
 
-def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
+def read_pairs(path: str | os.PathLike[str], *, outside_images: bool = False) -> list[Pair]:
     """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair` (UTF-8, blank lines allowed).
 
     Image paths are relative to the file's folder. In JSONL an image may also be an embedding, a list of numbers, or a
     target text, ``{"text": "..."}``.
+
+    outside_images: accept image paths that are absolute or lead out of the file's folder; a file from elsewhere could
+        name any image on this machine.
 
     Raises:
         DataFormatError: no such file, another kind of file, no pair in it, or a bad record; names file, line and field.
@@ -92,7 +89,8 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     readers = {".jsonl": read_jsonl, ".csv": _csv_records}
     if file.suffix.lower() not in readers:
         raise DataFormatError(f"{str(file)!r} must end in .jsonl or .csv, which says how to read its pairs")
-    pairs = [_pair(record, file, line) for line, record in readers[file.suffix.lower()](file)]
+    records = readers[file.suffix.lower()](file)
+    pairs = [_pair(record, file, line, outside_images) for line, record in records]
     if not pairs:
         raise DataFormatError(f"{str(file)!r} holds no pairs")
     return pairs
@@ -121,15 +119,17 @@ def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 'put "quotes" around a caption that holds a comma'
             )
         # CSV cannot say "nothing" otherwise than by an empty cell; an empty caption is refused by Pair.
-        yield line, {k: v for k, v in zip(header, row, strict=True) if v.strip() or k in ("correct", "foil")}
+        cells = [cell.strip() for cell in row]
+        yield line, {k: v for k, v in zip(header, cells, strict=True) if v or k in ("correct", "foil")}
 
 
 def _csv_header(row: list[str], file: Path, line: int) -> list[str]:
     names = [cell.strip() for cell in row]
     for name in names:
         if name not in FIELDS:
-            hint = "; separate columns by commas" if any(mark in name for mark in ";\t") else ""
-            raise DataFormatError(f"{file}:{line}: unknown column {name!r}; known are {', '.join(FIELDS)}{hint}")
+            raise DataFormatError(
+                f"{file}:{line}: unknown column {shown(name)}; known are {', '.join(FIELDS)}{_column_hint(name)}"
+            )
         if names.count(name) > 1:
             raise DataFormatError(f"{file}:{line}: column {name!r} is given twice")
     for name in ("correct", "foil"):
@@ -138,35 +138,33 @@ def _csv_header(row: list[str], file: Path, line: int) -> list[str]:
     return names
 
 
-def _pair(record: dict[str, Any], file: Path, line: int) -> Pair:
-    unknown = [name for name in record if name not in FIELDS]
-    if unknown:
-        raise DataFormatError(f"{file}:{line}: unknown field {unknown[0]!r}; known are {', '.join(FIELDS)}")
+def _column_hint(name: str) -> str:
+    if not name or name.startswith("Unnamed:"):
+        return "; a column without a name is pandas' index: write the file with index=False"
+    return "; separate columns by commas" if any(mark in name for mark in ";\t") else ""
+
+
+def _pair(record: dict[str, Any], file: Path, line: int, outside_images: bool) -> Pair:
     try:
-        return Pair(**{**record, "image": _image(record.get("image"), file, line)})
-    except ValidationError as errors:
-        error = errors.errors()[0]
-        field = str(error["loc"][0])
-        given = "it is missing" if error["type"] == "missing" else f"{error['msg']}, not {shown(record[field])}"
-        raise DataFormatError(f"{file}:{line}: field {field!r}: {given}") from None
+        image = _image(record.get("image"), file, line, outside_images)
+        return Pair(**{**record, "image": image})
+    except ValidationError as error:
+        raise DataFormatError(f"{file}:{line}: {first_problem(error, record, FIELDS)}") from None
 
 
-def _image(value: Any, file: Path, line: int) -> Any:
+def _image(value: Any, file: Path, line: int, outside: bool) -> Any:
     where = f"{file}:{line}: field 'image'"
     if value is None:
         return None
     if isinstance(value, str):
-        path = file.parent / value
-        if not path.is_file():
-            raise DataFormatError(f"{where}: there is no image file {str(path)!r}")
-        return path
+        return image_beside(file.parent, value, where, outside=outside)
     if isinstance(value, dict) and list(value) == ["text"] and isinstance(value["text"], str):
         return Text(value["text"])
     if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
-        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        with np.errstate(over="ignore"), suppress(OverflowError):  # what becomes infinite is refused below
             embedding = np.array(value, dtype=np.float32)
-        if np.isfinite(embedding).all():
-            return embedding
+            if np.isfinite(embedding).all():
+                return embedding
     raise DataFormatError(
         f'{where}: expected a path, a list of finite numbers (an embedding) or {{"text": "..."}}, not {shown(value)}'
     )

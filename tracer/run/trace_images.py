@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float32, Int
 from pydantic import ValidationError
 
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
+from ...io.json_lines import shown
 from ...validation import check_choice
 from ..pairs.image_pairs import ImagePair
+from ..pairs.names import first_problem
 from ..pairs.roles import TokenKind
 from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace, Scores
@@ -173,10 +175,21 @@ def _as_pairs(pairs: Any) -> list[ImagePair]:
     given = [pairs] if isinstance(pairs, (ImagePair, Mapping)) else list(pairs)
     out = []
     for i, pair in enumerate(given):
+        if isinstance(pair, ImagePair):
+            out.append(pair)
+            continue
+        if not isinstance(pair, Mapping):
+            raise DataFormatError(
+                f"image pair {i} is a {type(pair).__name__}, not an ImagePair: {shown(pair)}; give "
+                f"ts.tracer.ImagePair(image=..., counterfactual=..., caption=...), or a mapping with these fields"
+            )
+        record = {str(name): value for name, value in pair.items()}
         try:
-            out.append(pair if isinstance(pair, ImagePair) else ImagePair(**pair))
-        except (ValidationError, TypeError) as error:
-            raise DataFormatError(f"image pair {i} is not an ImagePair: {error}") from None
+            out.append(ImagePair(**record))
+        except ValidationError as error:
+            raise DataFormatError(
+                f"image pair {i}: {first_problem(error, record, tuple(ImagePair.model_fields))}"
+            ) from None
     if not out:
         raise DataFormatError("there are no image pairs to trace: the list is empty")
     return out
