@@ -18,7 +18,8 @@ from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingE
 from .engine.gradients import AttributionEngine, FirstOrder
 from .engine.patterns import attention_patterns
 from .loading import load
-from .loading.dual_encoder import DualEncoder, ImageEncoder, open_image, wrap
+from .loading.dual_encoder import DualEncoder, ImageEncoder, wrap
+from .loading.images import open_image
 from .loading.verification import verify
 from .sites import Column, Site, Sweep, each_position, site_named
 from .towers.hooks import HookPoint
