@@ -70,8 +70,8 @@ def token_rows(
             [[sot, *[filler] * (at - 1), swap[side], *[filler] * (n_tokens - at - 2), eot] for swap in swaps]
             for side in (0, 1)
         )
-        units = engine.prepare(base, donor).units
-        needed = [trace_flops(tower, *([side[i] for i in unit] for side in (base, donor))) for unit in units]
+        shards = engine.prepare(base, donor).shards
+        needed = [trace_flops(tower, *([side[i] for i in shard] for side in (base, donor))) for shard in shards]
         return base, donor, float(sum(needed))
 
     at = next((p for p in range(min(3, n_tokens - 2), n_tokens - 2) if texts(p, 1)[2] <= budget), n_tokens - 2)

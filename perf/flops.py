@@ -21,8 +21,8 @@ Rows = Sequence[Sequence[int]]
 def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     """Operations that the engine runs for a batch of pairs of trimmed token rows (causal tower, read at the end).
 
-    What :func:`least_flops` counts; and the last block of the unpatched rows, of which an embedding needs keys, values
-    and the pooled row only (the engine's self-checks read the others); and attention of unpatched rows that are known
+    What :func:`least_flops` counts; and the last block of the clean rows, of which an embedding needs keys, values
+    and the pooled row only (the engine's self-checks read the others); and attention of clean rows that are known
     already, where another text of their length has a row of its own as early.
 
     >>> import tracescribe as ts
@@ -33,7 +33,7 @@ def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     """
     n_blocks = tower.n_layers
     total = 0
-    for texts, own in _unpatched(base, donor):
+    for texts, own in _clean_rows(base, donor):
         cost, n = _Costs(tower, len(texts[0])), len(texts[0])
         asked = len(texts) * (n - min((at for new in own for at in new), default=n))
         total += n_blocks * (sum(map(len, own)) * (cost.row - cost.attention) + asked * cost.attention)
@@ -47,7 +47,7 @@ def least_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     Unpatched rows: one for each different beginning of a text; of the last block keys, values and the pooled row. A
     patch at (l, p) leaves layers 0..l and every position before p as they were, so that its cell needs blocks l+1..L,
     and in each the n - p rows from p on; of the last block the keys and values of those rows, but queries, output and
-    MLP of the pooled row only. Queries, keys and values of the first of these blocks are those of the unpatched runs.
+    MLP of the pooled row only. Queries, keys and values of the first of these blocks are those of the clean runs.
     At the first differing token the patched row itself goes on as in the donor's run. Cells before the first differing
     token, cells of layer L, and cells of layer 0 where the tokens are equal or where they differ there alone are the
     base's or the donor's run by construction.
@@ -59,7 +59,7 @@ def least_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     0.98
     """
     total = 0
-    for texts, own in _unpatched(base, donor):
+    for texts, own in _clean_rows(base, donor):
         cost, n = _Costs(tower, len(texts[0])), len(texts[0])
         rows = sum(map(len, own))
         total += (tower.n_layers - 1) * rows * cost.row + rows * cost.key_value
@@ -91,7 +91,7 @@ def _patched(tower: TextTower, base: Sequence[int], donor: Sequence[int]) -> int
     return total
 
 
-def _unpatched(base: Rows, donor: Rows) -> list[tuple[Rows, list[list[int]]]]:
+def _clean_rows(base: Rows, donor: Rows) -> list[tuple[Rows, list[list[int]]]]:
     """Both sides of the pairs of each length, with the positions of each text whose row is in no text before it."""
     seen: set[tuple[int, ...]] = set()
     found = []

@@ -79,7 +79,7 @@ class NnsightPeers:
         self.model: Any = NNsight(tower.twin())
 
     def _states(self, ids: Ids) -> list[Float[Tensor, "pair pos d_model"]]:
-        """States of layers 0..L in an unpatched run."""
+        """States of layers 0..L in an clean run."""
         import nnsight
 
         with self.model.trace(ids):

@@ -36,11 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"patching", "tracer"},
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
-# Inside a part: pairs <- results <- run, and towers <- adapters <- loading.
+# Inside a part: pairs <- results <- run; towers <- adapters <- loading, and towers <- resume <- engine.
 MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "tracer/pairs": set(),
     "tracer/results": {"pairs"},
     "tracer/run": {"pairs", "results"},
+    "patching/towers": set(),
+    "patching/resume": {"towers"},
+    "patching/engine": {"towers", "resume"},
     "patching/adapters": {"towers"},
     "patching/loading": {"towers", "adapters"},
 }
@@ -112,6 +115,38 @@ def test_dependencies_inside_a_part_point_one_way(folder: str) -> None:
         assert found & siblings <= MAY_IMPORT_INSIDE[folder] | {inner}, path
         seen |= found
     assert seen >= MAY_IMPORT_INSIDE[folder]  # the test sees imports
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Of what runs at import: no module is needed to import another that it needs itself."""
+
+    def at_import(tree: ast.Module) -> Iterable[ast.AST]:
+        return [node for node in tree.body if not isinstance(node, ast.If)]  # if TYPE_CHECKING
+
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path for part in MAY_IMPORT for path in modules(part)
+    }
+    needs = {
+        name: {
+            target
+            for full in imported_names(path, nodes=at_import)
+            for target in (".".join(full[1:]), ".".join(full[1:-1]))
+            if target in files
+        }
+        for name, path in files.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in sorted(needs[name]):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
+    assert "patching.towers.tower" in needs["patching.engine.engine"]  # imports are seen
 
 
 def test_the_direction_test_sees_imports() -> None:

@@ -39,6 +39,10 @@ class PatchDidNotFireError(TracescribeError, RuntimeError):
     """A hook point did not hold the patched state after a trace."""
 
 
+class TorchStateError(TracescribeError, RuntimeError):
+    """A process-wide state of torch that would change results and cannot be suspended."""
+
+
 class NonFiniteError(TracescribeError, ValueError):
     """Weights, embeddings or scores hold NaN or infinity."""
 

@@ -1,4 +1,5 @@
 """Activation patching: which patches a sweep runs, and nnsight doing each replacement.
 
-Read in this order: alignment, batching, groups, engine; then direct effects, gradients and attention patterns.
+Read in this order: alignment, batching, buckets, replacement, generic, resumed (the fast path), engine; then direct
+effects, gradients and attention patterns.
 """

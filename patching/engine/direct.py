@@ -10,11 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import SiteError
-from ..resume.clean_cache import CleanRun
+from ..resume.clean_cache import state_at
+from ..resume.clean_run import CleanRun, run_clean
 from ..sites import Sweep
 from ..towers.tower import Tower
-from .engine import PatchingEngine, PatchPath, _point
-from .groups import Cells, Group, state_at
+from .buckets import Bucket, Cells
+from .engine import PatchingEngine, PatchPath
+from .generic import by_layer
+from .replacement import hook_point, prove
 
 # Hook points of a block in the order of the forward pass, and the parts that compute what is held still.
 _ORDER = ("hook_resid_pre", "attn", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
@@ -49,7 +52,7 @@ class DirectEngine(PatchingEngine):
         if self.tower.opaque:
             raise SiteError(
                 f"direct effects need blocks that are taken apart, and this tower's blocks "
-                f"({type(self.tower.blocks[0]).__name__}) are run as a whole: use method='exact'"
+                f"({type(self.tower.blocks[0]).__name__}) are not: use method='exact'"
             )
         if sweep.window > 1:
             raise SiteError(f"a direct effect is that of one layer, not of window={sweep.window}: use window=1")
@@ -57,25 +60,25 @@ class DirectEngine(PatchingEngine):
             raise SiteError("path='resume' does not hold anything still: use path='auto' for direct effects")
         return super()._path(sweep, "generic")
 
-    def _cells(self, group: Group, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
-        held = {hook: self.tower.run_clean(group.inputs, hook) for hook in self._held_hooks()}
-        return self._by_layer(group, sweep, most_rows, partial(self._direct, held))
+    def _cells(self, bucket: Bucket, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
+        held = {hook: run_clean(self.tower, bucket.inputs, hook) for hook in self._held_hooks()}
+        return by_layer(self.tower, bucket, sweep, most_rows, partial(self._direct, held))
 
     def _held_hooks(self) -> tuple[str, ...]:
         return ("hook_attn_out",) if self.through_mlps else tuple(_WRITES)
 
     def _direct(
-        self, held: dict[str, CleanRun], group: Group, sweep: Sweep, at: int, cells: Cells
+        self, held: dict[str, CleanRun], bucket: Bucket, sweep: Sweep, at: int, cells: Cells
     ) -> Float[Tensor, "cell embed"]:
         """One pass for many pairs and columns of one layer."""
         import nnsight
 
         n_blocks = self.tower.n_layers
         [(first, hook)] = sweep.events(at, n_blocks)
-        texts = torch.tensor([pair for pair, _ in cells], device=group.inputs.device)
-        index = group.index(cells, sweep.site)
-        wanted = state_at(group.donor, first, hook)[(texts[index[0]], *index[1:])]
-        before = [group.base.resid[block + 1][texts] for block in range(first)]
+        texts = torch.tensor([pair for pair, _ in cells], device=bucket.inputs.device)
+        index = bucket.index(cells, sweep.site)
+        wanted = state_at(bucket.donor, first, hook)[(texts[index[0]], *index[1:])]
+        before = [bucket.base.resid[block + 1][texts] for block in range(first)]
         # (block, hook point, part that need not be run, entries that are set, to what), in the order of the pass
         plan: list[tuple[int, str, str | None, Any, Tensor]] = [(first, hook, None, index, wanted)]
         for block in range(first, n_blocks):
@@ -83,18 +86,18 @@ class DirectEngine(PatchingEngine):
                 if block > first or _comes_after(write, hook):
                     plan.append((block, write, _WRITES[write], slice(None), held[write].site[block][texts]))
         found: list[Tensor] = []
-        with self._model.trace(group.inputs[texts]) as tracer:
+        with self._model.trace(bucket.inputs[texts]) as tracer:
             for block in range(first):
                 self._model.blocks[block].skip(before[block])
             for block, name, part, entries, value in plan:
                 if part is not None:
                     getattr(self._model.blocks[block], part).skip(value)
-                point = _point(self._model.blocks[block], name)
+                point = hook_point(self._model.blocks[block], name)
                 point.output[entries] = value
                 found.append(nnsight.save(point.output[entries]))
             result = nnsight.save(tracer.result)
         for (block, name, _, _, value), state in zip(plan, found, strict=True):
-            self._prove(state, value, f"block {block} ({name}), in the path from block {first} ({hook})")
+            prove(state, value, f"block {block} ({name}), in the path from block {first} ({hook})")
         return result
 
 

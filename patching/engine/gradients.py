@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,20 +11,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...errors import NonFiniteError, SiteError
-from ..resume.clean_cache import CleanRun
+from ..resume.clean_run import CleanRun, run_clean
 from ..resume.known_cells import RUN
 from ..sites import Column, Site, Sweep
+from ..torch_state import neutral_state
 from ..towers.tower import normalise
-from .batching import TARGET_ROWS, full_float32
+from .batching import TARGET_ROWS, Prepared
+from .buckets import Bucket
 from .engine import PatchingEngine
-from .groups import Group
 
 
 @dataclass(frozen=True, eq=False)
 class FirstOrder:
-    """First-order effects of every patch on the cosine similarity with each pair's own directions.
+    """First-order effects of every patch on the cosine similarity with the directions of each pair.
 
-    base, donor: the L2-normalised embeddings of the unpatched runs. effects: by pair; what is to be added to the base's
+    base, donor: the L2-normalised embeddings of the clean runs. effects: by pair; what is to be added to the base's
     similarity. fixed: by pair, True where the exact result is the base or the donor run by construction.
     """
 
@@ -91,34 +92,31 @@ class AttributionEngine(PatchingEngine):
             )
         prepared = self.prepare(base, donor, sweep=sweep, columns=columns, batch_size=batch_size)
         self._spell_out(sweep)
-        columns = prepared.columns
-        towards = [rows.to(self.tower.device) for rows in directions]
         effects: dict[int, Tensor] = {}
         fixed: dict[int, Tensor] = {}
         ends: dict[int, tuple[Tensor, Tensor]] = {}
-        # a caller's no_grad or inference_mode must not reach these passes
-        with torch.inference_mode(False), torch.enable_grad(), full_float32():
-            for unit in prepared.units:
-                groups = prepared.groups(unit)
-                for members in (own for group in groups for own in _with_equally_many(group, towards)):
-                    ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (base, donor))
+        for shard in prepared.shards:
+            with neutral_state(self.tower, grad=True):
+                towards = {i: directions[i].to(self.tower.device).clone() for i in shard}
+                for members in _with_equally_many(prepared.buckets(shard), towards):
                     spans = [_spanning(towards[i]) for i in members]
-                    own_columns = [columns[i] for i in members]
-                    group, changes = self._first_order(members, ours, theirs, own_columns, spans, sweep, steps)
+                    bucket, changes = self._first_order(prepared, members, spans, steps)
                     if not torch.isfinite(changes).all():
                         raise NonFiniteError(
                             "a gradient of the similarity is NaN or infinite: check the text tower's weights, or use "
                             "dtype=torch.float32 if they are in half precision"
                         )
-                    known = torch.from_numpy(group.known(self.tower, sweep) != RUN)
-                    clean, other = normalise(group.base.embedding), normalise(group.donor_embedding)
+                    known = torch.from_numpy(bucket.known(self.tower, sweep) != RUN)
+                    clean, other = normalise(bucket.base.embedding), normalise(bucket.donor_embedding)
                     for at, i in enumerate(members):
-                        own = changes[:, at]
-                        many = len(towards[i]) > len(own)
-                        effects[i] = torch.einsum("de,elc->dlc", towards[i].to(own.dtype), own) if many else own
+                        of_pair = changes[:, at]
+                        many = len(towards[i]) > len(of_pair)
+                        effects[i] = (
+                            torch.einsum("de,elc->dlc", towards[i].to(of_pair.dtype), of_pair) if many else of_pair
+                        )
                         fixed[i], ends[i] = known[at], (clean[at], other[at])
-                if progress:
-                    progress(len(effects))
+            if progress:
+                progress(len(effects))
         if not effects:
             raise ValueError("there is no text pair to patch")
         order = range(len(base))
@@ -130,62 +128,49 @@ class AttributionEngine(PatchingEngine):
         )
 
     def _first_order(
-        self,
-        members: list[int],
-        ours: Tensor,
-        theirs: Tensor,
-        columns: list[Sequence[Column]],
-        directions: Sequence[Float[Tensor, "direction embed"]],
-        sweep: Sweep,
-        steps: int,
-    ) -> tuple[Group, Float[Tensor, "direction batch layer column"]]:
+        self, prepared: Prepared, members: list[int], directions: Sequence[Float[Tensor, "direction embed"]], steps: int
+    ) -> tuple[Bucket, Float[Tensor, "direction batch layer column"]]:
         """Effects for pairs of one shape that have equally many directions."""
+        sweep, columns = prepared.sweep, [prepared.columns[i] for i in members]
+        ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (prepared.base, prepared.donor))
         keep = sweep.site.hook if sweep.site.residual is None else None
         with torch.no_grad():
-            donor = self.tower.run_clean(theirs, keep)
+            donor = run_clean(self.tower, theirs, keep)
             start = self.tower.embed(ours)
             # the pass for the gradient is the base's own run if there is no other point on the path
-            base = self.tower.run_clean(ours, keep) if steps > 1 else None
+            base = run_clean(self.tower, ours, keep) if steps > 1 else None
         towards = torch.stack(list(directions), dim=1)  # (direction, batch, embed)
         total: Tensor | None = None
         for share in [(step + 0.5) / steps for step in range(steps)] if steps > 1 else [0.0]:
-            run = self._run_from(start + share * (donor.resid[0] - start), ours, keep)
+            embedded = (start + share * (donor.resid[0] - start)).requires_grad_()  # the graph begins at layer 0
+            run = run_clean(self.tower, ours, keep, embedded=embedded)
             base = base or _without_graph(run)
-            differences = [h - own for h, own in zip(_states(donor, sweep), _states(base, sweep), strict=True)]
+            differences = [h - state for h, state in zip(_states(donor, sweep), _states(base, sweep), strict=True)]
             products = [
                 torch.stack([_product(sweep.site, *pair) for pair in zip(gradients, differences, strict=True)], dim=2)
                 for gradients in self._gradients(run, sweep, towards)
             ]
             total = torch.cat(products) if total is None else total + torch.cat(products)
         assert base is not None and total is not None
-        group = Group(members, ours, base, donor, columns)
+        bucket = Bucket(members, ours, base, donor, columns)
         weights = total.new_zeros(len(members), len(columns[0]), *total.shape[3:])
-        for pair, own in enumerate(columns):
-            for number, column in enumerate(own):
+        for pair, of_pair in enumerate(columns):
+            for number, column in enumerate(of_pair):
                 heads = slice(None) if column.head is None else column.head
                 weights[pair, number, list(column.positions), heads] = 1
         # direction, text pair, layer, position, head, column
-        return group, torch.einsum("dtlph,tcph->dtlc", total / steps, weights)
-
-    def _run_from(self, embedded: Float[Tensor, "batch pos d_model"], inputs: Tensor, keep: str | None) -> CleanRun:
-        """A pass whose layer 0 is given, with the graph from there on. Only the engine's own twin is touched."""
-        leaf = embedded.detach().requires_grad_()
-        vars(self.tower)["embed"] = lambda *_: leaf
-        try:
-            return self.tower.run_clean(inputs, keep)
-        finally:
-            del vars(self.tower)["embed"]
+        return bucket, torch.einsum("dtlph,tcph->dtlc", total / steps, weights)
 
     def _gradients(
         self, run: CleanRun, sweep: Sweep, towards: Float[Tensor, "direction batch embed"]
     ) -> Iterator[list[Float[Tensor, "direction batch *state"]]]:
         """dS/dstate at every layer of the sweep, for as many directions at a time as fill a matrix product."""
-        states, unit = _states(run, sweep), normalise(run.embedding)
+        states, embedding = _states(run, sweep), normalise(run.embedding)
         size = max(1, TARGET_ROWS // run.resid[0][..., 0].numel())
-        chunks = towards.to(unit.dtype).split(size)
+        chunks = towards.to(embedding.dtype).split(size)
         for number, chunk in enumerate(chunks):
             found = torch.autograd.grad(
-                unit,
+                embedding,
                 states,
                 chunk,
                 retain_graph=number < len(chunks) - 1,
@@ -193,17 +178,18 @@ class AttributionEngine(PatchingEngine):
                 allow_unused=True,  # states after the last one that is read out
             )
             yield [
-                state.new_zeros(len(chunk), *state.shape) if own is None else own
-                for own, state in zip(found, states, strict=True)
+                state.new_zeros(len(chunk), *state.shape) if gradient is None else gradient
+                for gradient, state in zip(found, states, strict=True)
             ]
 
 
-def _with_equally_many(members: Sequence[int], directions: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Members of a group, by the number of backward passes that their directions need."""
-    alike: dict[int, list[int]] = {}
-    for i in members:
-        alike.setdefault(min(directions[i].shape), []).append(i)
-    yield from alike.values()
+def _with_equally_many(buckets: Sequence[Sequence[int]], directions: Mapping[int, Tensor]) -> Iterator[list[int]]:
+    """The pairs of each bucket, by the number of backward passes that their directions need."""
+    for members in buckets:
+        alike: dict[int, list[int]] = {}
+        for i in members:
+            alike.setdefault(min(directions[i].shape), []).append(i)
+        yield from alike.values()
 
 
 def _spanning(directions: Float[Tensor, "direction embed"]) -> Float[Tensor, "fewer embed"]:

@@ -1,4 +1,4 @@
-"""Attention patterns of unpatched runs: which token each head looks at, as tensors."""
+"""Attention patterns of clean runs: which token each head looks at, as tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import SiteError
+from ..resume.clean_run import run_clean
+from ..torch_state import neutral_state
 from ..towers.block import Block
 from ..towers.tower import Tower
 
@@ -19,7 +21,7 @@ ROWS = 64  # inputs of one pass; a pattern is small beside the weights
 def attention_patterns(
     tower: Tower, rows: Sequence[Any]
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch layer head query key"]]]:
-    """The softmaxed attention of every block and head, for batches of rows of one shape and their numbers.
+    """The softmaxed attention of every block and head, for batches of inputs of one shape, with the inputs' numbers.
 
     rows: as :meth:`PatchingEngine.patch` takes them. Every query's row sums to 1; it is 0 where it may not attend.
 
@@ -34,19 +36,21 @@ def attention_patterns(
     """
     if tower.opaque:
         raise SiteError(
-            f"this tower's blocks ({type(tower.blocks[0]).__name__}) are run as a whole, so that their attention "
+            f"this tower's blocks ({type(tower.blocks[0]).__name__}) are not taken apart, so that their attention "
             f"patterns cannot be read"
         )
     twin = tower.twin()
     for block in twin.blocks:
         assert isinstance(block, Block)
         block.attn.explicit = True
-    alike: dict[tuple[int, int | None], list[int]] = {}
-    for i, row in enumerate(rows):
-        alike.setdefault(twin.shape_of(row), []).append(i)
-    for members in alike.values():
+    buckets: dict[tuple[int, int | None], list[int]] = {}
+    with neutral_state():
+        for i, row in enumerate(rows):
+            buckets.setdefault(twin.shape_of(row), []).append(i)
+    for members in buckets.values():
         for at in range(0, len(members), ROWS):
             chosen = members[at : at + ROWS]
-            with torch.no_grad():
-                run = twin.run_clean(twin.collate([rows[i] for i in chosen]), "attn.hook_pattern")
-            yield chosen, torch.stack(list(run.site), dim=1)
+            with neutral_state(twin):
+                run = run_clean(twin, twin.collate([rows[i] for i in chosen]), "attn.hook_pattern")
+                patterns = torch.stack(list(run.site), dim=1)
+            yield chosen, patterns

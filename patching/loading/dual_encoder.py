@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
 from ..adapters.registry import adapter_for
+from ..torch_state import neutral_state
 from ..towers.image_tower import ImageTower
 from ..towers.text_tower import TextTower
 from ..towers.tower import normalise
 from .images import as_rgb, open_image
-from .verification import evaluating, verify, verify_images
+from .verification import verify, verify_images
 
 Preprocess = Callable[[Any], Any]
 
@@ -46,7 +47,7 @@ class ImageEncoder:
             raise DataFormatError(f"a tensor of images must have shape [n, 3, height, width], got {list(images.shape)}")
         parameter = next(self._source.parameters())
         out = []
-        with evaluating(self._source):
+        with neutral_state(self._source):
             for at in range(0, len(images), batch_size):
                 pixels = torch.stack([self.pixels(image) for image in images[at : at + batch_size]])
                 out.append(normalise(self._encode(self._source, pixels.to(parameter.device, parameter.dtype))))
@@ -147,7 +148,7 @@ class DualEncoder:
         """Width of the joint embedding space: that of the readout of one state, without a pass through the blocks."""
         state = torch.zeros(1, 1, self.text.d_model, dtype=self.text.dtype, device=self.device)
         pooled = self.text.pooled_positions(torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        with torch.no_grad():
+        with neutral_state(self.text):
             return self.text.read(state, pooled).shape[-1]
 
     @property

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
+from ..torch_state import neutral_state
 from ..towers.spec import TOLERANCE
 from ..towers.text_tower import TextTower
 from ..towers.tower import Tower, normalise
@@ -23,19 +23,6 @@ SAMPLE_TEXTS = (
     "a photo of a cat",
     "No pneumothorax, 2 small nodules in the left lung; heart size is normal.",
 )
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside the block; every submodule's own mode is put back after it."""
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for child, training in modes.items():
-            child.training = training
 
 
 def check_finite(tower: Tower) -> None:
@@ -85,12 +72,12 @@ def verify(
 def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
     """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
     stages = [adapter.embedding_stage(source), *((block, False) for block in adapter.blocks(source))]
-    with evaluating(source):
+    with neutral_state(source):
         theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
     if adapter.sequence_first:
         theirs = [state.transpose(0, 1) for state in theirs]
     rows = tower.from_source(ids)
-    with torch.no_grad():
+    with neutral_state(tower):
         ours, got = _tower_stages(tower, rows)
     if got.shape != expected.shape:
         raise TowerMismatchError(
@@ -114,9 +101,9 @@ def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) ->
     pixels = torch.randn(2, 3, *tower.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(tower.device, tower.dtype)
     reference = _untouchable(source)
-    with evaluating(reference):
+    with neutral_state(reference):
         theirs, expected = _source_stages(reading.stages(reference), lambda: adapter.encode_image(reference, pixels))
-    with torch.no_grad():
+    with neutral_state(tower):
         ours, got = _tower_stages(tower, pixels)
     stages_differ = [_relative(a, tower.as_positions(b)) for a, b in zip(ours, theirs, strict=True)]
     return _judged(tower, adapter, source, stages_differ, got, expected)

@@ -1,4 +1,4 @@
-"""What makes exact patching fast: passes that resume where a patch begins. The engine runs without it, only slower.
+"""What makes exact patching fast: forward passes that resume where a patch begins. The engine also works without it.
 
-Read in this order: clean_cache, known_cells, passes, shared_prefix.
+Read in this order: clean_run, clean_cache, known_cells, patched_sequences, schedule, resumed_pass.
 """

@@ -1,4 +1,4 @@
-"""What a patch cannot change: cells of a map that are the base or the donor run by construction."""
+"""Known cells: those of a map that are the base or the donor run by construction, so that they need no pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .clean_cache import Run
 RUN, BASE, DONOR = 0, 1, 2
 
 
-def structural_cells(
+def known_cells(
     tower: Tower,
     sweep: Sweep,
     base: Run,
@@ -21,23 +21,24 @@ def structural_cells(
     member: Bool[Tensor, "batch column pos"],
     sources: Int[Tensor, "batch pos"] | None = None,
 ) -> Int[Tensor, "batch layer column"]:
-    """Which cells need no run: BASE or DONOR where the patched embedding is that run's by construction, else RUN.
+    """BASE or DONOR for cells whose patched embedding is that run's by construction; RUN for all others.
 
     Layer 0 of the residual stream differs only where the embedded tokens do, so a patch elsewhere changes nothing, and
     one of all differing positions gives the donor run. In a causal tower the states before the first difference are
     equal, and no position after the pooled one reaches it. Replacing every residual state that differs and can still
-    be read gives the donor run at any layer. Where one row is read out, the last block's queries, outputs and states
-    matter at that row only.
+    be read gives the donor run at any layer. Where one position is read out, the last block's queries, outputs and
+    states matter at that position only.
 
-    member: which positions each column replaces. sources: by base position the donor's position whose states stand
-        there, for rows of different lengths; None where both runs are the same positions.
+    member: which positions each column replaces. sources: for each base position the donor's position whose states
+        stand there, for texts of different lengths; None where both runs have the same positions.
 
     >>> import torch
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
-    >>> base, donor = (text.run_clean(text.collate([ids])) for ids in text.rows(["no opacity", "severe opacity"]))
+    >>> from tracescribe.patching.resume.clean_run import run_clean
+    >>> base, donor = (run_clean(text, text.collate([ids])) for ids in text.rows(["no opacity", "severe opacity"]))
     >>> each = torch.eye(5, dtype=torch.bool)[None]
-    >>> structural_cells(text, Sweep(), base, donor, each)[0, [0, 1, 8]]  # [SOT] no|severe op acity [EOT]; 2 donor
+    >>> known_cells(text, Sweep(), base, donor, each)[0, [0, 1, 8]]  # [SOT] no|severe op acity [EOT]; 2 donor
     tensor([[1, 2, 1, 1, 1],
             [1, 0, 0, 0, 0],
             [1, 1, 1, 1, 2]])

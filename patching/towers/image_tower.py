@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import DataFormatError
+from ..torch_state import neutral_state
 from .block import Block, OpaqueBlock
 from .layers import hold
 from .spec import TowerSpec
@@ -135,7 +136,6 @@ class ImageTower(Tower):
         rows, columns = self.grid
         return (*self.first, *(f"patch {r},{c}" for r in range(rows) for c in range(columns)))
 
-    @torch.no_grad()
     def encode(
         self, images: Sequence[Float[Tensor, "3 h w"]] | Float[Tensor, "batch 3 h w"], batch_size: int = 64
     ) -> Float[Tensor, "batch embed"]:
@@ -147,8 +147,9 @@ class ImageTower(Tower):
         rows = list(images)
         for image in rows:
             self.shape_of(image)
-        out = [normalise(self(self.collate(rows[at : at + batch_size]))) for at in range(0, len(rows), batch_size)]
-        return torch.cat(out) if out else torch.empty(0, 0)
+        with neutral_state(self):
+            out = [normalise(self(self.collate(rows[at : at + batch_size]))) for at in range(0, len(rows), batch_size)]
+            return torch.cat(out) if out else torch.empty(0, 0)
 
     def as_positions(self, state: Tensor) -> Float[Tensor, "batch pos d"]:
         """A state of the source model in this tower's positions: a feature map [batch, channel, h, w] is folded."""

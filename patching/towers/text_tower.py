@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...errors import ContextOverflowError, UnsupportedTowerError
+from ..torch_state import neutral_state
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint
 from .layers import TokenEmbedding
@@ -128,7 +129,6 @@ class TextTower(Tower):
     def _pad(self, ids: list[int]) -> list[int]:
         return ids + [self.tokenizer.pad_id] * (self.context_length - len(ids))
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "batch embed"]:
         """L2-normalised text embeddings.
 
@@ -136,15 +136,17 @@ class TextTower(Tower):
 
         Raises:
             ContextOverflowError: a text has more tokens than the context.
+            TorchStateError: see :func:`.torch_state.neutral_state`.
         """
         rows = self.rows(texts)
-        out: Tensor | None = None
-        for chunk in equal_length_batches(rows, batch_size):
-            embeddings = normalise(self(self.collate([rows[i] for i in chunk])))
-            if out is None:
-                out = embeddings.new_empty(len(rows), embeddings.shape[-1])
-            out[chunk] = embeddings
-        return torch.empty(0, 0) if out is None else out
+        with neutral_state(self):
+            out: Tensor | None = None
+            for chunk in equal_length_batches(rows, batch_size):
+                embeddings = normalise(self(self.collate([rows[i] for i in chunk])))
+                if out is None:
+                    out = embeddings.new_empty(len(rows), embeddings.shape[-1])
+                out[chunk] = embeddings
+            return torch.empty(0, 0) if out is None else out
 
     # what a tower has to know of its inputs ---------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The tower: one plain module for every supported encoder, which can resume in the middle of a forward pass.
+"""The tower: one plain module for every supported encoder.
 
 Layers are numbered as in the literature: 0 is the embedding output (token + position), l the output of block l.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -16,8 +15,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..resume.clean_cache import CleanRun, Tokens, Unpatched
-from ..resume.passes import Pass
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint, share
 from .spec import Pooling, TowerSpec
@@ -117,7 +114,7 @@ class Tower(nn.Module):
         a write behind torch's back, through ``.data``, changes too).
         """
         tensors = sorted(self.state_dict().items())
-        state = [(name, t.data_ptr(), t._version, _byte_sum(t)) for name, t in tensors]
+        state = [(name, t.data_ptr(), 0 if t.is_inference() else t._version, _byte_sum(t)) for name, t in tensors]
         if self._fingerprint[0] != state:
             digest = hashlib.sha256()
             for name, tensor in tensors:
@@ -157,7 +154,7 @@ class Tower(nn.Module):
         """The positions that enter a mean; None for all."""
         return None
 
-    # the forward pass, whole and resumed ---------------------------------------------------------------------------
+    # the forward pass -----------------------------------------------------------------------------------------------
 
     def forward(self, inputs: Tensor) -> Float[Tensor, "batch embed"]:
         """Embeddings (not normalised)."""
@@ -191,96 +188,23 @@ class Tower(nn.Module):
         """Final norm and projection of the pooled rows."""
         return self.projection(self.ln_final(pooled))
 
-    def run_clean(self, inputs: Tensor, keep: str | None = None, places: Tensor | None = None) -> CleanRun:
-        """An unpatched pass over rows of one length and one pooled position, keeping what a resumed pass needs.
-
-        keep: a hook point inside the blocks whose activations are kept as well. places: see :meth:`embed`.
-        """
-        pooled = self._pooled_at(inputs)
-        x, mask = self.embed(inputs, places), self.attention_mask(inputs)
-        resid, site = [x], cast("list[Tensor]", [])
-        with _keeping(self.blocks, keep, site):
-            for block in self.blocks:
-                x = block(x, mask)
-                resid.append(x)
-        read = x
-        if self.readout_layers != (self.n_layers,):
-            read = torch.stack([resid[layer] for layer in self.readout_layers]).mean(dim=0)
-        embedding = self.read(read, self.pooled_positions(inputs), self.counted(inputs))
-        return CleanRun(resid, site, pooled, embedding)
-
-    def _pooled_at(self, inputs: Tensor) -> int | None:
-        """The one position that all inputs are read at; None for all positions."""
-        pooled = self.pooled_positions(inputs)
-        if pooled is None:
-            return None
-        if (pooled != pooled[0]).any():
-            raise ValueError(f"rows of one clean run must be read at one position, got {pooled.unique().tolist()}")
-        return int(pooled[0])
-
-    def begin(self, batches: Sequence[tuple[Tensor, Tensor | None]]) -> Unpatched:
-        """Unpatched runs that :meth:`resume` is to compute, one for each batch of (inputs, places).
-
-        The inputs of a batch have one length and one pooled position; places: see :meth:`embed`. In a causal tower rows
-        that texts have in common, from their beginnings on, are run once.
-        """
-        unpatched = Unpatched()
-        for inputs, places in batches:
-            tokens: Tokens | None = None
-            if self.causal:
-                at = itertools.repeat(range(inputs.shape[1])) if places is None else places.tolist()
-                tokens = [list(zip(*text, strict=True)) for text in zip(inputs.tolist(), at, strict=False)]
-            x, mask = self.embed(inputs, places), self.attention_mask(inputs)
-            unpatched.add(x, tokens, self._pooled_at(inputs), mask, self.counted(inputs))
-        return unpatched
-
-    def resume(self, pass_: Pass) -> Float[Tensor, "lane embed"]:
-        """One pass down the blocks for every layer, position and head that is to be patched.
-
-        Before each block the unpatched states of the lanes that are first patched there join the flat batch; the engine
-        replaces their rows at the block's hook point (``Layout.patched``). Where one position is read out, the last
-        block computes only that row of each lane. The unpatched rows stand before all lanes, and their embeddings are
-        kept in ``pass_.unpatched``.
-
-        Returns:
-            The embeddings of all lanes, in their order.
-        """
-        x, single, unpatched = pass_.enter(), self.spec.reads_one, pass_.unpatched
-        for block, layout in zip(self.blocks, pass_.layouts, strict=True):
-            assert isinstance(block, Block)
-            x = layout.enter(x)
-            if not len(x):  # nothing is patched so far, as at layer 0 of pairs that differ in one token
-                continue
-            x = block.body(block.hook_resid_pre(x), layout.attend, layout.queries, layout.fresh)
-            pass_.leave(x)
-        runs = unpatched.runs if pass_.n_unpatched else []
-        own, lanes = x[: pass_.n_unpatched], x[pass_.n_unpatched :]
-        if single:
-            ends = torch.cat([run.index[:, run.pooled] for run in runs]) if runs else slice(0)
-            embeddings = self.readout(torch.cat([own[ends], lanes]))
-        else:
-            embeddings = torch.cat(
-                [
-                    *(self.read(own[run.index], None, run.counted) for run in runs),
-                    *(self.read(rows, None) for rows in pass_.by_lanes(x)),
-                ]
-            )
-        if not runs:
-            return embeddings
-        unpatched.embedding = embeddings[: unpatched.n_texts]
-        return embeddings[unpatched.n_texts :]
-
     # other views of the same tower -----------------------------------------------------------------------------------
 
     def twin(self, dtype: torch.dtype | None = None) -> Self:
-        """The same tower over the same parameters with hook points of its own; with ``dtype``, over cast copies."""
+        """The same tower over the same parameters with other hook points; with ``dtype``, over cast copies.
+
+        Weights that were made under ``torch.inference_mode`` are copied too: autograd cannot read them.
+        """
         twin = share(self).eval()
-        if dtype is not None and dtype != self.dtype:
+        with torch.inference_mode(False), torch.no_grad():
             for module in twin.modules():
                 for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                    if tensor is not None and tensor.is_floating_point():
+                    if tensor is None:
+                        continue
+                    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+                    if wanted != tensor.dtype or tensor.is_inference():
                         module._parameters.pop(name, None)
-                        module._buffers[name] = tensor.detach().to(dtype)
+                        module._buffers[name] = tensor.detach().to(wanted, copy=True)
         return twin
 
     def to_transformer_lens(self) -> HookedRootModule:
@@ -291,23 +215,6 @@ class Tower(nn.Module):
         from .transformerlens import as_hooked_root_module
 
         return as_hooked_root_module(self)
-
-
-@contextmanager
-def _keeping(blocks: Sequence[nn.Module], hook: str | None, kept: list[Tensor]) -> Iterator[None]:
-    """Collect what passes one hook point of every block."""
-    if hook is None:
-        yield
-        return
-    handles = [
-        block.get_submodule(hook).register_forward_hook(lambda module, args, output: kept.append(output))
-        for block in blocks
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _byte_sum(tensor: Tensor) -> int:

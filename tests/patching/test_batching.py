@@ -1,4 +1,4 @@
-"""Batches of the engine: every pair once, bounded rows, the same bits whatever else is run, float32 in float32."""
+"""Batches of the engine: every pair once, bounded rows, the same bits whatever else is run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from models import WordTokenizer, open_clip_model
 
 import tracescribe as ts
 from tracescribe.patching import PatchingEngine, Sweep, TextTower, site_named
-from tracescribe.patching.engine.batching import RowLimits, full_float32
-from tracescribe.patching.resume.shared_prefix import Bundles
+from tracescribe.patching.engine.batching import clean_rows, patched_rows
+from tracescribe.patching.resume.resumed_pass import BlockLayout
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +36,17 @@ def test_streaming_gives_every_pair_once_and_what_patch_collects(tower: TextTowe
         assert torch.equal(batch.patched.nan_to_num(9), whole.patched[batch.members, :, :width].nan_to_num(9))
         seen += batch.members
     assert sorted(seen) == list(range(30))
-    assert [len(unit) for unit in prepared.units] == [7, 7, 7, 7, 2]
+    assert [len(shard) for shard in prepared.shards] == [7, 7, 7, 7, 2]
 
 
-def test_a_unit_has_the_same_bits_alone_and_among_others(tower: TextTower) -> None:
+def test_a_shard_has_the_same_bits_alone_and_among_others(tower: TextTower) -> None:
     base, donor = rows(30)
     engine = PatchingEngine(tower)
     prepared = engine.prepare(base, donor, batch_size=7)
     streamed = list(engine.stream(prepared))
     again = PatchingEngine(tower)
     for number in (3, 0):  # as when a run goes on in another process
-        alone = again.run(again.prepare(base, donor, batch_size=7), prepared.units[number])
+        alone = again.run(again.prepare(base, donor, batch_size=7), prepared.shards[number])
         assert alone.patched.numpy().tobytes() == streamed[number].patched.numpy().tobytes()
 
 
@@ -55,15 +55,15 @@ def test_a_unit_has_the_same_bits_alone_and_among_others(tower: TextTower) -> No
 def test_no_pass_has_more_rows_than_the_budget_allows(tower: TextTower, memory: int, site: str) -> None:
     engine, (base, donor) = PatchingEngine(tower), rows(60)
     sweep = Sweep(site_named(site))
-    limits = RowLimits.within(tower, sweep, memory)
-    assert limits.lanes < 3072 and limits.clean < 512  # or nothing would be tested
+    longest = max(map(len, base))
+    clean, patched = clean_rows(tower, sweep, memory), patched_rows(tower, longest, memory)
+    assert patched < 3072 and clean < 512  # or nothing would be tested
     seen: list[int] = []
     for block in engine.tower.blocks:
         block.mlp.register_forward_hook(lambda module, args, output: seen.append(output[..., 0].numel()))
     small = engine.patch(base, donor, sweep=sweep, memory=memory)
-    longest = max(map(len, base))
-    # a batch is closed by the pair that reaches the limit; a pass never exceeds it by more than one lane
-    assert max(seen) <= max(limits.clean + 2 * longest, limits.lanes + longest)
+    # a shard is closed by the pair that reaches the limit; a pass never exceeds it by more than one sequence
+    assert max(seen) <= max(clean + 2 * longest, patched + longest)
     large = engine.patch(base, donor, sweep=sweep)
     # float32 in another order of summation
     torch.testing.assert_close(small.patched, large.patched, atol=2e-6, rtol=0, equal_nan=True)
@@ -76,51 +76,24 @@ def test_keys_and_values_of_late_patches_are_within_the_budget(monkeypatch: pyte
     donor = [[*row[:-2], 52, 63] for row in base]
     engine, memory = PatchingEngine(tower), 2**18
     held: list[int] = []
-    keys = Bundles.keys
+    lookups = BlockLayout._lookups
 
-    def counted(self: Bundles, *given: Any) -> Any:
-        found = keys(self, *given)
-        held[-1] += 2 * found.size * tower.d_model * 4
-        return found
+    def counted(self: BlockLayout, shift: int) -> Any:
+        queries, keys = lookups(self, shift)
+        held.append(sum(2 * rows.size * tower.d_model * 4 for rows in keys))
+        return queries, keys
 
-    monkeypatch.setattr(Bundles, "keys", counted)
-    for block in engine.tower.blocks:
-        block.attn.register_forward_pre_hook(lambda *_: held.append(0))
+    monkeypatch.setattr(BlockLayout, "_lookups", counted)
     engine.patch(base, donor, memory=memory, batch_size=len(base), checks=0)
     assert memory // 4 < max(held) <= memory // 2
 
 
 def test_the_budget_shrinks_with_width_and_depth() -> None:
-    def limits(**size: int) -> RowLimits:
+    def limits(length: int = 10, **size: int) -> tuple[int, int]:
         tower = ts.wrap(open_clip_model(**size), tokenizer=WordTokenizer()).text
-        return RowLimits.within(tower, Sweep(), 2**20)
+        return clean_rows(tower, Sweep(), 2**20), patched_rows(tower, length, 2**20)
 
-    small, deep, wide = limits(layers=2, width=32), limits(layers=8, width=32), limits(layers=2, width=128)
-    assert deep.clean < small.clean and deep.lanes > small.lanes  # more lanes of a text share the rows before them
-    assert wide.clean < small.clean and wide.lanes < small.lanes
-
-
-@pytest.mark.parametrize("allowed", ["highest", "high", "medium"])
-def test_float32_products_are_float32_inside_and_the_setting_comes_back(tower: TextTower, allowed: str) -> None:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(allowed)
-    try:
-        engine, (base, donor) = PatchingEngine(tower), rows(2)
-        seen: list[bool] = []
-        engine.tower.blocks[0].register_forward_hook(lambda *_: seen.append(tf32_is_off()))
-        engine.tower.blocks[0].mlp.register_forward_hook(lambda *_: seen.append(tf32_is_off()))
-        engine.patch(base, donor)
-        assert seen and all(seen)
-        assert torch.get_float32_matmul_precision() == allowed
-        with pytest.raises(RuntimeError, match="stop"), full_float32():
-            raise RuntimeError("stop")
-        assert torch.get_float32_matmul_precision() == allowed
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def tf32_is_off() -> bool:
-    matmul = torch.backends.cuda.matmul
-    if hasattr(torch.backends.mkldnn, "matmul"):
-        return matmul.fp32_precision == "ieee"
-    return not matmul.allow_tf32
+    (clean, patched), deep, wide = limits(layers=2, width=32), limits(layers=8, width=32), limits(layers=2, width=128)
+    assert deep[0] < clean and deep[1] == patched  # all layers of a cache are kept, one block of a pass at a time
+    assert wide[0] < clean and wide[1] < patched
+    assert limits(length=77, layers=2, width=32)[1] < patched  # a row may attend to 77 keys

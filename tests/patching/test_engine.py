@@ -25,8 +25,8 @@ from towers import differing_rows, rows_for, tower_over
 import tracescribe as ts
 from tracescribe.errors import LengthMismatchError, PatchDidNotFireError, TowerMismatchError
 from tracescribe.patching import PatchingEngine, Sweep, TextTower, site_named
-from tracescribe.patching.engine import engine, groups
-from tracescribe.patching.resume import known_cells as structure
+from tracescribe.patching.engine import buckets, generic, resumed
+from tracescribe.patching.resume.known_cells import BASE, RUN
 
 TOLERANCE = 2e-5  # on S; float32 and different orders of summation over at most 4 blocks give about 1e-6
 
@@ -166,7 +166,7 @@ def batches(draw: st.DrawFn) -> list[tuple[list[int], list[int]]]:
 def test_the_batch_a_pair_is_in_does_not_change_its_embeddings(
     pairs: list[tuple[list[int], list[int]]], family: str, site: str, memory: int, seed: int
 ) -> None:
-    """Whatever rows texts share, and in however many passes lanes resume from them."""
+    """Whatever rows texts share, and in however many passes sequences resume from them."""
     tower = tower_over(FAMILIES[family](seed=seed))
     base, donor = (rows_for(tower, *side) for side in zip(*pairs, strict=True))
     patching, sweep = PatchingEngine(tower), Sweep(site_named(site))
@@ -191,7 +191,7 @@ def test_float64_paths_agree_to_rounding() -> None:
 def test_a_patch_that_does_not_fire_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = ts.wrap(open_clip_model(), tokenizer=WordTokenizer()).text
     base, donor = tower.rows(["there is no edema.", "there is some edema."])
-    real = engine._point
+    real = generic.hook_point
 
     class Elsewhere:
         """A hook point whose activation is a copy: what is written to it never goes on."""
@@ -203,7 +203,8 @@ def test_a_patch_that_does_not_fire_is_an_error(monkeypatch: pytest.MonkeyPatch)
         def output(self) -> Any:
             return self.point.output.clone()
 
-    monkeypatch.setattr(engine, "_point", Elsewhere)
+    for path in (generic, resumed):
+        monkeypatch.setattr(path, "hook_point", Elsewhere)
     for path in ("resume", "generic"):
         with pytest.raises(PatchDidNotFireError, match=r"block \d \(hook_resid_pre\), positions"):
             PatchingEngine(tower).patch([base], [donor], path=path)
@@ -212,14 +213,14 @@ def test_a_patch_that_does_not_fire_is_an_error(monkeypatch: pytest.MonkeyPatch)
 def test_the_self_check_catches_a_cell_that_was_filled_in_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = ts.wrap(open_clip_model(), tokenizer=WordTokenizer()).text
     base, donor = tower.rows(["there is no edema.", "there is some edema."])
-    honest = groups.structural_cells
+    honest = buckets.known_cells
 
     def wrong(*args: Any, **kwargs: Any) -> torch.Tensor:
         known = honest(*args, **kwargs)
-        known[known == structure.RUN] = structure.BASE
+        known[known == RUN] = BASE
         return known
 
-    monkeypatch.setattr(groups, "structural_cells", wrong)
+    monkeypatch.setattr(buckets, "known_cells", wrong)
     with pytest.raises(TowerMismatchError, match="self-check failed at layer"):
         PatchingEngine(tower).patch([base], [donor], checks=50)
 

@@ -159,7 +159,7 @@ def test_only_the_row_that_is_read_matters_once_all_is_held() -> None:
 
 def test_a_part_that_is_not_held_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     tower = tower_of("open_clip")
-    real = paths._point
+    real = paths.hook_point
 
     class Elsewhere:
         def __init__(self, *args: Any) -> None:
@@ -169,7 +169,7 @@ def test_a_part_that_is_not_held_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         def output(self) -> Any:
             return self.point.output.clone() + 1 if self.hook == "hook_mlp_out" else self.point.output
 
-    monkeypatch.setattr(paths, "_point", Elsewhere)
+    monkeypatch.setattr(paths, "hook_point", Elsewhere)
     with pytest.raises(PatchDidNotFireError, match=r"hook_mlp_out\), in the path from block 0 \(attn.hook_z\)"):
         DirectEngine(tower).patch([[62, 5, 63]], [[62, 40, 63]], sweep=Sweep(site_named("z")))
 

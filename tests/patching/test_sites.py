@@ -14,6 +14,7 @@ from towers import differing_rows, rows_for, tower_over
 
 from tracescribe.errors import SiteError
 from tracescribe.patching import Column, PatchingEngine, Sweep, TextTower, site_named
+from tracescribe.patching.resume.clean_run import run_clean
 from tracescribe.patching.sites import SITES
 
 TOLERANCE = 2e-5  # on S; float32 and other orders of summation over at most 4 blocks give about 1e-6
@@ -134,7 +135,7 @@ def test_all_tokens_of_any_residual_layer_give_the_donor_and_no_token_before_the
 def test_a_state_is_the_sum_of_what_the_blocks_wrote() -> None:
     tower = tower_of("open_clip")
     ids = torch.tensor([[62, 40, 6, 7, 63]])
-    attention, mlp = (tower.run_clean(ids, hook) for hook in ("hook_attn_out", "hook_mlp_out"))
+    attention, mlp = (run_clean(tower, ids, hook) for hook in ("hook_attn_out", "hook_mlp_out"))
     for block in range(tower.n_layers):
         total = attention.resid[block] + attention.site[block] + mlp.site[block]
         torch.testing.assert_close(total, attention.resid[block + 1], atol=1e-5, rtol=1e-5)

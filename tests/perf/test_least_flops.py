@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[2] / "perf"
 
 
 class Run:
-    """States, queries, keys and values of an unpatched run from row ``start`` on, over another run's rows before it."""
+    """States, queries, keys and values of a clean run from row ``start`` on, over another run's rows before it."""
 
     def __init__(self, tower: TextTower, ids: list[int], before: Run | None = None, start: int = 0) -> None:
         n, blocks = len(ids), list(tower.blocks)

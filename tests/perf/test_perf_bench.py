@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tracescribe as ts
 from tracescribe.patching import PatchingEngine
-from tracescribe.patching.resume import shared_prefix as bundles
 
 FOLDER = Path(__file__).parents[2] / "perf"
 
@@ -32,12 +31,6 @@ def perf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every lane attends by itself, so that no operation is masked out again."""
-    monkeypatch.setattr(bundles, "BUNDLE_ROWS", 1)
-
-
 @pytest.mark.parametrize(
     ("base", "donor"),
     [
@@ -51,9 +44,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [{"layers": 3}, {"layers": 1}, {"layers": 2, "width": 64, "heads": 4}, {"layers": 7}])
-def test_operations_are_those_that_torch_counts(
-    perf: ModuleType, alone: None, base: str, donor: str, shape: dict[str, int]
-) -> None:
+def test_operations_are_those_that_torch_counts(perf: ModuleType, base: str, donor: str, shape: dict[str, int]) -> None:
     tower = ts.wrap(open_clip_model(**shape), tokenizer=WordTokenizer()).text
     rows = tower.rows([base, donor])
     engine = PatchingEngine(tower)
@@ -62,7 +53,7 @@ def test_operations_are_those_that_torch_counts(
     assert perf.trace_flops(tower, rows[:1], rows[1:]) == counter.get_total_flops()
 
 
-def test_rows_that_texts_of_a_batch_share_are_run_once(perf: ModuleType, alone: None) -> None:
+def test_rows_that_texts_of_a_batch_share_are_run_once(perf: ModuleType) -> None:
     """However pairs of several lengths, alike and unlike, are put together: no row is padded, none is run twice."""
     tower = ts.wrap(open_clip_model(layers=3), tokenizer=WordTokenizer()).text
     texts = [
@@ -79,25 +70,6 @@ def test_rows_that_texts_of_a_batch_share_are_run_once(perf: ModuleType, alone: 
     assert together == perf.trace_flops(tower, base, donor)
     apart = sum(perf.trace_flops(tower, [b], [d]) for b, d in zip(base, donor, strict=True))
     assert perf.least_flops(tower, base, donor) < together < 0.95 * apart
-
-
-def test_lanes_that_attend_together_add_masked_products_of_attention_only(
-    perf: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tower = ts.wrap(open_clip_model(layers=3), tokenizer=WordTokenizer()).text
-    rows = tower.rows(["there is no edema .", "there is severe edema ."])
-
-    def counted() -> dict[str, int]:
-        with FlopCounterMode(display=False) as counter:
-            PatchingEngine(tower).patch(rows[:1], rows[1:], checks=0)
-        return {str(operation): n for operation, n in counter.get_flop_counts()["Global"].items()}
-
-    together = counted()
-    monkeypatch.setattr(bundles, "BUNDLE_ROWS", 1)
-    apart = counted()
-    (attention,) = (name for name in apart if "attention" in name)
-    assert together.pop(attention) > apart.pop(attention)
-    assert together == apart
 
 
 def table(page: str) -> set[str]:

@@ -44,11 +44,11 @@ class Units:
             TraceInterrupted: Ctrl-C; the units that were finished are in the cache.
         """
         done = 0
-        own = range(share[0], len(self.prepared.units), share[1])
-        total = sum(len(self.prepared.units[number]) for number in own)
+        own = range(share[0], len(self.prepared.shards), share[1])
+        total = sum(len(self.prepared.shards[number]) for number in own)
         try:
             for number in own:
-                unit = self.prepared.units[number]
+                unit = self.prepared.shards[number]
                 yield unit, self._one(number, unit)
                 done += len(unit)
                 if advance:

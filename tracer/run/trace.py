@@ -238,7 +238,7 @@ def fill_cache(
     options: those of :func:`trace` that decide what is run, from ``site`` to ``seed``; the pairs need no images.
     """
     units = _prepare(model, pairs, cache=cache, **options).units
-    with show_progress(progress, sum(map(len, units.prepared.units[share[0] :: share[1]]))) as advance:
+    with show_progress(progress, sum(map(len, units.prepared.shards[share[0] :: share[1]]))) as advance:
         for _ in units.finished(advance, share):
             pass
 

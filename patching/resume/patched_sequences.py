@@ -1,0 +1,104 @@
+"""Patched sequences: runs with one patch each, which are patched at the same positions and run side by side."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from .clean_cache import CachedRun
+
+
+@dataclass(frozen=True, eq=False)
+class PatchedSequences:
+    """Patched sequences of texts of one length that resume from one position and are patched at the same positions.
+
+    Sequence i is a run of text ``texts[i]`` with one patch: its clean states enter the pass before block ``first[i]``,
+    the first block where it is patched, and ``until[i]`` is the block after the last one. Sequences are ordered by
+    ``first``. ``heads[i]`` is the patched head (all sequences have one, or none). Positions before ``start`` are not
+    run: in a causal tower they cannot change, and where the first differing token is patched, its row goes on as in
+    the donor's run. Their keys and values are those of the run ``before``.
+
+    clean: the base run. donor: where the replacing states come from, aligned to ``clean``. cells: which cell of the map
+    (pair, layer, column) each sequence computes.
+    """
+
+    clean: CachedRun
+    donor: CachedRun
+    before: CachedRun
+    positions: tuple[int, ...]
+    start: int
+    texts: list[int]
+    first: list[int]
+    until: list[int]
+    cells: Int[np.ndarray, "sequence 3"]
+    heads: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def width(self) -> int:
+        """Rows that are run for each sequence."""
+        return self.clean.length - self.start
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the last block: what the pass costs at its widest."""
+        return self.width * len(self)
+
+    @property
+    def pooled(self) -> int:
+        """The position that is read out, counted from ``start``."""
+        assert self.clean.pooled is not None
+        return self.clean.pooled - self.start
+
+    def entered(self, block: int) -> int:
+        """How many sequences are in the pass when this block runs."""
+        return bisect_right(self.first, block)
+
+    def active(self, block: int) -> list[int]:
+        """The sequences that are patched in this block."""
+        return [sequence for sequence in range(self.entered(block)) if self.until[sequence] > block]
+
+    @cached_property
+    def clean_rows(self) -> Int[np.ndarray, "sequence pos"]:
+        """For each position the clean row that stands there until the sequence enters: before ``start``, for good."""
+        rows = self.clean.rows[self.texts]
+        rows[:, : self.start] = self.before.rows[self.texts, : self.start]
+        return rows
+
+    @cached_property
+    def donor_rows(self) -> Int[np.ndarray, "sequence pos"]:
+        """``clean_rows`` with the donor's rows at the patched positions."""
+        rows, positions = self.clean_rows.copy(), list(self.positions)
+        rows[:, positions] = self.donor.rows[self.texts][:, positions]
+        return rows
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "*sequence width pos"] | None:
+        """Which positions each query may attend to; None for all."""
+        mask = self.clean.mask
+        if mask is None:
+            return None
+        mask = mask[..., self.start :, :] if mask.shape[-2] > 1 else mask
+        if mask.ndim > 2:
+            mask = mask[self.texts]
+        return None if bool(mask.all()) else mask
+
+    @cached_property
+    def pooled_mask(self) -> Bool[Tensor, "*sequence one pos"] | None:
+        """Which positions the query that is read out may attend to; None for all."""
+        if self.mask is None or self.mask.shape[-2] == 1:
+            return self.mask
+        mask = self.mask[..., self.pooled : self.pooled + 1, :]
+        return None if bool(mask.all()) else mask
+
+    def mask_of(self, count: int, only_pooled: bool) -> Bool[Tensor, "*sequence query key"] | None:
+        """The mask of the first ``count`` sequences: of all their queries, or of the ones that are read out."""
+        mask = self.pooled_mask if only_pooled else self.mask
+        return mask[:count] if mask is not None and mask.ndim > 2 else mask
