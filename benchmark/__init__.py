@@ -7,18 +7,22 @@ if not __name__.startswith("tracescribe."):
 
 from .evaluation import Evaluation, Shortcut, embed_images, evaluate, load_records, text_preservation
 from .metrics import Interval
+from .readers import Dataset, formats, read
 from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_claims, read_mcq
 
 __all__ = [
     "CaptionRecord",
     "ClaimRecord",
+    "Dataset",
     "Evaluation",
     "Interval",
     "McqRecord",
     "Shortcut",
     "embed_images",
     "evaluate",
+    "formats",
     "load_records",
+    "read",
     "read_captions",
     "read_claims",
     "read_mcq",

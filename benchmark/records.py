@@ -15,8 +15,12 @@ from ..tracer.pairs.names import Name
 __all__ = [
     "CaptionRecord",
     "ClaimRecord",
+    "Fact",
+    "FactsRecord",
     "McqRecord",
     "Record",
+    "RetrievalRecord",
+    "WinogroundRecord",
     "read_captions",
     "read_claims",
     "read_mcq",
@@ -130,12 +134,66 @@ class CaptionRecord(_Record):
     affirmative: str | None = None
     states: dict[str, str] | None = None
     facts: dict[str, str] | None = None
+    neg_captions: tuple[str, ...] = ()
+    """Captions like this one that are false of the image (hard negatives)."""
+    neg_images: tuple[str, ...] = ()
+    """Ids of records whose image is like this one, and of which the caption is false."""
 
     @model_validator(mode="after")
     def _check(self) -> CaptionRecord:
         if not self.caption.strip() or (self.affirmative is not None and not self.affirmative.strip()):
             raise ValueError("the caption is empty")
         return self
+
+
+class RetrievalRecord(_Record):
+    """An image with all its captions, and the objects that they say are there or not, where the source knows them."""
+
+    id: Name
+    captions: tuple[str, ...]
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> RetrievalRecord:
+        if not self.captions or not all(caption.strip() for caption in self.captions):
+            raise ValueError("captions must be one or more texts")
+        return self
+
+
+class WinogroundRecord(BaseModel):
+    """Two images and two captions of the same words: caption i belongs to image i (Thrush et al. 2022)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Name
+    images: tuple[Any, Any]
+    captions: tuple[str, str]
+    tag: str | None = None
+
+
+class Fact(BaseModel):
+    """What is known of one condition in one image.
+
+    location: where, as the source words it. severity: 1 mild, 2 moderate, 3 severe; None where it is not stated.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["present", "absent", "uncertain"]
+    location: tuple[str, ...] = ()
+    severity: Literal[1, 2, 3] | None = None
+
+
+class FactsRecord(_Record):
+    """Labels of one image or study by condition: what builders make claims of.
+
+    >>> FactsRecord(id="s1", group="p1", image=None, facts={"edema": Fact(state="absent")}).facts["edema"].state
+    'absent'
+    """
+
+    id: Name
+    facts: dict[str, Fact]
 
 
 Record = ClaimRecord | McqRecord | CaptionRecord

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import benchmark, errors, finetune, patching, tracer, viz
+    from .benchmark import read
     from .finetune import Prescription, load_plan, prescribe
     from .patching import DualEncoder, TextTower, load, wrap
     from .tracer import (
@@ -49,6 +50,7 @@ __all__ = [
     "negator_attention",
     "patching",
     "prescribe",
+    "read",
     "read_pairs",
     "trace",
     "trace_images",
@@ -61,6 +63,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=["benchmark", "errors", "finetune", "patching", "tracer", "viz"],
     submod_attrs={
+        "benchmark": ["read"],
         "finetune": ["Prescription", "load_plan", "prescribe"],
         "patching": ["DualEncoder", "TextTower", "load", "wrap"],
         "tracer": [

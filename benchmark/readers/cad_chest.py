@@ -1,0 +1,62 @@
+"""CAD-Chest (Zhang et al. 2023): diseases of MIMIC-CXR reports with location, severity and probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from ...errors import DataFormatError
+from ..records import Fact, FactsRecord
+from . import fields
+from .images import ImageFolder
+from .registry import LeftOut, Reader
+from .source import Source
+
+CERTAIN = 3  # probability_score: 3 present, -3 absent, between them uncertain
+SEVERITIES: dict[str, Literal[1, 2, 3]] = {
+    **dict.fromkeys(("mild", "minimal", "small", "subtle", "trace", "minor", "mildly", "minimally", "slight"), 1),
+    **dict.fromkeys(("moderate", "moderately"), 2),
+    **dict.fromkeys(("severe", "large", "massive", "marked", "severely"), 3),
+}
+
+
+def _matches(source: Source) -> bool:
+    return source.kind == "array" and {"study_id", "subject_id", "entity"} <= source.fields
+
+
+def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
+    for where, item in source.records():
+        if not isinstance(item, dict):
+            raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
+        subject, study = fields.name(item, "subject_id", where), fields.name(item, "study_id", where)
+        entities = fields.field(item, "entity", where)
+        if not isinstance(entities, dict):
+            raise DataFormatError(f"{where}: field 'entity': expected an object of diseases")
+        facts = {str(name): _fact(value, where, str(name)) for name, value in entities.items()}
+        if not facts:
+            yield LeftOut(where, "the report names no disease")
+            continue
+        yield FactsRecord(id=study, image=folder.find_study(subject, study), group=subject, facts=facts)
+
+
+def _fact(value: Any, where: str, name: str) -> Fact:
+    if not isinstance(value, dict):
+        raise DataFormatError(f"{where}: disease {name!r}: expected an object")
+    score = fields.number(value, "probability_score", f"{where}, disease {name!r}")
+    if score is None or not -CERTAIN <= score <= CERTAIN:
+        raise DataFormatError(f"{where}, disease {name!r}: field 'probability_score': expected -3 to 3, not {score!r}")
+    state: Literal["present", "absent", "uncertain"] = (
+        "present" if score == CERTAIN else "absent" if score == -CERTAIN else "uncertain"
+    )
+    words = [word for level in _texts(value, "level") for word in level.lower().split()]
+    levels = {SEVERITIES[word] for word in words if word in SEVERITIES}
+    places = [*_texts(value, "location"), *_texts(value, "post_location")]
+    return Fact(state=state, location=tuple(places), severity=levels.pop() if len(levels) == 1 else None)
+
+
+def _texts(value: dict[str, Any], key: str) -> list[str]:
+    found = value.get(key) or []
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+
+
+READERS = (Reader("cad-chest", "CAD-Chest: diseases with location, severity and certainty", _matches, _records),)

@@ -1,0 +1,38 @@
+"""CC-Neg (Singh et al. 2024, CoN-CLIP): a file of torch.save with captions of CC-3M and their negated versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...errors import DataFormatError
+from ...tracer import Pair
+from . import fields
+from .images import ImageFolder
+from .registry import Reader
+from .source import Source
+
+
+def _matches(source: Source) -> bool:
+    return source.kind == "tensors" and {"image_paths", "annotations"} <= source.fields
+
+
+def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
+    """The caption is true; the foil negates an object that the image shows. Read without executing anything."""
+    paths = fields.field(source.first, "image_paths", str(source.path))
+    items = fields.field(source.first, "annotations", str(source.path))
+    if len(paths) != len(items):
+        raise DataFormatError(f"{source.path}: {len(paths)} image_paths for {len(items)} annotations")
+    for number, (path, item) in enumerate(zip(paths, items, strict=True)):
+        where = f"{source.path}, annotation {number}"
+        yield Pair(
+            correct=fields.text(fields.field(item, "json", where), "caption", where),
+            foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where),
+            image=folder.find(str(path)),
+            id=str(number),
+            group=str(path),
+            attribute="existence",
+            negation="foil",
+        )
+
+
+READERS = (Reader("cc-neg", "CC-Neg: captions and their negated versions", _matches, _records),)

@@ -1,0 +1,102 @@
+"""CheXpert labels: CheXpert's own CSV (by image) and MIMIC-CXR-JPG's (by study), with split files beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...errors import DataFormatError
+from ...io.tables import read_table
+from ..records import Fact, FactsRecord, Split
+from . import fields
+from .images import ImageFolder
+from .registry import LeftOut, Reader
+from .source import Source
+
+CONDITIONS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+)
+STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
+_PATIENT = re.compile(r"(patient\d+)/(study\d+)")
+_SPLITS: Mapping[str, Split] = {"train": "train", "validate": "val", "valid": "val", "val": "val", "test": "test"}
+
+
+def _is_chexpert(source: Source) -> bool:
+    return source.kind == "table" and {"Path", *CONDITIONS} <= source.fields
+
+
+def _is_mimic(source: Source) -> bool:
+    return source.kind == "table" and {"subject_id", "study_id", *CONDITIONS} <= source.fields
+
+
+def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
+    """One record per image; the patient is the cluster, and the split is the folder (train, valid, test)."""
+    for where, row in source.records():
+        path = fields.text(row, "Path", where)
+        found = _PATIENT.search(path)
+        if found is None:
+            raise DataFormatError(f"{where}: field 'Path': expected .../patient00001/study1/..., not {path!r}")
+        split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)
+        yield _labelled(row, where, path, found[1], folder.find(path), split)
+
+
+def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
+    """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` in the file's folder states."""
+    splits = _study_splits(source.path.parent)
+    for where, row in source.records():
+        subject, study = fields.name(row, "subject_id", where), fields.name(row, "study_id", where)
+        if splits and study not in splits:
+            yield LeftOut(where, "the study is not in the split file")
+            continue
+        yield _labelled(row, where, study, subject, folder.find_study(subject, study), splits.get(study))
+
+
+def _labelled(
+    row: dict[str, str], where: str, name: str, group: str, image: str | None, split: Split | None
+) -> FactsRecord | LeftOut:
+    facts = {}
+    for condition in CONDITIONS:
+        value = fields.number(row, condition, where)
+        if value is None:
+            continue
+        if value not in STATES:
+            raise DataFormatError(f"{where}: field {condition!r}: expected 1, 0, -1 or nothing, not {row[condition]!r}")
+        facts[condition] = Fact(state=STATES[value])
+    if not facts:
+        return LeftOut(where, "no condition is labelled")
+    return FactsRecord(id=name, image=image, group=group, split=split, facts=facts)
+
+
+def _study_splits(folder: Path) -> dict[str, Split]:
+    """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
+    files = sorted([*folder.glob("mimic-cxr-*split.csv"), *folder.glob("mimic-cxr-*split.csv.gz")])
+    found: dict[str, Split] = {}
+    for line, row in read_table(files[0]) if files else ():
+        where = f"{files[0]}:{line}"
+        split = _SPLITS.get(fields.text(row, "split", where))
+        if split is None:
+            raise DataFormatError(f"{where}: field 'split': expected train, validate or test, not {row['split']!r}")
+        study = fields.name(row, "study_id", where)
+        if found.setdefault(study, split) != split:
+            raise DataFormatError(f"{where}: study {study!r} is in two splits")
+    return found
+
+
+READERS = (
+    Reader("chexpert", "CheXpert: labels of 13 conditions by image", _is_chexpert, _chexpert),
+    Reader("mimic-cxr", "MIMIC-CXR-JPG: CheXpert labels by study", _is_mimic, _mimic),
+)

@@ -1,0 +1,83 @@
+"""Fields of published records, checked one by one: what is wrong is named by place and field."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import DataFormatError
+
+__all__ = ["field", "name", "number", "text", "text_list"]
+
+MISSING = ("", "nan", "none", "null", "n/a")
+LONGEST_LIST = 100_000  # characters of a list written as text
+
+
+def _shown(value: Any) -> str:
+    quoted = repr(value)
+    return quoted if len(quoted) <= 80 else quoted[:77] + "..."
+
+
+def field(record: Mapping[str, Any], key: str, where: str) -> Any:
+    """The value of a field that must be there."""
+    if key not in record:
+        raise DataFormatError(f"{where}: field {key!r} is missing")
+    return record[key]
+
+
+def text(record: Mapping[str, Any], key: str, where: str) -> str:
+    """A text that says something."""
+    value = field(record, key, where)
+    if not isinstance(value, str) or not value.strip():
+        raise DataFormatError(f"{where}: field {key!r}: expected a text, not {_shown(value)}")
+    return value.strip()
+
+
+def name(record: Mapping[str, Any], key: str, where: str) -> str:
+    """An id, written as a text or as a number: pandas makes 7 into 7.0 where a column has gaps."""
+    value = field(record, key, where)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.strip().lower() not in MISSING:
+        found = value.strip()
+        return found[:-2] if found.endswith(".0") and found[:-2].isdigit() else found
+    raise DataFormatError(f"{where}: field {key!r}: expected a name or a number, not {_shown(value)}")
+
+
+def number(record: Mapping[str, Any], key: str, where: str) -> float | None:
+    """A finite number; None for an empty cell, NaN or null."""
+    value = field(record, key, where)
+    if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataFormatError(f"{where}: field {key!r}: expected a number, not {_shown(value)}") from None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if not math.isfinite(found):
+        raise DataFormatError(f"{where}: field {key!r}: expected a finite number, not {_shown(value)}")
+    return found
+
+
+def text_list(record: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """A list of texts, also one that is written out as Python does: ``"['a', 'b']"``. Nothing is evaluated."""
+    value = field(record, key, where)
+    if isinstance(value, str):
+        if not value.strip() or value.strip().lower() in MISSING:
+            return []
+        try:
+            if len(value) > LONGEST_LIST:
+                raise ValueError("too long")
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {_shown(value)}") from None
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {_shown(value)}")
+    return [item.strip() for item in value]

@@ -1,0 +1,84 @@
+"""NegBench's CSVs (Alhamoud et al. 2025): multiple choice of any number of options, and retrieval."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from ...errors import DataFormatError
+from ..records import ClaimRecord, RetrievalRecord
+from . import fields
+from .images import ImageFolder
+from .registry import LeftOut, Reader
+from .source import Source
+
+_OPTION = re.compile(r"caption_\d+")
+
+
+def _is_mcq(source: Source) -> bool:
+    return source.kind == "table" and {"image_path", "correct_answer", "caption_0", "caption_1"} <= source.fields
+
+
+def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]:
+    """The attribute of a record is the template of its right answer: positive, negative or hybrid.
+
+    The right answer is option 0 in every row of the COCO and VOC files: scores must not depend on the order of options
+    (ties count in expectation).
+    """
+    options = sorted((name for name in source.fields if _OPTION.fullmatch(name)), key=lambda name: int(name[8:]))
+    for number, (where, row) in enumerate(source.records()):
+        path = fields.text(row, "image_path", where)
+        label = fields.number(row, "correct_answer", where)
+        claims = [fields.text(row, name, where) for name in options]
+        if label is None or label not in range(len(claims)):
+            raise DataFormatError(
+                f"{where}: field 'correct_answer': expected the number of one of {len(claims)} options, not "
+                f"{row['correct_answer']!r}"
+            )
+        if len(set(claims)) < len(claims):
+            yield LeftOut(where, "two options are the same text")
+            continue
+        yield ClaimRecord(
+            id=str(number),
+            image=folder.find(path),
+            group=path,
+            claims=claims,
+            label=int(label),
+            attribute=row.get("correct_answer_template") or "all",
+        )
+
+
+def _is_retrieval(source: Source) -> bool:
+    return source.kind == "table" and {"filepath", "captions"} <= source.fields
+
+
+def _retrieval(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord]:
+    for number, (where, row) in enumerate(source.records()):
+        path = fields.text(row, "filepath", where)
+        objects = {name: fields.text_list(row, name, where) if name in row else [] for name in _OBJECTS}
+        try:
+            yield RetrievalRecord(
+                id=fields.name(row, "image_id", where) if row.get("image_id") else str(number),
+                image=folder.find(path),
+                group=path,
+                captions=tuple(fields.text_list(row, "captions", where)),
+                present=tuple(objects["positive_objects"]),
+                absent=tuple(objects["negative_objects"]),
+            )
+        except ValidationError as error:
+            raise DataFormatError(f"{where}: field 'captions': {error.errors()[0]['msg']}") from None
+
+
+_OBJECTS = ("positive_objects", "negative_objects")
+
+READERS = (
+    Reader("negbench-mcq", "NegBench: multiple choice by template", _is_mcq, _mcq),
+    Reader(
+        "negbench-retrieval",
+        "NegBench: images with their captions",
+        _is_retrieval,
+        _retrieval,
+    ),
+)

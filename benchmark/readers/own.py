@@ -1,0 +1,57 @@
+"""The files of tracescribe itself: pairs, claims, captions (docs/files.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ...errors import DataFormatError
+from ...tracer import Pair, Text
+from ..records import CaptionRecord, ClaimRecord, FactsRecord, RetrievalRecord
+from .images import ImageFolder
+from .registry import Reader
+from .source import Source
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def _matches(kind: type[BaseModel]) -> Callable[[Source], bool]:
+    needed = {name for name, info in kind.model_fields.items() if info.is_required() and name != "image"}
+
+    def matches(source: Source) -> bool:
+        return source.kind in ("lines", "table") and needed <= source.fields <= set(kind.model_fields)
+
+    return matches
+
+
+def _records(kind: type[R]) -> Callable[[Source, ImageFolder], Iterator[R]]:
+    def records(source: Source, folder: ImageFolder) -> Iterator[R]:
+        for where, value in source.records():
+            given: dict[str, Any] = {key: cell for key, cell in value.items() if cell != ""}
+            image = given.get("image")
+            if isinstance(image, str):
+                given["image"] = folder.find(image)
+            elif isinstance(image, dict) and list(image) == ["text"]:
+                given["image"] = Text(image["text"])
+            try:
+                yield kind.model_validate({"image": None, **given})
+            except ValidationError as error:
+                first = error.errors()[0]
+                about = f"field {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
+                raise DataFormatError(f"{where}: {about}{first['msg'].removeprefix('Value error, ')}") from None
+
+    return records
+
+
+READERS = tuple(
+    Reader(name, holds, _matches(kind), _records(kind))
+    for name, holds, kind in (
+        ("pairs", "tracescribe's caption pairs", Pair),
+        ("claims", "tracescribe's claim sets", ClaimRecord),
+        ("captions", "tracescribe's captions", CaptionRecord),
+        ("retrieval", "tracescribe's images with all their captions", RetrievalRecord),
+        ("facts", "tracescribe's labels by condition", FactsRecord),
+    )
+)

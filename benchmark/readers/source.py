@@ -1,0 +1,124 @@
+"""A file as a reader sees it: its records one after another, each with the place that an error names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from ...errors import DataFormatError
+from ...io.json_lines import read_jsonl
+from ...io.tables import open_text, read_table
+
+__all__ = ["Source"]
+
+Kind = Literal["table", "lines", "array", "object", "tensors"]
+TABLES = (".csv", ".tsv", ".txt")
+
+
+class Source:
+    """A file of records.
+
+    kind: "table" (CSV, TSV, also gzip), "lines" (JSON lines), "array" or "object" (one JSON value, whose items are
+        read one after another), "tensors" (what ``torch.save`` wrote).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.kind: Kind = self._kind()
+
+    def _kind(self) -> Kind:
+        names = [suffix.lower() for suffix in self.path.suffixes[-2:]]
+        if names and names[-1] == ".gz":
+            names.pop()
+        suffix = names[-1] if names else ""
+        if suffix in TABLES:
+            return "table"
+        if suffix == ".jsonl":
+            return "lines"
+        if suffix in (".pt", ".pth"):
+            return "tensors"
+        if suffix != ".json":
+            raise DataFormatError(
+                f"{str(self.path)!r}: files end in .csv, .tsv, .json, .jsonl (also .gz) or .pt; to read another file, "
+                f"rename it to what it holds"
+            )
+        with open_text(self.path) as text:
+            try:
+                start = text.read(4096).lstrip()
+            except UnicodeDecodeError as error:
+                raise DataFormatError(f"{self.path}: not {error.encoding} text; save it as UTF-8") from None
+        if start[:1] == "[":
+            return "array"
+        if start[:1] == "{":
+            return "object"
+        raise DataFormatError(f"{self.path}: a .json file must hold an array or an object, found {start[:20]!r}")
+
+    def records(self) -> Iterator[tuple[str, Any]]:
+        """Every record with its place: a line (of a table or of JSON lines), or an item's number or name."""
+        if self.kind in ("table", "lines"):
+            rows = read_table(self.path) if self.kind == "table" else read_jsonl(self.path)
+            for line, row in rows:
+                yield f"{self.path}:{line}", row
+        elif self.kind == "tensors":
+            yield str(self.path), _tensors(self.path)
+        else:
+            yield from self._json()
+
+    def _json(self) -> Iterator[tuple[str, Any]]:
+        import ijson
+
+        with open_text(self.path) as text:
+            raw = _Utf8(text)
+            try:
+                if self.kind == "array":
+                    for number, value in enumerate(ijson.items(raw, "item", use_float=True)):
+                        yield f"{self.path}, item {number}", value
+                else:
+                    for name, value in ijson.kvitems(raw, "", use_float=True):
+                        yield f"{self.path}, item {name!r}", value
+            except (ijson.JSONError, UnicodeDecodeError, RecursionError, OSError, EOFError) as error:
+                raise DataFormatError(f"{self.path}: not JSON: {str(error).strip()[:200]}") from None
+
+    @cached_property
+    def first(self) -> Any:
+        """The first record.
+
+        Raises:
+            DataFormatError: there is none.
+        """
+        for _, value in self.records():
+            return value
+        raise DataFormatError(f"{self.path}: holds no records")
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Names of the first record's fields; none where it is no object."""
+        return frozenset(self.first) if isinstance(self.first, dict) else frozenset()
+
+
+class _Utf8:
+    """A text stream as the UTF-8 bytes that a JSON parser takes, whatever the file's encoding."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def read(self, size: int = -1) -> bytes:
+        return self._text.read(size).encode("utf-8")
+
+
+def _tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, as plain values: nothing in the file is executed."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise DataFormatError(f"cannot read {str(path)!r}: it does not exist") from None
+    except Exception as error:  # torch's unpickler raises whatever it meets in junk
+        raise DataFormatError(
+            f"{path}: holds something else than plain values and tensors, or is damaged; it was not executed "
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]})"
+        ) from None

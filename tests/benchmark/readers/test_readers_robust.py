@@ -1,0 +1,137 @@
+"""What readers survive, and what they refuse by file, record and field."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_readers_formats import film, written
+
+import tracescribe as ts
+from tracescribe.benchmark.readers import registry
+from tracescribe.benchmark.readers.images import ImageFolder
+from tracescribe.errors import DataFormatError, TracescribeError
+
+MCQ = 'image_path,correct_answer,caption_0,caption_1\n1.jpg,0,"a, b",c\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        MCQ.encode("utf-8-sig"),
+        MCQ.encode("utf-16"),
+        MCQ.replace("\n", "\r\n").encode(),
+        MCQ.replace("a, b", "a~ b").replace(",", ";").replace("~", ",").encode(),
+        MCQ.replace(",", "\t").replace("a\t b", "a, b").encode(),
+        MCQ.replace("1.jpg,", " 1.jpg ,").encode(),
+        (",image_path,correct_answer,caption_0,caption_1\n" + '0,1.jpg,0,"a, b",c\n').encode(),  # pandas' index
+    ],
+    ids=["BOM", "UTF-16", "Windows line ends", "semicolons", "tabs", "spaces", "index column"],
+)
+def test_the_same_record_however_the_table_is_written(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    (record,) = ts.read(tmp_path / "a.csv").claims
+    assert (record.claims, record.group) == (["a, b", "c"], "1.jpg")
+
+
+def test_a_quoted_cell_may_span_lines_and_later_lines_keep_their_numbers(tmp_path: Path) -> None:
+    rows = MCQ + '2.jpg,0,"a\nb",c\n3.jpg,nan,a,b\n'
+    with pytest.raises(DataFormatError, match=r"a.csv:5: field 'correct_answer': expected the number of one of 2"):
+        ts.read(written(tmp_path / "a.csv", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "", "must name every column"),
+        ("a.csv", "image_path,image_path\n", "given twice"),
+        ("a.csv", MCQ + "2.jpg,0,a\n", r"a.csv:3: 3 cells for 4 columns"),
+        ("a.csv", "x,y\n1,2\n", "of no known format"),
+        ("a.csv", MCQ + "2.jpg,7,a,b\n", "not '7'"),
+        ("a.csv", MCQ + "2.jpg,0,a,\n", "field 'caption_1': expected a text"),
+        ("a.json", "[", "not JSON"),
+        ("a.json", "[" * 5000, "not JSON"),
+        ("a.json", "7", "must hold an array or an object"),
+        ("a.json", "[]", "holds no records"),
+        ("a.json", '{"a": {"filename": "1.jpg", "caption": 3, "negative_caption": "x"}}', "item 'a': field 'caption'"),
+        ("a.xlsx", "", "files end in"),
+        ("a.pt", "junk", "was not executed"),
+        ("a.jsonl", '{"correct": "x"}\n', "of no known format"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(DataFormatError, match=message) as error:
+        ts.read(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_equal_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataFormatError, match="the id 'x' is given to more than one record"):
+        ts.read(written(tmp_path / "pairs.jsonl", [{"correct": "a", "foil": "b", "id": "x"}] * 2))
+
+
+def test_a_missing_image_is_counted_or_stops_the_run(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", MCQ)
+    assert ts.read(path).missing_images == ("1.jpg",)
+    assert "images missing: 1 files, 1 records without an image; the first is '1.jpg'" in ts.read(path).summary()
+    with pytest.raises(DataFormatError, match=r"the image '1\.jpg' is not in"):
+        ts.read(path, strict=True)
+
+
+def test_nothing_outside_the_image_folder_is_found(tmp_path: Path) -> None:
+    film(tmp_path / "secret.png")
+    film(tmp_path / "images" / "deep" / "a.png")
+    folder = ImageFolder(tmp_path / "images")
+    assert folder.find("../secret.png") is None
+    assert folder.find(str(tmp_path / "secret.png")) is None
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    assert folder.find("link.png") is None
+    assert folder.find("C:\\data\\deep\\a.png") == str(tmp_path / "images" / "deep" / "a.png")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataFormatError, match="is no regular file"):
+        ts.read(tmp_path / "a.csv")
+
+
+def test_a_format_may_be_named_and_an_unknown_one_lists_all(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", MCQ)
+    assert ts.read(path, format="negbench-mcq").format == "negbench-mcq"
+    with pytest.raises(DataFormatError, match="unknown format 'nebbench'; choose one of: pairs, claims"):
+        ts.read(path, format="nebbench")
+
+
+def test_a_broken_plugin_is_named_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("mine", "tracescribe_no_such_module:READER", registry.GROUP)
+    monkeypatch.setattr(registry, "_READERS", {})
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(registry, "_loaded", False)
+    with pytest.warns(UserWarning, match="the reader 'mine' .* is left out"):
+        assert "valse" in registry.formats()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(["a.csv", "a.json", "a.jsonl", "a.tsv", "a.csv.gz", "a.pt"]),
+    content=st.one_of(
+        st.binary(max_size=300),
+        st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.text(alphabet='{}[]",:\\ntfu-0159 \n;\t', max_size=300).map(str.encode),
+    ),
+)
+def test_any_bytes_give_records_or_one_of_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(content)
+    try:
+        ts.read(path)
+    except TracescribeError as error:
+        assert len(str(error)) < 1000

@@ -1,0 +1,101 @@
+"""Tables in text files: commas, semicolons or tabs; UTF-8 or UTF-16; gzip or not; quoted cells may span lines."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import os
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+from typing import IO, cast
+
+from ..errors import DataFormatError
+
+__all__ = ["open_text", "read_table"]
+
+DELIMITERS = ",;\t"
+LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
+_MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
+
+
+def open_text(path: str | os.PathLike[str]) -> TextIOWrapper:
+    """A text file for reading, decompressed if it is gzip, in the encoding that its first bytes say (else UTF-8).
+
+    Raises:
+        DataFormatError: it is no regular file, or cannot be read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        found = "does not exist" if not file.exists() else "is no regular file"
+        raise DataFormatError(f"cannot read {str(path)!r}: it {found}")
+    try:
+        raw = cast("IO[bytes]", file.open("rb"))
+        if raw.read(2) == b"\x1f\x8b":
+            raw.close()
+            raw = cast("IO[bytes]", gzip.open(file, "rb"))  # noqa: SIM115 - handed to the caller
+        else:
+            raw.seek(0)
+        start = raw.read(4)
+        raw.seek(0)
+    except (OSError, EOFError) as error:
+        raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
+    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+    return TextIOWrapper(raw, encoding=encoding, newline="")
+
+
+def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells by column of every record; cells and column names are stripped.
+
+    The first line names the columns; which of comma, semicolon and tab separates them is read off it. A first column
+    without a name (the index that pandas writes) is left out.
+
+    Raises:
+        DataFormatError: the file cannot be read, has no columns, a column twice, or a record of another width; names
+            file and line.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "a.csv")
+    ...     _ = path.write_text('x; y\\n1;"two\\nlines"\\n')
+    ...     list(read_table(path))
+    [(2, {'x': '1', 'y': 'two\\nlines'})]
+    """
+    with open_text(path) as text:
+        csv.field_size_limit(LONGEST_CELL)
+        try:
+            first = text.readline()
+            delimiter = max(DELIMITERS, key=first.count)
+            names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+            index = bool(names) and not names[0]
+            _check_columns(names[index:], f"{path}:1")
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            while True:
+                line = reader.line_num + 2  # where the record begins; the header is line 1
+                row = next(reader, None)
+                if row is None:
+                    return
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) != len(names):
+                    raise DataFormatError(
+                        f"{path}:{line}: {len(row)} cells for {len(names)} columns; a cell that holds "
+                        f"{delimiter!r} must stand in double quotes"
+                    )
+                cells = zip(names[index:], row[index:], strict=True)
+                yield line, {name: cell.strip() for name, cell in cells}
+        except csv.Error as error:
+            raise DataFormatError(f"{path}: not a table of text: {error}") from None
+        except UnicodeDecodeError as error:
+            raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
+        except (OSError, EOFError) as error:  # a broken gzip stream
+            raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
+
+
+def _check_columns(names: list[str], where: str) -> None:
+    if not names or not all(names):
+        raise DataFormatError(f"{where}: the first line must name every column, found {', '.join(map(repr, names))}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataFormatError(f"{where}: column {twice!r} is given twice")
