@@ -71,6 +71,10 @@ class TraceError(TracescribeError, ValueError):
     """An option, shape or combination of traces that the tracer cannot use."""
 
 
+class OptionError(TracescribeError, ValueError):
+    """An option of a command or of the environment that means nothing here."""
+
+
 class FigureError(TracescribeError, ValueError):
     """Something that no figure can be made of, or an option that no figure has."""
 

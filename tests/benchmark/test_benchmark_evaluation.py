@@ -177,7 +177,7 @@ def claim(**changes: object) -> dict[str, object]:
     [
         (lambda: "{broken", r"claims\.jsonl:2: not JSON"),
         (lambda: "[1]", r':2: expected a JSON object, \{"field": \.\.\.\}, not \[1\]$'),
-        (lambda: "[" * 100_000, r":2: not JSON"),
+        (lambda: "[" * 100_000, r":2: brackets are nested deeper"),
         (lambda: '{"id": "1", "id": "2"}', r":2: field 'id' is given twice"),
         (lambda: json.dumps(claim(claims=["X.", " "])), r":2: .*a claim is empty"),
         (lambda: json.dumps(claim(label=2)), r":2: .*label 2 is not the index"),

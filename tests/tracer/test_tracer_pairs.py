@@ -94,7 +94,7 @@ BAD = {
     "not utf-8": ("p.jsonl", GOOD.encode() + b'\n{"correct": "\xff"}', 2, ["UTF-8", "0xff"]),
     "image missing": ("p.jsonl", '{"correct": "a", "foil": "c", "image": "gone.png"}', 1, ["'image'", "gone.png"]),
     "image a number": ("p.jsonl", '{"correct": "a", "foil": "c", "image": 3}', 1, ["'image'", "3"]),
-    "image not finite": ("p.jsonl", '{"correct": "a", "foil": "c", "image": [NaN]}', 1, ["'image'", "nan"]),
+    "image not finite": ("p.jsonl", '{"correct": "a", "foil": "c", "image": [NaN]}', 1, ["NaN"]),
     "csv row too long": ("p.csv", "correct,foil\na,b\nno, not a,b", 3, ["3 cells for 2 columns"]),
     "csv row too short": ("p.csv", "correct,foil\na", 2, ["1 cells for 2 columns"]),
     "csv after a long cell": ("p.csv", 'correct,foil\n"a\nb",c\n"d\ne",', 4, ["'foil'", "empty"]),

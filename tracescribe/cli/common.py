@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import OutputError, TracescribeError
+from ..errors import OptionError, OutputError
+from ..io.atomic import check_output as check_output  # for the commands
 
 if TYPE_CHECKING:
     from ..patching import DualEncoder
@@ -52,27 +53,6 @@ TraceFile = Annotated[
     Path,
     typer.Argument(metavar="TRACE", help="A saved trace.", exists=True, dir_okay=False, show_default=False),
 ]
-
-
-class OptionError(TracescribeError, ValueError):
-    """An option's value that typer cannot check by itself."""
-
-
-def check_output(path: Path, suffixes: tuple[str, ...] = ()) -> Path:
-    """``path`` if a result can be written there, before any long work is begun.
-
-    Raises `OutputError` when the folder is missing or not writable, when ``path`` is a folder, or when its ending is
-    not one of ``suffixes``.
-
-    >>> check_output(Path("plan.txt"), (".json",))
-    Traceback (most recent call last):
-    tracescribe.errors.OutputError: cannot write 'plan.txt': its name must end in .json
-    """
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise OutputError(f"cannot write {str(path)!r}: its name must end in {', '.join(suffixes)}")
-    from ..io.atomic import ensure_writable
-
-    return ensure_writable(path)
 
 
 def check_folder(path: Path) -> Path:

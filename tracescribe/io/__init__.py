@@ -1,1 +1,1 @@
-"""Files read and written by every folder: whole or not at all, checked when read."""
+"""Files that are written whole or not at all, and checked when they are read; where results may go."""

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import OutputError
+from .places import locked_temporary, real_place, refusing, remove_abandoned, try_to_write
+from .quoting import shown_path
 
-__all__ = ["ensure_writable", "write_atomically"]
+__all__ = ["check_output", "ensure_writable", "remove_abandoned", "write_atomically"]
 
 # Raised by the caller's own write() calls; any other error of the block is the caller's and passes through unchanged.
-_DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def ensure_writable(path: str | os.PathLike[str]) -> Path:
-    """The path, once a file can be written there: call it *before* a long computation whose result goes there.
+    """The path, once a file was really written there and removed again: call it *before* a long computation.
 
-    Nothing that exists is touched; a file that is already there will be replaced by the later write.
+    Nothing that exists is touched; a file that is already there will be replaced by the later write. What killed
+    processes left in the folder is removed.
 
     Raises:
-        OutputError: the path is a folder, its folder is missing or not a folder, or may not be written to.
+        OutputError: the path is a folder, a device, a mounted file or a link that leads nowhere; or its folder is
+            missing or not a folder, or may not be written to, or is full.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -34,11 +37,26 @@ def ensure_writable(path: str | os.PathLike[str]) -> Path:
     Traceback (most recent call last):
     tracescribe.errors.OutputError: cannot write 'no/such/out.pdf': the folder 'no/such' does not exist; create it first
     """
-    with _refusing(path):
-        probe = _temporary_beside(Path(path))
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        probe.unlink()
+    with refusing(path):
+        place = _file_place(path)
+        try_to_write(place)
+        remove_abandoned(place.parent)
     return Path(path)
+
+
+def check_output(path: str | os.PathLike[str], suffixes: tuple[str, ...] = ()) -> Path:
+    """`ensure_writable`, after the ending of the name is found among ``suffixes``.
+
+    Raises:
+        OutputError: as `ensure_writable`, or the name has another ending.
+
+    >>> check_output("plan.txt", (".json",))
+    Traceback (most recent call last):
+    tracescribe.errors.OutputError: cannot write 'plan.txt': its name must end in .json
+    """
+    if suffixes and Path(path).suffix.lower() not in suffixes:
+        raise OutputError(f"cannot write {shown_path(path)}: its name must end in {', '.join(suffixes)}")
+    return ensure_writable(path)
 
 
 @contextmanager
@@ -47,10 +65,11 @@ def write_atomically(path: str | os.PathLike[str], binary: bool = False) -> Iter
 
     The block writes to a temporary file in the same folder, which is flushed to the disk and then moved over ``path``
     (``os.replace``, atomic on one file system). If the block raises, the temporary file is removed and whatever was at
-    ``path`` before is still there. Text is UTF-8 with ``\\n`` line ends on every system.
+    ``path`` before is still there. Where ``path`` is a link, the file that it leads to is replaced. Text is UTF-8 with
+    ``\\n`` line ends on every system.
 
     Raises:
-        OutputError: ``path`` is a folder, or its folder is missing, unwritable or full.
+        OutputError: as `ensure_writable`.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -60,50 +79,38 @@ def write_atomically(path: str | os.PathLike[str], binary: bool = False) -> Iter
     ...     path.read_text(encoding="utf-8")
     'severe → no'
     """
-    target = Path(path)
-    with _refusing(path):
-        temporary = _temporary_beside(target)
-        # 0o666 less the umask: the file gets the rights that a plain open() would have given it.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    with refusing(path):
+        target = _file_place(path)
+        temporary, descriptor = locked_temporary(target.parent)
+    assert descriptor is not None  # only folders have none
     try:
         handle: IO[Any] = (
             os.fdopen(descriptor, "w+b") if binary else os.fdopen(descriptor, "w+", encoding="utf-8", newline="\n")
         )
         with handle:
             yield handle
-            with _refusing(path):
+            with refusing(path):
                 handle.flush()
                 os.fsync(handle.fileno())
-        with _refusing(path):
+        with refusing(path):
             temporary.replace(target)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            raise OutputError(f"cannot write {os.fspath(path)!r}: {error.strerror}") from error
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise OutputError(f"cannot write {shown_path(path)}: {error.strerror}") from error
         raise
 
 
-def _temporary_beside(path: Path) -> Path:
-    if path.is_dir():
+def _file_place(path: str | os.PathLike[str]) -> Path:
+    if Path(path).is_dir():
         raise IsADirectoryError("it is a folder; give a file name inside it")
-    if path.exists() and not path.is_file():  # a device such as /dev/null would be replaced by a file
+    place = real_place(path)
+    if place.exists() and not place.is_file():  # a device such as /dev/null would be replaced by a file
         raise FileExistsError("it exists and is not a regular file")
-    folder = path.parent
+    folder = Path(path).parent
     if not folder.exists():
-        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist; create it first")
+        raise FileNotFoundError(f"the folder {shown_path(folder)} does not exist; create it first")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder")
-    # The name is kept short: a long but legal file name must not become illegal by its temporary name.
-    return folder / f".tracescribe-{secrets.token_hex(8)}.tmp"
-
-
-@contextmanager
-def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"cannot write {os.fspath(path)!r}: {reason}") from error
+        raise NotADirectoryError(f"{shown_path(folder)} is a file, not a folder")
+    return place

@@ -1,69 +1,134 @@
-"""Text files of records: UTF-8, and one JSON object a line."""
+"""JSON read strictly, one document per file or one object per line: every field once, finite numbers, limited depth."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import DataFormatError
+from .quoting import shown
+from .reading import MAX_DOCUMENT, not_utf8, open_regular, read_text
 
-__all__ = ["read_jsonl", "read_text", "shown"]
+__all__ = ["MAX_DEPTH", "MAX_LINE", "MAX_LINES", "parse_json", "read_json", "read_jsonl", "read_text", "shown"]
+
+MAX_LINE = 4 * 2**20  # bytes of one record
+MAX_LINES = 4 * 2**30  # bytes of a file of records
+MAX_DEPTH = 64  # of brackets in brackets
+_DIGITS = 20  # of an integer: 64 bits have 19
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a UTF-8 file, without the mark that Excel and Notepad put in front.
+def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT) -> Any:
+    """The value of a JSON file.
 
     Raises:
-        DataFormatError: the file cannot be read, or is not UTF-8; names the line.
+        DataFormatError: the file cannot be read, is larger than ``limit`` bytes, or is not JSON as `parse_json` wants
+            it; names the line.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise DataFormatError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataFormatError(
-            f"{path}:{line}: not UTF-8 text (byte 0x{raw[error.start]:02x}); save the file as UTF-8"
-        ) from None
+    return parse_json(read_text(path, limit), os.fspath(path))
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every line that is not blank.
+    """Line number and object of every line that is not blank, read one by one.
 
     Raises:
-        DataFormatError: the file cannot be read, or a line is not a JSON object whose fields are given once each.
+        DataFormatError: the file cannot be read or has more than `MAX_LINES` bytes, or a line has more than `MAX_LINE`
+            bytes or is not a JSON object as `parse_json` wants it; names the line.
     """
     # Only line feeds end a record: str.splitlines would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    total = number = 0
+    with open_regular(path, MAX_LINES) as handle:
+        while raw := handle.readline(MAX_LINE + 1):
+            total, number = total + len(raw), number + 1
+            if len(raw) > MAX_LINE:
+                raise DataFormatError(
+                    f"{path}:{number}: a line of more than {MAX_LINE:,} bytes; write one record per line"
+                )
+            if total > MAX_LINES:  # the file grows while it is read
+                raise DataFormatError(f"cannot read {str(path)!r}: it has more than {MAX_LINES:,} bytes")
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataFormatError(not_utf8(path, number, raw[error.start])) from None
+            if not line.strip():
+                continue
+            value = parse_json(line, os.fspath(path), number)
+            if not isinstance(value, dict):
+                raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown(value)}')
+            yield number, value
+
+
+def parse_json(text: str, where: str, line: int | None = None, *, lone_surrogates: bool = False) -> Any:
+    """The value of a JSON text.
+
+    where, line: the file and line that errors name; without a line, the line of the text where reading stopped.
+    lone_surrogates: accept strings that no file of UTF-8 text can hold, such as "\\\\ud800".
+
+    Raises:
+        DataFormatError: not JSON; a field given twice; NaN, infinity or a number of more than 20 digits; brackets
+            nested deeper than `MAX_DEPTH`; a lone surrogate.
+
+    >>> parse_json('{"a": [1, 2.5, "severe → no"]}', "x.json")
+    {'a': [1, 2.5, 'severe → no']}
+    >>> parse_json('{"a": 1, "a": 2}', "x.json", 7)
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: x.json:7: field 'a' is given twice
+    """
+    place = where if line is None else f"{where}:{line}"
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
+        )
+    except json.JSONDecodeError as error:
+        place = place if line is not None else f"{where}:{error.lineno}"
+        raise DataFormatError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise DataFormatError(f"{place}: brackets are nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # those of the four functions below
+        raise DataFormatError(f"{place}: {error}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
+        raise DataFormatError(f"{place}: brackets are nested deeper than {MAX_DEPTH} levels")
+    if not lone_surrogates and "\\ud" in text.lower():
         try:
-            value = json.loads(line, object_pairs_hook=_no_duplicates)
-        except json.JSONDecodeError as error:
-            raise DataFormatError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        except DataFormatError as error:
-            raise DataFormatError(f"{path}:{number}: {error}") from None
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-            raise DataFormatError(f"{path}:{number}: not JSON that can be read: {error}") from None
-        if not isinstance(value, dict):
-            raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown(value)}')
-        yield number, value
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            broken = ascii(error.object[error.start])
+            raise DataFormatError(f"{place}: a text holds {broken}, half of a character (a lone surrogate)") from None
+    return value
 
 
-def shown(value: Any) -> str:
-    """A value as an error quotes it: of a long one, its beginning."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = [entry for entry in level if isinstance(entry, dict | list)]
+        if not nested:
+            return False
+        level = [inner for entry in nested for inner in (entry.values() if isinstance(entry, dict) else entry)]
+    return True
 
 
 def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(items)
     if len(record) < len(items):
         names = [name for name, _ in items]
-        raise DataFormatError(f"field {next(n for n in names if names.count(n) > 1)!r} is given twice")
+        raise ValueError(f"field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
     return record
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number that JSON knows; leave the field out or give a finite one")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {shown(digits)} is too large")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"an integer of {len(digits.lstrip('-')):,} digits is too large")
+    return int(digits)

@@ -1,0 +1,77 @@
+"""Files opened for reading: regular files only, with a limit of size, so that no input can hang or fill the memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import DataFormatError
+from .quoting import shown_path
+
+__all__ = ["MAX_DOCUMENT", "MAX_TEXT", "open_regular", "read_bytes", "read_text"]
+
+MAX_TEXT = 2**30  # bytes of a table that is read as a whole
+MAX_DOCUMENT = 2**28  # bytes of a JSON document: a plan, a configuration, a manifest
+
+
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+    """A binary handle of a regular file; pipes, devices and folders are refused without waiting for them.
+
+    limit: the largest size in bytes that is accepted.
+
+    Raises:
+        DataFormatError: there is no such file, it may not be read, it is not a regular file, or it is too large.
+
+    >>> open_regular("/dev/zero")
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: cannot read '/dev/zero': it is a device, and only regular files are read
+    """
+    name = shown_path(path)
+    try:
+        # O_NONBLOCK: opening a named pipe would wait for somebody to write into it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a NUL character, a lone surrogate
+        raise DataFormatError(f"cannot read {name}: no file can have this name ({error})") from None
+    except OSError as error:
+        raise DataFormatError(f"cannot read {name}: {error.strerror or error}") from error
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and (limit is None or found.st_size <= limit):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        raise DataFormatError(f"cannot read {name}: it has {found.st_size:,} bytes, and at most {limit:,} are read")
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode), "device")
+    raise DataFormatError(f"cannot read {name}: it is a {kind}, and only regular files are read")
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes; raises `DataFormatError` as `open_regular` does."""
+    with open_regular(path, limit) as handle:
+        try:
+            raw = handle.read(limit + 1)  # the size that some virtual files state is 0
+        except OSError as error:
+            raise DataFormatError(f"cannot read {shown_path(path)}: {error.strerror or error}") from error
+    if len(raw) > limit:
+        raise DataFormatError(f"cannot read {shown_path(path)}: it has more than the {limit:,} bytes that are read")
+    return raw
+
+
+def read_text(path: str | os.PathLike[str], limit: int = MAX_TEXT) -> str:
+    """The text of a UTF-8 file, without the mark that Excel and Notepad put in front.
+
+    Raises:
+        DataFormatError: the file cannot be read, is larger than ``limit`` bytes, or is not UTF-8; names the line.
+    """
+    raw = read_bytes(path, limit)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataFormatError(not_utf8(path, raw.count(b"\n", 0, error.start) + 1, raw[error.start])) from None
+
+
+def not_utf8(path: str | os.PathLike[str], line: int, byte: int) -> str:
+    """The sentence about a byte that no UTF-8 text holds."""
+    return f"{Path(path)}:{line}: not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8"
