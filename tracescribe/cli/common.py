@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import OptionError, OutputError
+from ..errors import OptionError as OptionError
+from ..errors import OutputError
 from ..io.atomic import check_output as check_output  # for the commands
 
 if TYPE_CHECKING:
