@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import _pop_mode, _push_mode
 
 from ..errors import TorchStateError
 
@@ -25,12 +26,13 @@ _MATH_MODE_VARIABLES = ("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"
 def neutral_state(*modules: nn.Module, grad: bool = False) -> Iterator[None]:
     """Run a block under torch's default settings, and put the caller's back afterwards, also after an exception.
 
-    Inside, in this thread: no autocast, no inference mode, gradients as ``grad`` says, no torch function mode (a
-    default device is one). In the whole process, from the first block that is entered in any thread to the last that is
-    left: default dtype float32; float32 products and convolutions in float32 (no TF32, no bfloat16); deterministic
-    algorithms not enforced (every operation used is deterministic without it); all attention kernels, cuDNN and oneDNN
-    available, with their default settings; and ``modules`` in evaluation mode. A setting that the caller changes
-    meanwhile is left as the caller set it.
+    Inside, in this thread: no autocast, no inference mode, gradients as ``grad`` says (tensors saved for them are kept
+    as they are), no torch function mode (a default device is one).
+
+    In the whole process, from the first block that is entered in any thread to the last that is left: default dtype
+    float32; float32 products and convolutions in float32 (no TF32, no bfloat16); deterministic algorithms not enforced
+    (every operation used is deterministic without it); all attention kernels, cuDNN and oneDNN available, with their
+    default settings; and ``modules`` in evaluation mode. A setting that the caller changes meanwhile is left alone.
 
     The number of threads stays the caller's: it changes the order of summation, that is the last bits.
 
@@ -47,12 +49,14 @@ def neutral_state(*modules: nn.Module, grad: bool = False) -> Iterator[None]:
         stack.enter_context(_SHARED.changed("process", _set_process))
         for module in modules:
             stack.enter_context(_SHARED.changed(id(module), partial(_set_evaluating, module)))
-        stack.enter_context(torch._C.DisableTorchFunction())
+        stack.enter_context(without_function_modes())
         for device in _AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(grad))
+        if grad and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged))
         yield
 
 
@@ -143,6 +147,21 @@ def _switches() -> Iterator[tuple[Callable[[], Any], Callable[[Any], None], Any]
 
 def _attribute(owner: Any, name: str, neutral: Any) -> tuple[Callable[[], Any], Callable[[Any], None], Any]:
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value), neutral
+
+
+@contextmanager
+def without_function_modes() -> Iterator[None]:
+    """Take this thread's torch function modes off their stack for a while; others may be entered inside."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
+
+
+def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _deterministic() -> tuple[bool, bool]:

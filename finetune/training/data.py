@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...errors import DataFormatError
+from ...patching.torch_state import neutral_state
 
 if TYPE_CHECKING:
     from ...benchmark import CaptionRecord, ClaimRecord
@@ -73,6 +74,7 @@ class TrainingData:
             )
 
 
+@neutral_state()
 def training_data(
     model: DualEncoder,
     captions: str | Path | Iterable[CaptionRecord],
@@ -143,7 +145,6 @@ def _image_key(image: Any) -> Any:
     return str(image) if isinstance(image, str | os.PathLike) else id(image)
 
 
-@torch.no_grad()
 def _embed(
     model: DualEncoder, images: Sequence[Any], known: Mapping[str, Any], batch_size: int
 ) -> Float[Tensor, "image embed"]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from torch import Tensor, nn
 
 from ...errors import DataFormatError, NonFiniteError, PrescriptionError
+from ...patching.torch_state import neutral_state
 from ..apply.lora import attach_lora, lora_config, merged_copy
 from ..apply.scaling import block_parameters
 from ..apply.update_share import UpdateShare, update_share
@@ -132,6 +133,7 @@ class TrainResult:
         return save_run(self, folder)
 
 
+@neutral_state(grad=True)
 def train(
     config: TrainConfig,
     model: DualEncoder | None = None,

@@ -100,6 +100,7 @@ class DualEncoder:
         verified: largest differences between tower and source by stage, as :meth:`verify` found them.
     """
 
+    @neutral_state()
     def __init__(
         self, source: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
     ) -> None:
@@ -121,6 +122,7 @@ class DualEncoder:
         """The image tower, built on first use and verified against the model's own image encoder."""
         return self.image_tower()
 
+    @neutral_state()
     def image_tower(self, grid: int | None = None) -> ImageTower:
         """A verified image tower; ``grid``: for a ResNet, on a finer grid of positions with fewer stages.
 

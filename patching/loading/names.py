@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ...errors import UnknownModelError
+from ..torch_state import neutral_state
 from .dual_encoder import DualEncoder
 from .medical import MEDICAL
 from .sources import Request, from_open_clip, from_transformers
@@ -16,6 +17,7 @@ from .sources import Request, from_open_clip, from_transformers
 GROUP = "tracescribe.models"
 
 
+@neutral_state()
 def load(
     name: str,
     *,

@@ -39,6 +39,7 @@ def check_finite(tower: Tower) -> None:
             )
 
 
+@neutral_state()
 def verify(
     tower: TextTower, adapter: Adapter, source: nn.Module, texts: Sequence[str] = SAMPLE_TEXTS
 ) -> dict[str, float]:
@@ -91,6 +92,7 @@ def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor
     return [_relative(a, b, kept) for a, b in zip(ours, theirs, strict=True)], got, expected
 
 
+@neutral_state()
 def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) -> dict[str, float]:
     """Compare an image tower with the source model's own image encoder on random pixels, stage by stage.
 

@@ -10,6 +10,7 @@ import torch
 
 from ...errors import ContextOverflowError, UnsupportedTowerError
 from ...token_strings import WordMarks
+from ..torch_state import without_function_modes
 
 
 @runtime_checkable
@@ -106,7 +107,8 @@ class CallableTokenizer:
         return WordMarks("▁" if any(text.startswith(" ") for text in raw) else "").strings(pieces, names)
 
     def _row(self, text: str) -> list[int]:
-        rows = torch.as_tensor(self._function([text]))
+        with without_function_modes():
+            rows = torch.as_tensor(self._function([text]))
         if rows.ndim != 2 or rows.shape[0] != 1 or rows.shape[1] != self._context:
             raise UnsupportedTowerError(
                 f"the tokenizer must return token ids of shape [1, {self._context}] for one text, "
