@@ -17,12 +17,17 @@ if not __name__.startswith("tracescribe."):
 
 if TYPE_CHECKING:
     from . import apply, losses, prescription, training
-    from .apply.lora import attach_lora, effective_weights, load_lora, lora_config, merged_copy
-    from .apply.scaling import Attachment, ScaleInvariantOptimizerWarning, attach, param_groups
+    from .apply.adapters import effective_weights, merged_copy
+    from .apply.attachment import Attachment, attach
+    from .apply.gradient import ScaleInvariantOptimizerWarning
+    from .apply.load import load_lora
+    from .apply.lora import attach_lora, lora_config
+    from .apply.param_groups import param_groups
     from .apply.update_share import UpdateShare, update_share
     from .losses import claim_loss, clip_loss, nast_loss
     from .prescription.io import PlanFile, load_plan, plan_schema
-    from .prescription.plan import Prescription, prescribe
+    from .prescription.plan import Prescription
+    from .prescription.prescribe import prescribe
     from .prescription.stability import Stability
     from .training.loop import TrainConfig, TrainResult, train
     from .training.runs import load_run
@@ -62,12 +67,17 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=["apply", "losses", "prescription", "training"],
     submod_attrs={
-        "apply.lora": ["attach_lora", "effective_weights", "load_lora", "lora_config", "merged_copy"],
-        "apply.scaling": ["Attachment", "ScaleInvariantOptimizerWarning", "attach", "param_groups"],
+        "apply.adapters": ["effective_weights", "merged_copy"],
+        "apply.attachment": ["Attachment", "attach"],
+        "apply.gradient": ["ScaleInvariantOptimizerWarning"],
+        "apply.load": ["load_lora"],
+        "apply.lora": ["attach_lora", "lora_config"],
+        "apply.param_groups": ["param_groups"],
         "apply.update_share": ["UpdateShare", "update_share"],
         "losses": ["claim_loss", "clip_loss", "nast_loss"],
         "prescription.io": ["PlanFile", "load_plan", "plan_schema"],
-        "prescription.plan": ["Prescription", "prescribe"],
+        "prescription.plan": ["Prescription"],
+        "prescription.prescribe": ["prescribe"],
         "prescription.stability": ["Stability"],
         "training.loop": ["TrainConfig", "TrainResult", "train"],
         "training.runs": ["load_run"],

@@ -85,3 +85,7 @@ class TraceInterrupted(KeyboardInterrupt):
 
 class TraceWarning(UserWarning):
     """A result was computed, but not quite as one would expect."""
+
+
+class PrescriptionWarning(UserWarning):
+    """Training runs, but not as the plan says."""

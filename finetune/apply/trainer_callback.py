@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import PrescriptionError
-from .scaling import MODES, Attachment
+from .attachment import MODES, Attachment, attach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +18,8 @@ def prescription_callback(
     plan: Prescription, mode: Literal["update", "gradient"] = "update", module: nn.Module | None = None
 ) -> TrainerCallback:
     """A TrainerCallback that scales the Trainer's optimiser by the plan.
+
+    A Trainer that was interrupted and is started again is scaled once: what was attached before is taken off first.
 
     module: the CLIP inside the Trainer's model, where that is a module of your own; the Trainer's model by default.
     The class is made here because transformers is imported only where it is used.
@@ -33,7 +35,8 @@ def prescription_callback(
         def on_train_begin(
             self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
         ) -> None:
-            self.attachment = plan.attach(model if module is None else module, optimizer, mode)
+            self.on_train_end(args, state, control)
+            self.attachment = attach(plan, model if module is None else module, optimizer, mode)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if self.attachment is not None:

@@ -85,6 +85,6 @@ def update_share(before: nn.Module, after: nn.Module, plan: Prescription | None 
 
 def _block_weights(module: nn.Module) -> list[dict[str, Tensor]]:
     from ...patching import text_blocks
-    from .lora import effective_weights
+    from .adapters import effective_weights
 
     return [{name: w.detach() for name, w in effective_weights(block).items()} for block in text_blocks(module)]

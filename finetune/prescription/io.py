@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -10,16 +11,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...errors import DataFormatError, PrescriptionError
+from ...io.json_lines import read_text, shown
 from .plan import Prescription
 from .stability import Stability
 
 FORMAT = "tracescribe.plan/1"
+MAX_BYTES = 1 << 26  # with the provenance of a trace of a million pairs
 
 
 class PlanFile(BaseModel):
     """Per-layer training weights for the transformer blocks 1..L of a text encoder."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     format: Literal["tracescribe.plan/1"] = "tracescribe.plan/1"
     alpha: list[float] = Field(min_length=2, description="alpha of blocks 1..L; the first value is block 1")
@@ -30,6 +33,10 @@ class PlanFile(BaseModel):
     stability: Stability | None = Field(default=None, description="agreement of bootstrap draws on the ranking")
     warnings: list[str] = []
     provenance: dict[str, Any] = {}
+    sha256: str | None = Field(
+        default=None,
+        description="of the other fields as JSON with sorted keys and no spaces; checked on load; optional",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> PlanFile:
@@ -39,7 +46,15 @@ class PlanFile(BaseModel):
             raise ValueError(f"{len(self.ci)} intervals for {len(self.alpha)} alphas")
         if any(value < 0 for value in self.alpha):
             raise ValueError("alpha must not be negative")
-        expected = self.scale * np.asarray(self.alpha) ** self.beta
+        if not any(self.multipliers):
+            raise ValueError("every multiplier is 0, so that nothing would be trained")
+        for block, (low, high) in enumerate(self.ci or [], start=1):
+            if low > high:
+                raise ValueError(f"the interval of block {block} has its lower bound {low:g} above the upper {high:g}")
+        if self.stability is not None:
+            self.stability.check(len(self.alpha))
+        with np.errstate(over="ignore", under="ignore"):
+            expected = self.scale * np.asarray(self.alpha) ** self.beta
         if not np.allclose(self.multipliers, expected, rtol=1e-9, atol=1e-12):
             raise ValueError("multipliers are not scale * alpha ** beta")
         return self
@@ -59,11 +74,17 @@ def save_plan(plan: Prescription, path: str | Path) -> None:
     from ...io.atomic import write_atomically
 
     try:
-        text = to_record(plan).model_dump_json(indent=2)
+        content = json.loads(to_record(plan).model_dump_json(exclude={"sha256"}))
     except ValueError as problem:  # pydantic's serialisation errors are ValueErrors
         raise PrescriptionError(f"the plan's provenance cannot be written as JSON: {problem}") from problem
     with write_atomically(path) as handle:
-        handle.write(text + "\n")
+        handle.write(json.dumps({**content, "sha256": _checksum(content)}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def to_record(plan: Prescription) -> PlanFile:
@@ -86,28 +107,32 @@ def load_plan(path: str | Path) -> Prescription:
     Raises DataFormatError naming the file, the field and what was expected.
     """
     path = Path(path)
+    if not path.is_file():
+        raise DataFormatError(f"{path}: there is no such plan file")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataFormatError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is not a plan file")
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")  # an editor may have put a mark in front
-    except FileNotFoundError:
-        raise DataFormatError(f"{path}: there is no such plan file") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise DataFormatError(f"{path}: cannot be read as text ({problem})") from problem
-    try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
     except json.JSONDecodeError as problem:
         raise DataFormatError(f"{path}:{problem.lineno}: not JSON ({problem.msg})") from problem
     except (ValueError, RecursionError) as problem:  # a number of thousands of digits, thousands of brackets
         raise DataFormatError(f"{path}: not JSON that can be read ({problem})") from problem
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise DataFormatError(f"{path}: field 'format' is {found!r}, expected {FORMAT!r}; this is not a plan file")
+        raise DataFormatError(f"{path}: field 'format' is {shown(found)}, expected {FORMAT!r}; this is not a plan file")
     try:
-        record = PlanFile.model_validate(content)
+        record = PlanFile.model_validate_json(text)
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
         about = f"field {where!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
         raise DataFormatError(f"{path}: {about}") from problem
+    if record.sha256 is not None and record.sha256 != _checksum(content):
+        raise DataFormatError(
+            f"{path}: was changed or damaged after it was saved (its sha256 does not fit); save it again, or remove "
+            "the field 'sha256' from a plan that you changed on purpose"
+        )
     return Prescription(
         alpha=np.asarray(record.alpha),
         beta=record.beta,
@@ -117,3 +142,15 @@ def load_plan(path: str | Path) -> Prescription:
         provenance=record.provenance,
         scale=record.scale,
     )
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in items]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"field {shown(twice)} is given twice")
+    return dict(items)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")

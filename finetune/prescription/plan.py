@@ -1,9 +1,7 @@
-"""Turns a causal profile into layer weights: NAST's min-max alpha and beta, with the doubts that go with them."""
+"""The plan: one training weight per text block, and how far to trust it. Data; what uses it is in ``apply/``."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,54 +10,17 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
-from .sources import Draws, Profile, read_profile
-from .stability import Stability, measure_stability
+from .arrays import real_array, short
+from .stability import Stability
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
     from transformers import TrainerCallback
 
-    from ...tracer import CausalTrace, Excess, LayerProfile, TraceMap
-    from ..apply.scaling import Attachment
+    from ..apply.attachment import Attachment
 
-logger = logging.getLogger(__name__)
-
-FEW_PAIRS = 20  # below this, a bootstrap over pairs says little about other pairs
-FLAT_RANGE = 0.05  # CTE; a smaller spread over the blocks is stretched to [0, 1] by min-max all the same
-FORCED_TOLERANCE = 1e-6  # CTE is stored in float32
-
-ArrayMap = Callable[[np.ndarray], np.ndarray]
-
-
-def _minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
-    low, high = values.min(axis=-1, keepdims=True), values.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return (values - low) / (high - low)
-
-
-def _max(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
-    high = values.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(high > 0, np.clip(values, 0, None) / high, np.nan)
-
-
-def _none(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
-    return np.clip(values, 0, None)
-
-
-NORMALIZERS: dict[str, ArrayMap] = {"minmax": _minmax, "max": _max, "none": _none}
-
-
-def _blocks(values: np.ndarray) -> np.ndarray:
-    return values[..., 1:]
-
-
-def _inner(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([values[..., 1:-1], values[..., -2:-1]], axis=-1)
-
-
-LAYER_CHOICES: dict[str, ArrayMap] = {"blocks": _blocks, "inner": _inner}
+PERMUTATIONS = 1000  # drawn for the one that leaves fewest blocks their own weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,20 +43,34 @@ class Prescription:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        alpha = np.array(self.alpha, dtype=np.float64)
+        alpha = real_array(self.alpha, "one number per block")
         if alpha.ndim != 1 or len(alpha) < 2:
             raise PrescriptionError(f"alpha needs one value per block and at least 2 blocks, not shape {alpha.shape}")
         if not np.isfinite(alpha).all() or (alpha < 0).any():
-            raise PrescriptionError(f"alpha must be finite and not negative, not {_short(alpha)}")
-        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise PrescriptionError(f"alpha must be finite and not negative, not {short(alpha)}")
+        if isinstance(self.scale, bool | str) or not (np.isfinite(self.scale) and self.scale > 0):
             raise PrescriptionError(f"scale must be a positive number, not {self.scale!r}")
         object.__setattr__(self, "beta", check_beta(self.beta))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             largest = self.scale * alpha.max() ** self.beta
         if not np.isfinite(largest):
-            raise PrescriptionError(f"alpha ** beta overflows for alpha {_short(alpha)} and beta {self.beta:g}")
+            raise PrescriptionError(f"alpha ** beta overflows for alpha {short(alpha)} and beta {self.beta:g}")
+        if largest == 0:
+            raise PrescriptionError(
+                f"every multiplier would be 0 (alpha {short(alpha)}, beta {self.beta:g}): nothing would be trained"
+            )
         alpha.flags.writeable = False
         object.__setattr__(self, "alpha", alpha)
+        if self.ci is not None:
+            bounds = real_array(self.ci, "a lower and an upper bound per block")
+            if bounds.shape != (len(alpha), 2):
+                raise PrescriptionError(
+                    f"ci needs two bounds for each of {len(alpha)} blocks, not shape {bounds.shape}"
+                )
+            if not (bounds[:, 0] <= bounds[:, 1]).all():
+                raise PrescriptionError(f"ci must hold finite bounds, the lower one first, not {short(bounds)}")
+            bounds.flags.writeable = False
+            object.__setattr__(self, "ci", bounds)
 
     @property
     def multipliers(self) -> Float[np.ndarray, " block"]:
@@ -123,28 +98,47 @@ class Prescription:
     # -- controls -----------------------------------------------------------------------------------------------
 
     def permuted(self, seed: int) -> Prescription:
-        """The same weights on the wrong blocks: a seeded shuffle of alpha that differs from alpha.
+        """The same weights on the wrong blocks: a seeded shuffle of alpha for a control.
 
-        >>> sorted(Prescription(np.array([0.5, 1.0, 0.0])).permuted(seed=0).alpha)
-        [np.float64(0.0), np.float64(0.5), np.float64(1.0)]
+        None of the highest blocks (three, or half of a smaller tower) is among the highest of the shuffle, and as few
+        blocks as possible keep their weight: a plain shuffle often leaves the highest weights where they were.
+
+        >>> Prescription(np.array([0.5, 1.0, 0.0])).permuted(seed=0).order[0] != 2
+        True
         """
         if np.ptp(self.alpha) == 0:
             raise PrescriptionError("all blocks have the same alpha, so that no permutation of it differs from it")
         generator = np.random.default_rng(seed)
-        shuffled = self.alpha
-        while np.array_equal(shuffled, self.alpha):
-            shuffled = generator.permutation(self.alpha)
-        return self._control(shuffled, f"permuted(seed={seed})")
+        top = min(3, self.n_blocks // 2)
+        highest = set(self.order[:top])
+
+        def in_place(alpha: np.ndarray) -> tuple[int, int]:
+            order = np.argsort(-alpha, kind="stable")[:top] + 1
+            return len(highest & set(order.tolist())), int((alpha == self.alpha).sum())
+
+        best = generator.permutation(self.alpha)
+        for _ in range(PERMUTATIONS):
+            if in_place(best) == (0, 0):
+                break
+            best = min(best, generator.permutation(self.alpha), key=in_place)
+        return self._control(best, f"permuted(seed={seed})", self.scale)
 
     def inverse(self) -> Prescription:
-        """1 - alpha: most where the trace found least (needs alpha within [0, 1])."""
+        """1 - alpha: most where the trace found least (alpha within [0, 1]), with the total of a plan that has one.
+
+        >>> Prescription(np.array([0.5, 1.0, 0.0])).with_budget("mean").inverse().multipliers
+        array([1., 0., 2.])
+        """
         if self.alpha.max() > 1:
-            raise PrescriptionError(f"1 - alpha needs alpha within [0, 1], not {_short(self.alpha)}")
-        return self._control(1 - self.alpha, "inverse")
+            raise PrescriptionError(f"1 - alpha needs alpha within [0, 1], not {short(self.alpha)}")
+        inverse = self._control(1 - self.alpha, "inverse", 1.0)
+        if self.scale == 1:
+            return inverse
+        return replace(inverse, scale=float(self.multipliers.sum() / inverse.multipliers.sum()))
 
     def uniform(self) -> Prescription:
-        """alpha = 1 for every block: ordinary training."""
-        return self._control(np.ones(self.n_blocks), "uniform")
+        """Multiplier 1 for every block: ordinary training."""
+        return self._control(np.ones(self.n_blocks), "uniform", 1.0)
 
     def with_budget(self, budget: Literal["none", "mean"]) -> Prescription:
         """The same proportions with a chosen total.
@@ -158,40 +152,39 @@ class Prescription:
         """
         if budget not in ("none", "mean"):
             raise PrescriptionError(f"unknown budget {budget!r}; choose one of: none, mean")
-        powers = self.alpha**self.beta
-        if budget == "mean" and powers.mean() == 0:
-            raise PrescriptionError("all multipliers are 0 and cannot be rescaled to mean 1")
-        scale = 1.0 if budget == "none" else float(1 / powers.mean())
+        scale = 1.0 if budget == "none" else float(1 / (self.alpha**self.beta).mean())
         return replace(self, scale=scale, provenance={**self.provenance, "budget": budget})
 
-    def _control(self, alpha: np.ndarray, name: str) -> Prescription:
-        return replace(
-            self, alpha=alpha, ci=None, stability=None, warnings=(), provenance={**self.provenance, "control": name}
-        )
+    def _control(self, alpha: np.ndarray, name: str, scale: float) -> Prescription:
+        provenance = {**self.provenance, "control": name}
+        return replace(self, alpha=alpha, scale=scale, ci=None, stability=None, warnings=(), provenance=provenance)
 
-    # -- use in training ----------------------------------------------------------------------------------------
+    # -- use in training: the code is in apply/, imported when it is called ----------------------------------------
 
-    def param_groups(self, module: torch.nn.Module, lr: float, **defaults: Any) -> list[dict[str, Any]]:
-        """Per-layer learning rates for any optimiser; see :func:`tracescribe.finetune.apply.scaling.param_groups`."""
-        from ..apply.scaling import param_groups
+    def param_groups(
+        self, module: torch.nn.Module, lr: float, others: float | None = None, **defaults: Any
+    ) -> list[dict[str, Any]]:
+        """Per-layer learning rates for any optimiser; see :func:`tracescribe.finetune.param_groups`."""
+        from ..apply.param_groups import param_groups
 
-        return param_groups(self, module, lr, **defaults)
+        return param_groups(self, module, lr, others, **defaults)
 
     def attach(
         self,
         module: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         mode: Literal["update", "gradient"] = "update",
+        others: float = 1.0,
     ) -> Attachment:
-        """Scale every step of an optimiser you already have; see :func:`tracescribe.finetune.apply.scaling.attach`."""
-        from ..apply.scaling import attach
+        """Scale every step of an optimiser you already have; see :func:`tracescribe.finetune.attach`."""
+        from ..apply.attachment import attach
 
-        return attach(self, module, optimizer, mode)
+        return attach(self, module, optimizer, mode, others)
 
     def lora_config(
         self, module: torch.nn.Module, mode: Literal["scale", "rank", "mask"] | None = None, r: int = 8, **options: Any
     ) -> LoraConfig:
-        """A peft LoraConfig for the text tower; see :func:`tracescribe.finetune.apply.lora.lora_config`."""
+        """A peft LoraConfig for the text tower; see :func:`tracescribe.finetune.lora_config`."""
         from ..apply.lora import lora_config
 
         return lora_config(module, plan=self, mode=mode, r=r, **options)
@@ -216,89 +209,13 @@ class Prescription:
     def __repr__(self) -> str:
         power = f", beta={self.beta:g}" + (f", scale={self.scale:g}" if self.scale != 1 else "")
         doubts = f", warnings: {len(self.warnings)}" if self.warnings else ""
-        return f"Prescription({self.n_blocks} blocks, peak {self.order[0]}, alpha {_short(self.alpha)}{power}{doubts})"
-
-
-def prescribe(
-    source: CausalTrace
-    | TraceMap
-    | LayerProfile
-    | Excess
-    | Float[np.ndarray, " layer"]
-    | Float[np.ndarray, "layer token"],
-    *,
-    beta: float = 1.0,
-    aggregate: str = "sum",
-    normalize: str = "minmax",
-    layers: str = "blocks",
-    ci: float | None = 0.95,
-    seed: int = 0,
-) -> Prescription:
-    """Turn a causal trace into per-layer training weights.
-
-    alpha_l = (CTE_l - min) / (max - min) over the blocks 1..L, and multipliers alpha ** beta. Source: NAST
-    (arXiv 2602.12498), min-max normalisation and g~_l = alpha_l ** beta g_l. beta and the token aggregation are not
-    published; the sum over tokens reproduces the paper's statement that CTE peaks at layer 2.
-
-    source: a trace, its map or profile, the excess over a control, or an array whose first axis is the layers 0..L
-        (layer 0, the embedding output, is never trained by a block and is left out).
-    aggregate: how a layer's token cells become one number: "sum", "max", "mean", "std" (a LayerProfile keeps its own).
-    normalize: "minmax"; "max" (value / max, negative values 0); "none" (the values themselves, negative values 0).
-    layers: "blocks" = 1..L as in the paper; "inner" = the last block takes its neighbour's value, because CTE(L) is 1
-        by construction in a tower whose readout uses the last layer only.
-    ci: level of the interval of alpha, from the profile's bootstrap draws; each draw is normalised on its own.
-
-    Raises PrescriptionError for values or options that define no weights, DegenerateTraceError for a trace without a
-    usable pair.
-
-    >>> plan = prescribe(np.array([1.0, 0.8, 1.0, 0.6]))
-    >>> plan.alpha.round(2)
-    array([0.5, 1. , 0. ])
-    """
-    beta = check_beta(beta)
-    normalizer = _choose("normalize", normalize, NORMALIZERS)
-    choose_layers = _choose("layers", layers, LAYER_CHOICES)
-    profile = read_profile(source, aggregate=aggregate, ci=ci, seed=seed)
-    if len(profile.values) < 3:
-        raise PrescriptionError(
-            f"the profile holds {len(profile.values)} layer(s); weights need layer 0 and at least 2 blocks"
-        )
-    if not np.isfinite(profile.values[1:]).all():  # layer 0 enters no weight, and sites inside blocks have none
-        bad = ", ".join(str(layer) for layer in np.flatnonzero(~np.isfinite(profile.values[1:])) + 1)
-        raise PrescriptionError(f"CTE is not finite at layer(s) {bad}; trace again or choose other pairs")
-    used = choose_layers(profile.values)
-    if normalize != "none" and np.ptp(used) == 0:
-        raise PrescriptionError(
-            f"CTE is {used[0]:.3g} at every block, so that {normalize} normalisation is undefined: the trace prefers "
-            "no layer; train uniformly"
-        )
-    alpha = normalizer(used)
-    if not np.isfinite(alpha).all():
-        raise PrescriptionError(f"CTE is not positive at any block ({_short(used)}): normalize='max' is undefined")
-    if not alpha.any():
-        raise PrescriptionError(f"CTE is not positive at any block ({_short(used)}): every weight would be 0")
-
-    bounds, stability = None, None
-    if profile.draws is not None and ci is not None:
-        draws = _normalise_draws(profile.draws, choose_layers, normalizer)
-        bounds, stability = measure_stability(alpha, draws, level=ci)
-    warnings = tuple(_doubts(profile, used, alpha, layers, normalize, stability))
-    for line in warnings:
-        logger.warning(line)
-    provenance = {
-        **profile.provenance,
-        "profile": [float(value) if np.isfinite(value) else None for value in profile.values],
-        "aggregate": profile.aggregate,
-        "normalize": normalize,
-        "layers": layers,
-        "ci": ci,
-        "seed": seed,
-    }
-    return Prescription(alpha, beta, bounds, stability, warnings, provenance)
+        return f"Prescription({self.n_blocks} blocks, peak {self.order[0]}, alpha {short(self.alpha)}{power}{doubts})"
 
 
 def check_beta(beta: float) -> float:
     """beta as a float; raises PrescriptionError unless it is a finite number >= 0."""
+    if isinstance(beta, bool | str):
+        raise PrescriptionError(f"beta must be a number >= 0, not {beta!r}")
     try:
         value = float(beta)
     except (TypeError, ValueError):
@@ -306,64 +223,3 @@ def check_beta(beta: float) -> float:
     if not np.isfinite(value) or value < 0:
         raise PrescriptionError(f"beta must be a finite number >= 0, not {beta!r}; beta = 0 trains uniformly")
     return value
-
-
-def _choose(option: str, value: str, choices: Mapping[str, ArrayMap]) -> ArrayMap:
-    if value not in choices:
-        raise PrescriptionError(f"unknown {option} {value!r}; choose one of: {', '.join(choices)}")
-    return choices[value]
-
-
-def _normalise_draws(draws: Draws, choose_layers: ArrayMap, normalizer: ArrayMap) -> Float[np.ndarray, "draw block"]:
-    alphas = normalizer(choose_layers(draws))
-    return alphas[np.isfinite(alphas).all(axis=1)]
-
-
-def _doubts(
-    profile: Profile,
-    used: np.ndarray,
-    alpha: np.ndarray,
-    layers: str,
-    normalize: str,
-    stability: Stability | None,
-) -> list[str]:
-    """What a careful reader would object to, one sentence each."""
-    from ...tracer.results.tables import what_the_readout_reads
-
-    lines = []
-    last = len(alpha)
-    read = what_the_readout_reads(profile.provenance.get("trace", {}))
-    if read is not None:
-        lines.append(f"{read}; weights from it favour early layers whatever the model does there.")
-    forced = profile.forced_last
-    if layers == "blocks" and forced is not None and abs(profile.values[-1] - forced) <= FORCED_TOLERANCE:
-        rank = 1 + int((alpha > alpha[-1]).sum())
-        lines.append(
-            f"CTE of layer {last} is {forced:g} by construction (the readout uses the last layer only), not by cause; "
-            f"it gives block {last} alpha {alpha[-1]:.2f} (rank {rank} of {last}). layers='inner' leaves it out."
-        )
-    frozen = [int(block) + 1 for block in np.flatnonzero(alpha == 0)]
-    if frozen:
-        lines.append(
-            f"alpha is 0 at block(s) {', '.join(map(str, frozen))}: frozen by {normalize} normalisation, although CTE "
-            f"there is {used.min():.3g}."
-        )
-    spread = float(np.ptp(used))
-    if spread < FLAT_RANGE:
-        lines.append(
-            f"The profile is nearly flat: CTE varies by {spread:.3g} over the blocks, stretched to {_short(alpha)}."
-        )
-    if stability is None:
-        lines.append("No bootstrap draws: whether this ranking of the blocks is real is unknown.")
-    elif stability.argmax_share < 0.5:
-        lines.append(
-            f"The peak is unstable: block {int(alpha.argmax()) + 1} is the highest in only "
-            f"{stability.argmax_share:.0%} of {stability.n_draws} bootstrap draws."
-        )
-    if profile.n_pairs is not None and profile.n_pairs < FEW_PAIRS:
-        lines.append(f"Only {profile.n_pairs} pair(s) stand behind this profile; use {FEW_PAIRS} or more.")
-    return lines
-
-
-def _short(values: np.ndarray) -> str:
-    return "[" + " ".join(f"{value:.3g}" for value in np.ravel(values)) + "]"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
+from .arrays import real_array
+
+if TYPE_CHECKING:
+    from ...tracer import CausalTrace
 
 Draws = Float[np.ndarray, "draw layer"]
 
@@ -19,6 +24,8 @@ AGGREGATES = ("sum", "max", "mean", "std")
 class Profile:
     """CTE per layer 0..L with what is known about where it comes from; layer 0 is NaN at a site inside the blocks.
 
+    n_pairs, n_texts: the pairs that entered, and how many distinct pairs of captions they have; None if not known.
+
     forced_last: the value that layer L has by construction (1 for a last-layer readout under "sum" and "max", 0 for a
     difference of two such traces), or None where no value is forced (several layers are read) or none is known.
     """
@@ -27,6 +34,7 @@ class Profile:
     aggregate: str
     draws: Draws | None = None
     n_pairs: int | None = None
+    n_texts: int | None = None
     forced_last: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -47,11 +55,11 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
 
     if isinstance(source, CausalTrace):
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
-        return _from_layer_profile(profile, "trace", trace=dict(source.provenance))
+        return _from_layer_profile(profile, "trace", n_texts=_distinct_texts(source), trace=dict(source.provenance))
     if isinstance(source, Excess):
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
         both = {"trace": dict(source.trace.provenance), "control": dict(source.control.provenance)}
-        return _from_layer_profile(profile, "excess", forced_last=0.0, **both)
+        return _from_layer_profile(profile, "excess", forced_last=0.0, n_texts=_distinct_texts(source.trace), **both)
     if isinstance(source, TraceMap):
         return _from_layer_profile(source.per_layer(aggregate=aggregate), "map")
     if isinstance(source, LayerProfile):
@@ -64,7 +72,18 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
     return _from_array(source, aggregate)
 
 
-def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = None, **about: Any) -> Profile:
+def _distinct_texts(trace: CausalTrace) -> int:
+    from ...tracer.results.profiles import pairs_used
+
+    with warnings.catch_warnings():  # the profile of the same trace has said it
+        warnings.simplefilter("ignore")
+        used, _ = pairs_used(trace, None)
+    return len(np.unique(trace.text_pair[used]))
+
+
+def _from_layer_profile(
+    profile: Any, kind: str, *, forced_last: float | None = None, n_texts: int | None = None, **about: Any
+) -> Profile:
     from ...tracer.results.tables import what_the_readout_reads
 
     values = np.asarray(profile.value, dtype=np.float64)
@@ -80,18 +99,14 @@ def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = 
     if what_the_readout_reads(about.get("trace", {})) is not None:
         forced_last = None
     known = {"source": kind, "n_pairs": int(profile.n_pairs), "n_groups": int(profile.n_groups), **about}
-    return Profile(values, profile.aggregate, draws, int(profile.n_pairs) or None, forced_last, known)
+    if n_texts is not None:
+        known["n_texts"] = n_texts
+    return Profile(values, profile.aggregate, draws, int(profile.n_pairs) or None, n_texts, forced_last, known)
 
 
 def _from_array(source: Any, aggregate: str) -> Profile:
     expected = "an array [L+1] or [L+1, token] with the layers 0..L on its first axis"
-    try:
-        array = np.asarray(source, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise PrescriptionError(
-            f"cannot prescribe from {type(source).__name__}; pass a CausalTrace, TraceMap, LayerProfile, Excess, or "
-            f"{expected}"
-        ) from None
+    array = real_array(source, f"a CausalTrace, TraceMap, LayerProfile, Excess, or {expected}")
     if array.ndim not in (1, 2):
         raise PrescriptionError(f"cannot prescribe from an array of shape {array.shape}; pass {expected}")
     if array.shape[0] < 3:

@@ -27,6 +27,14 @@ class Stability:
     top_k: int
     n_draws: int
 
+    def check(self, n_blocks: int) -> None:
+        """Raises ValueError for values that no draws can give."""
+        shares = (self.argmax_share, self.top_overlap)
+        if not all(0 <= share <= 1 for share in shares) or not -1 - 1e-9 <= self.spearman <= 1 + 1e-9:
+            raise ValueError("stability: shares must lie within 0..1 and spearman within -1..1")
+        if not 1 <= self.top_k <= n_blocks or self.n_draws < 1:
+            raise ValueError(f"stability: top_k must lie within 1..{n_blocks} and n_draws be at least 1")
+
 
 def measure_stability(
     alpha: Float[np.ndarray, " block"], draws: Float[np.ndarray, "draw block"], level: float = 0.95

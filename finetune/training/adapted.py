@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import PrescriptionError
 from ...patching.towers.tower import normalise
-from ..apply.lora import lora_factors, merged_copy
+from ..apply.adapters import lora_factors, merged_copy
 from .lowrank import install, trained_blocks
 from .packing import PackedTexts
 

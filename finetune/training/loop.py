@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ...errors import DataFormatError, NonFiniteError, PrescriptionError
 from ...patching.torch_state import neutral_state
-from ..apply.lora import attach_lora, lora_config, merged_copy
-from ..apply.scaling import block_parameters
+from ..apply.adapters import merged_copy
+from ..apply.blocks import block_parameters, say_if_of_other_weights
+from ..apply.lora import attach_lora, lora_config
 from ..apply.update_share import UpdateShare, update_share
 from ..losses import claim_loss, clip_loss, nast_loss
 from ..prescription.plan import Prescription
@@ -162,7 +163,7 @@ def train(
     if model is None:
         model = load(config.model)
     if plan is not None:
-        _say_if_of_other_weights(plan, model)
+        say_if_of_other_weights(plan, model)
     if data is None:
         if config.captions is None or config.claims is None:
             raise DataFormatError(
@@ -231,18 +232,6 @@ def _plan(config: TrainConfig) -> Prescription | None:
 
     plan = load_plan(config.plan) if isinstance(config.plan, Path) else config.plan
     return None if plan is None else plan.with_budget(config.budget)
-
-
-def _say_if_of_other_weights(plan: Prescription, model: DualEncoder) -> None:
-    """Allowed, and easily a mistake: nothing but the number of blocks would tell."""
-    traced = plan.provenance.get("trace")
-    known = traced.get("weights_sha256") if isinstance(traced, dict) else None
-    if known is not None and known != model.text.fingerprint():
-        logger.warning(
-            "the plan was made from a trace of %r with other text weights than those of %r that are trained now",
-            traced.get("model", "another model") if isinstance(traced, dict) else None,
-            model.name,
-        )
 
 
 def _lora(source: nn.Module, config: TrainConfig, plan: Prescription | None) -> PeftModel:

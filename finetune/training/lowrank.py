@@ -8,7 +8,6 @@ adapter stays a product of two thin matrices, added in place to the output and t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,20 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ...errors import PrescriptionError
 from ...patching.towers.layers import FusedQKV, Linear
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """One adapter of one weight: it adds ``scale * b @ a``."""
-
-    a: Float[Tensor, "r d_in"]
-    b: Float[Tensor, "d_out r"]
-    scale: float
-
-    @property
-    def trained(self) -> bool:
-        """Whether training can change it."""
-        return self.a.requires_grad or self.b.requires_grad
+from ..apply.adapters import LowRank
 
 
 class AdaptedLinear(Linear):

@@ -57,7 +57,8 @@ def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     Raises DataFormatError when the folder is no run, its adapters do not fit the model, or they were trained on other
     weights: to these they would add a change that was never meant for them (:func:`load_lora` does not ask).
     """
-    from ..apply.lora import load_lora, merged_copy
+    from ..apply.adapters import merged_copy
+    from ..apply.load import load_lora
     from .adapted import rewrap
 
     adapter = Path(folder) / "adapter"

@@ -20,7 +20,8 @@ from torch.nn.functional import linear
 
 import tracescribe as ts
 from tracescribe.errors import PrescriptionError, TowerMismatchError
-from tracescribe.finetune.apply.lora import attach_lora, lora_config, lora_factors
+from tracescribe.finetune.apply.adapters import lora_factors
+from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.adapted import AdaptedText
 from tracescribe.finetune.training.lowrank import AdaptedQKV, LowRank, adapted_linear, install
 from tracescribe.finetune.training.packing import PackedTexts, plan_buckets

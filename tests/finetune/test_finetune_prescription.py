@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def test_a_sound_profile_raises_no_doubt_but_the_frozen_layer():
     assert "frozen" in only
 
 
+def test_few_distinct_texts_are_a_doubt_however_many_pairs():
+    trace = synthetic_trace(n_pairs=60, n_layers=6)
+    one_text = dataclasses.replace(trace, text_pair=np.zeros_like(trace.text_pair))
+    plan = ts.prescribe(one_text)
+    assert plan.provenance["n_texts"] == 1
+    assert [line for line in plan.warnings if "Only 1 distinct pair(s) of captions stand behind this profile" in line]
+    many = dataclasses.replace(trace, text_pair=np.arange(60).astype(trace.text_pair.dtype))
+    assert not [line for line in ts.prescribe(many).warnings if "distinct" in line]
+
+
 def test_few_pairs_are_a_doubt():
     plan = ts.prescribe(profile_with_draws(np.tile(PROFILE, (9, 1)), n_pairs=7))
     assert [line for line in plan.warnings if "Only 7 pair(s)" in line]
@@ -214,12 +225,40 @@ def test_controls():
     plan = ts.prescribe(PROFILE, beta=2)
     shuffled = plan.permuted(seed=1)
     assert sorted(shuffled.alpha) == sorted(plan.alpha)
-    assert not np.array_equal(shuffled.alpha, plan.alpha)
     np.testing.assert_array_equal(shuffled.alpha, plan.permuted(seed=1).alpha)
     np.testing.assert_allclose(plan.inverse().alpha + plan.alpha, 1)
     np.testing.assert_array_equal(plan.uniform().multipliers, 1)
     assert {p.beta for p in (shuffled, plan.inverse(), plan.uniform())} == {2}
     assert [p.provenance["control"] for p in (shuffled, plan.inverse())] == ["permuted(seed=1)", "inverse"]
+
+
+@pytest.mark.parametrize("n_blocks", [2, 3, 4, 6, 9, 12, 24])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_permuted_plan_leaves_no_block_in_place(n_blocks, seed):
+    plan = ts.prescribe(np.random.default_rng(seed).random(n_blocks + 1))
+    shuffled = plan.permuted(seed)
+    assert sorted(shuffled.alpha) == sorted(plan.alpha)
+    assert not (shuffled.alpha == plan.alpha).any()
+    top = min(3, n_blocks // 2)
+    assert not set(plan.order[:top]) & set(shuffled.order[:top])
+
+
+def test_a_permuted_plan_of_equal_weights_moves_what_it_can():
+    plan = ts.finetune.Prescription(np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    shuffled = plan.permuted(seed=0)
+    assert shuffled.alpha[0] == 0
+    assert shuffled.alpha.sum() == 1
+    with pytest.raises(PrescriptionError, match="no permutation of it differs"):
+        plan.uniform().permuted(seed=0)
+
+
+def test_controls_of_a_plan_with_a_budget():
+    """A budget's scale belongs to the proportions it was made for: ordinary training has multiplier 1, not 3.27."""
+    plan = ts.finetune.Prescription(np.array([1.0, 0.1, 0.0, 0.1])).with_budget("mean")
+    assert plan.scale > 3
+    np.testing.assert_array_equal(plan.uniform().multipliers, 1)
+    for control in (plan.permuted(seed=0), plan.inverse()):
+        assert control.multipliers.mean() == pytest.approx(1)
 
 
 def test_mean_budget_keeps_proportions():
@@ -252,6 +291,10 @@ def test_file_follows_its_published_schema(tmp_path):
     assert set(schema["required"]) <= set(content) <= set(schema["properties"])
 
 
+def stability(**changes):
+    return {"argmax_share": 1.0, "spearman": 1.0, "top_overlap": 1.0, "top_k": 3, "n_draws": 9, **changes}
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -262,6 +305,21 @@ def test_file_follows_its_published_schema(tmp_path):
         (lambda c: c.update(weights=[1]), "weights"),
         (lambda c: c.pop("alpha"), "alpha"),
         (lambda c: c["alpha"].__setitem__(0, "much"), "alpha.0"),
+        (lambda c: c["alpha"].__setitem__(0, "0.5"), "alpha.0"),
+        (lambda c: c["alpha"].__setitem__(0, float("nan")), "NaN is no number"),
+        (lambda c: c["alpha"].__setitem__(0, -0.1), "negative"),
+        (lambda c: c.update(alpha=[0.0] * 5, multipliers=[0.0] * 5), "every multiplier is 0"),
+        (lambda c: c.update(beta=True), "beta"),
+        (lambda c: c.update(beta="1"), "beta"),
+        (lambda c: c.update(scale=float("inf")), "Infinity is no number"),
+        (lambda c: c.update(ci=[[0.5, 0.4]] * 5), "block 1 has its lower bound 0.5 above the upper 0.4"),
+        (lambda c: c.update(ci=[[0.5, 0.6]] * 4), "intervals for"),
+        (lambda c: c.update(stability=stability(argmax_share=1.1)), "shares must lie within"),
+        (lambda c: c.update(stability=stability(top_k=9)), "top_k must lie within 1..5"),
+        (lambda c: c.update(stability=stability(n_draws="many")), "stability.n_draws"),
+        (lambda c: c.update(sha256="0" * 64), "changed or damaged after it was saved"),
+        (lambda c: c["provenance"].update(seed=7), "changed or damaged after it was saved"),
+        (lambda c: c["warnings"].pop(), "changed or damaged after it was saved"),
     ],
 )
 def test_damaged_plan_names_file_and_field(tmp_path, change, expected):
@@ -273,6 +331,42 @@ def test_damaged_plan_names_file_and_field(tmp_path, change, expected):
     with pytest.raises(DataFormatError, match=r"plan\.json") as caught:
         ts.load_plan(path)
     assert expected in str(caught.value)
+
+
+def test_any_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "plan.json"
+    plan = ts.prescribe(PROFILE)
+    plan.save(path)
+    good = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place, bit in zip(generator.integers(len(good), size=200), generator.integers(8, size=200), strict=True):
+        path.write_bytes(good[:place] + bytes([good[place] ^ (1 << bit)]) + good[place + 1 :])
+        try:
+            again = ts.load_plan(path)
+        except DataFormatError:
+            continue
+        # what is left: white space that became other white space
+        np.testing.assert_array_equal(again.alpha, plan.alpha)
+        assert (again.beta, again.warnings, again.provenance) == (plan.beta, plan.warnings, plan.provenance)
+
+
+def test_a_plan_written_by_hand_needs_no_checksum(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"format": "tracescribe.plan/1", "alpha": [1, 0.5], "beta": 1, "multipliers": [1, 0.5]}')
+    assert ts.load_plan(path).alpha.tolist() == [1, 0.5]
+    path.write_text('{"format": "tracescribe.plan/1", "alpha": [1, 0.5], "alpha": [1, 0], "beta": 1}')
+    with pytest.raises(DataFormatError, match="field 'alpha' is given twice"):
+        ts.load_plan(path)
+
+
+def test_what_is_no_plan_file(tmp_path):
+    with pytest.raises(DataFormatError, match="no such plan file"):
+        ts.load_plan(tmp_path)
+    path = tmp_path / "big.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 27)  # sparse
+    with pytest.raises(DataFormatError, match="larger than 64 MiB"):
+        ts.load_plan(path)
 
 
 def test_truncated_or_missing_plan(tmp_path):
@@ -304,7 +398,34 @@ def test_unwritable_path_leaves_nothing(tmp_path):
 # -- bad input ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf"), "one", None])
+def test_a_plan_that_would_train_nothing():
+    with pytest.raises(PrescriptionError, match="every multiplier would be 0"):
+        ts.finetune.Prescription(np.zeros(3))
+    with pytest.raises(PrescriptionError, match="every multiplier would be 0"):
+        ts.finetune.Prescription(np.array([0.5, 0.1]), beta=1e6)
+
+
+@pytest.mark.parametrize(
+    ("ci", "sentence"),
+    [
+        ([[0.0, 1.0]], "two bounds for each of 2 blocks"),
+        ([[0.5, 0.1], [0, 1]], "the lower one first"),
+        ([[0.5, np.nan], [0, 1]], "finite bounds"),
+    ],
+)
+def test_intervals_that_are_none(ci, sentence):
+    with pytest.raises(PrescriptionError, match=sentence):
+        ts.finetune.Prescription(np.array([0.5, 1.0]), ci=np.array(ci))
+
+
+def test_a_plan_cannot_be_written_to():
+    plan = ts.prescribe(profile_with_draws(np.tile(PROFILE, (9, 1))))
+    for values in (plan.alpha, plan.ci):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf"), "one", "1", True, None])
 def test_bad_beta(beta):
     with pytest.raises(PrescriptionError, match="beta must be"):
         ts.prescribe(PROFILE, beta=beta)
@@ -329,6 +450,12 @@ def test_a_beta_that_overflows():
         (np.array(1.0), r"shape \(\)"),
         ("trace.safetensors", "cannot prescribe from str"),
         (object(), "cannot prescribe from object"),
+        (np.ma.masked_array([1.0, 2, 3, 1], mask=[0, 1, 0, 0]), "masks 1 of its 4 values"),
+        (np.array([1 + 1j, 0.5, 1, 2]), r"ndarray \(complex128\)"),
+        (["1", "0.5", "1"], "cannot prescribe from list"),
+        ([1.0, "0.5", 1.0], "cannot prescribe from list"),
+        (np.array([1.0, "0.5", 1.0], dtype=object), r"ndarray \(object\)"),
+        ([True, False, True], r"list \(bool\)"),
     ],
 )
 def test_sources_that_define_no_weights(source, sentence):

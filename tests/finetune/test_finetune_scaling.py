@@ -68,7 +68,7 @@ def plain(module, make_optimizer):
 
 def by_groups(module, make_optimizer):
     lr = make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"]
-    return make_optimizer(PLAN.param_groups(module, lr=lr))
+    return make_optimizer(PLAN.param_groups(module, lr=lr, others=lr))
 
 
 def attached(mode):
@@ -204,7 +204,7 @@ def test_a_step_that_blows_up_leaves_frozen_layers_alone(make_clip):
 def test_groups_hold_every_trainable_parameter_once(make_model):
     module = make_model(layers=3)
     module.logit_scale.requires_grad_(False)
-    groups = PLAN.param_groups(module, lr=1.0, weight_decay=0.5)
+    groups = PLAN.param_groups(module, lr=1.0, others=1.0, weight_decay=0.5)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     trainable = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped))
@@ -217,7 +217,7 @@ def test_groups_hold_every_trainable_parameter_once(make_model):
 def test_the_vision_tower_is_never_tagged(make_model):
     """Its blocks have the same names: resblocks.0, encoder.layers.0."""
     module = make_model(layers=3)
-    rest = {id(parameter) for parameter in PLAN.param_groups(module, lr=1.0)[-1]["params"]}
+    rest = {id(parameter) for parameter in PLAN.param_groups(module, lr=1.0, others=1.0)[-1]["params"]}
     vision = [p for name, p in module.named_parameters() if name.startswith(("visual.", "vision_model."))]
     assert len(vision) >= 20
     assert all(id(parameter) in rest for parameter in vision)

@@ -15,7 +15,8 @@ import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import ContextOverflowError, DataFormatError, NonFiniteError, OutputError, PrescriptionError
 from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, TrainConfig, train, update_share
-from tracescribe.finetune.apply.lora import attach_lora, load_lora, lora_config
+from tracescribe.finetune.apply.load import load_lora
+from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.adapted import AdaptedText
 from tracescribe.finetune.training.data import training_data
 from tracescribe.finetune.training.loop import read_config

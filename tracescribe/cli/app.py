@@ -25,7 +25,7 @@ from . import trace as tracing
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
 
-SAID_OTHERWISE = ("tracescribe.finetune.prescription.plan", "tracescribe.finetune.apply.scaling")
+SAID_OTHERWISE = ("tracescribe.finetune.prescription.prescribe", "tracescribe.finetune.apply.gradient")
 
 
 class _Stopped(Exception):

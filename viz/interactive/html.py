@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FigureError
 from ...io.atomic import write_atomically
-from ..figure_data.labels import clean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["PLOTLY_CONFIG", "figure_div", "plain_title", "plotly_script", "save_html"]
+__all__ = ["PLOTLY_CONFIG", "figure_div", "plotly_script", "save_html"]
 
 # No logo, no upload button: nothing in the page calls out. Few buttons, so that they do not cover the title.
 PLOTLY_CONFIG: dict[str, Any] = {
@@ -37,7 +36,7 @@ def save_html(figure: go.Figure, path: str | os.PathLike[str], *, title: str | N
     from html import escape
 
     body = figure_div(figure, "figure")
-    name = escape(clean(title if title is not None else plain_title(figure)))
+    name = escape(title if title is not None else _plain_title(figure))
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -47,7 +46,7 @@ def save_html(figure: go.Figure, path: str | os.PathLike[str], *, title: str | N
         f'<body>\n<div class="plot">{body}</div>\n</body>\n</html>\n'
     )
     with write_atomically(path, binary=True) as handle:
-        handle.write(page.encode("utf-8"))
+        handle.write(page.encode("utf-8", "replace"))  # a lone surrogate in a title must not lose the page
     return Path(path)
 
 
@@ -71,8 +70,7 @@ def figure_div(figure: go.Figure, identifier: str) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG)
 
 
-def plain_title(figure: go.Figure) -> str:
-    """The first line of a figure's title, without markup."""
+def _plain_title(figure: go.Figure) -> str:
     import re
     from html import unescape
 

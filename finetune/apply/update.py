@@ -1,0 +1,146 @@
+"""Scaled steps: after each step of an optimiser, p = old + multiplier * (new - old), under any optimiser."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import PrescriptionWarning
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+logger = logging.getLogger(__name__)
+
+OFF_PLAN = 0.05  # of the unscaled step; half precision rounds a single step by several per cent
+
+
+class ScaledUpdate:
+    """Hooks around the steps of one optimiser that scale what it does to each group of parameters.
+
+    It keeps two copies of the parameters: their values before the last step, and the step that the optimiser proposed.
+    A parameter in half precision has a third, the float32 value that it is the rounding of: without it a step of .6 of
+    the last bit would be rounded to the full bit, again and again.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[nn.Parameter]], multipliers: Sequence[float]
+    ) -> None:
+        self._parameters = [parameter for group in groups for parameter in group]
+        self._group = [number for number, group in enumerate(groups) for _ in group]
+        self._multipliers = [float(multipliers[number]) for number in self._group]
+        self._expected = np.asarray(multipliers, dtype=np.float64)
+        self._old: list[Tensor] = []
+        self._proposed: list[Tensor] = []
+        self._exact: dict[int, Tensor] = {}
+        self._warned = self._checked_state = False
+        self.handles: list[RemovableHandle] = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        while self.handles:
+            self.handles.pop().remove()
+
+    @torch.no_grad()
+    def realised(self) -> Float[np.ndarray, " group"] | None:
+        """What came of the last step, as a share of the step that the optimiser proposed; None before the first step.
+
+        The component of the actual change along the proposed one; NaN for a group without a step. The change is
+        measured up to now, so that what other code did to the parameters since counts. PrescriptionWarning is issued
+        once when a group is off the plan.
+        """
+        if not self._proposed:
+            return None
+        moved = torch._foreach_sub(self._values(), self._old)
+        along, size = np.zeros((2, len(self._expected)))
+        for number, change, proposed in zip(self._group, moved, self._proposed, strict=True):
+            step = proposed.flatten().double()
+            along[number] += float(change.flatten().double() @ step)
+            size[number] += float(step @ step)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = np.where(size > 0, along / size, np.nan)
+        self._warn_if_off_plan(ratio)
+        return ratio
+
+    @torch.no_grad()
+    def _before(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._old = [value.clone() for value in self._values()]
+
+    @torch.no_grad()
+    def _after(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        new, old = self._values(), self._old
+        # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
+        self._proposed = torch._foreach_sub(new, old)  # type: ignore[assignment]
+        self._check_state(optimizer)
+        whole = [i for i, value in enumerate(new) if value.dtype.itemsize >= 4 and self._multipliers[i] not in (0, 1)]
+        if whole:
+            factors = [self._multipliers[i] for i in whole]
+            scaled = torch._foreach_lerp([old[i] for i in whole], [new[i] for i in whole], factors)
+            torch._foreach_copy_([new[i] for i in whole], scaled)
+        frozen = [i for i, factor in enumerate(self._multipliers) if factor == 0]
+        if frozen:  # exactly, even where the step was not finite
+            torch._foreach_copy_([new[i] for i in frozen], [old[i] for i in frozen])
+        for i, value in enumerate(new):
+            if value.dtype.itemsize < 4 and self._multipliers[i] not in (0, 1):
+                exact = self._exact.get(i)
+                if exact is None or not torch.equal(exact.to(value.dtype), old[i]):  # somebody else wrote to it
+                    exact = old[i].float()
+                self._exact[i] = exact + self._multipliers[i] * (value.float() - old[i].float())
+                value.copy_(self._exact[i])
+
+    def _values(self) -> list[Tensor]:
+        """The parameters' own memory; of one that is sharded (FSDP2), the shard that lies here."""
+        return [_local(parameter.detach()) for parameter in self._parameters]
+
+    def _warn_if_off_plan(self, ratio: Float[np.ndarray, " group"]) -> None:
+        distance = np.nan_to_num(np.abs(ratio - self._expected))
+        worst = int(distance.argmax())
+        if not self._warned and distance[worst] > OFF_PLAN * max(self._expected[worst], 1):
+            self._warned = True
+            _warn(
+                f"block {worst + 1} took {ratio[worst]:.3g} of the optimiser's step where the plan says "
+                f"{self._expected[worst]:.3g}: something else also writes to these parameters, or their precision is "
+                "too low for steps of this size"
+            )
+
+    def _check_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Once: an optimiser that keeps the weights in its state goes on from those, and scaled steps are lost."""
+        if self._checked_state:
+            return
+        self._checked_state = True
+        i = max(range(len(self._parameters)), key=lambda i: float(self._old[i].float().norm()))
+        new, old = self._values()[i], self._old[i]
+        for key, kept in optimizer.state.get(self._parameters[i], {}).items():
+            if isinstance(kept, Tensor) and kept.shape == new.shape and bool(old.any()):
+                distance = (_local(kept).to(old.device).float() - old.float()).norm() / old.float().norm()
+                if float(distance) < 0.1:
+                    _warn(
+                        f"{type(optimizer).__name__} keeps a copy of the weights ({key!r}): if its steps start from "
+                        "it, scaled steps are lost. Use plan.param_groups with it"
+                    )
+
+
+def _local(value: Tensor) -> Tensor:
+    return value.to_local() if hasattr(value, "to_local") else value
+
+
+def earlier_updates(optimizer: torch.optim.Optimizer) -> list[ScaledUpdate]:
+    """What scales the steps of this optimiser already, for instance after a notebook's cell was run again."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    found = [getattr(hook, "__self__", None) for hook in hooks]
+    return [owner for owner in found if isinstance(owner, ScaledUpdate)]
+
+
+def _warn(message: str) -> None:
+    logger.warning(message)
+    warnings.warn(message, PrescriptionWarning, stacklevel=3)
