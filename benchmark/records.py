@@ -37,6 +37,8 @@ class _Record(BaseModel):
     """A path, or whatever `DualEncoder.encode_images` takes; readers resolve paths against the file's folder."""
     group: Name
     split: Split | None = None
+    provenance: dict[str, Any] | None = None
+    """How the record was made, where a builder made it."""
 
 
 class ClaimRecord(_Record):

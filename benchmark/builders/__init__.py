@@ -1,0 +1,11 @@
+"""Data sets made from facts: multiple choice (MedNega-CXR's form), contextual claims and captions, tracing pairs.
+
+Facts come from any reader of labels (:mod:`tracescribe.benchmark.readers`). Every set of options is asked of as many
+images as it has options, each with another right answer, so that a text without its image scores at chance.
+"""
+
+from .contextual import caption_items, contextual_items
+from .mednega import mednega_items
+from .pairs import pair_items
+
+__all__ = ["caption_items", "contextual_items", "mednega_items", "pair_items"]

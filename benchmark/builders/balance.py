@@ -1,0 +1,97 @@
+"""Balance: a set of options is asked of as many images as it has options, each with another right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..records import FactsRecord, Split
+
+__all__ = ["Block", "Blocks", "Study", "rng_of", "split_of"]
+
+T = TypeVar("T")
+
+
+class Study(NamedTuple):
+    """What a block keeps of an image: its name, its patient, its file and its split."""
+
+    name: str
+    group: str
+    image: Any
+    split: Split
+
+
+@dataclass(frozen=True)
+class Block(Generic[T]):
+    """One set of options with an image for each: of ``members[i]``, option i is true."""
+
+    key: Hashable
+    members: tuple[T, ...]
+
+
+class Blocks(Generic[T]):
+    """Collects images by the set of options that could be asked of them, until every option has one.
+
+    Text alone cannot tell the right option of a complete block: each option is right exactly once, in the same words.
+    What stays incomplete is never asked.
+
+    most_waiting: images kept per option of a set; a common finding that waits for a rare one would fill the memory.
+
+    >>> blocks = Blocks(most_waiting=2)
+    >>> blocks.add("effusion?", 0, 2, "film 1"), blocks.add("effusion?", 0, 2, "film 2")
+    (None, None)
+    >>> blocks.add("effusion?", 1, 2, "film 3").members
+    ('film 1', 'film 3')
+    """
+
+    def __init__(self, most_waiting: int = 4) -> None:
+        self._most = most_waiting
+        self._waiting: dict[Hashable, list[list[T]]] = {}
+
+    def missing(self, key: Hashable, option: int, n_options: int) -> int | None:
+        """How many options would still lack an image if this one were added; None where it cannot be kept."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return n_options - 1
+        if len(waiting[option]) >= self._most:
+            return None
+        return sum(not images for number, images in enumerate(waiting) if number != option)
+
+    def add(self, key: Hashable, option: int, n_options: int, member: T) -> Block[T] | None:
+        """Add an image of which ``option`` is true; the block that it completes, if it does."""
+        waiting = self._waiting.setdefault(key, [[] for _ in range(n_options)])
+        waiting[option].append(member)
+        if all(waiting):
+            return Block(key, tuple(images.pop(0) for images in waiting))
+        return None
+
+    @property
+    def n_waiting(self) -> int:
+        """Images that wait for the rest of their block."""
+        return sum(len(images) for waiting in self._waiting.values() for images in waiting)
+
+
+def rng_of(seed: int, *names: Hashable) -> np.random.Generator:
+    """A generator that depends on the seed and on names only, not on what was drawn before."""
+    import hashlib
+
+    digest = hashlib.sha256(repr((seed, names)).encode("utf-8", "surrogatepass")).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
+
+
+SHARES: Sequence[tuple[Split, float]] = (("train", 0.8), ("val", 0.1), ("test", 0.1))
+
+
+def split_of(record: FactsRecord, seed: int) -> Split:
+    """The record's own split, or one drawn for its patient: all records of a patient are in one split."""
+    if record.split is not None:
+        return record.split
+    draw = rng_of(seed, "split", record.group).random()
+    for name, share in SHARES:
+        if draw < share:
+            return name
+        draw -= share
+    return SHARES[-1][0]

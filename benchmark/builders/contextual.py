@@ -1,0 +1,182 @@
+"""Contextual claims: one attribute of a finding varies (existence, severity, side), and one claim of a set is true.
+
+The claims of a set are asked of as many images as there are claims, each with another true one, so that the texts alone
+tell nothing. Single captions with an explicit negation come with them, for the contrastive loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from ..records import Fact, FactsRecord
+from .balance import Block, Blocks, Study, rng_of, split_of
+from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
+from .lexicon import TERMS, Term, term_of
+from .mednega import certain
+
+__all__ = ["caption_items", "contextual_items", "details"]
+
+SIDES = ("left", "right", "bilateral")
+BOTH = ((1, 1), (1, 0), (0, 1), (0, 0))
+Key = tuple[str, ...]  # the attribute, then the terms
+
+
+def contextual_items(
+    records: Iterable[FactsRecord], *, seed: int = 0, report: dict[str, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Claim sets in the fields of :class:`ClaimRecord`, made as the records come.
+
+    existence: two conditions, each present or absent (four claims). severity: mild, moderate, severe, or absent. side:
+    left, right, both sides, or absent. An image is asked at most once per attribute.
+
+    Args:
+        report: counts of what was left out and why, filled while items are made.
+
+    >>> from tracescribe.benchmark.records import Fact, FactsRecord
+    >>> def film(name, effusion, edema):
+    ...     facts = {"Pleural Effusion": Fact(state=effusion), "Edema": Fact(state=edema)}
+    ...     return FactsRecord(id=name, group=name, image=None, split="train", facts=facts)
+    >>> yes, no = "present", "absent"
+    >>> films = [film("1", yes, yes), film("2", yes, no), film("3", no, yes), film("4", no, no)]
+    >>> items = list(contextual_items(films))
+    >>> [item["claims"][item["label"]] for item in items][1]
+    'This chest film demonstrates pulmonary edema, but no sign of a pleural effusion.'
+    """
+    counts = report if report is not None else {}
+    blocks: Blocks[Study] = Blocks()
+    number = 0
+    for record in records:
+        rng = rng_of(seed, "contextual", record.id)
+        split, asked = split_of(record, seed), False
+        study = Study(record.id, record.group, record.image, split)
+        for attribute, choices in _choices(record).items():
+            open_ones = [
+                (missing, float(rng.random()), key, option)
+                for key, option in choices
+                if (missing := blocks.missing((split, *key), option, N_CLAIMS)) is not None
+            ]
+            if not open_ones:
+                continue
+            _, _, key, option = min(open_ones)
+            asked = True
+            block = blocks.add((split, *key), option, N_CLAIMS, study)
+            if block is not None:
+                yield from _worded(block, attribute, key[1:], seed, number)
+                number += 1
+        if not asked:
+            counts["no attribute is known for certain"] = counts.get("no attribute is known for certain", 0) + 1
+    if blocks.n_waiting:
+        counts["questions whose four images were not all found"] = blocks.n_waiting
+
+
+N_CLAIMS = 4
+
+
+def _choices(record: FactsRecord) -> Mapping[str, list[tuple[Key, int]]]:
+    """By attribute, the sets of claims that can be asked of an image, and which claim is true of it."""
+    known = certain(record)
+    names = list(known)
+    found: dict[str, list[tuple[Key, int]]] = {"existence": [], "severity": [], "side": []}
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            found["existence"].append((("existence", one, other), BOTH.index((known[one], known[other]))))
+    for name in names:
+        term = TERMS[name]
+        severity, side = (None, None) if not known[name] else details(record.facts, term)
+        if term.severities is not None and (severity is not None or not known[name]):
+            found["severity"].append((("severity", name), 3 if severity is None else severity - 1))
+        if term.paired and (side is not None or not known[name]):
+            found["side"].append((("side", name), 3 if side is None else SIDES.index(side)))
+    return found
+
+
+def details(facts: Mapping[str, Fact], term: Term) -> tuple[Literal[1, 2, 3] | None, str | None]:
+    """Severity and side of a condition that is present; None where it is not stated, or in two ways."""
+    present = [fact for name, fact in facts.items() if term_of(name) is term and fact.state == "present"]
+    severities = {fact.severity for fact in present if fact.severity is not None}
+    sides: set[str] = set()
+    for fact in present:
+        words = {word for place in fact.location for word in place.lower().replace(",", " ").split()}
+        sides |= words & {"left", "right"}
+        sides |= {"left", "right"} if words & {"bilateral", "both", "bilaterally"} else set()
+    side = None if not sides else "bilateral" if len(sides) == 2 else sides.pop()
+    return (severities.pop() if len(severities) == 1 else None), side
+
+
+def _worded(
+    block: Block[Study], attribute: str, names: tuple[str, ...], seed: int, number: int
+) -> Iterator[dict[str, Any]]:
+    """The four items of a block: the same claims, in another order for each, another one true of each."""
+    rng = rng_of(seed, "wording", number)
+    terms = [TERMS[name] for name in names]
+    frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
+    swapped = bool(rng.integers(2))
+    claims = [sentence(frame, *lists) for lists in _claims(attribute, terms, negator, swapped)]
+    for option, study in enumerate(block.members):
+        order = rng.permutation(N_CLAIMS).tolist()
+        negated = (attribute == "existence" and 0 in BOTH[option]) or (attribute != "existence" and option == 3)
+        yield {
+            "id": f"{number}-{option}",
+            "image": study.image,
+            "group": study.group,
+            "split": study.split,
+            "claims": [claims[i] for i in order],
+            "label": order.index(option),
+            "attribute": attribute,
+            "polarity": "negated" if negated else "affirmative",
+            "provenance": {"builder": "contextual", "seed": seed, "block": number, "source": study.name},
+        }
+
+
+def _claims(attribute: str, terms: list[Term], negator: str, swapped: bool) -> list[Lists]:
+    """What each claim of a set says."""
+    if attribute == "existence":
+        order = terms[::-1] if swapped else terms
+        states = [dict(zip((term.name for term in terms), state, strict=True)) for state in BOTH]
+        return [lists(order, state, negator) for state in states]
+    term = terms[0]
+    none: Lists = ([], [absent(term, negator)])
+    if attribute == "severity":
+        assert term.severities is not None
+        return [*(([term.phrase(word)], []) for word in term.severities), none]
+    if swapped:  # the side behind the noun
+        both = term.many or term.noun
+        places = [f"{term.phrase()} on the left", f"{term.phrase()} on the right", f"{both} on both sides"]
+    else:
+        places = [term.phrase("left"), term.phrase("right"), term.on_both_sides()]
+    return [*(([place], []) for place in places), none]
+
+
+def caption_items(records: Iterable[FactsRecord], *, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Captions with one to three facts, at least one of them negated, in the fields of :class:`CaptionRecord`.
+
+    ``affirmative`` says the same without a negator, and ``states`` what is asserted, which retrieval needs to keep
+    texts that are also true out of the pool.
+    """
+    for record in records:
+        known = certain(record)
+        absent = [name for name, state in known.items() if not state]
+        if not absent:
+            continue
+        rng = rng_of(seed, "captions", record.id)
+        one = absent[rng.integers(len(absent))]
+        others = [name for name in known if name != one]
+        n_others = min(len(others), int(rng.integers(3)))
+        chosen = [one, *(others[i] for i in rng.permutation(len(others))[:n_others].tolist())]
+        order = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
+        frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
+        terms = [TERMS[name] for name in order]
+        caption, affirmative = (sentence(frame, *lists(terms, known, how)) for how in (negator, None))
+        words = {1: "present", 0: "absent"}
+        yield {
+            "id": record.id,
+            "image": record.image,
+            "group": record.group,
+            "split": split_of(record, seed),
+            "caption": caption,
+            "affirmative": affirmative,
+            "states": {name: words[known[name]] for name in order},
+            "facts": {name: words[state] for name, state in known.items()},
+            "provenance": {"builder": "contextual", "seed": seed, "source": record.id},
+        }

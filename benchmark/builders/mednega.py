@@ -1,0 +1,141 @@
+"""Multiple choice in MedNega-CXR's form: which of four statements about three conditions is true of the image?
+
+Free of the published builder's defects: every option holds a negation, the four options have 1, 1, 2 and 2 of them and
+are the same texts for four images of which each is true of one, no two conditions share an affirmative wording, and
+everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+
+from ..records import LETTERS, Fact, FactsRecord, Split
+from .balance import Block, Blocks, Study, rng_of, split_of
+from .grammar import FRAMES, NEGATORS, lists, sentence
+from .lexicon import TERMS, term_of
+
+__all__ = ["QUESTION", "mednega_items"]
+
+QUESTION = "Which statement describes this chest radiograph?"
+N_CONDITIONS = 3
+LEAST_PRESENT, LEAST_ABSENT = 2, 3  # of a study, as published
+State = tuple[int, ...]  # of three conditions, 1 present
+STATES: tuple[State, ...] = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+ONE_ABSENT, TWO_ABSENT = STATES[:3], STATES[3:]
+OPTION_SETS = tuple((*ones, *twos) for ones in combinations(ONE_ABSENT, 2) for twos in combinations(TWO_ABSENT, 2))
+"""Two statements with one absent condition and two with two: counting negations is no help."""
+_SETS_WITH = {
+    state: [(options, options.index(state)) for options in OPTION_SETS if state in options] for state in STATES
+}
+Options = tuple[State, ...]
+Question = tuple[tuple[str, ...], Options]  # the conditions, and what the four options say of them
+TRIED = 24  # sets of three conditions that are tried for a study
+PER_STUDY = 4  # questions about one study at most
+
+
+def mednega_items(
+    records: Iterable[FactsRecord], *, seed: int = 0, per_study: int = PER_STUDY, report: dict[str, int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Items in the fields of :class:`McqRecord`, made as the records come; memory does not grow with their number.
+
+    Only studies with at least two present and three absent conditions are asked about, as published; uncertain ones
+    are not mentioned. Items of a block of four follow each other.
+
+    Args:
+        per_study: questions about one study at most.
+        report: counts of what was left out and why, filled while items are made.
+    """
+    counts = report if report is not None else {}
+    blocks: Blocks[Study] = Blocks()
+    number = 0
+    for record in records:
+        known = certain(record)
+        present = [name for name, state in known.items() if state]
+        if len(present) < LEAST_PRESENT or len(known) - len(present) < LEAST_ABSENT:
+            _count(counts, f"fewer than {LEAST_PRESENT} present or {LEAST_ABSENT} absent conditions")
+            continue
+        split, placed = split_of(record, seed), 0
+        study = Study(record.id, record.group, record.image, split)
+        for conditions, options in _questions(known, rng_of(seed, "mednega", record.id), blocks, split, per_study):
+            option = options.index(tuple(known[name] for name in conditions))
+            placed += 1
+            block = blocks.add((split, conditions, options), option, len(options), study)
+            if block is not None:
+                yield from _worded(block, seed, number)
+                number += 1
+        if not placed:
+            _count(counts, "no open question fits the study")
+    if blocks.n_waiting:
+        counts["questions whose four images were not all found"] = blocks.n_waiting
+
+
+def certain(record: FactsRecord) -> dict[str, int]:
+    """The conditions that are known to be present (1) or absent (0), by term; a term said both ways is left out."""
+    found: dict[str, set[int]] = {}
+    for name, fact in record.facts.items():
+        term = term_of(name)
+        if term is not None and fact.state != "uncertain":
+            found.setdefault(term.name, set()).add(int(fact.state == "present"))
+    sides = {name: states for name, states in found.items() if _is_sided(record.facts, name)}
+    known = {name: max(states) for name, states in found.items() if len(states) == 1 or name in sides}
+    return dict(sorted(known.items()))
+
+
+def _is_sided(facts: Mapping[str, Fact], name: str) -> bool:
+    """Whether a term is graded by side, so that one side may lack what the other has."""
+    return all("," in condition for condition in facts if (term := term_of(condition)) and term.name == name)
+
+
+def _questions(
+    known: dict[str, int], rng: np.random.Generator, blocks: Blocks[Study], split: Split, most: int
+) -> list[Question]:
+    """Questions that can be asked about a study, those first whose blocks lack the fewest images."""
+    names = list(known)
+    chosen = np.sort(rng.random((TRIED, len(names))).argsort(axis=1)[:, :N_CONDITIONS], axis=1)
+    found: dict[Question, tuple[int, float]] = {}
+    for numbers, luck in zip(chosen.tolist(), rng.random(TRIED).tolist(), strict=True):
+        conditions = tuple(names[number] for number in numbers)
+        for options, option in _SETS_WITH.get(tuple(known[name] for name in conditions), ()):
+            missing = blocks.missing((split, conditions, options), option, len(options))
+            if missing is not None:
+                found[conditions, options] = (missing, luck)
+    return sorted(found, key=lambda question: found[question])[:most]
+
+
+def _worded(block: Block[Study], seed: int, number: int) -> Iterator[dict[str, Any]]:
+    """The four items of a block: the same texts, another right answer each, in balanced positions."""
+    _, conditions, options = cast("tuple[Split, tuple[str, ...], Options]", block.key)
+    rng = rng_of(seed, "wording", number)
+    terms = [TERMS[conditions[i]] for i in rng.permutation(len(conditions)).tolist()]
+    frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
+    worded = {
+        kind: [sentence(frame, *lists(terms, dict(zip(conditions, state, strict=True)), how)) for state in options]
+        for kind, how in (("negation", negator), ("affirmative", None))
+    }
+    start = int(rng.integers(len(options)))
+    for option, study in enumerate(block.members):
+        shift = (start + option) % len(options)  # the right answer's position, another one for each member
+        places = [(i - shift + option) % len(options) for i in range(len(options))]
+        item: dict[str, Any] = {
+            "subject_id": study.group,
+            "study_id": study.name,
+            "question": QUESTION,
+            "correct_answer": LETTERS[shift],
+            "image": study.image,
+            "group": study.group,
+            "split": study.split,
+            "provenance": {"builder": "mednega", "seed": seed, "block": number},
+        }
+        for place, source in enumerate(places, start=1):
+            item[f"binary_raw_choice_{place}"] = dict(zip(conditions, options[source], strict=True))
+            item[f"negation_mcq_choice_{place}"] = worded["negation"][source]
+            item[f"affirmative_mcq_choice_{place}"] = worded["affirmative"][source]
+        yield item
+
+
+def _count(counts: dict[str, int], why: str) -> None:
+    counts[why] = counts.get(why, 0) + 1

@@ -1,0 +1,140 @@
+"""Tracing pairs for one tokenizer: captions of equally many tokens that differ in existence, severity, side or noun.
+
+Existence pairs are what one traces; the others are controls without negation, for the excess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from ..records import FactsRecord
+from .balance import rng_of
+from .contextual import SIDES, details
+from .lexicon import TERMS, Term
+from .mednega import certain
+
+__all__ = ["pair_items"]
+
+PER_RECORD = 1  # pairs of each attribute about one image
+
+
+def pair_items(
+    records: Iterable[FactsRecord],
+    count_tokens: Callable[[str], int],
+    *,
+    seed: int = 0,
+    report: dict[str, int] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Pairs in the fields of :class:`tracescribe.Pair`, of equally many tokens.
+
+    Where the plainest wording differs in length, others are tried ("There is some edema." against "There is no
+    edema."); a distinction that no wording fits is counted in ``report`` with the lengths that were found.
+
+    Args:
+        count_tokens: tokens of a text, special ones included: ``lambda text: len(model.text.tokenize([text])[0])``.
+
+    >>> from tracescribe.benchmark.records import Fact
+    >>> film = FactsRecord(id="1", group="p", image=None, facts={"Edema": Fact(state="absent")})
+    >>> [pair] = pair_items([film], lambda text: len(text.split()))
+    >>> pair["correct"], pair["foil"], pair["negation"]
+    ('There is no pulmonary edema.', 'There is severe pulmonary edema.', 'correct')
+    """
+    counts = report if report is not None else {}
+    lengths: dict[str, int] = {}
+    unmatched: dict[tuple[str, str], str] = {}  # the first example of each
+
+    def length(text: str) -> int:
+        if text not in lengths:
+            lengths[text] = count_tokens(text)
+        return lengths[text]
+
+    for record in records:
+        rng = rng_of(seed, "pairs", record.id)
+        for attribute, found in _candidates(record).items():
+            for place in rng.permutation(len(found)).tolist()[:PER_RECORD]:
+                term, wordings, negation = found[place]
+                fitting = next(((ours, foil) for ours, foil in wordings if length(ours) == length(foil)), None)
+                if fitting is None:
+                    ours, foil = wordings[0]
+                    why = (
+                        f"{attribute} of {term.noun}: no wording has as many tokens ({ours!r} has {length(ours)}, "
+                        f"{foil!r} {length(foil)}); trace such captions with align='auto'"
+                    )
+                    unmatched.setdefault((attribute, term.name), why)
+                    counts[unmatched[attribute, term.name]] = counts.get(unmatched[attribute, term.name], 0) + 1
+                    continue
+                yield {
+                    "correct": fitting[0],
+                    "foil": fitting[1],
+                    "image": record.image,
+                    "id": f"{record.id}-{attribute}",
+                    "group": record.group,
+                    "attribute": attribute,
+                    "template": _template(attribute, term),
+                    "negation": negation,
+                }
+
+
+Wordings = Sequence[tuple[str, str]]
+
+
+def _candidates(record: FactsRecord) -> dict[str, list[tuple[Term, Wordings, str | None]]]:
+    """By attribute: the term, (correct, foil) in several wordings, and which caption is negated."""
+    known = certain(record)
+    found: dict[str, list[tuple[Term, Wordings, str | None]]] = {
+        name: [] for name in ("existence", "severity", "side", "condition")
+    }
+    for name, present in known.items():
+        term = TERMS[name]
+        severity, side = details(record.facts, term) if present else (None, None)
+        negated = f"{_there(term)} no {term.noun}."
+        affirmed = _affirmed(term, bool(present), severity)
+        if affirmed:
+            pairs = [(text, negated) if present else (negated, text) for text in affirmed]
+            found["existence"].append((term, pairs, "foil" if present else "correct"))
+        if severity in (1, 3) and term.severities is not None:
+            words = [term.severities[0], term.severities[2]]
+            ours, foil = words if severity == 1 else words[::-1]
+            found["severity"].append((term, [tuple(_sentence(term, word) for word in (ours, foil))], None))  # type: ignore[list-item]
+        if term.paired and side in ("left", "right"):
+            other = SIDES[1 - SIDES.index(side)]
+            wordings = [(_sentence(term, side), _sentence(term, other))]
+            found["side"].append((term, wordings, None))
+        absent = [TERMS[name] for name, state in known.items() if not state and TERMS[name].plural == term.plural]
+        if present and absent:
+            found["condition"].append((term, [(_sentence(term), _sentence(other)) for other in absent], None))
+    return found
+
+
+def _affirmed(term: Term, present: bool, severity: int | None) -> list[str]:
+    """Ways of affirming a condition that put one word where its negation has "no".
+
+    Of a present condition only what is known is said: its own severity, or none. An absent one may be called severe.
+    """
+    graded: list[str] = []
+    if term.severities is not None and (severity is not None or not present):
+        graded = [term.severities[2 if severity is None else severity - 1]]
+    noun, there = term.noun, _there(term)
+    without_article = [f"{there} {word} {noun}." for word in graded]  # radiologists' shorthand: one word for "no"
+    if term.many:
+        return [f"{there} {term.phrase()}.", f"{there} one {noun}."]
+    return [*without_article, f"{there} {'some' if not term.plural else 'several'} {noun}."]
+
+
+def _there(term: Term) -> str:
+    return "There are" if term.plural else "There is"
+
+
+def _sentence(term: Term, *adjectives: str) -> str:
+    return f"{_there(term)} {term.phrase(*adjectives)}."
+
+
+def _template(attribute: str, term: Term) -> str:
+    there = _there(term)
+    return {
+        "existence": f"{there} {{X|no X}}.",
+        "severity": f"{there} {{mild|severe}} X.",
+        "side": f"{there} {{left|right}} X.",
+        "condition": f"{there} {{X|Y}}.",
+    }[attribute]
