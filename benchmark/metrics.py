@@ -110,15 +110,19 @@ def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, st
     """Whether text j asserts something that is false of image i.
 
     Both are flat states; a text contradicts an image when a key of both has different values, or when the text gives
-    an attribute ("effusion.side") that the image's states lack.
+    an attribute ("effusion.side") of something that the image's states call absent. What they do not mention is not
+    known, and contradicts nothing.
 
-    >>> inconsistent([{"effusion": "absent"}], [{"effusion": "present"}, {"effusion": "absent"}])[:, 0]
-    array([ True, False])
+    >>> inconsistent([{"effusion": "absent"}], [{"effusion": "present"}, {"effusion": "absent"}, {}])[:, 0]
+    array([ True, False, False])
     """
     out = np.zeros((len(true), len(asserted)), dtype=bool)
     for j, claim in enumerate(asserted):
-        items = list(claim.items())
-        out[:, j] = [any(facts.get(key) != value for key, value in items) for facts in true]
+        items = [(key, key.partition(".")[0], value) for key, value in claim.items()]
+        out[:, j] = [
+            any(facts[key] != value if key in facts else facts.get(of) == "absent" != value for key, of, value in items)
+            for facts in true
+        ]
     return out
 
 

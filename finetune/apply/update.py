@@ -74,29 +74,36 @@ class ScaledUpdate:
 
     @torch.no_grad()
     def _before(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        self._old = [value.clone() for value in self._values()]
+        # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
+        values = self._values()
+        if [_kind(value) for value in values] != [_kind(value) for value in self._old]:
+            self._old = [torch.empty_like(value) for value in values]
+        torch._foreach_copy_(self._old, values)
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         new, old = self._values(), self._old
-        # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
-        self._proposed = torch._foreach_sub(new, old)  # type: ignore[assignment]
+        self._proposed = list(torch._foreach_sub(new, old))
         self._check_state(optimizer)
-        whole = [i for i, value in enumerate(new) if value.dtype.itemsize >= 4 and self._multipliers[i] not in (0, 1)]
+        moving = [i for i, factor in enumerate(self._multipliers) if factor not in (0, 1)]
+        whole = [i for i in moving if new[i].dtype.itemsize >= 4]
+        scaled: dict[int, Tensor] = {i: self._round(i) for i in moving if new[i].dtype.itemsize < 4}
         if whole:
             factors = [self._multipliers[i] for i in whole]
-            scaled = torch._foreach_lerp([old[i] for i in whole], [new[i] for i in whole], factors)
-            torch._foreach_copy_([new[i] for i in whole], scaled)
-        frozen = [i for i, factor in enumerate(self._multipliers) if factor == 0]
-        if frozen:  # exactly, even where the step was not finite
-            torch._foreach_copy_([new[i] for i in frozen], [old[i] for i in frozen])
-        for i, value in enumerate(new):
-            if value.dtype.itemsize < 4 and self._multipliers[i] not in (0, 1):
-                exact = self._exact.get(i)
-                if exact is None or not torch.equal(exact.to(value.dtype), old[i]):  # somebody else wrote to it
-                    exact = old[i].float()
-                self._exact[i] = exact + self._multipliers[i] * (value.float() - old[i].float())
-                value.copy_(self._exact[i])
+            values = torch._foreach_lerp([old[i] for i in whole], [new[i] for i in whole], factors)
+            scaled.update(zip(whole, values, strict=True))
+        # what is frozen comes back exactly, even where the step was not finite
+        scaled.update({i: old[i] for i, factor in enumerate(self._multipliers) if factor == 0})
+        if scaled:
+            torch._foreach_copy_([new[i] for i in scaled], list(scaled.values()))
+
+    def _round(self, i: int) -> Tensor:
+        """The scaled value of a parameter in half precision, before it is rounded; it is kept for the next step."""
+        exact = self._exact.get(i)
+        if exact is None or not torch.equal(exact.to(self._old[i].dtype), self._old[i]):  # somebody else wrote to it
+            exact = self._old[i].float()
+        self._exact[i] = exact + self._multipliers[i] * self._proposed[i].float()
+        return self._exact[i]
 
     def _values(self) -> list[Tensor]:
         """The parameters' own memory; of one that is sharded (FSDP2), the shard that lies here."""
@@ -118,16 +125,22 @@ class ScaledUpdate:
         if self._checked_state:
             return
         self._checked_state = True
-        i = max(range(len(self._parameters)), key=lambda i: float(self._old[i].float().norm()))
-        new, old = self._values()[i], self._old[i]
+        i = next((i for i, old in enumerate(self._old) if old.numel() > 1 and bool(old.any())), None)
+        if i is None:
+            return
+        old = self._old[i]
         for key, kept in optimizer.state.get(self._parameters[i], {}).items():
-            if isinstance(kept, Tensor) and kept.shape == new.shape and bool(old.any()):
+            if isinstance(kept, Tensor) and _local(kept).shape == old.shape:
                 distance = (_local(kept).to(old.device).float() - old.float()).norm() / old.float().norm()
                 if float(distance) < 0.1:
                     _warn(
                         f"{type(optimizer).__name__} keeps a copy of the weights ({key!r}): if its steps start from "
                         "it, scaled steps are lost. Use plan.param_groups with it"
                     )
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return value.shape, value.dtype, value.device
 
 
 def _local(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class UpdateShare:
     """How much each text block changed.
 
-    size: U_l, the sum over the block's weights of the Frobenius norm of their change (for LoRA ||s B A||).
+    size: U_l, the sum over the block's matrices of the Frobenius norm of their change (for LoRA ||s B A||). Queries,
+        keys and values count as one matrix, whether the model stores them as one or as three.
     order: blocks (1..L) by falling alpha of the plan, or None without a plan.
     """
 
@@ -64,7 +66,8 @@ class UpdateShare:
 def update_share(before: nn.Module, after: nn.Module, plan: Prescription | None = None) -> UpdateShare:
     """Compare the text blocks of two versions of a model (source modules; peft adapters count as part of the weights).
 
-    U_l = sum over modules of ||W_after - W_before||_F; for LoRA this is ||s B A||_F. Source: NAST (arXiv 2602.12498),
+    U_l = sum over matrices of ||W_after - W_before||_F; for LoRA this is ||s B A||_F. Queries, keys and values count as
+    one matrix: stored as three they would otherwise count up to sqrt(3) times as much. Source: NAST (arXiv 2602.12498),
     Table 4, whose "top-k" are the k layers of highest CTE.
 
     Raises PrescriptionError when the two towers, or the plan, have different blocks.
@@ -76,11 +79,21 @@ def update_share(before: nn.Module, after: nn.Module, plan: Prescription | None 
         )
     if plan is not None and plan.n_blocks != len(old):
         raise PrescriptionError(f"the plan has weights for {plan.n_blocks} blocks, but the text tower has {len(old)}")
-    size = [
-        sum(float((then[name].double() - now[name].double().to(then[name].device)).norm()) for name in then)
-        for then, now in zip(old, new, strict=True)
-    ]
+    size = [_change(then, now) for then, now in zip(old, new, strict=True)]
     return UpdateShare(np.asarray(size), None if plan is None else plan.order)
+
+
+# What models with three projections call them: CLIP, SigLIP and most others; BERT; MPNet and T5; DistilBERT.
+_SPLIT = re.compile(r"(?:^|(?<=\.))(?:(?:q|k|v)(?:_proj|_lin)?|query|key|value)(?=\.(?:weight|bias)$)")
+
+
+def _change(then: dict[str, Tensor], now: dict[str, Tensor]) -> float:
+    squares: dict[str, float] = {}
+    for name, weight in then.items():
+        matrix = _SPLIT.sub("qkv", name)
+        change = weight.double() - now[name].double().to(weight.device)
+        squares[matrix] = squares.get(matrix, 0.0) + float(change.square().sum())
+    return sum(square**0.5 for square in squares.values())
 
 
 def _block_weights(module: nn.Module) -> list[dict[str, Tensor]]:

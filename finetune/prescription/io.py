@@ -133,6 +133,11 @@ def load_plan(path: str | Path) -> Prescription:
             f"{path}: was changed or damaged after it was saved (its sha256 does not fit); save it again, or remove "
             "the field 'sha256' from a plan that you changed on purpose"
         )
+    return from_record(record)
+
+
+def from_record(record: PlanFile) -> Prescription:
+    """The plan that a file holds."""
     return Prescription(
         alpha=np.asarray(record.alpha),
         beta=record.beta,

@@ -80,15 +80,22 @@ def test_negators_are_whole_words(text: str, count: int) -> None:
     assert metrics.negator_count(text) == count
 
 
-def test_a_text_contradicts_by_value_or_by_an_attribute_the_image_lacks() -> None:
+def test_a_text_contradicts_by_value_or_by_an_attribute_of_what_is_absent() -> None:
     image = {"effusion": "present", "effusion.side": "left", "edema": "absent"}
     texts = [
         {"effusion": "present"},
         {"effusion": "present", "effusion.side": "right"},
         {"edema": "present", "edema.severity": "mild"},
+        {"edema.severity": "mild"},
         {},
     ]
-    assert metrics.inconsistent(texts, [image])[0].tolist() == [False, True, True, False]
+    assert metrics.inconsistent(texts, [image])[0].tolist() == [False, True, True, True, False]
+
+
+def test_what_is_not_known_of_an_image_contradicts_nothing() -> None:
+    image = {"effusion": "present"}
+    texts = [{"effusion.side": "left"}, {"opacity": "absent"}, {"opacity": "present"}, {"effusion": "absent"}]
+    assert metrics.inconsistent(texts, [image])[0].tolist() == [False, False, False, True]
 
 
 def test_retrieval_scores_only_against_false_texts() -> None:

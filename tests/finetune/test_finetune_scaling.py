@@ -8,9 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from models import open_clip_model, transformers_model
 
 from tracescribe.errors import PrescriptionError, UnsupportedTowerError
 from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, attach, update_share
+from tracescribe.finetune.apply.update_share import _SPLIT
 from tracescribe.patching import text_blocks
 
 ALPHA = np.array([0.3, 1.0, 0.0])
@@ -364,6 +366,43 @@ def test_update_share_measures_the_change_of_each_block(make_model):
     np.testing.assert_allclose(share.size, [0, 1, 3], rtol=1e-6)
     np.testing.assert_allclose([share.top(1), share.top(1, by="size"), share.top(3)], [0.25, 0.75, 1])
     assert 1 < share.effective_layers < 2
+
+
+def test_fused_and_split_projections_count_alike():
+    """The same change of queries, keys and values, stored as one matrix by open_clip and as three by transformers."""
+    generator = torch.Generator().manual_seed(0)
+    change, bias = torch.randn(96, 32, generator=generator), torch.randn(96, generator=generator)
+    fused, split = open_clip_model(layers=2), transformers_model(layers=2)
+    fused_after, split_after = copy.deepcopy(fused), copy.deepcopy(split)
+    with torch.no_grad():
+        attention = text_blocks(fused_after)[1].attn
+        attention.in_proj_weight += change
+        attention.in_proj_bias += bias
+        attention = text_blocks(split_after)[1].self_attn
+        for part, weight, offset in zip("qkv", change.chunk(3), bias.chunk(3), strict=True):
+            layer = getattr(attention, f"{part}_proj")
+            layer.weight += weight
+            layer.bias += offset
+    sizes = update_share(fused, fused_after).size
+    np.testing.assert_allclose(sizes, [0, float(change.norm() + bias.norm())], rtol=1e-5)
+    np.testing.assert_allclose(update_share(split, split_after).size, sizes, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "matrix"),
+    [
+        ("self_attn.q_proj.weight", "self_attn.qkv.weight"),
+        ("attention.self.query.bias", "attention.self.qkv.bias"),
+        ("attention.attn.v.weight", "attention.attn.qkv.weight"),
+        ("layer.0.SelfAttention.k.weight", "layer.0.SelfAttention.qkv.weight"),
+        ("attention.k_lin.weight", "attention.qkv.weight"),
+        ("attn.in_proj_weight", "attn.in_proj_weight"),
+        ("self_attn.out_proj.weight", "self_attn.out_proj.weight"),
+        ("mlp.key_value.weight", "mlp.key_value.weight"),
+    ],
+)
+def test_what_counts_as_one_matrix(name, matrix):
+    assert _SPLIT.sub("qkv", name) == matrix
 
 
 def test_update_share_without_change_or_plan(make_clip):

@@ -43,7 +43,7 @@ def plain_loop(
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """What a user would write: the source's own encoders under peft, every image and every text at every step.
 
-    ``attach_lora`` stands for ``get_peft_model``, because peft's own layer counts the adapter of out_proj twice.
+    ``attach_lora`` stands for ``get_peft_model``, whose layer gives the adapter of out_proj half of its gradient.
     """
     source = copy.deepcopy(model.source).requires_grad_(False)
     torch.manual_seed(config.seed)
@@ -191,7 +191,7 @@ def test_layer_scaling_adds_no_operation_per_tensor(clip):
             optimizer.step()
         return counted.count
 
-    assert calls(2, "update") - calls(2, None) == 3  # keep, interpolate, write back
+    assert calls(2, "update") - calls(2, None) == 4  # keep, difference, interpolate, write back
 
 
 def test_gradient_mode_multiplies_each_gradient_once(clip):
