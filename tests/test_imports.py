@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmark": {"patching", "tracer"},
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
-# Inside a part: pairs <- results <- run; towers <- adapters <- loading, and towers <- resume <- engine.
+# Inside a part: pairs <- results <- run; towers <- adapters <- loading, and towers <- resume <- engine;
+# figure data <- {interactive, paper} <- reports.
 MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "tracer/pairs": set(),
     "tracer/results": {"pairs"},
@@ -46,6 +47,10 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "patching/engine": {"towers", "resume"},
     "patching/adapters": {"towers"},
     "patching/loading": {"towers", "adapters"},
+    "viz/figure_data": set(),
+    "viz/interactive": {"figure_data"},
+    "viz/paper": {"figure_data"},
+    "viz/reports": {"figure_data", "interactive"},
 }
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
 HANDS_TO = {"tracer/results/causal_trace.py": {"viz"}}
@@ -147,6 +152,14 @@ def test_no_module_imports_itself_through_others() -> None:
     for name in files:
         visit(name, ())
     assert "patching.towers.tower" in needs["patching.engine.engine"]  # imports are seen
+
+
+@pytest.mark.parametrize(
+    ("part", "foreign"), [("figure_data", "plotly matplotlib"), ("interactive", "matplotlib"), ("paper", "plotly")]
+)
+def test_each_part_of_viz_draws_with_its_own_library(part: str, foreign: str) -> None:
+    for path in modules(f"viz/{part}"):
+        assert not top_level_imports(path) & set(foreign.split()), path
 
 
 def test_the_direction_test_sees_imports() -> None:

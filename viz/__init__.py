@@ -6,11 +6,8 @@ if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
 
 from ..errors import FigureError
-from .interactive.heatmap import heatmap
+from .figures import export, export_overlay, heatmap, overlay, profile
 from .interactive.html import save_html
-from .interactive.overlay import export_overlay, overlay
-from .interactive.profile import profile
-from .paper.export import export
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
 
 __all__ = [

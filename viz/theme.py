@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 __all__ = [
@@ -19,8 +17,6 @@ __all__ = [
     "colour_at",
     "colour_limit",
     "over_white",
-    "plotly_axis",
-    "plotly_layout",
     "text_colour",
 ]
 
@@ -95,32 +91,6 @@ def over_white(colour: str, opacity: float) -> str:
     '#cccccc'
     """
     return "#" + "".join(f"{round(255 * (1 - opacity * (1 - part))):02x}" for part in _rgb(colour))
-
-
-def plotly_layout() -> dict[str, Any]:
-    """What every plotly figure's layout starts from."""
-    return {
-        "template": "none",
-        "font": {"family": FONTS, "size": 12, "color": INK},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "hoverlabel": {"font": {"family": FONTS, "size": 12, "color": INK}, "bgcolor": "#ffffff", "align": "left"},
-        "colorway": list(SERIES),
-    }
-
-
-def plotly_axis(**settings: Any) -> dict[str, Any]:
-    """What every plotly axis starts from."""
-    return {
-        "showgrid": False,
-        "zeroline": False,
-        "showline": False,
-        "ticks": "",
-        "tickfont": {"size": 11, "color": INK},
-        "title": {"font": {"size": 12, "color": MUTED}},
-        "automargin": True,
-        **settings,
-    }
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

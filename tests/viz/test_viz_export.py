@@ -17,8 +17,8 @@ from builders import synthetic_trace
 from tracescribe.errors import OutputError
 from tracescribe.tracer import TraceMap
 from tracescribe.viz import FigureError, export
-from tracescribe.viz.figure_data import heatmap_view
-from tracescribe.viz.paper.export import FORMATS, _settings
+from tracescribe.viz.figure_data import heatmap_data
+from tracescribe.viz.paper.files import FORMATS, matplotlib_settings
 from tracescribe.viz.paper.fonts import Fonts
 from tracescribe.viz.paper.heatmap import draw_heatmap
 
@@ -101,9 +101,9 @@ def test_the_users_matplotlib_settings_are_neither_used_nor_changed(tmp_path: Pa
 @pytest.mark.parametrize("inches", [3.25, 6.75])
 @pytest.mark.parametrize(("n_columns", "n_layers"), [(4, 4), (6, 12), (12, 12), (14, 24), (30, 12), (77, 12), (77, 32)])
 def test_no_text_is_cut_off_or_collides(n_columns: int, n_layers: int, inches: float) -> None:
-    view = heatmap_view(a_map(n_columns, n_layers))
-    with _settings():
-        figure = draw_heatmap(view, Fonts(), inches, ("", ()), values="auto", limit=None, height=None)
+    view = heatmap_data(a_map(n_columns, n_layers))
+    with matplotlib_settings():
+        figure = draw_heatmap(view, Fonts(), inches, ("", ()), values="auto", height=None)
         figure.draw_without_rendering()
         width, height = figure.bbox.width, figure.bbox.height
         texts = [

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracescribe.viz import theme
-from tracescribe.viz.labels import cell_text, plotly_text, shorten, tidy_token, wrap_phrases
+from tracescribe.viz.figure_data.labels import cell_text, plotly_text, shorten, tidy_token, wrap_phrases
 
 
 @given(st.floats(-1e4, 1e4))

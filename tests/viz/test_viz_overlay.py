@@ -12,7 +12,7 @@ from builders import synthetic_trace
 import tracescribe as ts
 from tracescribe.benchmark.phantom import counterfactual_pairs
 from tracescribe.viz import FigureError, export_overlay, overlay
-from tracescribe.viz.interactive.overlay import blended, overlay_view
+from tracescribe.viz.figure_data.overlay import blended, overlay_data
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def trace(pairs: list[ts.ImagePair]) -> ts.CausalTrace:
 
 
 def test_each_cell_lies_where_its_patch_is(trace: ts.CausalTrace, pairs: list[ts.ImagePair]) -> None:
-    view = overlay_view(trace, pairs[1].image, pair=1)
+    view = overlay_data(trace, pairs[1].image, pair=1)
     assert view.values.shape == (4, 4, 4) and view.film.shape == (64, 64)
     for row, column in ((0, 0), (1, 2), (3, 1)):
         np.testing.assert_array_equal(view.values[:, row, column], trace.cte[1, :, 4 * row + column])
@@ -37,7 +37,7 @@ def test_each_cell_lies_where_its_patch_is(trace: ts.CausalTrace, pairs: list[ts
 
 
 def test_borders_enclose_exactly_the_outlined_cells(trace: ts.CausalTrace, pairs: list[ts.ImagePair]) -> None:
-    view = overlay_view(trace, pairs[0].image, pair=0)
+    view = overlay_data(trace, pairs[0].image, pair=0)
     object.__setattr__(view, "outlined", np.array([[True, True], [False, True]]))
     edges = {frozenset(segment) for segment in view.borders}
     corners = ["00", "10", "20", "21", "22", "12", "11", "01", "00"]  # an L, walked around
@@ -68,7 +68,7 @@ def test_static_files_are_the_same_each_time(
     assert paths[0].read_bytes() == paths[1].read_bytes()
     if suffix == "svg":
         text = paths[0].read_text(encoding="utf-8")
-        assert 'width="234pt"' in text and all(f"layer {layer}" in text for layer in range(4)) and "film" in text
+        assert 'width="234pt"' in text and all(f"layer {layer}" in text for layer in range(4)) and "image" in text
 
 
 def test_the_interactive_figure_holds_every_number(trace: ts.CausalTrace, pairs: list[ts.ImagePair]) -> None:
@@ -88,10 +88,10 @@ def test_a_class_token_is_told_in_words(trace: ts.CausalTrace) -> None:
     image, other = counterfactual_pixels(1, (32, 32), (8, 8), [(0, 1)])
     pair = ts.ImagePair(image=image, counterfactual=other, caption="a mass")
     whole = ts.trace_images(model, [pair], floor=0, progress=False)
-    view = overlay_view(whole, image)
+    view = overlay_data(whole, image)
     assert [view.panel_title(at) for at in (0, 3)] == ["layer 0 · class 0.00", "layer 3 · class 1.00"]
     sets = ts.trace_images(model, [pair], positions="differing", floor=0, progress=False)
-    values = overlay_view(sets, image).values
+    values = overlay_data(sets, image).values
     assert np.isfinite(values[:, 0, 1]).all() and np.isfinite(values).sum() == 4  # only the set has a value
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ...errors import FigureError
 from ...tracer.results.maps import LayerProfile
 from .. import theme
-from ..figure_data import HeatmapView, Source, heatmap_view
-from ..labels import cell_text, number, plotly_text, shorten, text_units, wrap_phrases
+from ..figure_data.heatmap import HeatmapData
+from ..figure_data.labels import cell_text, number, plotly_text, shorten, text_units, wrap_phrases
+from .layout import header_title, plotly_axis, plotly_layout, scale_ticks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["heatmap"]
+    from .figure import NotebookFigure
+
+__all__ = ["draw_heatmap"]
 
 _LEFT, _RIGHT, _GAP, _PROFILE = 58, 86, 16, 150
 _CELLS = (380, 600)  # pixels: the cells of few tokens are not stretched, those of many are not crushed
@@ -23,53 +25,15 @@ _PITCH = (17, 68)
 _VALUE_SIZE, _TICK_SIZE = 10.5, 11
 
 
-def heatmap(
-    source: Source,
-    pair: int | str | None = None,
-    *,
-    title: str | None = None,
-    values: Literal["auto"] | bool = "auto",
-    profile: bool | LayerProfile = True,
-    limit: float | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    **options: Any,
-) -> go.Figure:
-    """Causal tracing effect by layer and token, as a plotly figure.
+def draw_heatmap(
+    view: HeatmapData, *, values: Literal["auto"] | bool, width: int | None, height: int | None
+) -> NotebookFigure:
+    """Cells with hover text, the layer profile beside them on the same layer axis, title and notes above."""
+    from .figure import NotebookFigure
 
-    source: a CausalTrace (several pairs: ``trace.map(align="role")``; one pair: its own tokens), a TraceMap, or an
-        Excess over a control.
-    pair: number or id of one pair of the trace.
-    title: in place of the default one; "" for none, then the notes under it go too.
-    values: whether each cell's number is written; "auto" = where they fit.
-    profile: whether the CTE per layer stands beside the cells, or the LayerProfile to put there.
-    limit: colours run from -limit to limit; None = the largest absolute value. Colours beyond it saturate.
-    width, height: pixels; None = from the numbers of tokens and layers.
-    options: ``align``, ``reduce``, ``segment`` of :meth:`CausalTrace.map`; ``aggregate``, ``ci``, ``n_boot``, ``seed``
-        of :meth:`CausalTrace.per_layer`.
-
-    Colours are ColorBrewer's RdBu, safe for colour-blind readers, centred at 0. Tokens that differ between the captions
-    are in bold under a mark; for one pair the foil's token follows a stroke: "severe / no".
-
-    Raises:
-        FigureError: something that is no trace, no such pair, an option that does not apply.
-
-    >>> from tracescribe.tracer import TraceMap
-    >>> values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
-    >>> cells = TraceMap(values, ("first differing", "[end]"), np.arange(2), counts)
-    >>> figure = heatmap(cells)
-    >>> figure.data[0].z, figure.data[0].zmin, figure.data[0].zmax
-    (([1.0, 0.0], [0.6, 0.3]), -1.0, 1.0)
-    """
-    import plotly.graph_objects as go
-
-    if values not in ("auto", True, False):
-        raise FigureError(f'values={values!r}: choose True, False or "auto"')
-    view = heatmap_view(source, pair, profile=profile, **options)
-    bound = _bound(view, limit)
-    frame = _Frame(view, view.title if title is None else title, width, height)
-    figure = go.Figure(layout=theme.plotly_layout())
-    figure.add_trace(_cells(view, bound, frame, frame.values_fit if values == "auto" else bool(values)))
+    frame = _Frame(view, width, height)
+    figure = NotebookFigure(layout=plotly_layout())
+    figure.add_trace(_cells(view, frame.values_fit if values == "auto" else bool(values)))
     if view.profile is not None:
         _add_profile(figure, view.profile, view.unit)
     if not np.isfinite(view.values).all():
@@ -81,7 +45,7 @@ def heatmap(
 class _Frame:
     """Pixels: plotly does not fit text into margins or cells by itself."""
 
-    def __init__(self, view: HeatmapView, title: str, width: int | None, height: int | None) -> None:
+    def __init__(self, view: HeatmapData, width: int | None, height: int | None) -> None:
         n_layers, n_columns = view.values.shape
         beside = _GAP + _PROFILE if view.profile is not None else 0
         least, most = _PITCH
@@ -102,8 +66,8 @@ class _Frame:
         reach = {0: 1.4, -45: longest * 0.72 + 1.2, -90: longest + 0.8}[self.angle]
         self.bottom = max(round(10 + reach * _TICK_SIZE), 46 if beside else 26)  # the profile's own axis needs 46
 
-        self.title = wrap_phrases((title,), round((self.width - _LEFT - 50) / 8.2)) if title else []
-        self.notes = wrap_phrases(view.notes, round((self.width - _LEFT - 10) / 5.9)) if title else []
+        self.title = wrap_phrases((view.title,), round((self.width - _LEFT - 50) / 8.2)) if view.title else []
+        self.notes = wrap_phrases(view.notes, round((self.width - _LEFT - 10) / 5.9)) if view.title else []
         marks = 14 if view.marked.any() else 4
         self.top = 12 + 21 * len(self.title) + 16 * len(self.notes) + (4 if self.title else 0) + marks
 
@@ -116,15 +80,7 @@ class _Frame:
         self.values_fit = widest * _VALUE_SIZE * 0.58 + 4 <= self.pitch and self.row >= _VALUE_SIZE + 3
 
 
-def _bound(view: HeatmapView, limit: float | None) -> float:
-    if limit is None:
-        return theme.colour_limit(view.values)
-    if not (np.isfinite(limit) and limit > 0):
-        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
-    return float(limit)
-
-
-def _cells(view: HeatmapView, bound: float, frame: _Frame, written: bool) -> go.Heatmap:
+def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
     import plotly.graph_objects as go
 
     stops = np.linspace(0, 1, len(theme.DIVERGING))
@@ -139,8 +95,8 @@ def _cells(view: HeatmapView, bound: float, frame: _Frame, written: bool) -> go.
         z=[[value if np.isfinite(value) else None for value in row] for row in view.values.tolist()],
         x=list(range(len(tokens))),
         y=view.layers.tolist(),
-        zmin=-bound,
-        zmax=bound,
+        zmin=-view.limit,
+        zmax=view.limit,
         zmid=0,
         colorscale=[[float(stop), colour] for stop, colour in zip(stops, theme.DIVERGING, strict=True)],
         xgap=1,
@@ -160,14 +116,14 @@ def _cells(view: HeatmapView, bound: float, frame: _Frame, written: bool) -> go.
             "x": 1.0,
             "xpad": 14,
             "len": 1.0,
-            "nticks": 7,
+            **scale_ticks(view.limit, view.clipped_ends),
             "tickfont": {"size": 10.5, "color": theme.INK},
             "ticks": "",
         },
     )
 
 
-def _add_missing(figure: go.Figure, view: HeatmapView) -> None:
+def _add_missing(figure: go.Figure, view: HeatmapData) -> None:
     """Grey in the place of cells without a value, which must not look like 0."""
     import plotly.graph_objects as go
 
@@ -228,7 +184,7 @@ def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
         )
     )
     figure.update_layout(
-        xaxis2=theme.plotly_axis(
+        xaxis2=plotly_axis(
             title={"text": label, "font": {"size": 12, "color": theme.MUTED}, "standoff": 8},
             anchor="y",
             showgrid=True,
@@ -242,7 +198,7 @@ def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
     )
 
 
-def _lay_out(figure: go.Figure, view: HeatmapView, frame: _Frame) -> None:
+def _lay_out(figure: go.Figure, view: HeatmapData, frame: _Frame) -> None:
     n_columns = view.values.shape[1]
     ticktext = [
         f'<b><span style="color:{theme.ACCENT}">{plotly_text(tick)}</span></b>' if marked else plotly_text(tick)
@@ -251,25 +207,12 @@ def _lay_out(figure: go.Figure, view: HeatmapView, frame: _Frame) -> None:
     layers = view.layers.tolist()
     step = max(1, round(12 / frame.row))
     shown = [layer for layer in layers if layer % step == 0]
-    header = [f"<b>{plotly_text(line)}</b>" for line in frame.title]
-    header += [f'<span style="font-size:12px;color:{theme.MUTED}">{plotly_text(line)}</span>' for line in frame.notes]
     figure.update_layout(
         width=frame.width,
         height=frame.height,
         margin={"l": _LEFT, "r": _RIGHT, "t": frame.top, "b": frame.bottom, "pad": 0},
-        title={
-            "text": "<br>".join(header),
-            "font": {"size": 16, "color": theme.INK},
-            "x": 0,
-            "xref": "paper",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 14, "l": 0},
-        }
-        if header
-        else None,
-        xaxis=theme.plotly_axis(
+        title=header_title(frame.title, frame.notes),
+        xaxis=plotly_axis(
             domain=[0, frame.cells_end],
             range=[-0.5, n_columns - 0.5],
             tickmode="array",
@@ -278,8 +221,8 @@ def _lay_out(figure: go.Figure, view: HeatmapView, frame: _Frame) -> None:
             tickangle=frame.angle,
             tickfont={"size": _TICK_SIZE, "color": theme.INK},
         ),
-        yaxis=theme.plotly_axis(
-            title={"text": "layer (0 = embedding output)", "font": {"size": 12, "color": theme.MUTED}},
+        yaxis=plotly_axis(
+            title={"text": view.axis_name, "font": {"size": 12, "color": theme.MUTED}},
             range=[layers[0] - 0.5, layers[-1] + 0.5],
             tickmode="array",
             tickvals=shown,

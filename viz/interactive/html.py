@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FigureError
 from ...io.atomic import write_atomically
+from ..figure_data.labels import clean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-__all__ = ["PLOTLY_CONFIG", "figure_div", "plotly_script", "save_html"]
+__all__ = ["PLOTLY_CONFIG", "figure_div", "plain_title", "plotly_script", "save_html"]
 
 # No logo, no upload button: nothing in the page calls out. Few buttons, so that they do not cover the title.
 PLOTLY_CONFIG: dict[str, Any] = {
@@ -36,7 +37,7 @@ def save_html(figure: go.Figure, path: str | os.PathLike[str], *, title: str | N
     from html import escape
 
     body = figure_div(figure, "figure")
-    name = escape(title if title is not None else _plain_title(figure))
+    name = escape(clean(title if title is not None else plain_title(figure)))
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -46,7 +47,7 @@ def save_html(figure: go.Figure, path: str | os.PathLike[str], *, title: str | N
         f'<body>\n<div class="plot">{body}</div>\n</body>\n</html>\n'
     )
     with write_atomically(path, binary=True) as handle:
-        handle.write(page.encode("utf-8", "replace"))  # a lone surrogate in a title must not lose the page
+        handle.write(page.encode("utf-8"))
     return Path(path)
 
 
@@ -70,7 +71,8 @@ def figure_div(figure: go.Figure, identifier: str) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, div_id=identifier, config=PLOTLY_CONFIG)
 
 
-def _plain_title(figure: go.Figure) -> str:
+def plain_title(figure: go.Figure) -> str:
+    """The first line of a figure's title, without markup."""
     import re
     from html import unescape
 

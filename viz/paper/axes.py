@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from .. import theme
-from ..labels import wrap_phrases
+from ..figure_data.labels import wrap_phrases
 from .fonts import Fonts, Weight
 
 __all__ = [
@@ -24,11 +24,10 @@ __all__ = [
     "colours",
     "header_height",
     "layer_step",
+    "mark_clipped",
     "new_figure",
-    "nice_below",
     "place_axes",
     "set_ticks",
-    "short_number",
     "weight_of",
     "write_header",
 ]
@@ -104,14 +103,18 @@ def write_header(figure: Figure, fonts: Fonts, header: Header, height: float, in
             top += line_height
 
 
-def nice_below(value: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above ``value``."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return max((m * power for m in (1, 2, 5) if m * power <= value * (1 + 1e-9)), default=power)
-
-
-def short_number(value: float) -> str:
-    return f"{value:g}".replace("-", "−")
+def mark_clipped(axes: Axes, ends: tuple[bool, bool], *, horizontal: bool) -> None:
+    """Arrows in the colour of the limit at each end of a colour bar that stands for everything beyond it."""
+    inch = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    for end, present in enumerate(ends):
+        if present:
+            out = (2 * end - 1) * 2.2 / 72
+            along, marker = ((out, 0.0), "<>"[end]) if horizontal else ((0.0, out), "v^"[end])
+            place = (end, 0.5) if horizontal else (0.5, end)
+            axes.plot(
+                *([value] for value in place), marker=marker, markersize=4.4, markeredgewidth=0, clip_on=False,
+                color=theme.DIVERGING[-end], transform=axes.transAxes + ScaledTranslation(*along, inch),
+            )  # fmt: skip
 
 
 def weight_of(marked: Any) -> Weight:

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from ...errors import FigureError
 from ...tracer.results.maps import LayerProfile
 from .. import theme
-from ..figure_data import HeatmapView
-from ..labels import cell_text, shorten
+from ..figure_data.heatmap import HeatmapData
+from ..figure_data.labels import cell_text, shorten
+from ..figure_data.numbers import nice_below, short_number
 from .axes import (
     EDGE,
     LABEL,
@@ -26,11 +27,10 @@ from .axes import (
     colours,
     header_height,
     layer_step,
+    mark_clipped,
     new_figure,
-    nice_below,
     place_axes,
     set_ticks,
-    short_number,
     weight_of,
     write_header,
 )
@@ -64,19 +64,15 @@ class _Plan:
 
 
 def draw_heatmap(
-    view: HeatmapView,
+    view: HeatmapData,
     fonts: Fonts,
     inches: float,
     header: Header,
     *,
     values: Literal["auto"] | bool,
-    limit: float | None,
     height: float | None,
 ) -> Figure:
     """A figure of exactly ``inches`` width. Lines of cells continue below where the tokens are too many for one."""
-    bound = theme.colour_limit(view.values) if limit is None else float(limit)
-    if not (math.isfinite(bound) and bound > 0):
-        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
     labels = [shorten(label, 22 if view.counts is None else 30) for label in view.labels]
     fonts.admit(*labels, header[0], *header[1])
     labels = [fonts.drawable(label) for label in labels]
@@ -91,11 +87,11 @@ def draw_heatmap(
         wide = (chosen.stop - chosen.start) * plan.pitch
         top = plan.top + line * (plan.row * n_layers + plan.marks) + sum(plan.below[:line])
         cells = place_axes(figure, plan.left, top, wide, plan.row * n_layers)
-        _draw_cells(cells, view, chosen, bound, size, plan.row, fonts)
+        _draw_cells(cells, view, chosen, size, plan.row, fonts)
         _label_tokens(cells, labels[chosen], view.marked[chosen], plan, fonts)
         _label_layers(cells, view, plan, fonts)
         if line == 0:
-            _draw_scale(figure, view.quantity, bound, plan, fonts)
+            _draw_scale(figure, view, plan, fonts)
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
@@ -104,7 +100,7 @@ def draw_heatmap(
 
 
 def _plan(
-    view: HeatmapView, labels: list[str], fonts: Fonts, inches: float, header: Header, height: float | None
+    view: HeatmapData, labels: list[str], fonts: Fonts, inches: float, header: Header, height: float | None
 ) -> _Plan:
     n_layers, n_columns = view.values.shape
     wide, has_profile = inches * 72, view.profile is not None
@@ -160,9 +156,7 @@ def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> floa
     return 4 + {0: size * LINE, 45: (width + size) * math.sin(math.pi / 4), 90: width}[angle]
 
 
-def _draw_cells(
-    axes: Axes, view: HeatmapView, chosen: slice, bound: float, size: float, row_height: float, fonts: Fonts
-) -> None:
+def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, row_height: float, fonts: Fonts) -> None:
     values = view.values[:, chosen]
     n_layers, n_columns = values.shape
     axes.pcolormesh(
@@ -170,7 +164,7 @@ def _draw_cells(
         np.arange(n_layers + 1) - 0.5,
         np.ma.masked_invalid(values),
         cmap=colours(),
-        norm=Normalize(-bound, bound),
+        norm=Normalize(-view.limit, view.limit),
         edgecolors="white",
         linewidth=0.3,
     )
@@ -181,7 +175,7 @@ def _draw_cells(
                 if text:
                     axes.text(
                         column, layer, text, ha="center", va="center_baseline",
-                        color=theme.text_colour(float(value), bound), **fonts.style(size),
+                        color=theme.text_colour(float(value), view.limit), **fonts.style(size),
                     )  # fmt: skip
     columns = np.flatnonzero(view.marked[chosen])
     if len(columns):
@@ -210,16 +204,17 @@ def _label_tokens(axes: Axes, labels: list[str], marked: np.ndarray, plan: _Plan
         )  # fmt: skip
 
 
-def _label_layers(axes: Axes, view: HeatmapView, plan: _Plan, fonts: Fonts) -> None:
+def _label_layers(axes: Axes, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
     step = layer_step(len(view.layers), plan.row, TICK * 1.1)
     shown = [i for i, layer in enumerate(view.layers.tolist()) if layer % step == 0]
     set_ticks(axes.yaxis, shown, fonts, [str(int(view.layers[i])) for i in shown])
     axes.set_ylabel("layer", labelpad=2, **fonts.style(LABEL))
 
 
-def _draw_scale(figure: Figure, quantity: str, bound: float, plan: _Plan, fonts: Fonts) -> None:
+def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
     """The colour scale: many small vector boxes above the cells, right-aligned with them."""
-    wide = min(0.55 * plan.cells, 80.0)
+    wide, bound = min(0.55 * plan.cells, 80.0), view.limit
+    beside = -7 if view.clipped_ends[0] else -3
     left, top = plan.left + plan.cells - wide, plan.top - plan.marks - 4
     axes = place_axes(figure, left, top, wide, 4)
     edges = np.linspace(-bound, bound, 129)
@@ -229,12 +224,13 @@ def _draw_scale(figure: Figure, quantity: str, bound: float, plan: _Plan, fonts:
     )  # fmt: skip
     axes.set(xlim=(-bound, bound), ylim=(0, 1), yticks=[])
     axes.spines[:].set_visible(False)
+    mark_clipped(axes, view.clipped_ends, horizontal=True)
     step = nice_below(bound)
     axes.xaxis.set_ticks_position("top")
     set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=SMALL)
     axes.tick_params(axis="x", length=1.5, pad=0.5)
     axes.annotate(
-        quantity, (0, 0.5), xytext=(-3, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
+        view.quantity, (0, 0.5), xytext=(beside, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
         va="center_baseline", color=theme.INK, **fonts.style(SMALL),
     )  # fmt: skip
 
@@ -258,7 +254,7 @@ def _draw_beside(axes: Axes, curve: LayerProfile, unit: str, span: tuple[float, 
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 
-def _value_size(view: HeatmapView, plan: _Plan, fonts: Fonts, values: Literal["auto"] | bool) -> float:
+def _value_size(view: HeatmapData, plan: _Plan, fonts: Fonts, values: Literal["auto"] | bool) -> float:
     """Font size of the cells' numbers; 0 = none."""
     texts = {cell_text(float(value)) for value in view.values.ravel()} - {""}
     if values is False or not texts:

@@ -1,4 +1,4 @@
-"""Layer x patch maps over an image for papers: the film, a panel a layer, one colour bar."""
+"""Layer × patch maps over an image for papers: the image, one panel per layer, one colour bar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .. import theme
-from ..interactive.overlay import OUTLINE, OverlayView, blended
+from ..figure_data.numbers import nice_below, short_number
+from ..figure_data.overlay import OUTLINE, OverlayData, blended
 from .axes import (
     EDGE,
     LABEL,
@@ -17,10 +18,9 @@ from .axes import (
     Header,
     colours,
     header_height,
+    mark_clipped,
     new_figure,
-    nice_below,
     place_axes,
-    short_number,
     write_header,
 )
 from .fonts import Fonts
@@ -30,11 +30,11 @@ __all__ = ["draw_overlay"]
 _GAP, _CAPTION, _BAR = 5.0, 10.0, 34.0  # points: between panels, above one, and for the colour bar
 
 
-def draw_overlay(view: OverlayView, fonts: Fonts, inches: float, header: Header) -> Figure:
-    """The film by itself, then one panel a layer, in rows of panels that are at least 0.8 inches wide."""
+def draw_overlay(view: OverlayData, fonts: Fonts, inches: float, header: Header) -> Figure:
+    """The image by itself, then one panel per layer, in rows of panels that are at least 0.8 inches wide."""
     wide = inches * 72
     n_panels = len(view.layers) + 1
-    captions = ["film", *(view.panel_title(at) for at in range(len(view.layers)))]
+    captions = ["image", *(view.panel_title(at) for at in range(len(view.layers)))]
     fonts.admit(header[0], *header[1], *captions)
     room = wide - 2 * EDGE - _BAR
     needed = max(58.0, max(fonts.width(caption, TICK) for caption in captions) + 2)
@@ -74,5 +74,6 @@ def draw_overlay(view: OverlayView, fonts: Fonts, inches: float, header: Header)
     bar.set_xticks([])
     bar.set_yticks([-step, 0, step], [short_number(value) for value in (-step, 0.0, step)], **fonts.style(TICK))
     bar.spines[:].set_visible(False)
-    bar.set_title("CTE", pad=6, color=theme.INK, loc="left", **fonts.style(LABEL))
+    mark_clipped(bar, view.clipped_ends, horizontal=False)
+    bar.set_title("CTE", pad=8 if view.clipped_ends[1] else 6, color=theme.INK, loc="left", **fonts.style(LABEL))
     return figure

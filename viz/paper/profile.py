@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .. import theme
-from ..figure_data import ProfileView
-from ..labels import shorten
+from ..figure_data.labels import shorten
+from ..figure_data.profile import ProfileData
 from .axes import (
     EDGE,
     LABEL,
@@ -33,7 +33,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "o", "s")
 
 
 def draw_profile(
-    view: ProfileView, fonts: Fonts, inches: float, header: Header, *, height: float | None, transparent: bool
+    view: ProfileData, fonts: Fonts, inches: float, header: Header, *, height: float | None, transparent: bool
 ) -> Figure:
     """Curves over layers with their bands, with a legend above them where there are several.
 
@@ -75,7 +75,7 @@ def draw_profile(
     axes.set_ylim(*view.span)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
-    axes.set_xlabel("layer (0 = embedding output)", labelpad=2, **fonts.style(LABEL))
+    axes.set_xlabel(view.axis_name, labelpad=2, **fonts.style(LABEL))
     axes.set_ylabel(view.quantity, labelpad=2, **fonts.style(LABEL))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     for label in axes.get_yticklabels():

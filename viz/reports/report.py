@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import DataFormatError, FigureError
 from ...io.atomic import ensure_writable, write_atomically
 from .. import theme
+from ..figure_data.labels import MINUS
 from ..interactive.html import figure_div, plotly_script
-from ..labels import MINUS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

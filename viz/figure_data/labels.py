@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 import unicodedata
 
-from ..token_strings import JOIN, bare
+from ...token_strings import JOIN, bare
 
-__all__ = ["cell_text", "number", "plotly_text", "shorten", "text_units", "tidy_token", "wrap_phrases"]
+__all__ = [
+    "MINUS",
+    "cell_text",
+    "clean",
+    "number",
+    "plotly_text",
+    "plural",
+    "quoted",
+    "shorten",
+    "text_units",
+    "tidy_token",
+    "wrap_phrases",
+]
 
 _SPECIALS = {
     "<|startoftext|>": "[SOT]",
@@ -40,18 +53,44 @@ def tidy_token(token: str, special: bool = False) -> str:
     plain = "" if token in ("Ġ", "▁") else bare(token)
     if len(plain) > 2 and plain.startswith("##"):
         plain = JOIN + plain[2:]
-    shown = "".join(_visible(character) for character in plain)
+    shown = clean("".join(map(_visible, plain)))
     return shown.strip() or "␣"
 
 
 def _visible(character: str) -> str:
-    if character in "\n\r":
-        return "⏎"
-    if character == "\t":
-        return "⇥"
-    # Neither XML nor UTF-8 can hold these: the replacement character stands in.
-    unwritable = unicodedata.category(character) in ("Cc", "Cs") or character in "\ufffe\uffff"
+    return {"\n": "⏎", "\r": "⏎", "\t": "⇥"}.get(character, character)
+
+
+def clean(text: str) -> str:
+    """Text that every format can hold, on one line: SVG, HTML and PDF have no control characters, UTF-8 no surrogates.
+
+    >>> clean("a\\x01b\\ud800 c\\n d") == "a\\ufffdb\\ufffd c d"
+    True
+    """
+    return "".join(map(_writable, re.sub(r"[\t\n\r]+ *", " ", text)))
+
+
+def _writable(character: str) -> str:
+    unwritable = unicodedata.category(character) in ("Cc", "Cs") or ord(character) & 0xFFFE == 0xFFFE
     return "\ufffd" if unwritable else character
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """A user's value for a message: as Python writes it, shortened.
+
+    >>> quoted("x" * 15_000, 12)
+    "'xxxxx…xxxx'"
+    """
+    return shorten(repr(value), limit)
+
+
+def plural(n: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "pair"), plural(1200, "pair")
+    ('1 pair', '1,200 pairs')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def shorten(text: str, limit: int = 24) -> str:

@@ -1,0 +1,159 @@
+"""Figures for papers: vector PDF, SVG and EPS (and PNG) of an exact width, the same bytes each time, no display."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...errors import FigureError
+from ..figure_data import Data
+from ..figure_data.heatmap import HeatmapData
+from ..figure_data.labels import quoted
+from ..figure_data.profile import ProfileData
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FORMATS", "WIDTHS", "PaperOptions", "inches_of", "matplotlib_settings", "rendered", "suffix_of"]
+
+FORMATS = (".pdf", ".svg", ".eps", ".png")
+WIDTHS = {  # inches, from the templates' own settings; "column" and "page" are ICML's and the usual two-column ones
+    "column": 3.25,
+    "page": 6.75,
+    "icml": 3.25,
+    "icml-page": 6.75,
+    "neurips": 5.5,
+    "iclr": 5.5,
+    "acl": 3.03,  # 7.7 cm
+    "acl-page": 6.30,  # 16 cm
+    "nature": 3.5,  # 89 mm
+    "nature-page": 7.2,  # 183 mm
+}
+
+_RC = {
+    "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "tracescribe",
+    "text.usetex": False,
+    "text.parse_math": False,  # "$" is a token, not LaTeX
+    "text.hinting": "none",
+    "axes.linewidth": 0.6,
+    "axes.unicode_minus": True,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2.0,
+    "ytick.major.size": 2.0,
+    "xtick.major.pad": 1.5,
+    "ytick.major.pad": 1.5,
+}
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """The format that a path's suffix names.
+
+    Raises:
+        FigureError: it names none.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        said = f"the suffix {quoted(suffix)}" if suffix else "no suffix"
+        raise FigureError(f"{quoted(os.fspath(path))} has {said}; a figure can be written as {', '.join(FORMATS)}")
+    return suffix
+
+
+def inches_of(width: str | float) -> float:
+    """Inches of a named width, or of a number.
+
+    Raises:
+        FigureError: an unknown name, or a width that no figure has.
+    """
+    if isinstance(width, str):
+        if width not in WIDTHS:
+            names = ", ".join(f"{name!r} ({size} in)" for name, size in WIDTHS.items())
+            raise FigureError(f"unknown width {quoted(width)}; choose {names} or a number of inches")
+        return WIDTHS[width]
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 1.5 <= width <= 40:
+        raise FigureError(f"width={quoted(width)}: give inches between 1.5 and 40, or a name such as 'column'")
+    return float(width)
+
+
+@contextmanager
+def matplotlib_settings() -> Iterator[None]:
+    """matplotlib's own defaults and ours, for the block only: a user's style must not change a figure."""
+    import matplotlib
+    import matplotlib.style
+
+    with matplotlib.style.context(_RC, after_reset=True):
+        yield
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """How a figure is drawn for a paper; see :func:`tracescribe.viz.export`.
+
+    Raises:
+        FigureError: a value that is none of those allowed.
+    """
+
+    width: str | float = "column"
+    height: float | None = None
+    values: Literal["auto"] | bool = "auto"
+    title: bool = False
+    notes: bool = False
+    font: str | None = None
+    dpi: int = 300
+
+    def __post_init__(self) -> None:
+        inches_of(self.width)
+        if self.values not in ("auto", True, False):
+            raise FigureError(f'values={quoted(self.values)}: choose True, False or "auto"')
+        if self.height is not None and (isinstance(self.height, bool) or not 0.5 <= self.height <= 100):
+            raise FigureError(f"height={quoted(self.height)}: give inches between 0.5 and 100")
+        if isinstance(self.dpi, bool) or not isinstance(self.dpi, int) or not 20 <= self.dpi <= 2400:
+            raise FigureError(f"dpi={quoted(self.dpi)}: give a whole number between 20 and 2400")
+
+
+def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
+    """The file's content; the same data give the same bytes.
+
+    Raises:
+        FigureError: an unknown font, or a height that is too little.
+    """
+    with matplotlib_settings():
+        from .fonts import Fonts
+        from .heatmap import draw_heatmap
+        from .overlay import draw_overlay
+        from .profile import draw_profile
+
+        fonts, inches = Fonts(options.font), inches_of(options.width)
+        header = (data.title if options.title else "", data.notes if options.notes else ())
+        if isinstance(data, HeatmapData):
+            figure = draw_heatmap(data, fonts, inches, header, values=options.values, height=options.height)
+        elif isinstance(data, ProfileData):
+            figure = draw_profile(data, fonts, inches, header, height=options.height, transparent=suffix != ".eps")
+        else:
+            figure = draw_overlay(data, fonts, inches, header)
+        return _saved(figure, suffix, data.title, ". ".join(data.notes), options.dpi)
+
+
+def _saved(figure: Figure, suffix: str, title: str, notes: str, dpi: int) -> bytes:
+    # No dates: the same data give the same bytes.
+    metadata: dict[str, dict[str, str | None]] = {
+        ".pdf": {"Title": title, "Subject": notes, "Creator": "tracescribe", "CreationDate": None},
+        ".svg": {"Title": title, "Description": notes, "Creator": "tracescribe", "Date": None},
+        ".png": {"Title": title, "Description": notes, "Software": "tracescribe"},
+        ".eps": {"Creator": "tracescribe"},
+    }
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
+    content = buffer.getvalue()
+    if suffix == ".eps":  # matplotlib has no option for this one
+        content = re.sub(rb"^%%CreationDate:.*\n", b"", content, flags=re.MULTILINE)
+    return content
