@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import re
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +20,7 @@ from builders import synthetic_trace
 
 from tracescribe.errors import OutputError
 from tracescribe.tracer import TraceMap
-from tracescribe.viz import FigureError, export
+from tracescribe.viz import FigureError, export, export_overlay, heatmap, overlay, profile
 from tracescribe.viz.figure_data import heatmap_data
 from tracescribe.viz.paper.files import FORMATS, matplotlib_settings
 from tracescribe.viz.paper.fonts import Fonts
@@ -102,7 +106,9 @@ def test_the_users_matplotlib_settings_are_neither_used_nor_changed(tmp_path: Pa
 @pytest.mark.parametrize(("n_columns", "n_layers"), [(4, 4), (6, 12), (12, 12), (14, 24), (30, 12), (77, 12), (77, 32)])
 def test_no_text_is_cut_off_or_collides(n_columns: int, n_layers: int, inches: float) -> None:
     view = heatmap_data(a_map(n_columns, n_layers))
-    with matplotlib_settings():
+    crowded = n_columns == 77 and inches < 4
+    says = pytest.warns(UserWarning, match="77 columns in 3.25 inches") if crowded else contextlib.nullcontext()
+    with matplotlib_settings(), says:
         figure = draw_heatmap(view, Fonts(), inches, ("", ()), values="auto", height=None)
         figure.draw_without_rendering()
         width, height = figure.bbox.width, figure.bbox.height
@@ -126,7 +132,9 @@ def test_no_text_is_cut_off_or_collides(n_columns: int, n_layers: int, inches: f
                 assert min(across, along) <= slack
         tokens = [text for text in boxes if text.get_text() in {*view.labels} and text.get_rotation() in (45.0, 90.0)]
         assert all(text.get_fontsize() >= 4.5 for text in tokens)
-        assert sum(text.get_text() in {*view.labels} for text in boxes) >= n_columns
+        named = [text.get_text() for text in boxes if text.get_text() in {*view.labels}]
+        assert "first differing" in named and len(named) >= (n_columns if not crowded else 20)
+        assert height / figure.dpi < 6.5  # a page holds it
 
 
 def test_markup_and_dollars_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -148,6 +156,85 @@ def test_a_character_that_no_font_has_is_replaced_with_a_warning(tmp_path: Path)
     with pytest.warns(UserWarning, match="no installed font has"):
         svg = export(cells, tmp_path / "figure.svg").read_text(encoding="utf-8")
     assert "\ufffd" in svg
+
+
+def test_characters_of_a_font_without_glyph_names_are_in_an_eps(tmp_path: Path) -> None:
+    """As fonts of CJK scripts are: Type 42 calls glyphs by names that such a font lacks, and viewers show nothing."""
+    from fontTools.subset import Options, Subsetter
+    from fontTools.ttLib import TTFont
+    from matplotlib import font_manager
+
+    font = TTFont(font_manager.findfont("DejaVu Sans"))
+    subsetter = Subsetter(Options(glyph_names=False, hinting=False, layout_features=[]))
+    subsetter.populate(text="".join(map(chr, range(32, 127))) + "−·→")
+    subsetter.subset(font)
+    for record in font["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = "Nameless"
+    font.save(tmp_path / "nameless.ttf")
+    font_manager.fontManager.addfont(tmp_path / "nameless.ttf")
+    try:
+        eps = export(TRACE.per_layer(), tmp_path / "figure.eps", font="Nameless").read_bytes()
+    finally:
+        entries = font_manager.fontManager.ttflist
+        entries[:] = [entry for entry in entries if entry.name != "Nameless"]
+    assert b"/FontType 3" in eps and b"/FontType 42" not in eps
+    called = set(re.findall(rb"/(\S+) glyphshow", eps))
+    defined = set(re.findall(rb"^/(\S+) ?\{", eps, re.MULTILINE))
+    assert called and called <= defined
+
+
+def test_control_characters_and_surrogates_leave_the_file_well_formed(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    odd = "a\x00\x0b\x1b\ud800\uffff\n\tb"
+    cells = TraceMap(np.eye(3), (odd, "first differing", "\x85"), np.arange(3), np.array([1, 1, 1]), quantity=odd)
+    for source in (cells, {odd: TRACE.per_layer(), "b": TRACE}):
+        for suffix in (".svg", ".pdf", ".png"):
+            path = export(source, tmp_path / f"figure{suffix}", title=odd, notes=True)
+            if suffix == ".svg":
+                ElementTree.parse(path)
+    heatmap(cells, title=odd).to_html(full_html=False, include_plotlyjs=False).encode()
+
+
+def test_long_names_are_shortened_in_messages_and_figures(tmp_path: Path) -> None:
+    long = replace(TRACE, ids=("x" * 15_000, *TRACE.ids[1:]), provenance={**TRACE.provenance, "model": "m" * 15_000})
+    with pytest.raises(FigureError) as raised:
+        export(long, tmp_path / "figure.svg", pair="y" * 15_000)
+    assert len(str(raised.value)) < 400
+    svg = export(long, tmp_path / "figure.svg", pair=0, notes=True, title="t" * 15_000).read_text(encoding="utf-8")
+    assert "x" * 100 not in svg and "m" * 100 not in svg and "t" * 400 not in svg
+    with pytest.raises(FigureError) as raised:
+        export(TRACE, tmp_path / ("f." + "s" * 10_000))
+    assert len(str(raised.value)) < 400
+
+
+def test_a_limit_that_cells_exceed_is_marked(tmp_path: Path) -> None:
+    cells = TraceMap(np.array([[0.2, 2.0], [0.1, -0.3]]), ("a", "first differing"), np.arange(2), np.array([1, 1]))
+    assert heatmap_data(cells).clipped_ends == (False, False)
+    assert heatmap_data(cells, limit=0.5).clipped_ends == (False, True)
+    assert heatmap_data(cells, limit=0.25).clipped_ends == (True, True)
+    bar = heatmap(cells, limit=0.5).data[0].colorbar
+    assert bar.ticktext[-1] == "≥ 0.5" and bar.ticktext[0] == "−0.5"
+    size = {limit: export(cells, tmp_path / "a.svg", limit=limit).read_text().count("<path") for limit in (0.5, 2.0)}
+    assert size[0.5] > size[2.0]  # the arrow
+
+
+def test_a_drawn_figure_exports_what_it_shows(tmp_path: Path) -> None:
+    for name, source, figure in (("h", TRACE, heatmap(TRACE)), ("p", TRACE.per_layer(), profile(TRACE.per_layer()))):
+        one, two = (export(s, tmp_path / f"{name}{i}.svg", "neurips") for i, s in enumerate((source, figure)))
+        texts = ["".join(re.split("<metadata>.*</metadata>", path.read_text(), flags=re.S)) for path in (one, two)]
+        assert texts[0] == texts[1] and 'width="396pt"' in texts[0]
+    with pytest.raises(FigureError, match="do not apply to a figure that is drawn already"):
+        export(heatmap(TRACE), tmp_path / "x.svg", limit=1.0)
+    with pytest.raises(FigureError, match="reduce='median' does not apply"):
+        export(heatmap(TRACE), tmp_path / "x.svg", reduce="median")
+
+
+@pytest.mark.parametrize("function", [export, export_overlay, heatmap, overlay, profile])
+def test_every_option_is_in_the_signature(function: Callable[..., object]) -> None:
+    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+    assert not kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 
 
 def test_names_of_files_and_options_are_checked_before_any_work(tmp_path: Path) -> None:

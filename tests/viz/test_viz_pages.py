@@ -168,4 +168,13 @@ def test_an_unwritable_path_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_lone_surrogate_does_not_lose_the_page(tmp_path: Path) -> None:
-    assert "a?b" in report(tmp_path / "r.html", Report("a\ud800b")).read_text(encoding="utf-8")
+    assert "a\ufffdb" in report(tmp_path / "r.html", Report("a\ud800b")).read_text(encoding="utf-8")
+
+
+def test_control_characters_reach_no_page(tmp_path: Path) -> None:
+    for path in (
+        report(tmp_path / "r.html", a_report("a\x00b\x1b\x0c\ud800")),
+        save_html(heatmap(TRACE, title="a\x00b\x1b\x0c\ud800"), tmp_path / "f.html"),
+    ):
+        page = path.read_text(encoding="utf-8").replace(get_plotlyjs(), "")
+        assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", page) and "a\ufffdb" in page

@@ -54,6 +54,8 @@ class HeatmapData:
     def __post_init__(self) -> None:
         for name in ("columns", "foils"):
             object.__setattr__(self, name, tuple(map(clean, getattr(self, name))))
+        for name in ("quantity", "unit"):
+            object.__setattr__(self, name, shorten(clean(getattr(self, name)), 60))
         object.__setattr__(self, "title", shorten(clean(self.title), _TITLE))
         object.__setattr__(self, "notes", tuple(map(clean, self.notes)))
 
@@ -65,6 +67,11 @@ class HeatmapData:
     def labels(self) -> tuple[str, ...]:
         """The columns' names, with the foil's token where the captions differ."""
         return tuple(f"{ours} / {foil}" if foil else ours for ours, foil in zip(self.columns, self.foils, strict=True))
+
+    @property
+    def profile_name(self) -> str:
+        """What the curve beside the cells is."""
+        return "" if self.profile is None else f"{shorten(clean(self.profile.aggregate), 40)} over {self.unit}"
 
     @property
     def axis_name(self) -> str:

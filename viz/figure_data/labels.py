@@ -22,6 +22,7 @@ __all__ = [
     "text_units",
     "tidy_token",
     "wrap_phrases",
+    "writable",
 ]
 
 _SPECIALS = {
@@ -67,12 +68,21 @@ def clean(text: str) -> str:
     >>> clean("a\\x01b\\ud800 c\\n d") == "a\\ufffdb\\ufffd c d"
     True
     """
-    return "".join(map(_writable, re.sub(r"[\t\n\r]+ *", " ", text)))
+    return writable(re.sub(r"[\t\n\r]+ *", " ", text))
 
 
-def _writable(character: str) -> str:
-    unwritable = unicodedata.category(character) in ("Cc", "Cs") or ord(character) & 0xFFFE == 0xFFFE
-    return "\ufffd" if unwritable else character
+def writable(text: str) -> str:
+    """Text with a replacement for each character that XML, HTML or UTF-8 cannot hold; line ends and tabs stay.
+
+    >>> writable("a\\x00b\\n") == "a\\ufffdb\\n"
+    True
+    """
+    return "".join("\ufffd" if _unwritable(character) else character for character in text)
+
+
+def _unwritable(character: str) -> bool:
+    control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\r\t"
+    return control or ord(character) & 0xFFFE == 0xFFFE
 
 
 def quoted(value: object, limit: int = 80) -> str:

@@ -35,6 +35,7 @@ class ProfileData:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "series", tuple((shorten(clean(name), 80), curve) for name, curve in self.series))
+        object.__setattr__(self, "quantity", shorten(clean(self.quantity), 80))
         object.__setattr__(self, "title", shorten(clean(self.title), _TITLE))
         object.__setattr__(self, "notes", tuple(map(clean, self.notes)))
 

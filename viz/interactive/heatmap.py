@@ -35,7 +35,7 @@ def draw_heatmap(
     figure = NotebookFigure(layout=plotly_layout())
     figure.add_trace(_cells(view, frame.values_fit if values == "auto" else bool(values)))
     if view.profile is not None:
-        _add_profile(figure, view.profile, view.unit)
+        _add_profile(figure, view.profile, plotly_text(view.profile_name))
     if not np.isfinite(view.values).all():
         _add_missing(figure, view)
     _lay_out(figure, view, frame)
@@ -84,10 +84,10 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
     import plotly.graph_objects as go
 
     stops = np.linspace(0, 1, len(theme.DIVERGING))
-    tokens = [plotly_text(label) for label in view.labels]
+    tokens, quantity = [plotly_text(label) for label in view.labels], plotly_text(view.quantity)
     extra = [""] * len(tokens) if view.counts is None else [f"<br>{n:,} pairs" for n in view.counts.tolist()]
     hover = [
-        [f"<b>{token}</b><br>layer {layer}<br>{view.quantity} {number(value)}{more}"
+        [f"<b>{token}</b><br>layer {layer}<br>{quantity} {number(value)}{more}"
          for token, value, more in zip(tokens, row, extra, strict=True)]
         for layer, row in zip(view.layers.tolist(), view.values.tolist(), strict=True)
     ]  # fmt: skip
@@ -108,9 +108,9 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
         hovertext=hover,
         hoverinfo="text",
         hoverongaps=False,
-        name=view.quantity,
+        name=quantity,
         colorbar={
-            "title": {"text": view.quantity, "side": "top", "font": {"size": 12, "color": theme.MUTED}},
+            "title": {"text": quantity, "side": "top", "font": {"size": 12, "color": theme.MUTED}},
             "thickness": 10,
             "outlinewidth": 0,
             "x": 1.0,
@@ -142,11 +142,10 @@ def _add_missing(figure: go.Figure, view: HeatmapData) -> None:
     )
 
 
-def _add_profile(figure: go.Figure, curve: LayerProfile, unit: str) -> None:
+def _add_profile(figure: go.Figure, curve: LayerProfile, label: str) -> None:
     import plotly.graph_objects as go
 
     layers = curve.layers.tolist()
-    label = f"{curve.aggregate} over {unit}"
     spread = [""] * len(layers)
     if curve.lo is not None and curve.hi is not None:
         lo, hi = curve.lo.tolist(), curve.hi.tolist()

@@ -94,7 +94,7 @@ def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigur
             linecolor=theme.FAINT,
         ),
         yaxis=plotly_axis(
-            title={"text": view.quantity, "font": {"size": 12, "color": theme.MUTED}},
+            title={"text": plotly_text(view.quantity), "font": {"size": 12, "color": theme.MUTED}},
             showgrid=True,
             gridcolor=theme.GRID,
             zeroline=True,

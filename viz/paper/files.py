@@ -126,6 +126,8 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
     Raises:
         FigureError: an unknown font, or a height that is too little.
     """
+    import matplotlib
+
     with matplotlib_settings():
         from .fonts import Fonts
         from .heatmap import draw_heatmap
@@ -140,6 +142,8 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
             figure = draw_profile(data, fonts, inches, header, height=options.height, transparent=suffix != ".eps")
         else:
             figure = draw_overlay(data, fonts, inches, header)
+        if suffix == ".eps" and not fonts.has_glyph_names:
+            matplotlib.rcParams["ps.fonttype"] = 3  # outlines by themselves; restored with the other settings
         return _saved(figure, suffix, data.title, ". ".join(data.notes), options.dpi)
 
 

@@ -24,6 +24,7 @@ _FALLBACKS = (
     "Arial Unicode MS",
     "PingFang SC",
     "Hiragino Sans",
+    "Droid Sans Fallback",
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
     "Source Han Sans SC",
@@ -32,6 +33,7 @@ _FALLBACKS = (
     "Segoe UI Symbol",
 )
 _REPLACEMENT = "\ufffd"
+_HAS_GLYPH_NAMES = 1 << 9  # FreeType's FT_FACE_FLAG_GLYPH_NAMES
 _DPI = 720  # of the ruler: a tenth of a point
 
 Weight = Literal["normal", "bold"]
@@ -82,6 +84,20 @@ class Fonts:
     def style(self, size: float, weight: Weight = "normal", **more: Any) -> dict[str, Any]:
         """Keywords for matplotlib's text functions."""
         return {"fontfamily": self.families, "fontsize": size, "fontweight": weight, **more}
+
+    @property
+    def has_glyph_names(self) -> bool:
+        """Whether glyphs can be called by name, as in Type 42 PostScript; fonts of CJK scripts often have no names.
+
+        matplotlib writes names that such a font does not define, and the characters vanish from the EPS.
+        """
+        from matplotlib.font_manager import FontProperties, findfont, get_font
+
+        files = [findfont(FontProperties(family=[family])) for family in self.families]
+        flags: list[Any] = [
+            get_font(file).face_flags for file in files
+        ]  # a number before matplotlib 3.10, then an enum
+        return all(int(getattr(flag, "value", flag)) & _HAS_GLYPH_NAMES for flag in flags)
 
     def width(self, text: str, size: float, weight: Weight = "normal") -> float:
         """Width of the text, in points."""

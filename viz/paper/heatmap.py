@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -39,6 +41,7 @@ from .fonts import Fonts
 __all__ = ["draw_heatmap"]
 
 _PITCH = (5.6, 46.0)  # narrowest column of cells whose rotated label is still read; widest before it looks stretched
+_MOST_LINES = 2  # of cells; beyond it one line with names for some of the columns is easier to read, and shorter
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class _Plan:
     marks: float
     top: float
     height: float
+    labels: tuple[str, ...]  # "" for a column without room for its name
 
     @property
     def cells(self) -> float:
@@ -74,7 +78,7 @@ def draw_heatmap(
 ) -> Figure:
     """A figure of exactly ``inches`` width. Lines of cells continue below where the tokens are too many for one."""
     labels = [shorten(label, 22 if view.counts is None else 30) for label in view.labels]
-    fonts.admit(*labels, header[0], *header[1])
+    fonts.admit(*labels, header[0], *header[1], view.quantity, view.profile_name)
     labels = [fonts.drawable(label) for label in labels]
     plan = _plan(view, labels, fonts, inches, header, height)
     figure = new_figure(inches, plan.height)
@@ -87,15 +91,15 @@ def draw_heatmap(
         wide = (chosen.stop - chosen.start) * plan.pitch
         top = plan.top + line * (plan.row * n_layers + plan.marks) + sum(plan.below[:line])
         cells = place_axes(figure, plan.left, top, wide, plan.row * n_layers)
-        _draw_cells(cells, view, chosen, size, plan.row, fonts)
-        _label_tokens(cells, labels[chosen], view.marked[chosen], plan, fonts)
+        _draw_cells(cells, view, chosen, size, plan, fonts)
+        _label_tokens(cells, plan.labels[chosen], view.marked[chosen], plan, fonts)
         _label_layers(cells, view, plan, fonts)
         if line == 0:
             _draw_scale(figure, view, plan, fonts)
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
-                _draw_beside(beside, view.profile, view.unit, cells.get_ylim(), fonts)
+                _draw_beside(beside, view.profile, view.profile_name, cells.get_ylim(), fonts)
     return figure
 
 
@@ -109,12 +113,18 @@ def _plan(
     beside = np.clip(0.14 * wide, 34, 76) if has_profile else 0.0
     room = wide - left - gap - beside - right
     lines = math.ceil(n_columns * _PITCH[0] / room)
+    thinned = lines > _MOST_LINES
+    if thinned:
+        _say_minimum(n_columns, inches, (n_columns * _PITCH[0] / _MOST_LINES + wide - room) / 72)
+        lines = 1
     per_line = math.ceil(n_columns / lines)
     pitch = room / per_line
     if pitch > _PITCH[1] and has_profile:  # few tokens: the profile takes what the cells do not need
         beside = min(beside + (pitch - _PITCH[1]) * per_line, 0.34 * wide)
         pitch = (wide - left - gap - beside - right) / per_line
-    size, angle = _label_fit(labels, view.marked, fonts, pitch, left, per_line)
+    size, angle = (5.0, 90) if thinned else _label_fit(labels, view.marked, fonts, pitch, left, per_line)
+    named = _named_columns(view.marked, pitch) if thinned else np.ones(n_columns, dtype=bool)
+    labels = [label if shown else "" for label, shown in zip(labels, named, strict=True)]
     reach = [_reach(label, size, angle, fonts, mark) for label, mark in zip(labels, view.marked, strict=True)]
     below = [max(reach[i : i + per_line]) for i in range(0, n_columns, per_line)]
     if has_profile:
@@ -129,7 +139,25 @@ def _plan(
         if row < 1.5:
             raise FigureError(f"height={height!r} is too little for {n_layers} layers; about {total / 72:.1f} would do")
         total = 72 * height
-    return _Plan(left, pitch, row, per_line, lines, beside, size, angle, tuple(below), marks, top, total)
+    return _Plan(left, pitch, row, per_line, lines, beside, size, angle, tuple(below), marks, top, total, tuple(labels))
+
+
+def _say_minimum(n_columns: int, inches: float, needed: float) -> None:
+    warnings.warn(
+        f"{n_columns} columns in {inches:g} inches: only some are named, those that differ among them; from "
+        f"{math.ceil(10 * needed) / 10:g} inches on all are",
+        stacklevel=6,
+    )
+
+
+def _named_columns(marked: Bool[np.ndarray, "column"], pitch: float) -> Bool[np.ndarray, "column"]:
+    """Which columns of a line have room for their name: the marked ones and the ends, then the others in order."""
+    n = len(marked)
+    apart = math.ceil(_PITCH[0] / pitch)
+    named = np.zeros(n, dtype=bool)
+    for column in (*np.flatnonzero(marked).tolist(), 0, n - 1, *range(0, n, apart), *range(n)):
+        named[column] |= not named[max(0, column - apart + 1) : column + apart].any()
+    return named
 
 
 def _label_fit(
@@ -156,7 +184,7 @@ def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> floa
     return 4 + {0: size * LINE, 45: (width + size) * math.sin(math.pi / 4), 90: width}[angle]
 
 
-def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, row_height: float, fonts: Fonts) -> None:
+def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, plan: _Plan, fonts: Fonts) -> None:
     values = view.values[:, chosen]
     n_layers, n_columns = values.shape
     axes.pcolormesh(
@@ -166,7 +194,7 @@ def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, row_h
         cmap=colours(),
         norm=Normalize(-view.limit, view.limit),
         edgecolors="white",
-        linewidth=0.3,
+        linewidth=min(0.3, plan.pitch / 12),
     )
     if size:
         for layer, row in enumerate(values):
@@ -180,7 +208,7 @@ def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, row_h
     columns = np.flatnonzero(view.marked[chosen])
     if len(columns):
         axes.plot(
-            columns, np.full(len(columns), n_layers - 0.5 + 3.4 / row_height), clip_on=False, linestyle="",
+            columns, np.full(len(columns), n_layers - 0.5 + 3.4 / plan.row), clip_on=False, linestyle="",
             marker="v", markersize=4.2, markeredgewidth=0, color=theme.ACCENT,
         )  # fmt: skip
     axes.set_xlim(-0.5, n_columns - 0.5)
@@ -188,7 +216,7 @@ def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, row_h
     axes.spines[:].set_visible(False)
 
 
-def _label_tokens(axes: Axes, labels: list[str], marked: np.ndarray, plan: _Plan, fonts: Fonts) -> None:
+def _label_tokens(axes: Axes, labels: tuple[str, ...], marked: np.ndarray, plan: _Plan, fonts: Fonts) -> None:
     where: dict[str, Any] = {
         0: {"ha": "center", "va": "top"},
         45: {"ha": "right", "va": "top", "rotation_mode": "anchor"},
@@ -196,6 +224,8 @@ def _label_tokens(axes: Axes, labels: list[str], marked: np.ndarray, plan: _Plan
     }[plan.angle]
     axes.set_xticks([])
     for column, (label, mark) in enumerate(zip(labels, marked, strict=True)):
+        if not label:
+            continue
         nudge = 0.35 * plan.size if plan.angle == 45 else 0.0
         axes.annotate(
             label, (column, 0), xytext=(nudge, -2.5), xycoords=axes.get_xaxis_transform(), textcoords="offset points",
@@ -230,12 +260,12 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
     set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=SMALL)
     axes.tick_params(axis="x", length=1.5, pad=0.5)
     axes.annotate(
-        view.quantity, (0, 0.5), xytext=(beside, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
-        va="center_baseline", color=theme.INK, **fonts.style(SMALL),
+        fonts.drawable(view.quantity), (0, 0.5), xytext=(beside, 0), xycoords="axes fraction",
+        textcoords="offset points", ha="right", va="center_baseline", color=theme.INK, **fonts.style(SMALL),
     )  # fmt: skip
 
 
-def _draw_beside(axes: Axes, curve: LayerProfile, unit: str, span: tuple[float, float], fonts: Fonts) -> None:
+def _draw_beside(axes: Axes, curve: LayerProfile, name: str, span: tuple[float, float], fonts: Fonts) -> None:
     place = np.arange(len(curve.layers))
     if curve.lo is not None and curve.hi is not None:
         axes.fill_betweenx(place, curve.lo, curve.hi, color=theme.over_white(theme.SERIES[0], 0.2), linewidth=0)
@@ -250,7 +280,9 @@ def _draw_beside(axes: Axes, curve: LayerProfile, unit: str, span: tuple[float, 
     step = nice_below(max(-low, high) or 1.0)
     shown = [v for v in (-step, 0.0, step) if low - room <= v <= high + room]
     set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=SMALL)
-    axes.set_xlabel(f"{curve.aggregate} over\n{unit}", labelpad=1, linespacing=1.0, **fonts.style(SMALL))
+    axes.set_xlabel(
+        fonts.drawable(name).replace(" over ", " over\n"), labelpad=1, linespacing=1.0, **fonts.style(SMALL)
+    )
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 

@@ -41,7 +41,7 @@ def draw_profile(
     """
     wide = inches * 72
     names = [shorten(name, 36) for name, _ in view.series]
-    fonts.admit(*names, header[0], *header[1])
+    fonts.admit(*names, header[0], *header[1], view.quantity)
     names = [fonts.drawable(name) for name in names]
     several = len(names) > 1
     entry = max(fonts.width(name, TICK) for name in names) + 28
@@ -76,7 +76,7 @@ def draw_profile(
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
     axes.set_xlabel(view.axis_name, labelpad=2, **fonts.style(LABEL))
-    axes.set_ylabel(view.quantity, labelpad=2, **fonts.style(LABEL))
+    axes.set_ylabel(fonts.drawable(view.quantity), labelpad=2, **fonts.style(LABEL))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     for label in axes.get_yticklabels():
         label.set(**fonts.style(TICK))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...errors import DataFormatError, FigureError
 from ...io.atomic import ensure_writable, write_atomically
 from .. import theme
-from ..figure_data.labels import MINUS
+from ..figure_data.labels import MINUS, writable
 from ..interactive.html import figure_div, plotly_script
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def report(path: str | os.PathLike[str], page: Report) -> Path:
         loader=jinja2.PackageLoader("tracescribe.viz.reports", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_writable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -165,8 +166,13 @@ def report(path: str | os.PathLike[str], page: Report) -> Path:
         script=plotly_script() if any(section["plots"] for section in sections) else "",
     )
     with write_atomically(path, binary=True) as handle:
-        handle.write(html.encode("utf-8", "replace"))  # a lone surrogate in a user's string must not lose the page
+        handle.write(html.encode("utf-8"))
     return Path(path)
+
+
+def _writable(value: Any) -> Any:
+    """A user's text without characters that HTML cannot hold; what is markup already stays as it is."""
+    return value if not isinstance(value, str) or hasattr(value, "__html__") else writable(value)
 
 
 def _prepared(section: Section, number: int) -> dict[str, Any]:
