@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bounds import S_ERROR, assert_same_cte
 from models import WordTokenizer, counterfactual_pixels, open_clip_image_model, siglip_model
 
 import tracescribe as ts
@@ -88,14 +89,14 @@ def test_the_other_direction_restores_what_noising_takes(model: ts.DualEncoder, 
         for way in ("counterfactual->image", "image->counterfactual")
     ]
     np.testing.assert_allclose(both[0].denominator, both[1].denominator, atol=1e-7)
-    np.testing.assert_allclose(both[0].cte[:, -1, 0], both[1].cte[:, -1, 0], atol=1e-5)
+    assert_same_cte(both[0].cte[:, -1, 0], both[1], np.s_[:, -1, 0])
     assert both[1].direction == "correct->foil" and np.abs(both[0].cte[:, 1] - both[1].cte[:, 1]).max() > 1e-4
 
 
 def test_paths_agree(model: ts.DualEncoder, pairs: list[ts.ImagePair], trace: ts.CausalTrace) -> None:
     generic = ts.trace_images(model, pairs, path="generic", floor=1e-6, progress=False)
     assert (trace.provenance["path"], generic.provenance["path"]) == ("resume", "generic")
-    np.testing.assert_allclose(trace.scores.patched, generic.scores.patched, atol=2e-5)  # S in float32
+    np.testing.assert_allclose(trace.scores.patched, generic.scores.patched, atol=S_ERROR)
 
 
 def test_a_pair_does_not_depend_on_the_others(
@@ -159,7 +160,7 @@ def test_the_miniature_is_traced_from_files_by_stages(tmp_path: Path) -> None:
     assert trace.provenance["path"] == "generic" and seen[-1] == (2, 2)
     np.testing.assert_array_equal(trace.cte, ts.trace_images(model, made, progress=False).cte)
     every = ts.trace_images(model, made, positions="all", progress=False)
-    np.testing.assert_allclose(every.cte, 1, atol=1e-5)  # whole passes, nothing filled in
+    assert_same_cte(1, every)  # full passes, nothing filled in
 
 
 @pytest.mark.parametrize(

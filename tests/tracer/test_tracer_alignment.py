@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from bounds import S_ERROR, assert_same_cte
 from hypothesis import given
 from hypothesis import strategies as st
 from models import open_clip_hf_model, open_clip_model, siglip_model, transformers_model, word_tokenizer
@@ -80,7 +81,7 @@ def test_aligned_cells_are_the_donors_states_at_their_counterparts(
         options = {"align": "auto", "position_policy": policy, "direction": direction, "floor": 0, "progress": False}
         trace = ts.trace(model, [pair], **options)  # type: ignore[arg-type]
         whole = ts.trace(model, [pair], path="generic", **options)  # type: ignore[arg-type]
-        np.testing.assert_allclose(trace.scores.patched, whole.scores.patched, atol=2e-6)
+        np.testing.assert_allclose(trace.scores.patched, whole.scores.patched, atol=S_ERROR)
         assert trace.provenance["aligned"] == policy
         base, donor = model.text.rows([pair.correct, pair.foil])
         if direction == "correct->foil":
@@ -110,7 +111,7 @@ def test_shifted_states_keep_what_holds_by_construction() -> None:
 def test_equal_lengths_are_aligned_place_by_place(model: ts.DualEncoder) -> None:
     pair = ts.Pair(correct="there is no edema", foil="no edema is there", image=IMAGE)
     plain, aligned = (ts.trace(model, [pair], align=align, floor=0) for align in ("none", "auto"))  # type: ignore
-    np.testing.assert_allclose(plain.cte, aligned.cte, atol=1e-5)
+    assert_same_cte(aligned.cte, plain)
 
 
 def test_padding_that_is_attended_to_stays_in_its_place() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bounds import S_ERROR
 from models import (
     WordTokenizer,
     chinese_clip_model,
@@ -178,7 +179,7 @@ def test_one_cell_is_plain_autograd_on_the_source_which_stays_as_it_is(trainable
     similarity = unit[0] @ pair.image
     (gradient,) = torch.autograd.grad(similarity, kept)
     expected = similarity.detach() + gradient[0, position] @ (kept[0][1] - kept[0][0]).detach()[position]
-    assert trace.scores.patched[0, layer, position] == pytest.approx(float(expected), abs=2e-6)  # float32
+    assert trace.scores.patched[0, layer, position] == pytest.approx(float(expected), abs=S_ERROR)
 
 
 def test_images_share_passes_without_changing_the_numbers() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bounds import S_ERROR, assert_same_cte
 from models import WordTokenizer, open_clip_model
 
 import tracescribe as ts
@@ -39,28 +40,28 @@ def test_a_site_inside_blocks_has_layers_1_to_l(model: ts.DualEncoder, pairs: li
     assert trace.to_frame()["layer"].unique().tolist() == [1, 2, 3]
     assert trace.provenance["path"] == ("generic" if site == "pattern" else "resume")
     whole = traced(model, pairs, site=site, path="generic")
-    np.testing.assert_allclose(trace.scores.patched, whole.scores.patched, atol=2e-6)
+    np.testing.assert_allclose(trace.scores.patched, whole.scores.patched, atol=S_ERROR)
 
 
 def test_residual_sites_are_parts_of_the_residual_map(model: ts.DualEncoder, pairs: list[ts.Pair]) -> None:
     full = traced(model, pairs)
     before, after = traced(model, pairs, site="resid_pre"), traced(model, pairs, site="resid_post")
-    np.testing.assert_allclose(before.cte, full.cte[:, :-1], atol=1e-5, equal_nan=True)
-    np.testing.assert_allclose(after.cte, full.cte[:, 1:], atol=1e-5, equal_nan=True)
+    assert_same_cte(before.cte, full, np.s_[:, :-1])
+    assert_same_cte(after.cte, full, np.s_[:, 1:])
 
 
 def test_a_set_of_positions_is_one_column(model: ts.DualEncoder, pairs: list[ts.Pair]) -> None:
     everything = traced(model, pairs, positions="all")
     assert everything.cte.shape == (3, 4, 1) and everything.columns == ("all tokens",)
-    np.testing.assert_allclose(everything.cte, 1, atol=1e-4)  # every token of any layer decides everything
+    assert_same_cte(1, everything)  # every token of any layer decides everything
     single = traced(model, pairs)
     end = traced(model, pairs, positions="[end]")
     lengths = [len(tokens) for tokens in single.tokens]
     for i, length in enumerate(lengths):
-        np.testing.assert_allclose(end.cte[i, :, 0], single.cte[i, :, length - 1], atol=1e-5)
-    np.testing.assert_allclose(traced(model, pairs, positions=-1).cte, end.cte, atol=1e-6)
+        assert_same_cte(end.cte[i, :, 0], single, np.s_[i, :, length - 1])
+    assert_same_cte(traced(model, pairs, positions=-1).cte, end)
     differing = traced(model, pairs, positions="differing", window=2)
-    assert differing.cte[:, 0, 0] == pytest.approx(1, abs=1e-4)  # layer 0 alone, cut off at the low end
+    assert_same_cte(1, differing, np.s_[:, 0, 0])  # layer 0 alone, cut off at the low end
     assert everything.map().rows == ("all tokens",) and everything.map().values.shape == (4, 1)
 
 
@@ -74,7 +75,7 @@ def test_heads_are_columns(model: ts.DualEncoder, pairs: list[ts.Pair], tmp_path
     assert heads.columns == ("head 0", "head 1") and heads.cte.shape == (3, 3, 2)
     for head in range(2):
         one = traced(model, pairs, site="z", heads=head, positions="all")
-        np.testing.assert_allclose(one.cte[:, :, 0], heads.cte[:, :, head], atol=1e-5)
+        assert_same_cte(one.cte[:, :, 0], heads, np.s_[:, :, head])
         by_token = traced(model, pairs, site="z", heads=head)
         assert by_token.cte.shape == (3, 3, 7) and by_token.columns is None
     heads.save(tmp_path / "heads.safetensors")
@@ -96,8 +97,8 @@ def test_the_negated_states_go_into_the_affirmative_caption(model: ts.DualEncode
     ]
     mixed = traced(model, pairs, direction="negated->affirmative")
     denoised, noised = (traced(model, pairs, direction=d) for d in ("correct->foil", "foil->correct"))
-    np.testing.assert_allclose(mixed.cte[0], denoised.cte[0], atol=1e-5, equal_nan=True)
-    np.testing.assert_allclose(mixed.cte[1], noised.cte[1], atol=1e-5, equal_nan=True)
+    assert_same_cte(mixed.cte[0], denoised, np.s_[0])
+    assert_same_cte(mixed.cte[1], noised, np.s_[1])
     assert mixed.select([1]).cte.shape[0] == 1 and mixed.select([1]).noising.tolist() == [True]
     with pytest.raises(ts.tracer.TraceError, match="pair '0' has no negation="):
         traced(model, [ts.Pair(**CAPTIONS, image=IMAGE)], direction="negated->affirmative")

@@ -9,6 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from bounds import S_ERROR, assert_same_cte
 from models import WordTokenizer, open_clip_model, patched_by_hooks
 from PIL import Image
 
@@ -48,12 +49,12 @@ def test_every_kind_of_target_gives_the_same_trace(model: ts.DualEncoder, films:
     targets = [films[0], str(films[0]), Image.open(films[0]), embedding, embedding.numpy() * 7, embedding.tolist()]
     trace = ts.trace(model, [ts.Pair(**CAPTIONS, image=target) for target in targets])
     assert len(set(trace.text_pair)) == 1 and trace.embeddings.shape[0] == 1  # patched once
-    np.testing.assert_allclose(trace.cte, np.broadcast_to(trace.cte[:1], trace.cte.shape), atol=1e-4)
+    assert_same_cte(trace.cte[:1], trace)
     (tmp_path / "pairs.jsonl").write_text(json.dumps(CAPTIONS | {"image": "0.png", "group": "p1"}) + "\n")
     (tmp_path / "pairs.csv").write_text("correct,foil,image\nthere is no edema.,there is some edema.,0.png\n")
     for name in ("pairs.jsonl", "pairs.csv"):
         from_file = ts.trace(model, ts.read_pairs(tmp_path / name))
-        np.testing.assert_allclose(from_file.cte[0], trace.cte[0], atol=1e-5)
+        assert_same_cte(from_file.cte[0], trace, np.s_[0])
 
 
 def test_given_embeddings_cost_no_pass_of_the_tower(model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,10 +114,10 @@ def test_scores_are_those_of_plain_hooks_on_the_source(model: ts.DualEncoder) ->
         for layer in trace.layers:
             for position in range(len(trace.tokens[0])):
                 expected = patched_by_hooks(model.source, base, donor, int(layer), [position]) @ image
-                assert trace.scores.patched[0, layer, position] == pytest.approx(float(expected), abs=2e-6)
+                assert trace.scores.patched[0, layer, position] == pytest.approx(float(expected), abs=S_ERROR)
         s_corr, s_foil = trace.scores.correct[0], trace.scores.foil[0]
         effect = s_corr - trace.scores.patched if direction == "foil->correct" else trace.scores.patched - s_foil
-        np.testing.assert_allclose(trace.cte, effect / (s_corr - s_foil), rtol=1e-4, atol=1e-5)
+        assert_same_cte(effect / (s_corr - s_foil), trace)
 
 
 def test_cte_is_exact_where_the_method_fixes_it(model: ts.DualEncoder) -> None:
