@@ -46,7 +46,7 @@ CONDITIONS = (  # 7 to 10 tokens in either caption
 )
 THE_SET, ONE_LENGTH, ONE = "the set", "pairs of one length", "one pair"
 AS_IT_COMES, TRIMMED, TOGETHER = "full context", "trimmed", "trimmed, pairs together"
-# What each peer is granted is said in the table's text; "full context" is what whoever uses it has to run.
+# The table's text says what each peer is given; "full context" is what its user has to run.
 PEERS = ("published algorithm", "nnsight, a trace a patch", "nnsight, batched + skip", "TransformerLens", "pyvene")
 
 
@@ -186,7 +186,7 @@ def report(results: Results) -> str:
         for way in ("ours: engine, no self-checks", "ours: ts.trace"):
             cpu = times[way, name].cpu
             products = statistics.median(
-                alone / whole for alone, whole in zip(results.products[name].cpu, cpu, strict=True)
+                products / everything for products, everything in zip(results.products[name].cpu, cpu, strict=True)
             )
             achieved = operations / statistics.median(cpu)
             limits.append(
@@ -195,7 +195,7 @@ def report(results: Results) -> str:
                 f"{results.least[name] / operations:.0%} |"
             )
     a_pass = statistics.median(times[PEERS[0], AS_IT_COMES].cpu) / results.passes[ONE]
-    whole = a_pass * results.passes[THE_SET]
+    published_seconds = a_pass * results.passes[THE_SET]
     ours = statistics.median(times["ours: ts.trace", THE_SET].cpu) / per_call["ours: ts.trace", THE_SET]
     return "\n".join(
         [
@@ -207,12 +207,12 @@ def report(results: Results) -> str:
             f"one length are those of 7, with the foils {', '.join(SEVERITIES)}; the one pair is the first of them. "
             "Every peer returns our score maps within the difference shown "
             f"(S spans at least {results.spread:.3f} over a pair's cells). Seconds are CPU seconds a pair: median and "
-            "range over the turns. `ts.trace` is a whole user call, self-checks and hash of the weights included.",
+            "range over the turns. `ts.trace` is the user's call, with self-checks and the hash of the weights.",
             "",
-            f"What is granted: *{AS_IT_COMES}* is a peer around the model's own text transformer, which takes 77 "
-            f"tokens; *{TRIMMED}* grants it our tower, which runs the caption's own tokens; *{TOGETHER}* also gives it "
+            f"What each peer is given: *{AS_IT_COMES}* is a peer around the model's text transformer, which takes 77 "
+            f"tokens; *{TRIMMED}* gives it our tower, which runs the caption's own tokens; *{TOGETHER}* also gives it "
             "all pairs of one length as one batch. nnsight with skip runs no block before the patch. TransformerLens "
-            "is `generic_activation_patch` on `model.text.to_transformer_lens()`, with fused attention granted. pyvene "
+            "is `generic_activation_patch` on `model.text.to_transformer_lens()`, with fused attention. pyvene "
             "is `VanillaIntervention`, one pass a layer, a position a row, the donor's activations collected once"
             + ("." if (PEERS[4], TRIMMED) in times else " (not installed in this run: `pip install -e '.[perf]'`)."),
             "",
@@ -222,12 +222,13 @@ def report(results: Results) -> str:
             *rows,
             "",
             f"The published algorithm costs {a_pass:.2f} s a pass whatever the caption; over the set it would take "
-            f"{results.passes[THE_SET]} passes, {whole:.0f} s a pair (derived, not run): **{whole / ours:.0f}×** ours.",
+            f"{results.passes[THE_SET]} passes, {published_seconds:.0f} s a pair "
+            f"(derived, not run): **{published_seconds / ours:.0f}×** ours.",
             "",
             "## Against the limit",
             "",
-            "Operations are those that the engine runs (derived in `docs/speed.md`; masked products left out), "
-            "self-checks aside. The machine's rates in the same run: the four products of every block at "
+            "Operations are those that the engine runs (derived in `docs/speed.md`), without self-checks."
+            " The machine's rates in the same run: the four products of every block at "
             f"1024 rows, **{rate['blocks'] / 1e9:.0f} GFLOP/s** (what the shares in bold are of); a 2048³ product, "
             f"{rate['square'] / 1e9:.0f} GFLOP/s. Own products alone: the time that the engine's matrix products take "
             "when nothing else runs, over the whole time; what is missing to 100 % is norms, activations, attention, "

@@ -1,6 +1,7 @@
 """How much arithmetic an exact trace takes: the number that a measured time is held against.
 
-One multiply-add is two operations. With d the width and m the width of the MLP, a block costs one row
+One multiply-add is two operations. With d the width and m the width of the MLP, one row (the state of one token) costs,
+per block,
 
     qkv 2·3d² + attention's output 2·d² + MLP 2·2dm  =  2·(4d² + 2dm)  =  2·12d² at m = 4d
 
@@ -23,7 +24,7 @@ def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
 
     What :func:`least_flops` counts; and the last block of the clean rows, of which an embedding needs keys, values
     and the pooled row only (the engine's self-checks read the others); and attention of clean rows that are known
-    already, where another text of their length has a row of its own as early.
+    already, where another text of their length has a new row as early.
 
     >>> import tracescribe as ts
     >>> text = ts.load("phantom").text
@@ -33,10 +34,10 @@ def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     """
     n_blocks = tower.n_layers
     total = 0
-    for texts, own in _clean_rows(base, donor):
+    for texts, new in _clean_rows(base, donor):
         cost, n = _Costs(tower, len(texts[0])), len(texts[0])
-        asked = len(texts) * (n - min((at for new in own for at in new), default=n))
-        total += n_blocks * (sum(map(len, own)) * (cost.row - cost.attention) + asked * cost.attention)
+        asked = len(texts) * (n - min((at for of_text in new for at in of_text), default=n))
+        total += n_blocks * (sum(map(len, new)) * (cost.row - cost.attention) + asked * cost.attention)
         total += len(texts) * cost.readout
     return total + sum(_patched(tower, *pair) for pair in zip(base, donor, strict=True))
 
@@ -44,7 +45,7 @@ def trace_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
 def least_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     """Operations without which no exact trace of these pairs is possible (derived in docs/speed.md).
 
-    Unpatched rows: one for each different beginning of a text; of the last block keys, values and the pooled row. A
+    Clean rows: one for each different beginning of a text; of the last block keys, values and the pooled row. A
     patch at (l, p) leaves layers 0..l and every position before p as they were, so that its cell needs blocks l+1..L,
     and in each the n - p rows from p on; of the last block the keys and values of those rows, but queries, output and
     MLP of the pooled row only. Queries, keys and values of the first of these blocks are those of the clean runs.
@@ -59,16 +60,16 @@ def least_flops(tower: TextTower, base: Rows, donor: Rows) -> int:
     0.98
     """
     total = 0
-    for texts, own in _clean_rows(base, donor):
+    for texts, new in _clean_rows(base, donor):
         cost, n = _Costs(tower, len(texts[0])), len(texts[0])
-        rows = sum(map(len, own))
+        rows = sum(map(len, new))
         total += (tower.n_layers - 1) * rows * cost.row + rows * cost.key_value
-        total += sum(n - 1 in new for new in own) * cost.pooled + len(texts) * cost.readout
+        total += sum(n - 1 in of_text for of_text in new) * cost.pooled + len(texts) * cost.readout
     return total + sum(_patched(tower, *pair) for pair in zip(base, donor, strict=True))
 
 
 def published_passes(tower: TextTower, n_tokens: int) -> int:
-    """Passes of the whole model that the published algorithm makes for one pair: the donor's, and one a cell."""
+    """Passes of the model that the published algorithm makes for one pair: the donor's, and one per cell."""
     return 1 + (tower.n_layers + 1) * n_tokens
 
 
@@ -98,17 +99,17 @@ def _clean_rows(base: Rows, donor: Rows) -> list[tuple[Rows, list[list[int]]]]:
     for length in sorted(set(map(len, base))):  # the engine's order
         for side in (base, donor):
             texts = [text for text in side if len(text) == length]
-            own = []
+            new = []
             for text in texts:
                 beginnings = {at: tuple(text[: at + 1]) for at in range(length)}
-                own.append([at for at, beginning in beginnings.items() if beginning not in seen])
+                new.append([at for at, beginning in beginnings.items() if beginning not in seen])
                 seen.update(beginnings.values())
-            found.append((texts, own))
+            found.append((texts, new))
     return found
 
 
 class _Costs:
-    """Operations of one row that attends to ``n`` keys: a whole block, and its parts."""
+    """Operations of one row that attends to ``n`` keys: a complete block, and its parts."""
 
     def __init__(self, tower: TextTower, n: int) -> None:
         d = tower.d_model

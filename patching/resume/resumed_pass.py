@@ -193,9 +193,9 @@ class BlockLayout:
         for part, count, rows in zip(self.pass_.parts, self.counts, by_part, strict=True):
             if count:
                 start = part.start + (part.pooled if self.only_pooled else 0)
-                own_q, own_k, own_v = (side.unflatten(0, (count, -1)) for side in rows)
+                part_q, part_k, part_v = (side.unflatten(0, (count, -1)) for side in rows)
                 mask = part.mask_of(count, self.only_pooled)
-                out.append(attention.mix(own_q, own_k, own_v, mask, start).flatten(0, 1))
+                out.append(attention.mix(part_q, part_k, part_v, mask, start).flatten(0, 1))
         return self._in_order(torch.cat(out))
 
     def _lookups(

@@ -220,8 +220,8 @@ class Tower(nn.Module):
 def _byte_sum(tensor: Tensor) -> int:
     """The sum of a tensor's memory read as 64-bit integers (modulo 2^64), or as bytes where that does not go up."""
     flat = tensor.detach().contiguous().flatten()
-    whole = flat.numel() * flat.element_size() % 8 == 0
-    return int(flat.view(torch.int64 if whole else torch.uint8).sum())
+    by_words = flat.numel() * flat.element_size() % 8 == 0
+    return int(flat.view(torch.int64 if by_words else torch.uint8).sum())
 
 
 def normalise(x: Float[Tensor, "*rows embed"]) -> Float[Tensor, "*rows embed"]:

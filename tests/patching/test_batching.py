@@ -28,12 +28,12 @@ def rows(n: int) -> tuple[list[list[int]], list[list[int]]]:
 def test_streaming_gives_every_pair_once_and_what_patch_collects(tower: TextTower) -> None:
     engine, (base, donor) = PatchingEngine(tower), rows(30)
     prepared = engine.prepare(base, donor, batch_size=7)
-    whole = engine.patch(base, donor, batch_size=7)
+    collected = engine.patch(base, donor, batch_size=7)
     seen: list[int] = []
     for batch in engine.stream(prepared):
         width = batch.patched.shape[2]
-        assert torch.equal(batch.base, whole.base[batch.members])
-        assert torch.equal(batch.patched.nan_to_num(9), whole.patched[batch.members, :, :width].nan_to_num(9))
+        assert torch.equal(batch.base, collected.base[batch.members])
+        assert torch.equal(batch.patched.nan_to_num(9), collected.patched[batch.members, :, :width].nan_to_num(9))
         seen += batch.members
     assert sorted(seen) == list(range(30))
     assert [len(shard) for shard in prepared.shards] == [7, 7, 7, 7, 2]

@@ -89,7 +89,7 @@ def test_resumed_generic_and_plain_hooks_agree(situation: dict[str, Any]) -> Non
 def test_what_holds_by_construction_holds_exactly_and_in_the_generic_path(situation: dict[str, Any]) -> None:
     _, tower, base, donor = build(situation)
     found = PatchingEngine(tower).patch([base], [donor])
-    whole = PatchingEngine(tower).patch([base], [donor], path="generic").patched[0]
+    generic = PatchingEngine(tower).patch([base], [donor], path="generic").patched[0]
     cells, clean, other = found.patched[0], found.base[0], found.donor[0]
     differs = [b != d for b, d in zip(base, donor, strict=True)]
     first = differs.index(True)
@@ -97,7 +97,7 @@ def test_what_holds_by_construction_holds_exactly_and_in_the_generic_path(situat
 
     def is_run(layer: int, position: int, run: torch.Tensor) -> None:
         assert torch.equal(cells[layer, position], run)
-        assert (whole[layer, position] - run).abs().max() <= TOLERANCE  # nothing filled in: the fact itself
+        assert (generic[layer, position] - run).abs().max() <= TOLERANCE  # nothing filled in: the fact itself
 
     for position in range(len(base)):
         is_run(tower.n_layers, position, other if position == pooled else clean)

@@ -36,7 +36,7 @@ def tower_of(family: str, **options: Any) -> TextTower:
 def by_hooks(
     tower: TextTower, base: list[int], donor: list[int], sweep: Sweep, at: int, column: Column
 ) -> torch.Tensor:
-    """One patch by plain PyTorch hooks on a twin of the tower: a whole pass, without nnsight."""
+    """One patch by plain PyTorch hooks on a twin of the tower: a full pass, without nnsight."""
     twin = tower.twin()
     for block in twin.blocks:
         block.attn.explicit = True

@@ -36,7 +36,7 @@ def tower_of(family: str, **options: Any) -> TextTower:
 def direct_by_hooks(
     tower: TextTower, base: list[int], donor: list[int], sweep: Sweep, at: int, column: Column, through_mlps: bool
 ) -> Tensor:
-    """Three whole passes with plain PyTorch hooks: the base's outputs are kept, the donor's put in, the rest held."""
+    """Three full passes with plain PyTorch hooks: the base's outputs are kept, the donor's put in, the rest held."""
     twin = tower.twin()
     for block in twin.blocks:
         block.attn.explicit = True
