@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from .prescription.plan import Prescription
     from .prescription.prescribe import prescribe
     from .prescription.stability import Stability
-    from .training.loop import TrainConfig, TrainResult, train
+    from .training.config import TrainConfig, read_config
+    from .training.loop import train
+    from .training.result import TrainResult
     from .training.runs import load_run
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "plan_schema",
     "prescribe",
     "prescription",
+    "read_config",
     "train",
     "training",
     "update_share",
@@ -79,7 +82,9 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "prescription.plan": ["Prescription"],
         "prescription.prescribe": ["prescribe"],
         "prescription.stability": ["Stability"],
-        "training.loop": ["TrainConfig", "TrainResult", "train"],
+        "training.config": ["TrainConfig", "read_config"],
+        "training.loop": ["train"],
+        "training.result": ["TrainResult"],
         "training.runs": ["load_run"],
     },
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import OutputError
+from ...errors import OptionError
+from ...io.folders import check_folder, write_folder
 from . import questions
 from .drawing import SIZE, draw, to_uint8
 from .facts import CONDITIONS, Facts, hidden, sample_facts
@@ -114,6 +112,7 @@ def build_phantom(
     seed: int = 0,
     *,
     size: int = SIZE,
+    overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Write a data set of n films into a new folder; the same arguments give the same bytes.
@@ -121,69 +120,51 @@ def build_phantom(
     The folder appears when everything is written, or not at all.
 
     Args:
-        folder: must not exist, or be empty.
+        folder: must not exist, or be empty, or hold an earlier data set of this kind and nothing else (``overwrite``).
         size: film size in pixels; the miniature reads 64, people like 256 better.
+        overwrite: replace an earlier data set.
         progress: called with the number of films drawn so far.
 
     Raises:
-        OutputError: the folder holds something, or cannot be written.
-        ValueError: n < 1 or size < 16.
+        OutputError: the folder holds something else, or cannot be written.
+        OptionError: n < 1, size < 16 or seed < 0.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as parent:
     ...     sorted(p.name for p in build_phantom(Path(parent) / "set", n=2).iterdir())
     ['captions.jsonl', 'claims.jsonl', 'images', 'manifest.json', 'mcq.jsonl', 'pairs.jsonl']
     """
     if n < 1:
-        raise ValueError(f"a data set needs at least one film, got n={n}")
+        raise OptionError(f"a data set needs at least one film, got n={n}")
     if size < 16:
-        raise ValueError(f"a film needs at least 16 pixels a side, got size={size}")
-    target = Path(folder)
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(f"{target} exists and is not an empty folder; name a new one, nothing was written")
-        # Beside the target, so that the final rename stays on one file system.
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"cannot write the data set {target}: {error}") from error
-    try:
-        _write(work, n, seed, size, progress)
-        work.chmod(0o755)  # mkdtemp's 0700 is for secrets
-        work.replace(target)
-    except OSError as error:
-        raise OutputError(f"cannot write the data set {target}: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+        raise OptionError(f"a film needs at least 16 pixels per side, got size={size}")
+    if seed < 0:
+        raise OptionError(f"a seed is at least 0, got seed={seed}")
+    facts: dict[str, Any] = {"n": n, "seed": seed, "size": size}
+    # not flushed file by file: thousands of films are made again faster than a disk confirms them
+    with write_folder(folder, GENERATOR, overwrite=overwrite, facts=facts, sync=False) as work:
+        facts["counts"] = _write(work, n, seed, size, progress)
+    return Path(folder)
 
 
-def _write(folder: Path, n: int, seed: int, size: int, progress: Callable[[int], None] | None) -> None:
+def check_phantom(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The folder, if a data set can be written there; raises OutputError otherwise."""
+    return check_folder(folder, GENERATOR, overwrite=overwrite)
+
+
+def _write(folder: Path, n: int, seed: int, size: int, progress: Callable[[int], None] | None) -> dict[str, int]:
+    """Write films and records; the number of records by file."""
     found = studies(n, seed)
-    hashes: dict[str, str] = {}
     (folder / "images").mkdir()
     for study in found:
         film = to_uint8(draw(study.facts, study.seed, size=size, patient=study.patient_seed))
-        _put(folder, study.image, _png(film), hashes)
+        (folder / study.image).write_bytes(_png(film))
         if progress is not None:
             progress(study.index + 1)
     lines = records(found, seed)
     for name, rows in lines.items():
-        _put(folder, name, "".join(_json_lines(rows)).encode(), hashes)
-    manifest = {
-        "format": GENERATOR,
-        "n": n,
-        "seed": seed,
-        "size": size,
-        "counts": {name: len(rows) for name, rows in lines.items()},
-        "sha256": hashes,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def _put(folder: Path, name: str, data: bytes, hashes: dict[str, str]) -> None:
-    (folder / name).write_bytes(data)
-    hashes[name] = hashlib.sha256(data).hexdigest()
+        (folder / name).write_bytes("".join(_json_lines(rows)).encode())
+    return {name: len(rows) for name, rows in lines.items()}
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> Iterator[str]:

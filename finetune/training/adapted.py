@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,9 +42,9 @@ class AdaptedText:
         in_tower = {parameter.data_ptr(): name for name, parameter in self.tower.named_parameters()}
         place = {name: in_tower.get(parameter.data_ptr()) for name, parameter in base.named_parameters()}
         cuda = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):  # the adapters' start depends on the seed and on nothing else
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=cuda):  # peft draws from the caller's random state
             self.source = adapt(base)
+        _start(self.source, seed)
         factors = lora_factors(self.source)
         missing = [name for name in factors if place.get(name) is None]
         if missing:
@@ -63,6 +65,20 @@ class AdaptedText:
         """The same, by number in a table of texts, and faster: see :class:`.packing.PackedTexts`."""
         texts = PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
         return lambda wanted: normalise(texts(wanted))
+
+
+def _start(module: nn.Module, seed: int) -> None:
+    """Give every A of B A its first values, uniform in +-1/sqrt(fan-in) as peft's; B stays 0.
+
+    They depend on the seed, the weight's name and the row only: runs with other ranks, or with adapters on fewer
+    weights, start from the same values where both have some.
+    """
+    for name, parameter in module.named_parameters():
+        if ".lora_A." in name:
+            number = zlib.crc32(name.encode())
+            drawn = np.random.default_rng([seed, number]).uniform(-1, 1, size=parameter.shape)
+            with torch.no_grad():
+                parameter.copy_(torch.from_numpy(drawn / np.sqrt(parameter.shape[1])))
 
 
 def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:

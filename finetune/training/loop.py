@@ -6,14 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 from torch import Tensor, nn
 
 from ...errors import DataFormatError, NonFiniteError, PrescriptionError
@@ -21,11 +19,13 @@ from ...patching.torch_state import neutral_state
 from ..apply.adapters import merged_copy
 from ..apply.blocks import block_parameters, say_if_of_other_weights
 from ..apply.lora import attach_lora, lora_config
-from ..apply.update_share import UpdateShare, update_share
+from ..apply.update_share import update_share
 from ..losses import claim_loss, clip_loss, nast_loss
 from ..prescription.plan import Prescription
 from .adapted import AdaptedText, rewrap
+from .config import TrainConfig
 from .data import Batch, TrainingData, training_data
+from .result import History, Step, TrainResult
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,105 +33,6 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
 
 logger = logging.getLogger(__name__)
-
-
-class TrainConfig(BaseModel):
-    """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
-
-    lr, warmup: fixed after ``warmup`` linear steps. With budget "mean" a peaked plan raises its highest block's rate
-        several times over: compare arms at a rate at which none of them diverges (a loss that stays at chance).
-    captions, claims: JSONL files; split: which of their records to train on (None: all).
-    weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
-        AdamW) or "gradient" (the paper's formula, which AdamW cancels).
-    budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
-        a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
-        mean learning rate.
-    lora_mode: weights in the adapters themselves (scale, rank, mask) in place of, or beside, ``weighting``.
-    """
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
-
-    model: str = "phantom"
-    captions: Path | None = None
-    claims: Path | None = None
-    split: Literal["train", "val", "test"] | None = "train"
-    steps: int = Field(default=150, ge=1)
-    batch_size: int = Field(default=32, ge=2)
-    lambda_: float = Field(default=0.5, ge=0, le=1)
-    lr: float = Field(default=3e-3, gt=0)
-    warmup: int = Field(default=0, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    rank: int = Field(default=4, ge=1)
-    lora_alpha: float = Field(default=8.0, gt=0)
-    lora_mode: Literal["scale", "rank", "mask"] | None = None
-    weighting: Literal["uniform", "lr", "update", "gradient"] = "uniform"
-    budget: Literal["mean", "none"] = "mean"
-    plan: Prescription | Path | None = None
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _weights_are_there(self) -> TrainConfig:
-        if self.plan is None and (self.weighting != "uniform" or self.lora_mode is not None):
-            what = f"weighting {self.weighting!r}" if self.weighting != "uniform" else f"lora_mode {self.lora_mode!r}"
-            raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
-        return self
-
-    @field_serializer("plan")
-    def _plan_as_json(self, plan: Prescription | Path | None) -> Any:
-        if isinstance(plan, Prescription):
-            from ..prescription.io import to_record
-
-            return to_record(plan).model_dump(mode="json")
-        return None if plan is None else str(plan)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimiser step, as progress callbacks see it; the losses are those before the step."""
-
-    step: int  # 1..steps
-    steps: int
-    loss: float
-    clip: float
-    claim: float
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """The losses before each step."""
-
-    loss: Float[np.ndarray, " step"]
-    clip: Float[np.ndarray, " step"]
-    claim: Float[np.ndarray, " step"]
-
-
-@dataclass(frozen=True, eq=False)
-class TrainResult:
-    """A finished run.
-
-    source: the tuned copy of the source module, with its peft adapters.
-    model: the same weights with the adapters merged in, ready to be traced and evaluated.
-    update: how much each block changed, ordered by the plan if there was one.
-    plan: the weights as they were applied (after ``budget``), or None.
-    base: name and fingerprint (``weights_sha256``, of the text tower) of the model that was started from.
-    """
-
-    config: TrainConfig
-    source: PeftModel
-    model: DualEncoder
-    history: History
-    update: UpdateShare
-    plan: Prescription | None
-    seconds: float
-    base: dict[str, str]
-
-    def save(self, folder: str | Path) -> Path:
-        """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all."""
-        from .runs import save_run
-
-        return save_run(self, folder)
 
 
 @neutral_state(grad=True)
@@ -204,27 +105,6 @@ def train(
     logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, config.steps, seconds)
     base = {"model": model.name, "weights_sha256": model.text.fingerprint()}
     return TrainResult(config, encoder.source, tuned, history, update, plan, seconds, base)
-
-
-def read_config(path: str | Path) -> TrainConfig:
-    """A configuration from a JSON file; paths in it are relative to the file.
-
-    Raises DataFormatError naming the file, the field and what was expected.
-    """
-    path = Path(path)
-    try:
-        config = TrainConfig.model_validate_json(path.read_text(encoding="utf-8-sig"))
-    except OSError as problem:
-        raise DataFormatError(f"{path}: cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError as problem:
-        raise DataFormatError(f"{path}: cannot be read as text ({problem})") from problem
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the configuration"
-        raise DataFormatError(f"{path}: field {where!r}: {first['msg']}") from problem
-    given = {name: getattr(config, name) for name in ("captions", "claims", "plan")}
-    beside = {name: path.parent / value for name, value in given.items() if isinstance(value, Path)}
-    return config.model_copy(update=beside)
 
 
 def _plan(config: TrainConfig) -> Prescription | None:

@@ -4,92 +4,110 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import tempfile
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataFormatError, OutputError
+from ...io.folders import check_folder, read_folder, write_folder
+from ...io.json_lines import read_json
+from ...io.quoting import shown, shown_path
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
-    from .loop import TrainResult
+    from .result import TrainResult
 
-MANIFEST, RESULT = "manifest.json", "result.json"
+FORMAT = "tracescribe.run/1"
+CONFIG, RESULT = "config.json", "result.json"
 
 
-def save_run(result: TrainResult, folder: str | Path) -> Path:
+def save_run(result: TrainResult, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Write ``adapter/`` (peft's own format), ``config.json``, ``result.json`` and a manifest of SHA-256 hashes.
 
-    The folder appears with everything in it, or not at all; an earlier run in its place is replaced.
-    :func:`load_run` puts them into a model again.
+    The folder appears with everything in it, or not at all. :func:`load_run` puts the adapters into a model again,
+    :func:`~tracescribe.finetune.training.config.read_config` reads the configuration.
 
-    Raises OutputError when the folder cannot be written, or holds something that is no run.
+    overwrite: replace an earlier run, if the folder holds nothing else.
+
+    Raises OutputError when the folder cannot be written, or holds anything else. The run is then kept beside it, or in
+    the folder for temporary files: the message says where.
     """
-    target = check_run_folder(folder)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            fresh = Path(scratch) / "run"
-            _write(result, fresh)
-            if target.exists():
-                target.replace(Path(scratch) / "earlier")
-            fresh.replace(target)
-    except OSError as problem:
-        raise OutputError(f"cannot write the run to {target}: {problem.strerror or problem}") from problem
-    return target
+        return _save(result, Path(folder), overwrite)
+    except OutputError as problem:
+        kept = _keep(result, Path(folder))
+        if kept is None:
+            raise
+        raise OutputError(f"{problem}; the run was kept in {shown_path(kept)}") from problem
 
 
-def check_run_folder(folder: str | Path) -> Path:
-    """The folder, if a run may be saved there; ask before training, which may take hours.
+def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
+    """The folder, if a run can be saved there; ask before training, which may take hours.
 
-    Raises OutputError when it holds something that is no run.
+    Raises OutputError when it holds something else, or an earlier run without ``overwrite``, or cannot be written.
     """
-    target = Path(folder)
-    if target.exists() and not (target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))):
-        raise OutputError(f"{target} exists and is not a run of ours; choose another folder")
-    return target
+    return check_folder(folder, FORMAT, overwrite=overwrite)
 
 
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 
-    Raises DataFormatError when the folder is no run, its adapters do not fit the model, or they were trained on other
-    weights: to these they would add a change that was never meant for them (:func:`load_lora` does not ask).
+    Raises DataFormatError when the folder is no run, a file of it was changed, its adapters do not fit the model, or
+    they were trained on other weights: to these they would add a change that was never meant for them
+    (:func:`load_lora` loads adapters from elsewhere and asks for none of this).
     """
     from ..apply.adapters import merged_copy
     from ..apply.load import load_lora
     from .adapted import rewrap
 
-    adapter = Path(folder) / "adapter"
-    if not (adapter / "adapter_config.json").is_file():
-        raise DataFormatError(f"{str(folder)!r} is not a run of fine-tuning: it has no adapter/adapter_config.json")
-    _check_base(model, Path(folder) / RESULT)
-    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), adapter)))
+    read_folder(folder, FORMAT)
+    _check_base(model, Path(folder))
+    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
 
 
-def _check_base(model: DualEncoder, path: Path) -> None:
+def _check_base(model: DualEncoder, folder: Path) -> None:
     """Refuse a model whose text tower is not the one that was trained on."""
-    if not path.is_file():  # adapters from elsewhere do not say what they were trained on
-        return
+    path = folder / RESULT
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base"]
+        base = read_json(path)["base"]
         name, trained_on = base["model"], base["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (KeyError, TypeError) as problem:
         raise DataFormatError(f"{path}: does not say which model was trained ({problem!r})") from problem
     if trained_on != model.text.fingerprint():
         raise DataFormatError(
-            f"the run {str(path.parent)!r} was trained on {name!r} with other text weights (or another precision) than "
-            f"those of {model.name!r}: load the model that it started from"
+            f"the run {shown_path(folder)} was trained on {shown(name)} with other text weights (or another precision) "
+            f"than those of {model.name!r}: load the model that it started from"
         )
 
 
-def _write(result: TrainResult, folder: Path) -> None:
-    folder.mkdir()
+def _save(result: TrainResult, folder: Path, overwrite: bool) -> Path:
+    with write_folder(folder, FORMAT, overwrite=overwrite) as fresh:
+        _write(result, fresh, folder)
+    return folder
+
+
+def _keep(result: TrainResult, folder: Path) -> Path | None:
+    """Save a finished run where it was not meant to go, rather than lose it."""
+    for parent in (folder.absolute().parent, Path(tempfile.gettempdir())):
+        try:
+            if parent.is_dir():
+                place = Path(tempfile.mkdtemp(prefix="tracescribe-run-", dir=parent))
+                return _save(result, place, overwrite=False)
+        except OSError:  # OutputError is one
+            continue
+    return None
+
+
+def _write(result: TrainResult, folder: Path, target: Path) -> None:
     # no search for embedding layers: it would look up the base model by name on the network
     result.source.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a template, all "More Information Needed"
-    _write_json(folder / "config.json", result.config.model_dump(mode="json"))
+    config = result.config.model_dump(mode="json")
+    for name in ("captions", "claims", "plan"):
+        if isinstance(config[name], str):  # read_config takes them as relative to the file
+            config[name] = _relative(config[name], target)
+    _write_json(folder / CONFIG, config)
     _write_json(
         folder / RESULT,
         {
@@ -105,12 +123,13 @@ def _write(result: TrainResult, folder: Path) -> None:
             },
         },
     )
-    hashes = {
-        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    _write_json(folder / MANIFEST, {"format": "tracescribe.run/1", "sha256": hashes})
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # on another drive
+        return os.path.abspath(path)  # noqa: PTH100
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def test_files_are_what_the_readers_expect(folder: Path) -> None:
 
 def test_a_folder_with_content_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(OutputError, match="not an empty folder"):
+    with pytest.raises(OutputError, match="not an earlier result"):
         build_phantom(tmp_path, n=2)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -105,9 +105,20 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_parent_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no/such"):
-        build_phantom(tmp_path / "no/such/set", n=1)
+def test_folders_above_are_made(tmp_path: Path) -> None:
+    assert (build_phantom(tmp_path / "no" / "such" / "set", n=1) / "manifest.json").is_file()
+
+
+def test_an_earlier_set_is_replaced_when_asked_and_notes_beside_it_are_kept(tmp_path: Path) -> None:
+    target = build_phantom(tmp_path / "set", n=1)
+    with pytest.raises(OutputError, match="holds an earlier result"):
+        build_phantom(target, n=2)
+    build_phantom(target, n=2, overwrite=True)
+    assert len(list((target / "images").iterdir())) == 2
+    (target / "images" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"images/notes\.txt"):
+        build_phantom(target, n=1, overwrite=True)
+    assert len(list((target / "images").iterdir())) == 3
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 64), (3, 8)])

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from models import WordTokenizer
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
-from tracescribe.errors import DataFormatError
-from tracescribe.finetune import Prescription, TrainConfig, load_lora, train
+from tracescribe.errors import DataFormatError, OutputError
+from tracescribe.finetune import Prescription, TrainConfig, load_lora, read_config, train
+from tracescribe.finetune.training import runs
 from tracescribe.finetune.training.data import TrainingData, training_data
 from tracescribe.finetune.training.runs import load_run
 
+PLAN = Prescription(np.array([0.2, 1.0, 0.6]))
 TEXTS = ["there is effusion .", "there is no effusion ."]
 
 
@@ -39,6 +46,11 @@ def run_of(model: ts.DualEncoder, **options):
     return train(TrainConfig(steps=2, batch_size=2, rank=2, **options), model, data=data_for(model))
 
 
+def same(one: ts.DualEncoder, other: ts.DualEncoder) -> bool:
+    # the adapters are merged in another order of operations: units in the last place
+    return torch.allclose(one.encode_texts(TEXTS), other.encode_texts(TEXTS), rtol=0, atol=2e-6)
+
+
 def test_a_run_of_other_weights_is_refused(model, tmp_path):
     folder = run_of(model).save(tmp_path / "run")
     with torch.no_grad():
@@ -57,23 +69,127 @@ def test_adapters_of_a_shorter_or_longer_tower_are_refused(model, make_clip, tmp
 
 
 def test_adapters_with_a_missing_tensor_are_refused(model, tmp_path):
-    folder = run_of(model).save(tmp_path / "run")
-    path = folder / "adapter" / "adapter_model.safetensors"
+    path = run_of(model).save(tmp_path / "run") / "adapter" / "adapter_model.safetensors"
     state = load_file(path)
     del state[sorted(state)[0]]
     save_file(state, path)
     with pytest.raises(DataFormatError, match="1 tensors are in one of the two only"):
-        load_run(model, folder)
+        load_lora(model.source, path.parent)
+    with pytest.raises(DataFormatError, match="damaged: 'adapter/adapter_model.safetensors' is not the file"):
+        load_run(model, tmp_path / "run")
+
+
+def test_one_flipped_bit_of_any_file_of_a_run_is_found(model, tmp_path):
+    folder = run_of(model).save(tmp_path / "run")
+    chance = np.random.default_rng(0)
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"):
+        good = path.read_bytes()
+        for bit in chance.integers(8 * len(good), size=10):
+            bad = bytearray(good)
+            bad[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(bad)
+            with pytest.raises(DataFormatError, match=f"damaged: .*{path.name}"):
+                load_run(model, folder)
+        path.unlink()
+        with pytest.raises(DataFormatError, match=f"{path.name}.* is missing"):
+            load_run(model, folder)
+        path.write_bytes(good)
+    load_run(model, folder)
+    with pytest.raises(DataFormatError, match="is no result of tracescribe"):
+        load_run(model, tmp_path)
 
 
 def test_damaged_and_missing_adapters_are_refused_without_a_look_at_the_network(model, tmp_path):
     path = run_of(model).save(tmp_path / "run") / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataFormatError, match="cut short"):
-        load_run(model, tmp_path / "run")
+        load_lora(model.source, path.parent)
     path.unlink()
     with pytest.raises(DataFormatError, match="is missing"):
-        load_run(model, tmp_path / "run")
+        load_lora(model.source, path.parent)
+
+
+def test_an_earlier_run_is_replaced_only_when_asked_and_a_finished_one_is_never_lost(model, tmp_path):
+    first, second = run_of(model), run_of(model, seed=1)
+    folder = first.save(tmp_path / "run")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "chapter.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for place in ("run", "data", "file/run"):
+        with pytest.raises(OutputError, match=r"the run was kept in '(.*)'") as caught:
+            second.save(tmp_path / place)
+        kept = Path(re.search(r"kept in '(.*)'", str(caught.value))[1])
+        assert same(load_run(model, kept), second.model)
+        shutil.rmtree(kept)
+    assert same(load_run(model, folder), first.model)
+    assert (tmp_path / "data" / "chapter.txt").read_text() == "years of work"
+    assert same(load_run(model, second.save(folder, overwrite=True)), second.model)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "file", "run"]
+
+
+def test_a_disk_that_fills_while_a_run_is_saved_loses_no_training(model, tmp_path, monkeypatch):
+    result = run_of(model)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(runs.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    write = runs._write
+
+    def full(result, folder, target):
+        write(result, folder, target)
+        if (tmp_path / "full") in folder.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs, "_write", full)
+    with pytest.raises(OutputError, match="No space left on device; the run was kept in '.*temporary") as caught:
+        result.save(tmp_path / "full" / "run")
+    kept = Path(re.search(r"kept in '(.*)'", str(caught.value))[1])
+    assert same(load_run(model, kept), result.model)
+    assert not (tmp_path / "full" / "run").exists()
+
+
+def test_the_configuration_of_a_run_is_read_back_and_gives_the_same_run(model, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    PLAN.save("plan.json")
+    first = run_of(model, weighting="update", plan=PLAN, captions=Path("a.jsonl"))
+    config = read_config(first.save("runs/first") / "config.json")
+    assert config.captions.resolve() == tmp_path / "work" / "a.jsonl"
+    np.testing.assert_array_equal(config.plan.alpha, PLAN.alpha)
+    again = train(config, model, data=data_for(model))
+    np.testing.assert_array_equal(again.history.loss, first.history.loss)
+    by_path = run_of(model, weighting="update", plan=Path("plan.json"))
+    config = read_config(by_path.save("runs/second") / "config.json")
+    assert config.plan.resolve() == tmp_path / "work" / "plan.json"
+    np.testing.assert_array_equal(train(config, model, data=data_for(model)).history.loss, first.history.loss)
+
+
+def test_the_adapters_scale_is_2_for_every_rank_unless_it_is_said():
+    assert [TrainConfig(rank=rank).lora_alpha for rank in (1, 4, 16)] == [2, 8, 32]
+    assert TrainConfig(rank=16, lora_alpha=8).lora_alpha == 8
+
+
+@pytest.mark.parametrize("mode", ["scale", "rank", "mask"])
+def test_arms_of_every_mode_start_from_the_same_adapters(model, mode):
+    def start(**options):
+        # a rate of which nothing is left: the adapters end as they started
+        run = run_of(model, lr=1e-30, weight_decay=0.0, **options)
+        return {name: value for name, value in run.source.named_parameters() if ".lora_A." in name}
+
+    uniform = start()
+    other = start(plan=PLAN, lora_mode=mode)
+    assert set(other) <= set(uniform) and other
+    for name, value in other.items():
+        shared = min(len(value), len(uniform[name]))
+        torch.testing.assert_close(value[:shared], uniform[name][:shared], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"seed": 2**64}, {"rank": 10**11}, {"steps": 10**30}, {"steps": True}, {"lr": float("inf")}, {"lambda_": False}],
+)
+def test_numbers_out_of_range_are_refused(bad):
+    with pytest.raises(ValidationError):
+        TrainConfig(**bad)
 
 
 def test_a_plan_traced_on_other_weights_is_said(model, caplog):

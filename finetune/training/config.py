@@ -1,0 +1,101 @@
+"""What a training run does, as one object: its options, their ranges, and how they are read from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+
+from ...errors import DataFormatError
+from ...io.json_lines import read_json
+from ..prescription.plan import Prescription
+
+
+class TrainConfig(BaseModel):
+    """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
+
+    lr, warmup: fixed after ``warmup`` linear steps. With budget "mean" a peaked plan raises its highest block's rate
+        several times over: compare arms at a rate at which none of them diverges (a loss that stays at chance).
+    captions, claims: JSONL files; split: which of their records to train on (None: all).
+    weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
+        AdamW) or "gradient" (the paper's formula, which AdamW cancels).
+    budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
+        a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
+        mean learning rate.
+    lora_alpha: the adapters' change is scaled by lora_alpha / rank; 2 * rank by default.
+    lora_mode: weights in the adapters themselves (scale, rank, mask) in place of, or beside, ``weighting``.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    model: str = "phantom"
+    captions: Path | None = None
+    claims: Path | None = None
+    split: Literal["train", "val", "test"] | None = "train"
+    steps: int = Field(default=150, ge=1, le=10**9)
+    batch_size: int = Field(default=32, ge=2, le=10**6)
+    lambda_: float = Field(default=0.5, ge=0, le=1)
+    lr: float = Field(default=3e-3, gt=0)
+    warmup: int = Field(default=0, ge=0, le=10**9)
+    weight_decay: float = Field(default=0.01, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    rank: int = Field(default=4, ge=1, le=8192)
+    lora_alpha: float = Field(default_factory=lambda given: 2.0 * given.get("rank", 4), gt=0)
+    lora_mode: Literal["scale", "rank", "mask"] | None = None
+    weighting: Literal["uniform", "lr", "update", "gradient"] = "uniform"
+    budget: Literal["mean", "none"] = "mean"
+    plan: Prescription | Path | None = None
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, given: Any) -> Any:
+        for name, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, bool):
+                raise ValueError(f"{name} is {value}, which is neither a number nor a name")
+        return given
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _plan_from_json(cls, given: Any) -> Any:
+        """The plan that a run's configuration holds in full."""
+        if not isinstance(given, dict):
+            return given
+        from ..prescription.io import PlanFile, from_record
+
+        return from_record(PlanFile.model_validate_json(json.dumps(given)))
+
+    @model_validator(mode="after")
+    def _weights_are_there(self) -> TrainConfig:
+        if self.plan is None and (self.weighting != "uniform" or self.lora_mode is not None):
+            what = f"weighting {self.weighting!r}" if self.weighting != "uniform" else f"lora_mode {self.lora_mode!r}"
+            raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
+        return self
+
+    @field_serializer("plan")
+    def _plan_as_json(self, plan: Prescription | Path | None) -> Any:
+        if isinstance(plan, Prescription):
+            from ..prescription.io import to_record
+
+            return to_record(plan).model_dump(mode="json")
+        return None if plan is None else str(plan)
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """A configuration from a JSON file, such as the ``config.json`` of a run; paths in it are relative to the file.
+
+    Raises DataFormatError naming the file, the field and what was expected.
+    """
+    path = Path(path)
+    content = read_json(path)
+    try:
+        config = TrainConfig.model_validate_json(json.dumps(content))
+    except ValidationError as problem:
+        found = problem.errors()[0]
+        where = ".".join(map(str, found["loc"])) or "the configuration"
+        raise DataFormatError(f"{path}: field {where!r}: {found['msg'].removeprefix('Value error, ')}") from problem
+    given = {name: getattr(config, name) for name in ("captions", "claims", "plan")}
+    beside = {name: path.parent / value for name, value in given.items() if isinstance(value, Path)}
+    return config.model_copy(update=beside)
