@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tracescribe.benchmark.metrics import Interval
-from tracescribe.demo import verdicts
+from tracescribe.demo import page, verdicts
 
 
 def scores(half: float = 3.0, **values: float) -> Any:
@@ -69,6 +69,34 @@ def test_a_gain_without_the_right_film_is_called_a_prior() -> None:
 def test_weighting_is_praised_only_for_what_it_did(ours: dict[str, float], word: str) -> None:
     uniform = [scores(negated=80.0, claims=50.0)]
     assert word in verdicts._says_comparison("Weighting", [scores(**ours)], "uniform training", uniform)
+
+
+def test_a_tile_says_no_more_than_the_sentence() -> None:
+    uniform = [scores(negated=80.0)]
+    for value, tile in ((80.5, "no difference above the noise"), (95.0, "better negated"), (60.0, "worse negated")):
+        assert verdicts.compare([scores(negated=value)], uniform).short == tile
+    assert verdicts.gap_with_noise([scores(half=2.0, negated=90.0), scores(half=2.0, negated=86.0)]) == "10 ± 4 pp"
+    assert verdicts.gap_with_noise([scores(half=3.0, negated=90.0)]) == "8 ± 3 pp"
+
+
+def test_the_page_praises_nothing_that_its_text_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiles of the report, of a result in which weighting did nothing."""
+    same = [scores(negated=80.0)]
+    runs = {"uniform": same, "NAST": same, "permuted": same}
+    result = SimpleNamespace(
+        before=scores(),
+        of=lambda name: [SimpleNamespace(scores=one) for one in runs[name]],
+        plan=SimpleNamespace(order=[2, 1], n_blocks=8, warnings=("the ranking is not stable",)),
+        seed=0, sizes=SimpleNamespace(films=1, steps=1, seeds=1), seconds=1.0, trace=SimpleNamespace(summary=str),
+    )  # fmt: skip
+    told = ["first", verdicts._says_comparison("Weighting", same, "uniform training", same), "", "third"]
+    monkeypatch.setattr(page, "sentences", lambda _: told)
+    for section in ("_films", "_trace", "_plan", "_training", "_again"):
+        monkeypatch.setattr(page, section, lambda *_: None)
+    facts = dict(page.demo_page(result).facts)  # type: ignore[arg-type]
+    assert "cannot be told from" in told[1]
+    assert facts["CTE-weighted against uniform training"] == "no difference above the noise"
+    assert facts["peak of CTE"] == "layer 2 of 8, uncertain"
 
 
 @pytest.mark.parametrize(("gradient", "word"), [(34.0, "mostly undone"), (85.0, "about as")])

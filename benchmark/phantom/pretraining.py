@@ -7,7 +7,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 
+from ...contrastive import clip_loss
 from ...io.atomic import write_atomically
+from ...threads import threads as use_threads
 from . import miniature
 from .captions import blinding_report, corpus
 from .drawing import draw, to_uint8
@@ -53,15 +54,6 @@ def films(n: int, seed: int) -> tuple[list[Facts], UInt8[np.ndarray, "n size siz
     return facts, np.stack(images)
 
 
-def clip_loss(
-    image: Float[torch.Tensor, "n embed"], text: Float[torch.Tensor, "n embed"], scale: Float[torch.Tensor, ""]
-) -> Float[torch.Tensor, ""]:
-    """Symmetric InfoNCE of normalised embeddings (Radford et al. 2021, figure 3)."""
-    logits = scale * image @ text.T
-    target = torch.arange(len(image))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
 def encode_text(model: Any, tokens: Int64[torch.Tensor, "n context"]) -> Float[torch.Tensor, "n embed"]:
     """``model.encode_text(tokens)`` without the columns after the longest [EOT].
 
@@ -89,7 +81,7 @@ def train_miniature(
     recipe = recipe or Recipe()
     tokenizer = PhantomTokenizer.from_texts(corpus())
     facts, images = films(recipe.n_images, recipe.seed)
-    with _threads(threads), torch.random.fork_rng(devices=[]):
+    with use_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = miniature.build(tokenizer.vocab_size)
         rng = np.random.default_rng([recipe.seed, 10**6])
@@ -167,16 +159,6 @@ def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[np.ndarray]:
 def _noisy(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> Float32[np.ndarray, "n size size"]:
     film = images.astype(np.float32) / 255.0
     return film + recipe.pixel_noise * rng.standard_normal(film.shape, dtype=np.float32)
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,12 +91,12 @@ def _save(result: TrainResult, folder: Path, overwrite: bool) -> Path:
 def _keep(result: TrainResult, folder: Path) -> Path | None:
     """Save a finished run where it was not meant to go, rather than lose it."""
     for parent in (folder.absolute().parent, Path(tempfile.gettempdir())):
-        try:
-            if parent.is_dir():
-                place = Path(tempfile.mkdtemp(prefix="tracescribe-run-", dir=parent))
+        with suppress(OSError):  # OutputError is one
+            place = Path(tempfile.mkdtemp(prefix="tracescribe-run-", dir=parent))
+            try:
                 return _save(result, place, overwrite=False)
-        except OSError:  # OutputError is one
-            continue
+            except OutputError:
+                place.rmdir()
     return None
 
 

@@ -75,7 +75,7 @@ def test_adapters_with_a_missing_tensor_are_refused(model, tmp_path):
     save_file(state, path)
     with pytest.raises(DataFormatError, match="1 tensors are in one of the two only"):
         load_lora(model.source, path.parent)
-    with pytest.raises(DataFormatError, match="damaged: 'adapter/adapter_model.safetensors' is not the file"):
+    with pytest.raises(DataFormatError, match=r"damaged: 'adapter/adapter_model\.safetensors' is not the file"):
         load_run(model, tmp_path / "run")
 
 
@@ -140,11 +140,11 @@ def test_a_disk_that_fills_while_a_run_is_saved_loses_no_training(model, tmp_pat
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(runs, "_write", full)
-    with pytest.raises(OutputError, match="No space left on device; the run was kept in '.*temporary") as caught:
+    with pytest.raises(OutputError, match=r"No space left on device; the run was kept in '.*temporary") as caught:
         result.save(tmp_path / "full" / "run")
     kept = Path(re.search(r"kept in '(.*)'", str(caught.value))[1])
     assert same(load_run(model, kept), result.model)
-    assert not (tmp_path / "full" / "run").exists()
+    assert not any((tmp_path / "full").iterdir())
 
 
 def test_the_configuration_of_a_run_is_read_back_and_gives_the_same_run(model, tmp_path, monkeypatch):

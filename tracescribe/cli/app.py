@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,10 +16,12 @@ from .. import __version__
 from ..errors import TracescribeError
 from . import build as building
 from . import demo as demonstrating
+from . import evaluate as scoring
 from . import finetune as training
 from . import plot as looking
 from . import prescribe as prescribing
 from . import trace as tracing
+from .streams import give_up_stdout, shortened, writable_streams
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
@@ -59,7 +60,7 @@ app.command()(tracing.trace)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)
-app.command()(training.evaluate)
+app.command()(scoring.evaluate)
 build.command("phantom")(building.phantom)
 app.add_typer(build, name="build")
 
@@ -79,16 +80,27 @@ def _root(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an expected error is one sentence on stderr, never a traceback."""
+    with writable_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         with warnings.catch_warnings(), _log_in_one_line():
             _warn_in_one_line()
-            return int(app(list(arguments), standalone_mode=False) or 0)
+            code = int(app(list(arguments), standalone_mode=False) or 0)
+            sys.stdout.flush()  # or a full disk would be found after the last moment to say so
+            return code
     except BrokenPipeError:  # `tracescribe ... | head`: nobody reads on
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         return 1
     except (TracescribeError, OSError) as error:
-        return _refuse(_sentence(error))
+        code = _refuse(_sentence(error))
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was stdout that could not be written
+            give_up_stdout()
+        return code
     except (_Stopped, KeyboardInterrupt, typer.Abort) as stop:
         return _refuse(str(stop) or "stopped; nothing half-written was left behind", INTERRUPTED)
     except Exception as error:
@@ -101,6 +113,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refuse(sentence: str, code: int = BAD_INPUT) -> int:
     is_help = sentence.startswith("Usage:")  # no command was given
+    sentence = sentence if is_help else shortened(sentence)
     typer.echo(sentence if is_help else f"tracescribe: {sentence}", err=True)
     return code
 

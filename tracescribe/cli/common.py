@@ -6,10 +6,9 @@ import contextlib
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -18,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import OptionError as OptionError
-from ..errors import OutputError
 from ..io.atomic import check_output as check_output  # for the commands
+from ..threads import spare_threads
 
 if TYPE_CHECKING:
     from ..patching import DualEncoder
@@ -45,7 +44,14 @@ RemoteCode = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
+Split = Annotated[
+    Literal["train", "val", "test", "all"], typer.Option(help="Which records; those without a split are always taken.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an earlier result of this command, if the folder holds nothing else."),
+]
 PairsFile = Annotated[
     Path,
     typer.Argument(metavar="PAIRS", help="Pairs: .jsonl, .csv.", exists=True, dir_okay=False, show_default=False),
@@ -54,21 +60,6 @@ TraceFile = Annotated[
     Path,
     typer.Argument(metavar="TRACE", help="A saved trace.", exists=True, dir_okay=False, show_default=False),
 ]
-
-
-def check_folder(path: Path) -> Path:
-    """``path`` if a folder can be put there, its parents included, before any long work is begun; nothing is created.
-
-    Raises `OutputError` when a file is in the way, or the nearest folder that exists cannot be written to.
-    """
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"cannot write to {str(path)!r}: it is a file, and a folder is needed")
-    nearest = next((folder for folder in path.absolute().parents if folder.exists()), path)
-    try:  # by doing it: permissions say little about root and about read-only or virtual file systems
-        tempfile.TemporaryDirectory(prefix=".tracescribe-", dir=nearest).cleanup()
-    except OSError as problem:
-        raise OutputError(f"cannot create the folder {str(path)!r}: {problem.strerror}") from None
-    return path
 
 
 def load_model(
@@ -86,7 +77,9 @@ def load_model(
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, False):
         raise OptionError(f"the device {device!r} is not available here: use --device cpu")
-    return load(name, pretrained=pretrained, device=device, trust_remote_code=trust_remote_code)
+    model = load(name, pretrained=pretrained, device=device, trust_remote_code=trust_remote_code)
+    spare_threads(model.text)
+    return model
 
 
 def show_progress(as_json: bool) -> bool:
@@ -135,7 +128,8 @@ def working(as_json: bool, message: str) -> Iterator[None]:
 def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> None:
     """The result: one JSON document for machines, or ``parts`` drawn for people."""
     if as_json:
-        typer.echo(json.dumps(plain(document), ensure_ascii=False, indent=2, allow_nan=False))
+        utf8 = "utf" in (sys.stdout.encoding or "").lower()
+        typer.echo(json.dumps(plain(document), ensure_ascii=not utf8, indent=2, allow_nan=False))
         return
     console = console_for_people()
     for part in parts:

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from .common import Json, Seed, check_folder, show, show_progress, table, working
+from .common import Json, Overwrite, Seed, show, show_progress, table, working
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the figures, the scores and the report page go.")] = Path("demo"),
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few steps, few films: checks the machinery.")] = False,
     json: Json = False,
 ) -> None:
@@ -24,12 +25,13 @@ def demo(
 
     Example:  tracescribe demo --out demo
     """
-    check_folder(out)
-    from ..demo.run import QUICK, Sizes, run_demo
+    from ..demo.result import QUICK, Sizes
+    from ..demo.run import check_demo_folder, run_demo
     from ..demo.verdicts import COLUMNS, LEGEND, scores_as_dict, sentences, table_rows
 
+    check_demo_folder(out, overwrite=overwrite)
     with working(json, ""), _stages(json) as notify:
-        result = run_demo(out, sizes=QUICK if quick else Sizes(), seed=seed, notify=notify)
+        result = run_demo(out, sizes=QUICK if quick else Sizes(), seed=seed, overwrite=overwrite, notify=notify)
     document = {"out": out, "quick": quick, "seconds": result.seconds, "files": result.files, **scores_as_dict(result)}
     verdicts = sentences(result)
     if quick:

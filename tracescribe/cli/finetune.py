@@ -1,4 +1,4 @@
-"""`finetune` and `evaluate`: from layer weights to a trained model, and to its scores."""
+"""`finetune`: from layer weights to a trained model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .common import (
     Json,
     ModelName,
     OptionError,
+    Overwrite,
     Pretrained,
     Seed,
-    check_folder,
+    Split,
     load_model,
     progress_bar,
     show,
@@ -23,15 +24,11 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..benchmark import Evaluation
     from ..finetune import TrainConfig
-
-Split = Annotated[
-    Literal["train", "val", "test", "all"], typer.Option(help="Which records; those without a split are always taken.")
-]
 
 
 def finetune(
+    context: typer.Context,
     model: ModelName,
     data: Annotated[
         Path,
@@ -55,13 +52,22 @@ def finetune(
         Literal["mean", "none"], typer.Option(help="mean: multipliers of mean 1, comparable with uniform training.")
     ] = "mean",
     split: Split = "train",
-    steps: Annotated[int, typer.Option(min=1)] = 150,
-    batch_size: Annotated[int, typer.Option(min=2)] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=10**9)] = 150,
+    batch_size: Annotated[int, typer.Option(min=2, max=10**6)] = 32,
     lambda_: Annotated[float, typer.Option("--lambda", min=0, max=1, help="Weight of L_CLIP beside L_claim.")] = 0.5,
     lr: Annotated[float, typer.Option(help="Learning rate, fixed.")] = 3e-3,
     optimizer: Annotated[Literal["adamw", "sgd"], typer.Option()] = "adamw",
-    rank: Annotated[int, typer.Option(min=1, help="LoRA's rank.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, max=8192, help="LoRA's rank.")] = 4,
     seed: Seed = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="The other options, from the config.json of a run; options given here come before it.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
     pretrained: Pretrained = None,
     device: Device = "cpu",
     json: Json = False,
@@ -72,38 +78,38 @@ def finetune(
     """
     from ..finetune.training.runs import check_run_folder
 
-    check_run_folder(check_folder(output))
+    check_run_folder(output, overwrite=overwrite)
     files = {name: data / f"{name}.jsonl" for name in ("captions", "claims")}
     for path in files.values():
         if not path.is_file():
             raise OptionError(f"there is no {path.name} in {str(data)!r}: `tracescribe build phantom` shows the layout")
-    config = _config(
-        model=model,
-        **files,
-        plan=plan,
-        weighting=weighting or ("uniform" if plan is None else "update"),
-        budget=budget,
-        split=None if split == "all" else split,
-        steps=steps,
-        batch_size=batch_size,
-        lambda_=lambda_,
-        lr=lr,
-        optimizer=optimizer,
-        rank=rank,
-        lora_alpha=2.0 * rank,
-        seed=seed,
-    )
+    if plan is not None and weighting == "uniform":
+        raise OptionError("--plan would not be used with --weighting uniform: leave one of the two out")
+    options = {
+        "plan": plan,
+        "weighting": weighting or ("uniform" if plan is None else "update"),
+        "budget": budget,
+        "split": None if split == "all" else split,
+        "steps": steps,
+        "batch_size": batch_size,
+        "lambda_": lambda_,
+        "lr": lr,
+        "optimizer": optimizer,
+        "rank": rank,
+        "seed": seed,
+    }
+    settings = _config({"model": model, **files}, options, config, context)
     from ..finetune import train
 
     with working(json, f"embedding the images of {data} with {model}"):
         encoder = load_model(model, pretrained, device)
-        with progress_bar(json, "fine-tuning", steps) as bar:
-            result = train(config, encoder, callbacks=[lambda step: bar.step(f"loss {step.loss:.3f}")])
-        folder = result.save(output)
+        with progress_bar(json, "fine-tuning", settings.steps) as bar:
+            result = train(settings, encoder, callbacks=[lambda step: bar.step(f"loss {step.loss:.3f}")])
+        folder = result.save(output, overwrite=overwrite)
     share, shares = result.update, result.update.share
     document = {
         "output": folder,
-        "weighting": config.weighting,
+        "weighting": settings.weighting,
         "seconds": result.seconds,
         "loss": {"first": result.history.loss[0], "last": result.history.loss[-1]},
         "multipliers": None if result.plan is None else result.plan.multipliers,
@@ -122,65 +128,22 @@ def finetune(
     )
 
 
-def evaluate(
-    model: ModelName,
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), or one such file.",
-            exists=True,
-            show_default=False,
-        ),
-    ],
-    run: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="A run of `tracescribe finetune`; scored beside the model."),
-    ] = None,
-    split: Split = "test",
-    seed: Seed = 0,
-    pretrained: Pretrained = None,
-    device: Device = "cpu",
-    json: Json = False,
-) -> None:
-    """Score a model on multiple choice with and without negation, claims and retrieval, with shortcuts beside them.
-
-    Example:  tracescribe evaluate phantom data --run runs/nast
-    """
-    from ..benchmark import embed_images
-    from ..benchmark import evaluate as score
-    from ..finetune import load_run
-
-    chosen = None if split == "all" else split
-    with working(json, f"scoring {model} on {data}"):
-        encoder = load_model(model, pretrained, device)
-        images = embed_images(encoder, data, split=chosen)
-        before = score(encoder, data, split=chosen, seed=seed, image_embeddings=images)
-        after = None
-        if run is not None:
-            tuned = load_run(encoder, run)
-            after = score(tuned, data, split=chosen, seed=seed, image_embeddings=images, before=before)
-    document: dict[str, Any] = {"model": model, "split": split, **before.to_dict()}
-    parts = _summaries({model: before})
-    if run is not None and after is not None:
-        document = {"model": model, "split": split, "before": before.to_dict(), "after": after.to_dict(), "run": run}
-        parts = _summaries({f"{model}, before": before, f"{model} with {run}": after})
-    show(json, document, *parts)
-
-
-def _summaries(scored: dict[str, Evaluation]) -> list[str]:
-    return [line for name, scores in scored.items() for line in (name, scores.summary())]
-
-
-def _config(**options: Any) -> TrainConfig:
+def _config(given: dict[str, Any], options: dict[str, Any], file: Path | None, context: typer.Context) -> TrainConfig:
+    """The options of the command line, over those of a configuration file."""
     from pydantic import ValidationError
 
-    from ..finetune import TrainConfig
+    from ..finetune import TrainConfig, read_config
 
+    if file is not None:
+        said = {name for name in options if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        if "plan" in said:
+            said.add("weighting")
+        told = {name: value for name, value in read_config(file) if not (name == "lora_alpha" and "rank" in said)}
+        options = told | {name: options[name] for name in said}
     try:
-        return TrainConfig(**options)
+        return TrainConfig(**options | given)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        field = ".".join(map(str, first["loc"])).rstrip("_")
-        sentence = first["msg"].removeprefix("Value error, ")
+        found = problem.errors()[0]
+        field = ".".join(map(str, found["loc"])).rstrip("_").replace("_", "-")
+        sentence = found["msg"].removeprefix("Value error, ")
         raise OptionError(f"--{field}: {sentence}" if field else sentence) from None

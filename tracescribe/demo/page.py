@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .verdicts import COLUMNS, LEGEND, directions, sentences, table_rows
+from .verdicts import COLUMNS, LEGEND, compare, directions, gap_with_noise, sentences, table_rows
 
 if TYPE_CHECKING:
     from ..tracer import CausalTrace
     from ..viz import Report, Section
-    from .run import DemoResult
+    from .result import DemoResult
 
 
 def curves(result: DemoResult) -> dict[str, CausalTrace]:
@@ -23,12 +23,14 @@ def demo_page(result: DemoResult) -> Report:
     from ..viz import Report
 
     verdicts = sentences(result)
-    before = result.before
+    plan = result.plan
+    trained = {name: [run.scores for run in result.of(name)] for name in ("uniform", "NAST")}
+    peak = f"layer {plan.order[0]} of {plan.n_blocks}"
     facts = [
-        ("negation gap before", f"{before.gap.value:.0f} pp" if before.gap else "–"),
-        ("after uniform training", _mean_gap(result, "uniform")),
-        ("after CTE-weighted training", _mean_gap(result, "NAST")),
-        ("peak of CTE", f"layer {result.plan.order[0]} of {result.plan.n_blocks}"),
+        ("negation gap before", gap_with_noise([result.before])),
+        ("after uniform training", gap_with_noise(trained["uniform"])),
+        ("CTE-weighted against uniform training", compare(trained["NAST"], trained["uniform"]).short),
+        ("peak of CTE", f"{peak}, uncertain" if plan.warnings else peak),
     ]
     return Report(
         title="Trace, prescribe, fine-tune, trace again",
@@ -130,8 +132,3 @@ def _again(result: DemoResult) -> Section:
         figures=[viz.Plot(viz.profile(both), caption="The negation pairs before and after training.")],
         code=["tracescribe demo --out demo"],
     )
-
-
-def _mean_gap(result: DemoResult, name: str) -> str:
-    gaps = [run.scores.gap.value for run in result.of(name) if run.scores.gap is not None]
-    return f"{sum(gaps) / len(gaps):.0f} pp" if gaps else "–"

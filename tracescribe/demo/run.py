@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import OutputError
+from ..io.folders import MANIFEST, check_folder, write_folder
+from ..threads import threads
+from .result import DemoResult, Film, Run, Sizes
 
 if TYPE_CHECKING:
-    from ..benchmark import Evaluation
     from ..finetune import Prescription
     from ..patching import DualEncoder
-    from ..tracer import CausalTrace, Excess
+    from ..tracer import CausalTrace
 
-MANIFEST = "manifest.json"
 FORMAT = "tracescribe.demo/1"
 DECIMALS = 4  # of the plan's weights: training that differs in the seventh differs by points in the end
 
@@ -29,73 +26,25 @@ Notify = Callable[[str, int, int], None]
 Weighting = Literal["uniform", "lr", "update", "gradient"]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much the demo does: films in all (their test split is what is scored), optimiser steps, seeds."""
-
-    films: int = 2000
-    steps: int = 150
-    seeds: int = 2
-
-
-QUICK = Sizes(films=80, steps=4, seeds=1)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One fine-tuning run: which layers it favoured, and what became of the model."""
-
-    name: str
-    weighting: str
-    seed: int
-    scores: Evaluation
-    top3: float  # share of the update in the three blocks of highest CTE, percent
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Film:
-    """A phantom film to look at: a PNG, and what its caption says."""
-
-    png: bytes
-    caption: str
-
-
-@dataclass(frozen=True, eq=False)
-class DemoResult:
-    """Everything the demo found; `tracescribe.demo.verdicts` says it in words."""
-
-    before: Evaluation
-    runs: tuple[Run, ...]
-    plan: Prescription
-    trace: CausalTrace  # negation pairs, before training
-    control: CausalTrace  # swaps without negation, before training
-    after: CausalTrace  # the negation pairs after the first weighted run
-    negated: tuple[str, ...]  # of each negation pair: which caption is the negated one, "correct" or "foil"
-    films: tuple[Film, ...]
-    sizes: Sizes
-    seed: int
-    seconds: float
-    files: tuple[str, ...]
-
-    @property
-    def excess(self) -> Excess:
-        """CTE of negation over CTE of the control swaps."""
-        return self.trace.control(self.control)
-
-    def of(self, name: str) -> tuple[Run, ...]:
-        """The runs of one way of training, one a seed."""
-        return tuple(run for run in self.runs if run.name == name)
+def check_demo_folder(out: str | Path, *, overwrite: bool = False) -> Path:
+    """The folder, if a demo can be written there; raises OutputError otherwise."""
+    return check_folder(out, FORMAT, overwrite=overwrite)
 
 
 def run_demo(
-    out: str | Path, *, sizes: Sizes | None = None, seed: int = 0, notify: Notify = lambda what, done, total: None
+    out: str | Path,
+    *,
+    sizes: Sizes | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    notify: Notify = lambda what, done, total: None,
 ) -> DemoResult:
     """Run everything and write the folder ``out``: figures, trace, plan, scores, a report page and a manifest.
 
     Training films and test films are of different patients; the trace sees no test film. The folder appears with
-    everything in it, or not at all; an earlier demo in its place is replaced.
+    everything in it, or not at all.
 
+    overwrite: replace an earlier demo, if the folder holds nothing else.
     notify: called with what is being done, how much of it is done, and how much there is.
 
     Raises OutputError when ``out`` holds something else or cannot be written.
@@ -109,7 +58,12 @@ def run_demo(
 
     started = time.perf_counter()
     sizes = sizes or Sizes()
-    with _results(out) as folder, tempfile.TemporaryDirectory() as scratch:
+    facts = {"seed": seed, "sizes": vars(sizes)}
+    with (
+        write_folder(out, FORMAT, overwrite=overwrite, facts=facts) as folder,
+        tempfile.TemporaryDirectory() as scratch,
+        threads(1),
+    ):
         notify("loading the miniature", 0, 1)
         model = load("phantom")
         data = build_phantom(
@@ -230,39 +184,4 @@ def _write(result: DemoResult, folder: Path) -> tuple[str, ...]:
     viz.report(folder / "report.html", demo_page(result))
     scores = {"format": FORMAT, "seconds": result.seconds, **scores_as_dict(result)}
     (folder / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    manifest = {"format": FORMAT, "seed": result.seed, "sizes": vars(result.sizes), "sha256": hashes}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    return (*hashes, MANIFEST)
-
-
-@contextmanager
-def _results(out: str | Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of ``out`` when the block ends well, and is removed otherwise."""
-    target = Path(out)
-    if target.exists() and not _ours(target):
-        raise OutputError(f"{str(target)!r} exists and is not a demo's folder; give another one with --out")
-    try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    except OSError as problem:
-        raise OutputError(f"cannot write the folder {str(target)!r}: {problem.strerror}") from problem
-    try:
-        fresh = work / "fresh"
-        fresh.mkdir()
-        yield fresh
-        if target.exists():
-            target.replace(work / "earlier")
-        fresh.replace(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _ours(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return not any(folder.iterdir())
-    return isinstance(manifest, dict) and str(manifest.get("format", "")).startswith("tracescribe.demo/")
+    return (*sorted(path.name for path in folder.iterdir()), MANIFEST)
