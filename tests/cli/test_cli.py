@@ -52,6 +52,16 @@ def test_plot(run: Run, traced: Path, tmp_path: Path, name: str, options: tuple[
     assert out.read_bytes().startswith(magic[out.suffix])
 
 
+def test_plot_takes_widths_titles_and_notes(run: Run, traced: Path, tmp_path: Path) -> None:
+    for width, points in (("neurips", "396pt"), ("2.5", "180pt")):
+        out = tmp_path / f"{width}.svg"
+        for kind in ("heatmap", "profile"):
+            args = ("--kind", kind, "--width", width, "--title", "A title", "--notes")
+            assert run("plot", traced, "-o", out, *args).code == 0
+            text = out.read_text(encoding="utf-8")
+            assert f'width="{points}"' in text and "A title" in text and "S_corr ≤ S_foil" in text
+
+
 def test_prescribe_writes_the_plan_that_python_makes(run: Run, traced: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     found = run("prescribe", traced, "-o", out, "--beta", 2, "--json").document

@@ -131,6 +131,16 @@ def test_an_ending_that_means_nothing(run: Run, traced: Path, tmp_path: Path, na
     refused(run("prescribe", traced, "-o", tmp_path / name), ".json")
 
 
+def test_options_of_plot_that_mean_nothing(run: Run, traced: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map.pdf"
+    refused(run("plot", traced, "-o", out, "--width", "colum"), "'colum'")
+    refused(run("plot", traced, "-o", out, "--width", "9" * 5_000), "width")
+    refused(run("plot", traced, "-o", out, "--limit", "nan"), "limit=nan")
+    refused(run("plot", traced, "-o", out, "--limit", "1", "--kind", "profile"), "--limit 1")
+    refused(run("plot", traced, "-o", out, "--pair", "9" * 5_000), "no pair is called")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("command", ["plot", "prescribe"])
 @pytest.mark.parametrize("content", [b"", b"hello", "half"], ids=["empty", "foreign", "truncated"])
 def test_a_file_that_is_no_trace(run: Run, traced: Path, tmp_path: Path, command: str, content: bytes | str) -> None:

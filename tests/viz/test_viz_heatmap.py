@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,3 +210,45 @@ def test_a_trace_draws_itself() -> None:
     trace = synthetic_trace(5, 4)
     assert trace.heatmap(pair=2).to_json() == heatmap(trace, pair=2).to_json()
     assert trace.profile().to_json() == profile(trace).to_json()
+
+
+def test_notes_say_what_decides_the_meaning_of_the_numbers() -> None:
+    agreement = {
+        "text_pairs": 4, "pairs": 8, "cells": 90, "rank_correlation": 0.91, "lowest": 0.7, "mean_error": 0.01,
+        "max_error": 0.03, "relative_error": 0.2,
+    }  # fmt: skip
+    about = {"site": "z", "heads": 3, "positions": "differing", "window": 2, "aligned": "suffix"}
+    about |= {"method": "attribution", "steps": 5, "agreement": agreement}
+    trace = synthetic_trace(12, 4, share_inverted=0.25, **about)
+    told = (
+        "12 pairs (4 texts)",
+        "9 of them used (S_corr &gt; S_foil)",
+        "attention heads (z)",
+        "head 3",
+        "tokens together: differing",
+        "windows of 2 layers",
+        "captions of unequal length, aligned (suffix)",
+        "attribution (first order, 5 steps)",
+        "rank correlation 0.91",
+    )
+    for figure in (heatmap(trace), profile(trace)):
+        text = re.sub("</span><br><span[^>]*>", " ", figure.layout.title.text)
+        assert all(phrase in text for phrase in told), text
+    one = heatmap(trace, pair=1).layout.title.text
+    assert all(phrase in one for phrase in told[2:])
+    assert "rank correlation 0.91" in profile({"a": trace, "b": trace}).layout.title.text
+    assert "all heads together" in heatmap(synthetic_trace(4, 3, site="z")).layout.title.text
+    direct = heatmap(synthetic_trace(4, 3, site="z", method="direct", through_mlps=True)).layout.title.text
+    assert "direct effect on the readout, later MLPs recomputed" in direct
+    assert "not compared with exact maps" in heatmap(synthetic_trace(4, 3, method="attribution")).layout.title.text
+
+
+def test_a_pair_of_columns_that_are_no_tokens_shows_its_captions() -> None:
+    trace = synthetic_trace(2, 4)
+    heads = replace(
+        trace,
+        scores=ts.tracer.Scores(trace.scores.correct, trace.scores.foil, trace.scores.patched[:, :, :2]),
+        columns=("head 0", "head 1"),
+    )
+    title = heatmap(heads, pair=0).layout.title.text
+    assert "correct “there is no edema.”" in title and "foil “there is severe edema.”" in title
