@@ -101,14 +101,14 @@ def build_case(name: str, films: int) -> Case:
 class PlainLoop:
     """open_clip + peft + AdamW, every image and every text of a batch at every step."""
 
-    def __init__(self, case: Case, *, cached: bool = False, upper: bool = False, once: bool = False) -> None:
-        """once: count the adapter of out_proj once, as it is saved; peft's own forward pass counts it twice."""
+    def __init__(self, case: Case, *, cached: bool = False, upper: bool = False, exact: bool = False) -> None:
+        """exact: the adapter of out_proj gets all of its gradient; peft's own layer passes on half of it."""
         self.case, self.cached, config = case, cached, case.config
         source = deepcopy(case.model.source).requires_grad_(False).eval()
         plan, mode = (case.upper, "mask") if upper else (None, None)
         settings = lora_config(source, plan, mode, r=config.rank, lora_alpha=config.lora_alpha)  # type: ignore[arg-type]
         torch.manual_seed(config.seed)
-        adapted: nn.Module = (attach_lora if once else get_peft_model)(source, settings)
+        adapted: nn.Module = (attach_lora if exact else get_peft_model)(source, settings)
         self.clip = adapted.get_base_model()  # type: ignore[operator]
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
@@ -213,7 +213,7 @@ def measure(name: str, *, quick: bool, turns: int) -> Results:
     """
     torch.set_num_threads(1)
     case = build_case(name, 60 if quick else 120)
-    checked, plain = case.batches(3), PlainLoop(case, once=True)
+    checked, plain = case.batches(3), PlainLoop(case, exact=True)
     expected = np.array([plain.step(batch) for batch in checked])
     difference = float(np.abs(np.array(our_losses(case, 3)) / expected - 1).max())
     assert difference <= LOSS_TOLERANCE, f"our losses differ from the plain loop's by {difference:.1e}"
