@@ -121,7 +121,10 @@ class ScaledUpdate:
             )
 
     def _check_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Once: an optimiser that keeps the weights in its state goes on from those, and scaled steps are lost."""
+        """Once: an optimiser that keeps the weights in its state goes on from those, and scaled steps are lost.
+
+        No step starts from ASGD's average "ax".
+        """
         if self._checked_state:
             return
         self._checked_state = True
@@ -130,7 +133,7 @@ class ScaledUpdate:
             return
         old = self._old[i]
         for key, kept in optimizer.state.get(self._parameters[i], {}).items():
-            if isinstance(kept, Tensor) and _local(kept).shape == old.shape:
+            if key != "ax" and isinstance(kept, Tensor) and _local(kept).shape == old.shape:
                 distance = (_local(kept).to(old.device).float() - old.float()).norm() / old.float().norm()
                 if float(distance) < 0.1:
                     _warn(

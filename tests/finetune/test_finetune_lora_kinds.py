@@ -342,6 +342,21 @@ def test_rank_mode_keeps_the_factor_of_rslora(make_clip):
     assert [factor for factor, _ in found] == pytest.approx([8.0, 8.0])  # 2 r / sqrt(r)
 
 
+@pytest.mark.parametrize(("optimizer", "power"), [(torch.optim.SGD, 2), (torch.optim.Adam, 1)])
+def test_scale_mode_is_squared_under_sgd(make_clip, optimizer, power):
+    """The factor scales what the adapters add, and their gradient too: the docs say so."""
+    base = make_clip(layers=2)
+    plan = Prescription(np.array([0.25, 1.0]))
+    sizes = []
+    for mode in ("scale", None):
+        adapted = attach_lora(copy.deepcopy(base), plan.lora_config(base, mode=mode, r=2), seed=0)
+        trained = [parameter for name, parameter in adapted.named_parameters() if ".lora_B." in name]
+        sum(weight.sum() for weight in effective_weights(adapted).values()).backward()
+        optimizer(trained, lr=1e-3).step()
+        sizes.append(update_share(base, adapted).size)
+    np.testing.assert_allclose(sizes[0] / sizes[1], plan.alpha**power, rtol=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["scale", "rank", "mask"])
 def test_arms_start_from_the_same_adapters(make_clip, mode):
     def start(which, seed=3):

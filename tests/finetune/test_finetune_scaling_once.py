@@ -70,6 +70,8 @@ OPTIMIZERS = {
     "AdamW foreach": lambda p: torch.optim.AdamW(p, lr=1e-2, foreach=True),
     "AdamW fused": lambda p: torch.optim.AdamW(p, lr=1e-2, fused=True),
     "Adafactor": lambda p: torch.optim.Adafactor(p, lr=1e-2),
+    "ASGD": lambda p: torch.optim.ASGD(p, lr=1e-2, t0=0),
+    "Adadelta": lambda p: torch.optim.Adadelta(p),
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
     "Adamax": lambda p: torch.optim.Adamax(p, lr=1e-2),
     "NAdam": lambda p: torch.optim.NAdam(p, lr=1e-2),
@@ -94,6 +96,20 @@ def test_the_realised_ratio_is_the_multiplier(make_clip, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_allclose(handles[0].realised(), ALPHA, atol=1e-3)
+
+
+def test_muon_is_scaled(make_clip):
+    def matrices(module):
+        return [parameter for block in blocks(module) for parameter in block if parameter.ndim == 2]
+
+    base = make_clip(layers=3)
+    scaled, free = copy.deepcopy(base), copy.deepcopy(base)
+    for module in (scaled, free):
+        optimizer = torch.optim.Muon(matrices(module), lr=1e-2)
+        if module is scaled:
+            PLAN.attach(module, optimizer)
+        step(module, optimizer)
+    np.testing.assert_allclose(moved(base, scaled) / moved(base, free), ALPHA, atol=1e-3)
 
 
 # -- multiplied once ------------------------------------------------------------------------------------------------
