@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of package tracescribe")
 
-from .evaluation import Evaluation, Shortcut, embed_images, evaluate, load_records, text_preservation
+from .comparison import Comparison, compare, read_items
+from .evaluation import Evaluation, Shortcut, TaskScore, embed_images, evaluate, load_records, text_preservation
 from .metrics import Interval
 from .readers import Dataset, formats, read
 from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_claims, read_mcq
@@ -13,11 +14,14 @@ from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_
 __all__ = [
     "CaptionRecord",
     "ClaimRecord",
+    "Comparison",
     "Dataset",
     "Evaluation",
     "Interval",
     "McqRecord",
     "Shortcut",
+    "TaskScore",
+    "compare",
     "embed_images",
     "evaluate",
     "formats",
@@ -25,6 +29,7 @@ __all__ = [
     "read",
     "read_captions",
     "read_claims",
+    "read_items",
     "read_mcq",
     "text_preservation",
 ]

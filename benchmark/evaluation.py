@@ -1,4 +1,4 @@
-"""Evaluates a dual encoder on multiple choice, claim sets and retrieval, with the shortcuts beside every score."""
+"""Evaluates a dual encoder on multiple choice, claims, caption pairs and retrieval, with shortcuts beside scores."""
 
 from __future__ import annotations
 
@@ -6,38 +6,35 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
-from ..tracer.results.statistics import cluster_index
-from .metrics import (
-    Interval,
-    clustered_interval,
-    inconsistent,
-    mcnemar,
-    paired_difference,
-    retrieval_hits,
-    shuffled_across_groups,
-)
+from .metrics import Interval, clustered_interval, inconsistent, mcnemar, paired_difference, retrieval_hits
+from .readers import Dataset, read
 from .records import (
     CaptionRecord,
-    ClaimRecord,
-    McqRecord,
     Record,
+    RetrievalRecord,
     Split,
+    WinogroundRecord,
     read_captions,
     read_claims,
     read_mcq,
 )
-from .scoring import Choice, Encoder, Images, Texts, as_array
+from .scoring import Encoder, Images, Texts, as_array, scores_of
+from .shortcuts import SHORTCUTS, shortcuts
+from .tasks import Items, questions_of, retrieval_items, winoground_items
 
-__all__ = ["Evaluation", "Shortcut", "embed_images", "evaluate", "load_records", "text_preservation"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-Source = str | os.PathLike[str] | Sequence[Record]
+__all__ = ["Evaluation", "Shortcut", "TaskScore", "embed_images", "evaluate", "load_records", "text_preservation"]
+
+Source = str | os.PathLike[str] | Dataset | Sequence[Any]
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,17 @@ class Shortcut:
     claims: float | None
 
 
+@dataclass(frozen=True)
+class TaskScore:
+    """One task in percent. by: accuracy by the values of each subset; shortcuts: what needs no image, by name."""
+
+    n: int
+    accuracy: Interval
+    chance: float
+    by: Mapping[str, Mapping[str, float]]
+    shortcuts: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores in percent, gaps in percentage points, intervals from resampling groups; None where no items exist.
@@ -61,6 +69,9 @@ class Evaluation:
     retrieval: affirmative image → text R@1 among texts that are false of the image; images of which no text is false
         are left out. retrieval_pool: texts of a query, the right one included; of the smallest query where they differ.
     preservation: mean cosine of negation-free captions with a previous evaluation's.
+    tasks: every task by name (mcq_affirmative, mcq_negated, claims, pairs, winoground_*, image_to_text_r1, ...).
+    items: the hits of every item of every task, for tables and for `tracescribe.benchmark.compare`.
+    without_image: records that were left out since their image is missing.
     """
 
     n_mcq: int
@@ -79,7 +90,10 @@ class Evaluation:
     retrieval_pool: int | None
     preservation: float | None
     baselines: Mapping[str, Shortcut]
+    tasks: Mapping[str, TaskScore]
+    without_image: int
     seed: int
+    items: Mapping[str, Items] = field(repr=False)
     caption_texts: tuple[str, ...] = field(repr=False)
     caption_embeddings: Float32[np.ndarray, "caption embed"] = field(repr=False)
 
@@ -104,10 +118,26 @@ class Evaluation:
         return None if self.retrieval is None else self.retrieval.value
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the embeddings, as JSON-able values."""
-        skip = ("caption_texts", "caption_embeddings", "baselines")
+        """Everything but the embeddings and the items, as JSON-able values."""
+        skip = ("caption_texts", "caption_embeddings", "baselines", "items", "tasks")
         out = {name: _plain(value) for name, value in vars(self).items() if name not in skip}
-        return {**out, "baselines": {name: asdict(value) for name, value in self.baselines.items()}}
+        tasks = {
+            name: {**{k: _plain(v) for k, v in vars(task).items()}, "by": {k: dict(v) for k, v in task.by.items()}}
+            for name, task in self.tasks.items()
+        }
+        return {**out, "baselines": {name: asdict(value) for name, value in self.baselines.items()}, "tasks": tasks}
+
+    def items_frame(self) -> pd.DataFrame:
+        """One row per item and task: task, id, group, hit, chance, margin, and the columns of every subset."""
+        from .comparison import items_frame
+
+        return items_frame(self)
+
+    def save_items(self, path: str | os.PathLike[str]) -> Path:
+        """Write `items_frame` to a ``.csv`` or ``.parquet`` file, which `compare` reads."""
+        from .comparison import save_items
+
+        return save_items(self, path)
 
     def summary(self) -> str:
         """The scores as a few lines for people."""
@@ -121,13 +151,24 @@ class Evaluation:
             parts = {**self.claims_by_attribute, **self.claims_by_polarity}
             detail = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
             lines.append(f"claims ({self.n_claims} sets): {self.claims} ({detail})")
+        for name, task in self.tasks.items():
+            if name in ("mcq_affirmative", "mcq_negated", "claims"):
+                continue
+            parts = {k: v for values in task.by.values() if len(values) > 1 for k, v in values.items()}
+            detail = f" ({', '.join(f'{k} {v:.1f}' for k, v in parts.items())})" if 0 < len(parts) <= 12 else ""
+            lines.append(f"{name} ({task.n} items, chance {task.chance:.1f}): {task.accuracy}{detail}")
+            if task.shortcuts:
+                lines.append("  " + ", ".join(f"{k} {v:.1f}" for k, v in task.shortcuts.items()))
         if self.retrieval is not None:
             lines.append(f"affirmative R@1 of {self.retrieval_pool}: {self.retrieval}")
         if self.preservation is not None:
             lines.append(f"cos(before, after) on negation-free captions: {self.preservation:.3f}")
         for name, shortcut in self.baselines.items():
             scores = ", ".join(f"{k} {v:.1f}" for k, v in asdict(shortcut).items() if v is not None)
-            lines.append(f"  {name}: {scores}")
+            if scores:
+                lines.append(f"  {name}: {scores}")
+        if self.without_image:
+            lines.append(f"left out: {self.without_image} records whose image is missing")
         return "\n".join(lines)
 
 
@@ -135,6 +176,8 @@ def evaluate(
     model: Encoder,
     source: Source,
     *,
+    images: str | os.PathLike[str] | None = None,
+    strict: bool = False,
     split: Split | None = "test",
     seed: int = 0,
     n_boot: int = 1000,
@@ -143,10 +186,13 @@ def evaluate(
     image_embeddings: Mapping[str, Any] | None = None,
     before: Evaluation | None = None,
 ) -> Evaluation:
-    """Score a model on multiple choice, claim sets and captions.
+    """Score a model on multiple choice, claim sets, caption pairs, Winoground items and retrieval.
 
     Args:
-        source: a folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), one such file, or records.
+        source: a folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), one such file, a published file
+            that `tracescribe.read` knows, what it returned, or records.
+        images: the folder in which a published file's images are; by default that of the file.
+        strict: a missing image of a published file is an error; otherwise its record is left out, and counted.
         split: which split of files to take; None takes all. Records are taken as they are.
         pool: number of texts of a retrieval query, the right one included; fewer where too few are false of the image.
         image_embeddings: vectors by image path as `embed_images` returns them, so that a frozen image tower runs once.
@@ -157,75 +203,109 @@ def evaluate(
         ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
-    mcq, claim_sets, captions = _sorted(load_records(source, split=split))
-    images = Images(model, [*mcq, *claim_sets, *captions], image_embeddings)
-    items = [(r, [*r.affirmative, *r.negated]) for r in mcq]
+    everything = load_records(source, split=split, images=images, strict=strict)
+    records = [record for record in everything if _has_image(record)]
+    if not records:
+        what = "the list of records is empty" if not everything else f"none of {len(everything)} records has its image"
+        raise DataFormatError(f"there is nothing to evaluate: {what}")
+    questions = questions_of(records)
+    captions = [record for record in records if isinstance(record, CaptionRecord)]
+    winoground = [record for record in records if isinstance(record, WinogroundRecord)]
+    retrieval_sets = [record for record in records if isinstance(record, RetrievalRecord)]
+    pictures = Images(model, [image for record in records for image in _images(record)], image_embeddings)
     texts = Texts(
-        model, [t for _, ts in items for t in ts] + [t for r in claim_sets for t in r.claims] + _affirmative(captions)
+        model,
+        [text for asked in questions for options in asked.options for text in options]
+        + [text for record in winoground for text in record.captions]
+        + [text for record in retrieval_sets for text in record.captions]
+        + _affirmative(captions),
     )
     options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "ci": ci}
-    groups = [r.group for r in (*mcq, *claim_sets, *captions)]
-    affirmed = Choice([r.affirmative for r in mcq], np.array([r.label for r in mcq], dtype=np.int64), mcq)
-    negated = Choice([r.negated for r in mcq], affirmed.gold, mcq)
-    claims = Choice([r.claims for r in claim_sets], np.array([r.label for r in claim_sets], dtype=np.int64), claim_sets)
-    choices = {"affirmative": affirmed, "negated": negated, "claims": claims}
-    hits = {name: choice.hits(images, texts) for name, choice in choices.items()}
-    mcq_groups, claim_groups = [r.group for r in mcq], [r.group for r in claim_sets]
-    fine, bad = hits["affirmative"], hits["negated"]
-    counts = np.array([r.n_negations for r in mcq])
-    retrieval, smallest = _retrieval(captions, images, texts, pool, options)
+    mean = pictures.mean() if len(pictures) > 1 else None  # the mean of one image is that image, which is not blind
+    items: dict[str, Items] = {}
+    blind: dict[str, dict[str, float]] = {}
+    for asked in questions:
+        vectors = pictures(asked.images)
+        items[asked.task] = asked.scored(scores_of(asked, vectors, texts))
+        blind[asked.task] = shortcuts(asked, vectors, mean, lambda q, v: scores_of(q, v, texts), seed)
+    scored = winoground_items(winoground, pictures, texts) if winoground else []
+    scored += retrieval_items(retrieval_sets, pictures, texts) if retrieval_sets else []
+    items |= {found.task: found for found in scored}
+    fine, bad, claims = (items.get(name) for name in ("mcq_affirmative", "mcq_negated", "claims"))
+    retrieval, smallest = _retrieval(captions, pictures, texts, pool, options)
     caption_texts = tuple(_affirmative(captions))
     embeddings = texts(list(caption_texts))
+    tasks = {name: _task_score(found, blind.get(name, {}), options) for name, found in items.items()}
+    paired = fine is not None and bad is not None
     return Evaluation(
-        n_mcq=len(mcq),
-        n_claims=len(claim_sets),
-        n_groups=len(set(groups)),
-        affirmative=clustered_interval(fine, mcq_groups, **options) if mcq else None,
-        negated=clustered_interval(bad, mcq_groups, **options) if mcq else None,
-        gap=paired_difference(fine, bad, mcq_groups, **options) if mcq else None,
-        both_right=100 * float(np.mean(fine * bad)) if mcq else None,
-        mcnemar_p=mcnemar(fine, bad) if mcq else None,
-        negated_by_count={int(k): 100 * float(bad[counts == k].mean()) for k in np.unique(counts)} if mcq else {},
-        claims=clustered_interval(hits["claims"], claim_groups, **options) if claim_sets else None,
-        claims_by_attribute=_means(hits["claims"], [r.attribute for r in claim_sets]),
-        claims_by_polarity=_means(hits["claims"], [r.polarity for r in claim_sets]),
+        n_mcq=0 if fine is None else len(fine),
+        n_claims=0 if claims is None else len(claims),
+        n_groups=len({group for found in items.values() for group in found.groups} | {r.group for r in captions}),
+        affirmative=tasks["mcq_affirmative"].accuracy if fine is not None else None,
+        negated=tasks["mcq_negated"].accuracy if bad is not None else None,
+        gap=paired_difference(fine.hits, bad.hits, fine.groups, **options) if paired else None,  # type: ignore[union-attr]
+        both_right=100 * float(np.mean(fine.hits * bad.hits)) if paired else None,  # type: ignore[union-attr]
+        mcnemar_p=mcnemar(fine.hits, bad.hits) if paired else None,  # type: ignore[union-attr]
+        negated_by_count={int(k): v for k, v in tasks["mcq_negated"].by["negations"].items()}
+        if bad is not None
+        else {},
+        claims=tasks["claims"].accuracy if claims is not None else None,
+        claims_by_attribute=_by(tasks, "claims", "attribute"),
+        claims_by_polarity=_by(tasks, "claims", "polarity"),
         retrieval=retrieval,
         retrieval_pool=smallest,
         preservation=None if before is None else _preserved(before, caption_texts, embeddings),
-        baselines=_baselines(choices, images, texts, seed),
+        baselines=_baselines(blind),
+        tasks=tasks,
+        without_image=len(everything) - len(records),
         seed=seed,
+        items=items,
         caption_texts=caption_texts,
         caption_embeddings=embeddings,
     )
 
 
-def load_records(source: Source, *, split: Split | None = "test") -> list[Record]:
-    """The records that `evaluate` would score, of a folder, a file or a list.
+def load_records(
+    source: Source,
+    *,
+    split: Split | None = "test",
+    images: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+) -> list[Any]:
+    """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
 
     Raises:
         DataFormatError: no such files, or a malformed record.
     """
+    if isinstance(source, Dataset):
+        return list(source.records)
     if not isinstance(source, str | os.PathLike):
         return list(source)
     readers: dict[str, Callable[..., Sequence[Record]]]
     readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
     path = Path(source)
     if path.is_dir():
-        found: list[Record] = []
+        found: list[Any] = []
         for name, reader in readers.items():
             if (path / name).is_file():
                 found += reader(path / name, split=split)
         if not found:
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
         return found
-    first = next(read_jsonl(path), (1, {}))[1]
-    kind = "mcq.jsonl" if "correct_answer" in first else "claims.jsonl" if "claims" in first else "captions.jsonl"
-    return list(readers[kind](path, split=split))
+    if path.suffix == ".jsonl" and images is None:
+        first = next(read_jsonl(path), (1, {}))[1]
+        kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
+        kind = next((name for key, name in kinds.items() if key in first), None)
+        if kind is not None:
+            return list(readers[kind](path, split=split))
+    data = read(path, images=images, strict=strict)
+    return [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
 
 
 def embed_images(model: Encoder, source: Source, *, split: Split | None = None) -> dict[str, np.ndarray]:
     """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
-    paths = list(dict.fromkeys(str(r.image) for r in load_records(source, split=split)))
+    records = [record for record in load_records(source, split=split) if _has_image(record)]
+    paths = list(dict.fromkeys(str(image) for record in records for image in _images(record)))
     return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
 
 
@@ -237,26 +317,34 @@ def text_preservation(
     return np.asarray(product / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
 
 
-def _baselines(choices: Mapping[str, Choice], images: Images, texts: Texts, seed: int) -> dict[str, Shortcut]:
-    blind: dict[str, float | None] = {}
-    other: dict[str, float | None] = {}
-    count: dict[str, float | None] = {}
-    for name, choice in choices.items():
-        if not choice.records:
-            blind[name] = other[name] = count[name] = None
-            continue
-        own = images(choice.records)
-        index, _ = cluster_index([r.group for r in choice.records])
-        partner = shuffled_across_groups([r.group for r in choice.records], seed)
-        others = index[partner] != index  # no other group is left for some items where one group has more than half
-        swapped = choice.hits(images, texts, own[partner])[others]
-        other[name] = 100 * float(swapped.mean()) if swapped.size else None
-        # The mean of one image is that image, which is not blind.
-        mean = choice.hits(images, texts, np.tile(images.mean(), (len(own), 1))) if len(images) > 1 else None
-        blind[name] = None if mean is None else 100 * float(mean.mean())
-        # Most negators or fewest, whichever is better: an upper bound of what counting them can get.
-        count[name] = 100 * max(float(choice.by_negators(sign).mean()) for sign in (1, -1))
-    return {"image_blind": Shortcut(**blind), "shuffled_image": Shortcut(**other), "negator_count": Shortcut(**count)}
+def _images(record: Any) -> tuple[Any, ...]:
+    return record.images if isinstance(record, WinogroundRecord) else (record.image,)
+
+
+def _has_image(record: Any) -> bool:
+    return all(image is not None for image in _images(record))
+
+
+def _task_score(items: Items, blind: Mapping[str, float], options: dict[str, Any]) -> TaskScore:
+    return TaskScore(
+        n=len(items),
+        accuracy=clustered_interval(items.hits, items.groups, **options),
+        chance=100 * float(items.chance.mean()),
+        by={name: _means(items.hits, labels) for name, labels in items.labels.items()},
+        shortcuts=blind,
+    )
+
+
+def _by(tasks: Mapping[str, TaskScore], task: str, subset: str) -> Mapping[str, float]:
+    return tasks[task].by[subset] if task in tasks else {}
+
+
+def _baselines(blind: Mapping[str, Mapping[str, float]]) -> dict[str, Shortcut]:
+    tasks = {"affirmative": "mcq_affirmative", "negated": "mcq_negated", "claims": "claims"}
+    return {
+        name: Shortcut(**{column: blind.get(task, {}).get(name) for column, task in tasks.items()})
+        for name in SHORTCUTS
+    }
 
 
 def _retrieval(
@@ -266,7 +354,7 @@ def _retrieval(
     usable = [r for r in captions if r.affirmative is not None and r.states is not None and r.facts is not None]
     if not usable:
         return None, None
-    similarity = images(usable) @ texts([str(r.affirmative) for r in usable]).T
+    similarity = images([r.image for r in usable]) @ texts([str(r.affirmative) for r in usable]).T
     wrong: Bool[np.ndarray, "image text"] = inconsistent(
         [r.states or {} for r in usable], [r.facts or {} for r in usable]
     )
@@ -284,14 +372,6 @@ def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarr
     if not texts:
         return None
     return float(text_preservation(before.caption_embeddings, after).mean())
-
-
-def _sorted(records: Sequence[Record]) -> tuple[list[McqRecord], list[ClaimRecord], list[CaptionRecord]]:
-    if not records:
-        raise DataFormatError("there is nothing to evaluate: the list of records is empty")
-    mcq = [r for r in records if isinstance(r, McqRecord)]
-    claims = [r for r in records if isinstance(r, ClaimRecord)]
-    return mcq, claims, [r for r in records if isinstance(r, CaptionRecord)]
 
 
 def _affirmative(captions: Sequence[CaptionRecord]) -> list[str]:

@@ -1,20 +1,18 @@
-"""Options scored by a dual encoder: each text and image encoded once, hits with ties in expectation."""
+"""Vectors of a dual encoder: each text and image encoded once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 
 from ..errors import DataFormatError, NonFiniteError
-from .metrics import expected_hits, negator_count
-from .records import Record
+from .tasks import Questions
 
-__all__ = ["Choice", "Encoder", "Images", "Texts", "as_array"]
+__all__ = ["Encoder", "Images", "Texts", "as_array", "scores_of"]
 
 
 class Encoder(Protocol):
@@ -40,17 +38,18 @@ class Texts:
 
 
 class Images:
-    """Image vectors of records, from the caller's or encoded once."""
+    """Image vectors, from the caller's or encoded once."""
 
-    def __init__(self, model: Encoder, records: Sequence[Record], given: Mapping[str, Any] | None) -> None:
+    def __init__(self, model: Encoder, images: Sequence[Any], given: Mapping[str, Any] | None) -> None:
         self._row: dict[Any, int] = {}
         different: list[Any] = []
-        for record in records:
-            if _key(record) not in self._row:
-                self._row[_key(record)] = len(different)
-                different.append(record.image)
+        for image in images:
+            if _key(image) not in self._row:
+                self._row[_key(image)] = len(different)
+                different.append(image)
         if given is None:
-            self._rows = as_array(model.encode_images(different), "image")
+            rows = model.encode_images(different) if different else np.zeros((0, 1), np.float32)
+            self._rows = as_array(rows, "image")
         else:
             missing = [str(image) for image in different if str(image) not in given]
             if missing:
@@ -59,40 +58,14 @@ class Images:
                 )
             self._rows = np.stack([as_array(given[str(image)], "image") for image in different])
 
-    def __call__(self, records: Sequence[Record]) -> Float32[np.ndarray, "item embed"]:
-        return self._rows[[self._row[_key(r)] for r in records]]
+    def __call__(self, images: Sequence[Any]) -> Float32[np.ndarray, "item embed"]:
+        return self._rows[[self._row[_key(image)] for image in images]]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def mean(self) -> Float32[np.ndarray, "embed"]:
         return self._rows.mean(axis=0)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Items with options: scores each option against one vector an item."""
-
-    options: Sequence[Sequence[str]]
-    gold: Int[np.ndarray, "item"]
-    records: Sequence[Record]
-
-    def hits(
-        self, images: Images, texts: Texts, vectors: Float[np.ndarray, "item embed"] | None = None
-    ) -> Float[np.ndarray, "item"]:
-        if not self.records:
-            return np.zeros(0)
-        rows = images(self.records) if vectors is None else vectors
-        scores = np.full((len(self.options), max(map(len, self.options))), -np.inf)
-        for i, options in enumerate(self.options):
-            scores[i, : len(options)] = texts(options) @ rows[i]
-        return expected_hits(scores, self.gold)
-
-    def by_negators(self, sign: int) -> Float[np.ndarray, "item"]:
-        scores = np.full((len(self.options), max(map(len, self.options), default=1)), -np.inf)
-        for i, options in enumerate(self.options):
-            scores[i, : len(options)] = [sign * negator_count(text) for text in options]
-        return expected_hits(scores, self.gold)
 
 
 def as_array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
@@ -104,6 +77,13 @@ def as_array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
     return out
 
 
-def _key(record: Record) -> Any:
+def scores_of(
+    questions: Questions, vectors: Float[np.ndarray, "item embed"], texts: Texts
+) -> Float[np.ndarray, "item option"]:
+    """Cosine of every option with its item's vector; -inf where an item has no such option."""
+    return questions.padded(lambda item, options: (texts(options) @ vectors[item]).tolist())
+
+
+def _key(image: Any) -> Any:
     # Paths repeat among records; image objects are told apart by identity.
-    return str(record.image) if isinstance(record.image, str | os.PathLike) else id(record.image)
+    return str(image) if isinstance(image, str | os.PathLike) else id(image)

@@ -92,7 +92,7 @@ def test_a_constant_scorer_gets_chance_everywhere(folder: Path) -> None:
 
 def test_shortcuts_stand_beside_the_scores(folder: Path) -> None:
     scores = evaluate(Reader(folder, hears_no=True), folder, split=None)
-    assert set(scores.baselines) == {"image_blind", "shuffled_image", "negator_count"}
+    assert set(scores.baselines) == {"image_blind", "shuffled_image", "negator_count", "length", "bag_of_words"}
     for shortcut in scores.baselines.values():
         assert shortcut.affirmative is not None and shortcut.negated is not None and shortcut.claims is not None
         assert max(shortcut.affirmative, shortcut.negated, shortcut.claims) < 60
@@ -182,7 +182,7 @@ def claim(**changes: object) -> dict[str, object]:
         (lambda: json.dumps(claim(claims=["X.", " "])), r":2: .*a claim is empty"),
         (lambda: json.dumps(claim(label=2)), r":2: .*label 2 is not the index"),
         (lambda: json.dumps(claim(claims=["X.", "X."])), r":2: .*different texts"),
-        (lambda: json.dumps(claim(group=3)), r":2: field 'group'"),
+        (lambda: json.dumps(claim(group=3.5)), r":2: field 'group'"),
         (lambda: json.dumps(claim(colour="red")), r":2: field 'colour'"),
         (lambda: json.dumps(claim(image="b.png")), r":2: field 'image': there is no file"),
         (lambda: json.dumps(claim(image=5)), r":2: field 'image': expected a path"),

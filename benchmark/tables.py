@@ -1,0 +1,56 @@
+"""Small tables of text: for terminals, Markdown, LaTeX (booktabs) and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from ..errors import DataFormatError
+
+__all__ = ["FORMATS", "as_table"]
+
+FORMATS = ("text", "markdown", "latex", "csv")
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def as_table(header: Sequence[str], rows: Sequence[Sequence[str]], format: str) -> str:
+    """Rows of text as one table; the first column is left-aligned, the others right-aligned.
+
+    Raises:
+        DataFormatError: another format than one of `FORMATS`.
+
+    >>> print(as_table(["model", "R@1"], [["CLIP", "23.5"], ["a|b", "7.0"]], "markdown"))
+    | model | R@1 |
+    | --- | ---: |
+    | CLIP | 23.5 |
+    | a\\|b | 7.0 |
+    """
+    if format == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        return text.getvalue().rstrip("\n")
+    if format == "markdown":
+        marks = ["---", *("---:" for _ in header[1:])]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, marks, *rows)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    if format == "latex":
+        body = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *rows)]
+        columns = "l" + "r" * (len(header) - 1)
+        top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
+        return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"])
+    if format == "text":
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        lines = [
+            [
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            for row in (header, *rows)
+        ]
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    raise DataFormatError(f"unknown table format {format!r}; choose one of: {', '.join(FORMATS)}")
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)

@@ -1,0 +1,198 @@
+"""What a model is asked: each kind of record as tasks, each task as items with a hit per item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..tracer import Pair
+from .metrics import TIE, expected_hits, negator_count
+from .records import ClaimRecord, McqRecord, RetrievalRecord, WinogroundRecord
+
+__all__ = ["Items", "Questions", "questions_of", "retrieval_items", "winoground_items"]
+
+Embed = Callable[[Sequence[Any]], Float[np.ndarray, "item embed"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """One task's items.
+
+    hits: 1 right, 0 wrong, a fraction where options tie. chance: what a scorer that knows nothing gets.
+    margin: score of the right option minus that of the best other one (cosine); NaN for retrieval.
+    labels: by subset name (attribute, template, ...) the value of each item, None where it has none.
+    """
+
+    task: str
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    hits: Float[np.ndarray, "item"]
+    chance: Float[np.ndarray, "item"]
+    margin: Float[np.ndarray, "item"]
+    labels: Mapping[str, tuple[str | None, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """Items of one task before they are scored: texts to choose from, given an image."""
+
+    task: str
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    images: tuple[Any, ...]
+    options: tuple[tuple[str, ...], ...]
+    gold: Int[np.ndarray, "item"]
+    labels: Mapping[str, tuple[str | None, ...]]
+
+    def scored(self, scores: Float[np.ndarray, "item option"]) -> Items:
+        """The items of these scores; options that an item lacks score -inf."""
+        at = np.arange(len(self.ids))
+        others = np.array(scores, dtype=np.float64)
+        others[at, self.gold] = -np.inf
+        return Items(
+            task=self.task,
+            ids=self.ids,
+            groups=self.groups,
+            hits=expected_hits(scores, self.gold),
+            chance=np.array([1 / len(options) for options in self.options]),
+            margin=np.asarray(scores, dtype=np.float64)[at, self.gold] - others.max(axis=1),
+            labels=self.labels,
+        )
+
+    def padded(self, score: Callable[[int, Sequence[str]], Sequence[float]]) -> Float[np.ndarray, "item option"]:
+        """Scores of every option by a function of the item's number and its options."""
+        out = np.full((len(self.options), max(map(len, self.options))), -np.inf)
+        for item, options in enumerate(self.options):
+            out[item, : len(options)] = score(item, options)
+        return out
+
+
+def questions_of(records: Sequence[Any]) -> list[Questions]:
+    """The tasks in which a text is chosen for an image: both wordings of multiple choice, claim sets, caption pairs."""
+    mcq = [record for record in records if isinstance(record, McqRecord)]
+    claims = [record for record in records if isinstance(record, ClaimRecord)]
+    pairs = [record for record in records if isinstance(record, Pair)]
+    found = []
+    labels: dict[str, tuple[str | None, ...]]
+    if mcq:
+        labels = {"negations": tuple(str(record.n_negations) for record in mcq)}
+        for task, options in (("mcq_affirmative", "affirmative"), ("mcq_negated", "negated")):
+            texts = [tuple(getattr(record, options)) for record in mcq]
+            found.append(_questions(task, mcq, texts, [record.label for record in mcq], labels, _study))
+    if claims:
+        labels = {
+            "attribute": tuple(record.attribute for record in claims),
+            "polarity": tuple(record.polarity for record in claims),
+            "negations": tuple(str(negator_count(record.correct)) for record in claims),
+        }
+        texts = [tuple(record.claims) for record in claims]
+        found.append(_questions("claims", claims, texts, [record.label for record in claims], labels, _id))
+    if pairs:
+        labels = {
+            "attribute": tuple(pair.attribute for pair in pairs),
+            "template": tuple(pair.template for pair in pairs),
+            "negation": tuple(pair.negation for pair in pairs),
+        }
+        texts = [(pair.correct, pair.foil) for pair in pairs]
+        found.append(_questions("pairs", pairs, texts, [0] * len(pairs), labels, _id))
+    return found
+
+
+def _study(number: int, record: Any) -> str:
+    return f"{record.study_id}#{number}"
+
+
+def _id(number: int, record: Any) -> str:
+    return str(number if record.id is None else record.id)
+
+
+def _questions(
+    task: str,
+    records: Sequence[Any],
+    options: Sequence[tuple[str, ...]],
+    gold: Sequence[int],
+    labels: Mapping[str, tuple[str | None, ...]],
+    name: Callable[[int, Any], str],
+) -> Questions:
+    ids = tuple(name(number, record) for number, record in enumerate(records))
+    return Questions(
+        task=task,
+        ids=ids,
+        groups=tuple(one if record.group is None else record.group for one, record in zip(ids, records, strict=True)),
+        images=tuple(record.image for record in records),
+        options=tuple(options),
+        gold=np.array(gold, dtype=np.int64),
+        labels=labels,
+    )
+
+
+def winoground_items(records: Sequence[WinogroundRecord], images: Embed, texts: Embed) -> list[Items]:
+    """Winoground's text, image and group scores (Thrush et al. 2022, section 4); chance 1/4, 1/4 and 1/6.
+
+    text: each image prefers its own caption. image: each caption prefers its own image. group: both. A tie is no
+    preference, as published.
+    """
+    pictures = [images([record.images[i] for record in records]) for i in range(2)]
+    captions = [texts([record.captions[i] for record in records]) for i in range(2)]
+    score = np.array([[np.sum(c * p, axis=1) for p in pictures] for c in captions], dtype=np.float64)  # caption, image
+    text = np.minimum(score[0, 0] - score[1, 0], score[1, 1] - score[0, 1])
+    image = np.minimum(score[0, 0] - score[0, 1], score[1, 1] - score[1, 0])
+    ids = tuple(record.id for record in records)
+    labels = {"tag": tuple(record.tag for record in records)}
+    return [
+        Items(f"winoground_{name}", ids, ids, (margin > TIE).astype(float), np.full(len(ids), chance), margin, labels)
+        for name, margin, chance in (
+            ("text", text, 1 / 4),
+            ("image", image, 1 / 4),
+            ("group", np.minimum(text, image), 1 / 6),
+        )
+    ]
+
+
+def retrieval_items(
+    records: Sequence[RetrievalRecord], images: Embed, texts: Embed, ranks: Sequence[int] = (1, 5)
+) -> list[Items]:
+    """R@k over the whole set, image to text (any of the image's captions) and text to image; ties in expectation."""
+    captions = [caption for record in records for caption in record.captions]
+    owner = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
+    score = np.asarray(images([record.image for record in records]), dtype=np.float64) @ texts(captions).T
+    ids, groups = [record.id for record in records], [record.group for record in records]
+    by_caption = [f"{ids[i]}-{number}" for number, i in enumerate(owner)]
+    found = []
+    for k in ranks:
+        hits = np.array([_in_first(row, owner == i, k) for i, row in enumerate(score)])
+        found.append(_retrieval(f"image_to_text_r{k}", ids, groups, hits, min(1.0, k / len(captions))))
+        hits = np.array(
+            [_in_first(row, np.arange(len(records)) == i, k) for i, row in zip(owner, score.T, strict=True)]
+        )
+        chance = min(1.0, k / len(records))
+        found.append(_retrieval(f"text_to_image_r{k}", by_caption, [groups[i] for i in owner], hits, chance))
+    return found
+
+
+def _in_first(scores: Float[np.ndarray, "candidate"], right: Any, k: int) -> float:
+    """Probability that a right candidate is among the first k, in a random order of those that tie."""
+    best = scores[right].max()
+    before = int((scores > best + TIE).sum())
+    tied = np.abs(scores - best) <= TIE
+    places, n_tied, n_right = k - before, int(tied.sum()), int((tied & right).sum())
+    if places <= 0:
+        return 0.0
+    missed = 1.0
+    for taken in range(min(places, n_tied)):  # none of the places goes to a right one
+        missed *= max(0, n_tied - n_right - taken) / (n_tied - taken)
+    return 1 - missed
+
+
+def _retrieval(
+    task: str, ids: Sequence[str], groups: Sequence[str], hits: Float[np.ndarray, "item"], chance: float
+) -> Items:
+    nothing = np.full(len(ids), np.nan)
+    return Items(task, tuple(ids), tuple(groups), hits, np.full(len(ids), chance), nothing, {})
