@@ -1,4 +1,7 @@
-"""Draws the README's pictures from a demo's folder: ``python docs/pictures.py demo``."""
+"""Draws the pictures of README and docs: ``python docs/pictures.py demo``, after ``make demo``.
+
+``python docs/pictures.py`` draws those that need no demo.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ IMAGES = Path(__file__).parent / "img"
 CURVES = {"negation": "trace", "side and severity swaps": "control", "negation, trained": "after"}
 
 
-def main(demo: Path) -> None:
+def main(demo: Path | None) -> None:
     IMAGES.mkdir(exist_ok=True)
+    draw_overlay()
+    if demo is None:
+        return
     traces = {name: ts.load_trace(demo / f"{file}.safetensors") for name, file in CURVES.items()}
     ts.viz.export(traces["negation"], IMAGES / "heatmap.png", width="page", dpi=180)
     ts.viz.export(traces, IMAGES / "profile.png", width="page", dpi=180)
-    draw_overlay()
 
 
 def draw_overlay() -> None:
-    """The image tower's picture in docs/images.md; needs no demo."""
+    """The picture of docs/images.md."""
     pairs = counterfactual_pairs(1, seed=3, condition="effusion")
     trace = ts.trace_images(ts.load("phantom"), pairs, grid=8, progress=False)
     ts.viz.export_overlay(
@@ -30,4 +35,4 @@ def draw_overlay() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

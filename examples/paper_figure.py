@@ -24,8 +24,10 @@ def main(folder: Path) -> None:
     trace = ts.load_trace(folder / "trace.safetensors")  # everything a reviewer may ask for is in the file
     for suffix in ("pdf", "svg"):
         ts.viz.export(trace, folder / f"figure.{suffix}", width="column")
-    trace.to_frame().to_csv(folder / "cte.csv", index=False)
-    print(trace.summary())
+    figure = trace.heatmap()
+    ts.viz.export_table(figure, folder / "table.tex")  # the numbers of the figure; .md and .csv as well
+    trace.to_frame().to_csv(folder / "cte.csv", index=False)  # every cell of every pair
+    print(ts.viz.caption(figure))  # to start a caption from
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from ..errors import FigureError
 from .figures import export, export_overlay, heatmap, overlay, profile
 from .interactive.html import save_html
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
+from .tables import caption, export_table
 
 __all__ = [
     "FigureError",
@@ -18,8 +19,10 @@ __all__ = [
     "Report",
     "Section",
     "Table",
+    "caption",
     "export",
     "export_overlay",
+    "export_table",
     "heatmap",
     "overlay",
     "profile",

@@ -1,4 +1,9 @@
-"""What paper figures share: a figure of an exact size, axes placed in points, a header, ticks, the colour scale."""
+"""What paper figures share: a figure of an exact size, a header, axes, ticks, the colour scale.
+
+matplotlib's constrained layout places the axes of profiles. It cannot place the header (a wrapped title and a legend
+outside the axes overlap), nor heatmaps and overlays: there the width of a cell decides whether names are upright,
+slanted or thinned and how many lines of cells there are, and with them the figure's height, before any layout.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +33,7 @@ __all__ = [
     "new_figure",
     "place_axes",
     "set_ticks",
+    "styled",
     "weight_of",
     "write_header",
 ]
@@ -48,7 +54,11 @@ def new_figure(inches: float, height: float) -> Figure:
 def place_axes(figure: Figure, left: float, top: float, wide: float, high: float) -> Axes:
     """Axes at a place given in points from the top left corner."""
     width, height = figure.get_size_inches() * 72
-    axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+    return styled(figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height)))
+
+
+def styled(axes: Axes) -> Axes:
+    """Axes in the figures' colours."""
     axes.tick_params(colors=theme.INK)
     for spine in axes.spines.values():
         spine.set_color(theme.FAINT)

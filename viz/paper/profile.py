@@ -20,8 +20,8 @@ from .axes import (
     header_height,
     layer_step,
     new_figure,
-    place_axes,
     set_ticks,
+    styled,
     write_header,
 )
 from .fonts import Fonts
@@ -51,9 +51,10 @@ def draw_profile(
     total = 72 * height if height is not None else head + legend + np.clip(0.56 * wide, 105, 190) + 26
     figure = new_figure(inches, total)
     write_header(figure, fonts, header, total, inches)
-    left, below, right = 31.0, 24.0, 5.0
-    top = head + legend + EDGE
-    axes = place_axes(figure, left, top, wide - left - right, max(total - top - below, 20))
+    # matplotlib places the axes, their labels and the legend in what the header leaves.
+    below = (0, 0, 1, 1 - (head + EDGE) / total)
+    figure.set_layout_engine("constrained", rect=below, w_pad=EDGE / 72, h_pad=EDGE / 72)
+    axes = styled(figure.add_subplot())
 
     for i, (name, curve) in enumerate(view.series):
         colour = theme.SERIES[i % len(theme.SERIES)]
@@ -71,12 +72,17 @@ def draw_profile(
     if view.span[0] <= 0 <= view.span[1]:
         axes.axhline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
     layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
-    step = layer_step(len(layers), (wide - left - right) / max(len(layers), 1), TICK * 1.6)
+    step = layer_step(len(layers), (wide - 40) / max(len(layers), 1), TICK * 1.6)
     axes.set_ylim(*view.span)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
-    axes.set_xlabel(view.axis_name, labelpad=2, **fonts.style(LABEL))
-    axes.set_ylabel(fonts.drawable(view.quantity), labelpad=2, **fonts.style(LABEL))
+    name, quantity = view.axis_name, fonts.drawable(view.quantity)
+    if fonts.width(name, LABEL) > wide - 40:
+        name = "layer"
+    if fonts.width(quantity, LABEL) > total - head - legend - 30:
+        quantity = quantity.replace(", ", ",\n")
+    axes.set_xlabel(name, labelpad=2, **fonts.style(LABEL))
+    axes.set_ylabel(quantity, labelpad=2, **fonts.style(LABEL))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     for label in axes.get_yticklabels():
         label.set(**fonts.style(TICK))
