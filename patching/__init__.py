@@ -18,8 +18,9 @@ from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingE
 from .engine.gradients import AttributionEngine, FirstOrder
 from .engine.patterns import attention_patterns
 from .loading import load
-from .loading.dual_encoder import DualEncoder, ImageEncoder, wrap
-from .loading.images import open_image
+from .loading.dual_encoder import DualEncoder, wrap
+from .loading.image_encoder import ImageEncoder
+from .loading.images import open_image, read_image
 from .loading.verification import verify
 from .sites import Column, Site, Sweep, each_position, site_named
 from .towers.hooks import HookPoint
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "lora_targets",
     "open_image",
+    "read_image",
     "register",
     "site_named",
     "text_blocks",

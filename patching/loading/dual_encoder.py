@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
+from ...errors import UnsupportedTowerError
 from ..adapters.registry import adapter_for
 from ..torch_state import neutral_state
 from ..towers.image_tower import ImageTower
 from ..towers.text_tower import TextTower
-from ..towers.tower import normalise
-from .images import as_rgb, open_image
+from .image_encoder import ImageEncoder, Preprocess
 from .verification import verify, verify_images
-
-Preprocess = Callable[[Any], Any]
-
-
-class ImageEncoder:
-    """The source model's own image encoder, run in evaluation mode without gradients."""
-
-    def __init__(
-        self, source: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], preprocess: Preprocess | None
-    ) -> None:
-        self._source, self._encode, self._preprocess = source, encode, preprocess
-
-    def __call__(self, images: Sequence[Any] | Tensor, batch_size: int = 64) -> Float[Tensor, "n embed"]:
-        """L2-normalised embeddings of PIL images, image files, pixel tensors [3, h, w], or one tensor [n, 3, h, w].
-
-        Raises:
-            DataFormatError: an image file is missing or broken.
-            UnsupportedTowerError: pixels must be made from images, and the model was wrapped without ``preprocess``.
-            NonFiniteError: an embedding is NaN or infinite.
-        """
-        if isinstance(images, (str, Path)):
-            raise TypeError(
-                f"encode_images takes a list of images, got the single path {str(images)!r}: put it in a list"
-            )
-        if isinstance(images, Tensor) and images.ndim != 4:
-            raise DataFormatError(f"a tensor of images must have shape [n, 3, height, width], got {list(images.shape)}")
-        parameter = next(self._source.parameters())
-        out = []
-        with neutral_state(self._source):
-            for at in range(0, len(images), batch_size):
-                pixels = torch.stack([self.pixels(image) for image in images[at : at + batch_size]])
-                out.append(normalise(self._encode(self._source, pixels.to(parameter.device, parameter.dtype))))
-        if not out:
-            return torch.empty(0, 0)
-        embeddings = torch.cat(out)
-        finite = torch.isfinite(embeddings).all(dim=-1)
-        if not finite.all():
-            bad = int((~finite).nonzero()[0])
-            raise NonFiniteError(
-                f"the embedding of image {bad} ({_describe(images[bad])}) is NaN or infinite: check the pixels and the "
-                f"image encoder's weights"
-            )
-        return embeddings
-
-    def pixels(self, image: Any) -> Float[Tensor, "3 h w"]:
-        """What the encoder is given: the preprocessed pixels of a PIL image or a file, or a tensor as it is.
-
-        Raises:
-            DataFormatError: an image file is missing or broken.
-            UnsupportedTowerError: the model was wrapped without ``preprocess``.
-        """
-        if isinstance(image, Tensor):
-            return image
-        if isinstance(image, (str, Path)):
-            image = open_image(image)
-        if self._preprocess is None:
-            raise UnsupportedTowerError(
-                "this model was wrapped without preprocess, so it takes only pixel tensors [3, h, w]: pass "
-                "wrap(..., preprocess=...), or encode the images yourself and give their embeddings"
-            )
-        pixels = self._preprocess(as_rgb(image) if hasattr(image, "mode") else image)
-        return torch.as_tensor(pixels["pixel_values"][0]) if hasattr(pixels, "keys") else pixels
-
-
-def _describe(image: Any) -> str:
-    return repr(str(image)) if isinstance(image, (str, Path)) else type(image).__name__
 
 
 class DualEncoder:

@@ -17,7 +17,8 @@ from torch import nn
 from ...errors import DataFormatError, UnknownModelError
 from ..towers.tokenizers import TransformersTokenizer
 from .checkpoints import Checkpoint, read_checkpoint
-from .dual_encoder import DualEncoder, Preprocess, wrap
+from .dual_encoder import DualEncoder, wrap
+from .image_encoder import Preprocess
 from .pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
 from .sources import Request, from_open_clip, from_transformers, loading, whole
 

@@ -16,7 +16,8 @@ import torch
 
 from ...errors import TracescribeError, UnknownModelError
 from .checkpoints import explain, first_line, lacking, read_checkpoint, trained_with_quick_gelu
-from .dual_encoder import DualEncoder, Preprocess, wrap
+from .dual_encoder import DualEncoder, wrap
+from .image_encoder import Preprocess
 
 logger = logging.getLogger(__name__)
 

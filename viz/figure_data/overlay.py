@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,10 +147,10 @@ def _chosen_layers(trace: CausalTrace, layers: list[int] | None) -> Int[np.ndarr
 
 def _film(image: Any, size: tuple[int, int], covered: tuple[int, int]) -> Float[np.ndarray, "h w"]:
     """The image in grey, 0 to 1, cut to the part that the patches cover."""
-    if isinstance(image, (str, os.PathLike)):
-        from ...patching import open_image
+    if isinstance(image, (str, bytes, os.PathLike)) or hasattr(image, "getexif"):
+        from ...patching import read_image
 
-        image = open_image(Path(image))
+        image = read_image(image)
     values = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image, dtype=np.float64)
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3, 4):
         values = values.transpose(1, 2, 0)

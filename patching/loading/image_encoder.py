@@ -1,0 +1,104 @@
+"""A source model's own image encoder, from images to unit embeddings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
+from ..torch_state import neutral_state
+from ..towers.tower import normalise
+from .images import describe, read_image
+
+Preprocess = Callable[[Any], Any]
+
+
+class ImageEncoder:
+    """The source model's own image encoder, run in evaluation mode without gradients."""
+
+    def __init__(
+        self, source: nn.Module, encode: Callable[[nn.Module, Tensor], Tensor], preprocess: Preprocess | None
+    ) -> None:
+        self._source, self._encode, self._preprocess = source, encode, preprocess
+
+    def __call__(self, images: Sequence[Any] | Tensor, batch_size: int = 64) -> Float[Tensor, "n embed"]:
+        """L2-normalised embeddings of a list of images, or of one tensor or array of them [n, 3, h, w].
+
+        Each is anything that :func:`~tracescribe.patching.loading.images.read_image` takes: a path, the bytes of a
+        file, a PIL image, an array or tensor of values 0 to 255, or preprocessed pixels [3, h, w] (floats).
+
+        Raises:
+            DataFormatError: an image cannot be read, is no image, or its pixels do not fit the encoder.
+            UnsupportedTowerError: pixels must be made from images, and the model was wrapped without ``preprocess``.
+            NonFiniteError: pixels or an embedding are NaN or infinite.
+        """
+        if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(images, "getexif"):
+            raise TypeError(
+                f"encode_images takes a list of images, got the single {describe(images)}: put it in a list"
+            )
+        if isinstance(images, (Tensor, np.ndarray)) and images.ndim != 4:
+            raise DataFormatError(
+                f"a tensor of images must have shape [n, 3, height, width], got {list(images.shape)}: give a single "
+                f"image in a list"
+            )
+        out = []
+        with neutral_state(self._source):
+            for at in range(0, len(images), batch_size):
+                out.append(self._embed(images[at : at + batch_size]))
+        if not out:
+            return torch.empty(0, 0)
+        embeddings = torch.cat(out)
+        finite = torch.isfinite(embeddings).all(dim=-1)
+        if not finite.all():
+            bad = int((~finite).nonzero()[0])
+            raise NonFiniteError(
+                f"the embedding of image {bad} ({describe(images[bad])}) is NaN or infinite: check the pixels and the "
+                f"image encoder's weights"
+            )
+        return embeddings
+
+    def pixels(self, image: Any) -> Float[Tensor, "3 h w"]:
+        """What the encoder is given: preprocessed pixels as they are, anything else through the preprocessing.
+
+        Raises:
+            DataFormatError, NonFiniteError: see :func:`~tracescribe.patching.loading.images.read_image`.
+            UnsupportedTowerError: the model was wrapped without ``preprocess``.
+        """
+        image = read_image(image)
+        if isinstance(image, Tensor):
+            return image
+        if self._preprocess is None:
+            raise UnsupportedTowerError(
+                "this model was wrapped without preprocess, so it takes only preprocessed pixels, float tensors "
+                "[3, h, w]: pass wrap(..., preprocess=...), or encode the images yourself and give their embeddings"
+            )
+        pixels = self._preprocess(image)
+        return torch.as_tensor(pixels["pixel_values"][0]) if hasattr(pixels, "keys") else pixels
+
+    def _embed(self, images: Sequence[Any] | Tensor) -> Float[Tensor, "batch embed"]:
+        pixels = [self.pixels(image) for image in images]
+        for image, own in zip(images, pixels, strict=True):
+            if own.shape != pixels[0].shape:
+                raise DataFormatError(
+                    f"the pixels of an image ({describe(image)}) have shape {list(own.shape)}, those of another "
+                    f"({describe(images[0])}) {list(pixels[0].shape)}: give preprocessed pixels of one shape"
+                )
+        parameter = next(self._source.parameters())
+        batch = torch.stack([own.to(parameter.device, parameter.dtype) for own in pixels])
+        try:
+            return normalise(self._encode(self._source, batch))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if not all(isinstance(image, Tensor) and image.is_floating_point() for image in images):
+                raise  # made by the model's own preprocessing: no fault of the images
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataFormatError(
+                f"the image encoder does not take pixels of shape {list(pixels[0].shape)}: {reason[:200]}"
+            ) from error
