@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,3 +78,45 @@ def test_opposite_values_have_mirrored_colours() -> None:
         assert red > blue
         red, _, blue = theme.colour_at(-value, 1.0)
         assert red < blue
+
+
+# Machado, Oliveira, Fernandes 2009, severity 1; on linear RGB.
+DEFICIENCIES = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(rgb: object) -> np.ndarray:
+    values = np.asarray(rgb)
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def lab(linear_rgb: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of linear RGB: a difference of 2.3 is just seen (Mahy and others, 1994)."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ np.clip(linear_rgb, 0, 1) / np.array([0.9505, 1.0, 1.089]))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_signs_stay_apart_for_colour_blind_readers(kind: str) -> None:
+    seen = np.array(DEFICIENCIES[kind])
+    for value in np.linspace(0.2, 1.0, 9):
+        sides = [lab(seen @ linear(theme.colour_at(sign * value, 1.0))) for sign in (-1, 1)]
+        assert np.linalg.norm(sides[0] - sides[1]) > 4 * 2.3  # four times the difference that is just seen
+
+
+def test_strength_can_be_read_in_grey() -> None:
+    for sign in (-1, 1):
+        lightness = [lab(linear(theme.colour_at(sign * value, 1.0)))[0] for value in np.linspace(0, 1, 101)]
+        assert (np.diff(lightness) < 0).all() and lightness[0] - lightness[-1] > 60
+
+
+def test_curves_are_readable_on_white_and_differ_without_colour() -> None:
+    from tracescribe.viz.interactive.profile import _DASHES, _SYMBOLS
+
+    assert len(set(zip(_DASHES, _SYMBOLS, strict=True))) == len(theme.SERIES)
+    for colour in theme.SERIES:
+        assert lab(linear([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]))[0] < 75
