@@ -43,7 +43,8 @@ def synthetic_trace(
     differs = np.zeros((n_texts, width), dtype=bool)
     correct, foil = [], []
     for text, length in enumerate(lengths):
-        subject = [NOUNS[text % len(NOUNS)], *(f"more{i}" for i in range(1, length - 6))]
+        noun = NOUNS[text % len(NOUNS)] + (str(text) if text >= len(NOUNS) else "")
+        subject = [noun, *(f"more{i}" for i in range(1, length - 6))]
         correct.append(("[SOT]", "there", "is", "no", *subject, ".", "[EOT]"))
         foil.append(("[SOT]", "there", "is", "severe", *subject, ".", "[EOT]"))
         kinds[text, :length] = [1, *[2] * (length - 3), 3, 4]

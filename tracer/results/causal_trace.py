@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 from ...errors import TraceError
 from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
-from .checks import check_trace, set_array
 from .maps import Excess, LayerProfile, TraceMap
+from .read_only import ReadOnlyArrays, read_only, set_array
+from .validation import check_trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ DEFAULT_FLOOR = 1e-4  # cosine; for traces whose provenance does not say
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(ReadOnlyArrays):
     """Cosine similarities with the pair's image: of the correct caption, of the foil, and of every patched run.
 
     patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l. The last axis
@@ -44,7 +45,7 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTrace:
+class CausalTrace(ReadOnlyArrays):
     """Causal tracing effects of caption pairs: which layer and token carry what tells correct from foil.
 
     With direction "foil->correct" (NAST, arXiv 2602.12498: states of the foil are put into the correct caption's run)
@@ -59,6 +60,11 @@ class CausalTrace:
     columns: names of the last axis of the scores where it is not the tokens: heads, or one set of tokens.
     noising: True where the foil's states are put into the correct caption's run, with "negated->affirmative".
     groups: cluster of each pair for the bootstrap, e.g. the patient.
+    named: whether the user named each pair's cluster, by ``group`` or ``id``; others have a number, which says nothing
+        of another trace's pair of that number. None: those whose names are no numbers.
+    captions, foil_captions: both captions of each pair (of pairs of images, the caption; "" for an embedding).
+    attributes, templates, negated: what each pair says of itself, "" where it does not: what was changed, the sentence
+        pattern, and which caption is negated ("correct" or "foil"). None: no pair says it.
     provenance: model, weights, site, direction, floor, versions, ...: everything JSON can hold.
     embeddings: patched text embeddings of length 1; with the two unpatched ones they give :meth:`rescore`.
     """
@@ -77,6 +83,12 @@ class CausalTrace:
     foil_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
     columns: tuple[str, ...] | None = None
     noising: Bool[np.ndarray, "pair"] | None = None
+    named: Bool[np.ndarray, "pair"] | None = None
+    captions: tuple[str, ...] | None = None
+    foil_captions: tuple[str, ...] | None = None
+    attributes: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+    negated: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
@@ -84,12 +96,16 @@ class CausalTrace:
         for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
             if getattr(self, name) is not None:
                 set_array(self, name, None, ndim)
-        if self.noising is not None:
-            set_array(self, "noising", np.bool_, 1)
+        for name in ("noising", "named"):
+            if getattr(self, name) is not None:
+                set_array(self, name, np.bool_, 1)
         object.__setattr__(self, "provenance", dict(self.provenance))
         check_trace(self)
 
     # -- what was traced ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @property
     def n_pairs(self) -> int:
@@ -133,15 +149,15 @@ class CausalTrace:
     def inside(self) -> Bool[np.ndarray, "pair token"]:
         """True at a pair's tokens that can be patched; everywhere where the last axis is not the tokens."""
         if self.columns is not None:
-            return np.ones((self.n_pairs, len(self.columns)), dtype=bool)
-        return (self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED)
+            return read_only(np.ones((self.n_pairs, len(self.columns)), dtype=bool))
+        return read_only((self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED))
 
     # -- derived numbers ----------------------------------------------------------------------------------------
 
     @cached_property
     def denominator(self) -> Float[np.ndarray, "pair"]:
         """S_corr - S_foil (cosine), in float64."""
-        return self.scores.correct.astype(np.float64) - self.scores.foil.astype(np.float64)
+        return read_only(self.scores.correct.astype(np.float64) - self.scores.foil.astype(np.float64))
 
     @property
     def valid(self) -> Bool[np.ndarray, "pair"]:
@@ -172,7 +188,7 @@ class CausalTrace:
     def cte(self) -> Float32[np.ndarray, "pair layer token"]:
         """Causal tracing effect; NaN outside a pair's tokens and for pairs that are not valid."""
         denominator = np.where(self.valid, self.denominator, np.nan)
-        return (self.effect() / denominator[:, None, None]).astype(np.float32)
+        return read_only((self.effect() / denominator[:, None, None]).astype(np.float32))
 
     # -- statistics ---------------------------------------------------------------------------------------------
 
@@ -204,7 +220,10 @@ class CausalTrace:
         segment: str | None = None,
         align: str | None = None,
     ) -> LayerProfile:
-        """One CTE per layer with a percentile interval from resampling groups with replacement (None with one group).
+        """One CTE per layer with a percentile interval from resampling (None where all pairs are of one cluster).
+
+        Clusters (``group``, e.g. patients) are resampled, and texts too where one text occurs in several clusters; few
+        of either widen the interval as a t interval's. See :mod:`tracescribe.tracer.results.resampling`.
 
         aggregate: "sum", "max", "mean" or (population) "std" over a layer's tokens. NAST does not publish its
             operator; the sum reproduces its finding (layers 1-4, peak at 2) on Quantmeyer's published maps.
@@ -236,15 +255,27 @@ class CausalTrace:
 
     # -- other traces from this one -----------------------------------------------------------------------------
 
-    def select(self, pairs: Any) -> CausalTrace:
-        """The trace of some pairs: a boolean mask or indices. Text pairs that nothing uses any more are dropped.
+    def select(
+        self,
+        pairs: Any = None,
+        *,
+        ids: str | Iterable[str] | None = None,
+        attribute: str | Iterable[str] | None = None,
+        template: str | Iterable[str] | None = None,
+        negated: str | None = None,
+    ) -> CausalTrace:
+        """The trace of some pairs; those that all conditions hold for. Text pairs that none of them uses are dropped.
+
+        pairs: a boolean mask, or indices.
+        ids, attribute, template: one name or several, of which a pair has one.
+        negated: "correct" or "foil": which caption holds the negation.
 
         Raises:
-            TraceError: a mask of another length, an index out of range, or no pair at all.
+            TraceError: a mask of another length, an index out of range, a name that no pair has, or no pair at all.
         """
-        from .derived import selected
+        from .select import selected
 
-        return selected(self, pairs)
+        return selected(self, pairs, ids=ids, attributes=attribute, templates=template, negated=negated)
 
     def with_floor(self, floor: float) -> CausalTrace:
         """The same scores with another smallest |S_corr - S_foil| (cosine) for valid pairs."""
@@ -278,20 +309,24 @@ class CausalTrace:
         >>> every.ids, every.groups
         (('opacity/0', 'opacity/1', 'effusion/0', 'effusion/1'), ('0', '1', '0', '1'))
         """
-        from .derived import rescored
+        from .rescore import rescored
 
         return rescored(self, image_embeddings, text_pair, groups)
 
     # -- files, tables, pictures --------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace as safetensors (format "tracescribe.trace/1"); :func:`load_trace` reads it back exactly."""
+        """Write the trace as safetensors (format "tracescribe.trace/2"); :func:`load_trace` reads it back exactly."""
         from .storage import save_trace
 
         save_trace(self, path)
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per (pair, layer, token) as a pandas table: ids, token, role, score, CTE, ..."""
+        """One line per (pair, layer, token) as a pandas table: ids, token, role, score, effect, denominator, CTE, ...
+
+        Pairs that enter a map by default come first, and those whose CTE is not defined last. The numbers of a figure
+        are those of ``trace.map().to_frame()`` and ``trace.per_layer().to_frame()``.
+        """
         from .tables import trace_frame
 
         return trace_frame(self)
@@ -327,8 +362,5 @@ class CausalTrace:
         return trace_summary(self)
 
     def __repr__(self) -> str:
-        return (
-            f"CausalTrace({self.n_pairs} pairs, {self.n_layers} layers, "
-            f"{f'{self.kinds.shape[1]} tokens' if self.columns is None else f'{len(self.columns)} columns'}, "
-            f"{int(self.valid.sum())} valid, S_corr <= S_foil in {self.share_inverted:.0%})"
-        )
+        cells = f"{self.kinds.shape[1]} tokens" if self.columns is None else f"{len(self.columns)} columns"
+        return f"CausalTrace({self.n_pairs} pairs, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"

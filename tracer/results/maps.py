@@ -9,21 +9,28 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...errors import TraceError
+from .read_only import ReadOnlyArrays
+from .resampling import FEW
 from .statistics import aggregate_rows, percentile_interval
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .causal_trace import CausalTrace
 
 __all__ = ["Excess", "LayerProfile", "TraceMap"]
 
 
 @dataclass(frozen=True, eq=False)
-class LayerProfile:
+class LayerProfile(ReadOnlyArrays):
     """One number per layer 0..L with its bootstrap interval.
 
     value: CTE aggregated over a layer's tokens or rows (a share of S_corr - S_foil, no unit).
-    lo, hi: the ``ci`` percentile interval over resampled groups; None without a bootstrap.
+    lo, hi: the ``ci`` percentile interval over resampled clusters and texts; None without a bootstrap.
+    n_groups, n_texts: how many clusters (patients) and distinct pairs of captions the pairs have; with a control, the
+        fewer texts of the two traces. n_texts is None where it is not known.
     replicates: the bootstrap draws themselves, so that a ranking of layers can be judged within each draw.
+    denominator: mean S_corr - S_foil (cosine) of the pairs, which ``value`` is a share of; None where there is none.
 
     >>> LayerProfile(np.array([1.0, 0.9, 1.0]), np.arange(3), "sum", n_pairs=4, n_groups=4)
     LayerProfile(layers 0..2, sum, 4 pairs in 4 groups: 1.00 0.90 1.00)
@@ -38,6 +45,8 @@ class LayerProfile:
     n_pairs: int = 0
     n_groups: int = 0
     replicates: Float[np.ndarray, "boot layer"] | None = None
+    n_texts: int | None = None
+    denominator: float | None = None
 
     @classmethod
     def from_replicates(
@@ -50,6 +59,8 @@ class LayerProfile:
         n_pairs: int,
         n_groups: int,
         layers: Int[np.ndarray, "layer"] | None = None,
+        n_texts: int | None = None,
+        denominator: float | None = None,
     ) -> LayerProfile:
         """A profile whose interval is the ``ci`` percentile interval of the bootstrap draws (None: no interval).
 
@@ -68,25 +79,63 @@ class LayerProfile:
             n_pairs=n_pairs,
             n_groups=n_groups,
             replicates=replicates,
+            n_texts=n_texts,
+            denominator=denominator,
         )
+
+    @property
+    def caution(self) -> str | None:
+        """What a reader of the interval must know: how few clusters or texts it rests on; None where there are enough.
+
+        >>> LayerProfile(np.ones(3), np.arange(3), "sum", ci=0.95, n_pairs=580, n_groups=103, n_texts=4).caution
+        'the interval rests on 4 distinct texts only'
+        """
+        if self.ci is None:
+            return None
+        counts = {"clusters": self.n_groups, "distinct texts": self.n_texts}
+        few = [f"{number} {what}" for what, number in counts.items() if number is not None and number < FEW]
+        if self.n_texts == 1:
+            return "the interval holds for this one pair of captions only: nothing tells how it varies with the wording"
+        return f"the interval rests on {' and '.join(few)} only" if few else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per layer: layer, the value, its interval, and the effect and denominator it is the ratio of.
+
+        effect: the value times the mean S_corr - S_foil, a difference of cosines.
+
+        >>> LayerProfile(np.array([1.0, 0.9]), np.arange(2), "sum", denominator=0.05).to_frame().columns.tolist()
+        ['layer', 'cte', 'effect', 'denominator', 'n_pairs']
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {"layer": self.layers, "cte": self.value}
+        if self.lo is not None and self.hi is not None:
+            columns |= {"lo": self.lo, "hi": self.hi}
+        if self.denominator is not None:
+            columns |= {"effect": self.value * self.denominator, "denominator": self.denominator}
+        return pd.DataFrame({**columns, "n_pairs": self.n_pairs})
 
     def __repr__(self) -> str:
         values = " ".join(f"{value:.2f}" for value in self.value)
         spread = "" if self.ci is None else f", {self.ci:.0%} CI"
+        texts = "" if self.n_texts is None else f", {self.n_texts} text{'s' * (self.n_texts != 1)}"
+        caution = "" if self.caution is None else f" ({self.caution})"
         return (
             f"LayerProfile(layers {self.layers[0]}..{self.layers[-1]}, {self.aggregate}{spread}, "
-            f"{self.n_pairs} pairs in {self.n_groups} groups: {values})"
+            f"{self.n_pairs} pairs in {self.n_groups} groups{texts}: {values}){caution}"
         )
 
 
 @dataclass(frozen=True, eq=False)
-class TraceMap:
+class TraceMap(ReadOnlyArrays):
     """CTE by layer and token row, over a set of pairs.
 
     values: NaN only in a row that no pair has.
     rows: what each row stands for (a role, Quantmeyer's names, or a token index).
     counts: number of pairs that have the row.
     reduce, align, segment: how it was made; ``segment`` names the pairs that entered. quantity: what a value is.
+    effect, denominator: mean numerator per token and mean S_corr - S_foil (cosines) of the pairs that have the row;
+        with "ratio_of_means" a value is exactly their ratio. None where a value is no ratio.
 
     >>> values = np.array([[1.0, 0.0], [0.6, 0.3]])
     >>> cells = TraceMap(values, ("first differing", "[end]"), layers=np.arange(2), counts=np.array([5, 5]))
@@ -103,8 +152,11 @@ class TraceMap:
     segment: str = "all"
     n_pairs: int = 0
     quantity: str = "CTE"
+    effect: Float[np.ndarray, "layer row"] | None = None
+    denominator: Float[np.ndarray, "row"] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         expected = (len(self.layers), len(self.rows))
         if self.values.shape != expected or self.counts.shape != expected[1:]:
             raise TraceError(
@@ -121,6 +173,25 @@ class TraceMap:
             n_pairs=self.n_pairs,
             n_groups=self.n_pairs,
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers of the figure, one line per layer and row: the value, how many pairs have the row, and its parts.
+
+        >>> cells = TraceMap(np.array([[1.0], [0.6]]), ("[end]",), layers=np.arange(2), counts=np.array([5]), n_pairs=5)
+        >>> cells.to_frame().values.tolist()
+        [[0, '[end]', 1.0, 5], [1, '[end]', 0.6, 5]]
+        """
+        import pandas as pd
+
+        layer, row = (axis.ravel() for axis in np.indices(self.values.shape))
+        columns: dict[str, Any] = {
+            "layer": self.layers[layer],
+            "row": np.array(self.rows, dtype=object)[row],
+            "cte" if self.quantity == "CTE" else "value": self.values.ravel(),
+        }
+        if self.effect is not None and self.denominator is not None:
+            columns |= {"effect": self.effect.ravel(), "denominator": self.denominator[row]}
+        return pd.DataFrame({**columns, "n_pairs": self.counts[row]})
 
     def row(self, name: str) -> Float[np.ndarray, "layer"]:
         """The values of one row by layer."""
@@ -196,14 +267,47 @@ class Excess:
             n_pairs=ours.n_pairs,
         )
 
-    def per_layer(self, aggregate: str = "sum", ci: float | None = 0.95, **options: Any) -> LayerProfile:
+    def per_layer(
+        self,
+        aggregate: str = "sum",
+        ci: float | None = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+        align: str | None = None,
+    ) -> LayerProfile:
         """Difference of the two profiles. Options as in :meth:`CausalTrace.per_layer`.
 
-        Groups that occur in both traces (the same patients) are resampled together, others independently.
+        Clusters that occur in both traces (the same patients) are resampled together, and so are texts; others are
+        independent samples. Clusters are the same where the pairs' ``group`` or ``id`` says so. Those of pairs without
+        either are the same only where the pairs are: equal captions and images.
         """
         from .profiles import profile_difference
 
-        return profile_difference(self.trace, self.control, aggregate=aggregate, ci=ci, **options)
+        return profile_difference(
+            self.trace,
+            self.control,
+            aggregate=aggregate,
+            ci=ci,
+            n_boot=n_boot,
+            seed=seed,
+            reduce=reduce,
+            segment=segment,
+            align=align,
+        )
+
+    def to_frame(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> pd.DataFrame:
+        """The numbers of the map, one line per layer and row that both traces have: the excess and what it is of.
+
+        Columns: layer, row, excess, and for the trace and the control cte, effect, denominator and n_pairs of each.
+        """
+        sides = [
+            side.map(align=align, reduce=reduce, segment=segment).to_frame() for side in (self.trace, self.control)
+        ]
+        both = sides[0].merge(sides[1], on=["layer", "row"], suffixes=("_trace", "_control"))
+        both.insert(2, "excess", both["cte_trace"] - both["cte_control"])
+        return both
 
     def __repr__(self) -> str:
         return f"Excess({self.trace!r} over {self.control!r})"

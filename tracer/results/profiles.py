@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ...errors import DegenerateTraceError, TraceError, TraceWarning
 from ...validation import check_choice
+from ..pairs.indexing import distinct, picked
 from ..pairs.roles import ALIGNMENTS, QUANTMEYER_ROWS, Rows, assign_rows
 from .maps import LayerProfile, TraceMap
+from .resampling import two_way_replicates
 from .statistics import (
     AGGREGATES,
     PairTable,
     aggregate_rows,
     bootstrap,
-    cluster_draws,
     cluster_index,
     combine,
     pair_table,
@@ -36,7 +39,9 @@ INVERTED = "S_corr < S_foil"
 _CHUNK = 512
 
 
-def pairs_used(trace: CausalTrace, segment: str | None) -> tuple[Int[np.ndarray, "used"], str]:
+def pairs_used(
+    trace: CausalTrace, segment: str | None, *, warn: bool = True, stacklevel: int = 4
+) -> tuple[Int[np.ndarray, "used"], str]:
     """Indices of the pairs that enter a map, and the name of that choice; see :meth:`CausalTrace.map`."""
     valid = trace.valid
     if not valid.any():
@@ -49,12 +54,13 @@ def pairs_used(trace: CausalTrace, segment: str | None) -> tuple[Int[np.ndarray,
         preferred = valid & (trace.denominator > 0)
         if preferred.any():
             return np.flatnonzero(preferred), PREFERRED
-        warnings.warn(
-            f"the model prefers the foil in every valid pair ({valid.sum()} of {trace.n_pairs}); the result is over "
-            "these, not over pairs that it gets right",
-            TraceWarning,
-            stacklevel=4,
-        )
+        if warn:
+            warnings.warn(
+                f"the model prefers the foil in every valid pair ({valid.sum()} of {trace.n_pairs}); the result is "
+                "over these, not over pairs that it gets right",
+                TraceWarning,
+                stacklevel=stacklevel,
+            )
         return np.flatnonzero(valid), INVERTED
     check_choice("segment", segment, SEGMENTS)
     used = valid if segment == "all" else valid & (trace.segment == segment)
@@ -74,34 +80,47 @@ def rows_of(trace: CausalTrace, used: Int[np.ndarray, "used"], align: str) -> Ro
     )
 
 
-def _row_table(
-    trace: CausalTrace, used: Int[np.ndarray, "used"], align: str, reduce: str
-) -> tuple[PairTable, tuple[str, ...]]:
-    """Table over the rows that at least one used pair has (Quantmeyer's: over all eight), and their names."""
-    rows = rows_of(trace, used, align)
-    present = np.arange(len(rows.labels)) if rows.labels == QUANTMEYER_ROWS else np.unique(rows.index[rows.index >= 0])
-    effects, counts = [], []
-    for start in range(0, len(used), _CHUNK):  # membership [pair, token, row] of all pairs at once may be gigabytes
-        chunk = slice(start, start + _CHUNK)
-        member = rows.member(chunk)[:, :, present]
-        effects.append(np.nan_to_num(trace.effect(used[chunk])) @ member)
-        counts.append(member.sum(axis=1))
-    table = pair_table(np.concatenate(effects), np.concatenate(counts), trace.denominator[used], reduce)
-    return table, tuple(rows.labels[row] for row in present)
+@dataclass(frozen=True, eq=False)
+class _RowSums:
+    """Effects and numbers of tokens of each used pair, by the rows that at least one has (of Quantmeyer's, all)."""
+
+    effect: Float[np.ndarray, "pair layer row"]
+    count: Float[np.ndarray, "pair row"]
+    denominator: Float[np.ndarray, "pair"]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trace: CausalTrace, used: Int[np.ndarray, "used"], align: str) -> _RowSums:
+        rows = rows_of(trace, used, align)
+        every = rows.labels == QUANTMEYER_ROWS
+        present = np.arange(len(rows.labels)) if every else np.unique(rows.index[rows.index >= 0])
+        effects, counts = [], []
+        for start in range(0, len(used), _CHUNK):  # membership [pair, token, row] of all pairs may be gigabytes
+            chunk = slice(start, start + _CHUNK)
+            member = rows.member(chunk)[:, :, present]
+            effects.append(np.nan_to_num(trace.effect(used[chunk])) @ member)
+            counts.append(member.sum(axis=1))
+        labels = tuple(rows.labels[row] for row in present)
+        return cls(np.concatenate(effects), np.concatenate(counts), trace.denominator[used], labels)
+
+    def table(self, reduce: str) -> PairTable:
+        return pair_table(self.effect, self.count, self.denominator, reduce)
 
 
 def _token_table(trace: CausalTrace, used: Int[np.ndarray, "used"], aggregate: str, reduce: str) -> PairTable:
     """Table with one row: each pair's own tokens, aggregated before pairs are combined."""
     denominator = trace.denominator[used]
-    own = aggregate_rows(trace.effect(used) / denominator[:, None, None], aggregate) * denominator[:, None]
-    return pair_table(own[:, :, None], np.ones((len(used), 1)), denominator, reduce)
+    effect = aggregate_rows(trace.effect(used) / denominator[:, None, None], aggregate) * denominator[:, None]
+    return pair_table(effect[:, :, None], np.ones((len(used), 1)), denominator, reduce)
 
 
 def _table(
     trace: CausalTrace, used: Int[np.ndarray, "used"], aggregate: str, align: str | None, reduce: str
 ) -> PairTable:
     check_choice("aggregate", aggregate, AGGREGATES)
-    return _token_table(trace, used, aggregate, reduce) if align is None else _row_table(trace, used, align, reduce)[0]
+    return (
+        _token_table(trace, used, aggregate, reduce) if align is None else _RowSums.of(trace, used, align).table(reduce)
+    )
 
 
 def _by_layer(
@@ -114,16 +133,21 @@ def _by_layer(
 def trace_map(trace: CausalTrace, align: str, reduce: str, segment: str | None) -> TraceMap:
     """See :meth:`CausalTrace.map`."""
     used, name = pairs_used(trace, segment)
-    table, labels = _row_table(trace, used, align, reduce)
+    sums = _RowSums.of(trace, used, align)
+    count = sums.count.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # a row that no pair has
+        effect, denominator = sums.effect.sum(axis=0) / count, (sums.denominator @ sums.count) / count
     return TraceMap(
-        values=combine(table)[0],
-        rows=labels,
+        values=combine(sums.table(reduce))[0],
+        rows=sums.labels,
         layers=trace.layers,
-        counts=(table.weight != 0).sum(axis=0),
+        counts=(sums.count > 0).sum(axis=0),
         reduce=reduce,
         align=align,
         segment=name,
         n_pairs=len(used),
+        effect=effect,
+        denominator=denominator,
     )
 
 
@@ -139,67 +163,128 @@ def layer_profile(
     align: str | None,
 ) -> LayerProfile:
     """See :meth:`CausalTrace.per_layer`."""
-    used, _ = pairs_used(trace, segment)
-    table = _table(trace, used, aggregate, align, reduce)
-    cluster, n_groups = cluster_index([trace.groups[i] for i in used])
-    replicates = None
-    if wants_bootstrap(ci, n_boot) and n_groups > 1:
-        replicates = _by_layer(bootstrap(table, cluster, cluster_draws(n_groups, n_boot, seed)), aggregate, align)
-    return LayerProfile.from_replicates(
-        _by_layer(combine(table), aggregate, align)[0],
-        replicates,
-        aggregate=aggregate,
-        ci=ci,
-        n_pairs=len(used),
-        n_groups=n_groups,
-        layers=trace.layers,
-    )
+    side = _Side.of(trace, aggregate, reduce, segment, align)
+    return _profile([side], aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, align=align, layers=trace.layers)
 
 
 def profile_difference(
     trace: CausalTrace,
     control: CausalTrace,
     *,
-    aggregate: str = "sum",
-    ci: float | None = 0.95,
-    n_boot: int = 1000,
-    seed: int = 0,
-    reduce: str = "ratio_of_means",
-    segment: str | None = None,
-    align: str | None = None,
+    aggregate: str,
+    ci: float | None,
+    n_boot: int,
+    seed: int,
+    reduce: str,
+    segment: str | None,
+    align: str | None,
 ) -> LayerProfile:
     """Profile of a trace minus that of its control; see :meth:`Excess.per_layer`."""
-    sides = []
-    for side in (trace, control):
-        used, _ = pairs_used(side, segment)
-        sides.append((_table(side, used, aggregate, align, reduce), [side.groups[i] for i in used]))
-    (ours, our_groups), (theirs, their_groups) = sides
-    value = _by_layer(combine(ours), aggregate, align)[0] - _by_layer(combine(theirs), aggregate, align)[0]
+    sides = [_Side.of(one, aggregate, reduce, segment, align) for one in (trace, control)]
+    return _profile(sides, aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, align=align, layers=trace.layers)
 
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The pairs of one trace that enter a profile; of two, the second is subtracted."""
+
+    table: PairTable
+    clusters: list[Hashable]  # of the pairs; equal ones are one cluster, within a trace and between two
+    texts: list[Hashable]
+    denominator: float
+
+    @classmethod
+    def of(cls, trace: CausalTrace, aggregate: str, reduce: str, segment: str | None, align: str | None) -> _Side:
+        used, _ = pairs_used(trace, segment, stacklevel=5)
+        table = _table(trace, used, aggregate, align, reduce)
+        clusters, texts = cluster_keys(trace, used), text_keys(trace, used)
+        return cls(table, clusters, texts, float(trace.denominator[used].mean()))
+
+
+def _profile(
+    sides: Sequence[_Side],
+    *,
+    aggregate: str,
+    ci: float | None,
+    n_boot: int,
+    seed: int,
+    align: str | None,
+    layers: Int[np.ndarray, "layer"],
+) -> LayerProfile:
+    def difference(maps: Sequence[Float[np.ndarray, "draw layer row"]]) -> Float[np.ndarray, "draw layer"]:
+        ours, *control = (_by_layer(cells, aggregate, align) for cells in maps)
+        return ours - control[0] if control else ours
+
+    def estimate(
+        labels: Sequence[Int[np.ndarray, "pair"]], draws: Float[np.ndarray, "boot cluster"]
+    ) -> Float[np.ndarray, "boot layer"]:
+        return difference([bootstrap(side.table, own, draws) for side, own in zip(sides, labels, strict=True)])
+
+    value = difference([combine(side.table) for side in sides])[0]
+    clusters, texts = (_labels(sides, kind) for kind in ("clusters", "texts"))
     replicates = None
-    n_ours, n_theirs = len(set(our_groups)), len(set(their_groups))
-    if wants_bootstrap(ci, n_boot) and min(n_ours, n_theirs) > 1:
-        if set(our_groups) & set(their_groups):
-            cluster, n_groups = cluster_index(our_groups + their_groups)
-            our_cluster, their_cluster = cluster[: len(our_groups)], cluster[len(our_groups) :]
-            our_draws = their_draws = cluster_draws(n_groups, n_boot, seed)
-        else:
-            our_cluster, their_cluster = cluster_index(our_groups)[0], cluster_index(their_groups)[0]
-            # Independent streams from one seed: the second sample must not repeat the first one's choices.
-            first, second = np.random.SeedSequence(seed).generate_state(2)
-            our_draws = cluster_draws(n_ours, n_boot, int(first))
-            their_draws = cluster_draws(n_theirs, n_boot, int(second))
-        replicates = _by_layer(bootstrap(ours, our_cluster, our_draws), aggregate, align)
-        replicates = replicates - _by_layer(bootstrap(theirs, their_cluster, their_draws), aggregate, align)
+    if ci is not None and wants_bootstrap(ci, n_boot):
+        replicates = two_way_replicates(estimate, value, clusters, texts, ci=ci, n_boot=n_boot, seed=seed)
     return LayerProfile.from_replicates(
         value,
         replicates,
         aggregate=aggregate,
         ci=ci,
-        n_pairs=len(our_groups),
-        n_groups=n_ours,
-        layers=trace.layers,
+        n_pairs=len(clusters[0]),
+        n_groups=len(np.unique(clusters[0])),
+        n_texts=min(len(np.unique(labels)) for labels in texts),
+        denominator=sides[0].denominator if len(sides) == 1 else None,
+        layers=layers,
     )
+
+
+def _labels(sides: Sequence[_Side], kind: Literal["clusters", "texts"]) -> list[Int[np.ndarray, "pair"]]:
+    keys = [getattr(side, kind) for side in sides]
+    index = distinct(key for side in keys for key in side)[1]
+    return np.split(index, np.cumsum([len(side) for side in keys])[:-1])
+
+
+def cluster_keys(trace: CausalTrace, used: Int[np.ndarray, "used"]) -> list[Hashable]:
+    """The cluster of each pair, such that two traces have one in common only where it is meant.
+
+    A cluster that the user named (by ``group`` or ``id``) is known by its name. One that has its pair's number is known
+    by what it holds: the captions' tokens and S_corr and S_foil of its first pair, which with the same model are those
+    of the same captions and image; and by how many equal ones came before.
+    """
+    groups = picked(trace.groups, used)
+    named = named_clusters(trace)
+    if named.all():
+        return list(groups)
+    known: dict[str, Hashable] = {}
+    times: dict[Hashable, int] = {}
+    keys: list[Hashable] = []
+    for pair, group in zip(used.tolist(), groups, strict=True):
+        if named[pair]:
+            keys.append(group)
+            continue
+        if group not in known:
+            scores = float(trace.scores.correct[pair]), float(trace.scores.foil[pair])
+            content = (trace.tokens[pair], trace.foil_tokens[pair], *scores)
+            known[group] = (content, times.setdefault(content, 0))
+            times[content] += 1
+        keys.append(known[group])
+    return keys
+
+
+def named_clusters(trace: CausalTrace) -> Bool[np.ndarray, "pair"]:
+    """Whether the user named each pair's cluster; of a trace that does not say, those whose names are no numbers."""
+    if trace.named is not None:
+        return trace.named
+    return np.fromiter((not group.isdecimal() for group in trace.groups), dtype=bool, count=trace.n_pairs)
+
+
+def text_keys(trace: CausalTrace, used: Int[np.ndarray, "used"]) -> list[Hashable]:
+    """The two captions of each pair, by their tokens; of pairs of images, the caption that is judged."""
+    if trace.provenance.get("modality") == "image":
+        return list(picked(trace.groups if trace.captions is None else trace.captions, used))
+    _, first, which = np.unique(trace.text_pair[used], return_index=True, return_inverse=True)
+    texts = [(trace.tokens[pair], trace.foil_tokens[pair]) for pair in used[first].tolist()]
+    return list(picked(texts, which))
 
 
 def split_half(trace: CausalTrace, *, seed: int, n_splits: int, align: str, reduce: str, segment: str | None) -> float:
@@ -207,6 +292,6 @@ def split_half(trace: CausalTrace, *, seed: int, n_splits: int, align: str, redu
     if n_splits < 1:
         raise TraceError(f"n_splits must be at least 1, not {n_splits!r}")
     used, _ = pairs_used(trace, segment)
-    table, _ = _row_table(trace, used, align, reduce)
+    table = _RowSums.of(trace, used, align).table(reduce)
     cluster, _ = cluster_index([trace.groups[i] for i in used])
     return float(np.mean(split_half_correlation(table, cluster, n_splits, seed)))

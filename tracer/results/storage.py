@@ -1,42 +1,58 @@
-"""Save and load causal traces: safetensors with the strings as JSON metadata, no pickle, versioned."""
+"""Save and load causal traces: safetensors with a checksum over all bytes, no pickle, versioned."""
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...errors import DataFormatError, OutputError, TracescribeError
 from ...io.atomic import write_atomically
-from ...io.tensors import map_tensor, write_tensors
+from ...io.json_lines import parse_json
+from ...io.quoting import shown, shown_path
+from ...io.tensors import CHECKSUM, pack_texts, read_tensors, unpack_texts, write_tensors
+from ..pairs.indexing import distinct, picked
+from .trace_file import check_arrays, check_provenance, check_scores
+from .validation import PAIR_TEXTS
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
 __all__ = ["FORMAT", "load_trace", "save_trace"]
 
-FORMAT = "tracescribe.trace/1"
-_STRINGS = ("tokens", "foil_tokens", "ids", "groups", "provenance")
+FORMAT = "tracescribe.trace/2"
+_FIRST = "tracescribe.trace/1"  # texts as JSON in the header, no checksum
 _SCORES = ("correct", "foil", "patched")
 _ARRAYS = ("differs", "kinds", "text_pair")
-_OPTIONAL = ("embeddings", "correct_embeddings", "foil_embeddings", "noising")
+_OPTIONAL = ("embeddings", "correct_embeddings", "foil_embeddings", "noising", "named")
 
 
 def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
     """Write a trace so that :func:`load_trace` gives it back bit for bit.
 
     Raises:
-        OutputError: nothing can be written at ``path``, or the provenance holds something that JSON cannot.
+        OutputError: nothing can be written at ``path``, or the trace holds what no reader would accept: scores that are
+            no cosines, or a provenance that is not JSON.
     """
     tensors = {f"scores.{name}": getattr(trace.scores, name) for name in _SCORES}
     tensors |= {name: getattr(trace, name) for name in _ARRAYS}
     tensors |= {name: getattr(trace, name) for name in _OPTIONAL if getattr(trace, name) is not None}
+    for name in ("ids", "groups", *PAIR_TEXTS):
+        if getattr(trace, name) is not None:
+            tensors |= _packed(name, getattr(trace, name))
+    for name in ("tokens", "foil_tokens"):
+        tensors |= _packed_tuples(name, getattr(trace, name))
     try:
         # ASCII only: a lone surrogate, which some tokenizers produce, survives as an escape and not as UTF-8.
-        metadata = {name: json.dumps(getattr(trace, name)) for name in (*_STRINGS, "columns")}
-    except (TypeError, ValueError) as error:
-        raise OutputError(f"cannot write {os.fspath(path)!r}: the provenance is not JSON: {error}") from error
+        metadata = {name: json.dumps(getattr(trace, name)) for name in ("provenance", "columns")}
+        check_provenance(parse_json(metadata["provenance"], "provenance", lone_surrogates=True))
+        check_arrays(tensors)
+        check_scores(trace)
+    except (TypeError, ValueError, RecursionError, TracescribeError) as error:
+        raise OutputError(f"cannot write {shown_path(path)}: the trace is not JSON and cosines: {error}") from error
     with write_atomically(path, binary=True) as handle:
         write_tensors(handle, tensors, {"format": FORMAT, **metadata})
 
@@ -44,52 +60,103 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
 def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
     """Read a trace written by :meth:`CausalTrace.save`; its embeddings stay on disk, mapped, until they are used.
 
+    Files of the first version ("tracescribe.trace/1") are read too; they have no checksum and no captions.
+
     Raises:
-        DataFormatError: no such file, or it is truncated, not a safetensors file, or not a trace of this version.
+        DataFormatError: no such file; it is no regular file, cut short, changed after it was written, or not a trace.
 
     >>> load_trace("no/such.safetensors")
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
     """
-    from safetensors import SafetensorError, safe_open
-
     from .causal_trace import CausalTrace, Scores
 
-    name = os.fspath(path)
-    try:
-        Path(path).open("rb").close()  # its message names the reason; safetensors' does not
-        with safe_open(name, framework="np") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-            tensors = {key: file.get_tensor(key) for key in names - {"embeddings"}}
-        if "embeddings" in names:  # may be larger than memory
-            tensors["embeddings"] = map_tensor(name, "embeddings")
-    except OSError as error:
-        raise DataFormatError(f"cannot read {name!r}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise DataFormatError(f"{name!r} is not a whole safetensors file ({error}); was it cut short?") from error
-    found = metadata.get("format")
-    if found != FORMAT:
+    name = shown_path(path)
+    file = read_tensors(path, needs_checksum=False)
+    found = file.metadata.get("format")
+    if found not in (FORMAT, _FIRST):
         newer = isinstance(found, str) and found.startswith("tracescribe.trace/")
         advice = "it was written by another version of tracescribe" if newer else "it is not a saved trace"
-        raise DataFormatError(f"{name!r} has format {found!r}, expected {FORMAT!r}: {advice}")
+        raise DataFormatError(f"{name} has format {shown(found)}, expected {FORMAT!r}: {advice}")
+    if found == FORMAT and CHECKSUM not in file.metadata:
+        raise DataFormatError(f"{name} states no checksum of its bytes: another program changed it, or it is damaged")
+    # The embeddings may be larger than memory. The rest is copied: the file may change.
+    tensors = {key: array if key == "embeddings" else np.array(array) for key, array in file.tensors.items()}
     try:
-        strings = {key: json.loads(metadata[key]) for key in _STRINGS}
-        if not isinstance(strings["provenance"], dict):
-            raise TypeError(f"its provenance is not an object but {strings['provenance']!r}")
-        columns = json.loads(metadata.get("columns", "null"))
-        captions: dict[str, Any] = {key: tuple(map(tuple, strings[key])) for key in ("tokens", "foil_tokens")}
-        return CausalTrace(
-            scores=Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES}),
-            **captions,
-            ids=tuple(strings["ids"]),
-            groups=tuple(strings["groups"]),
-            provenance=strings["provenance"],
-            columns=columns if columns is None else tuple(columns),
-            **{key: tensors[key] for key in _ARRAYS},
-            **{key: tensors[key] for key in _OPTIONAL if key in tensors},
-        )
+        texts = _texts(tensors) if found == FORMAT else _first_texts(file.metadata, name)
+        provenance = parse_json(file.metadata["provenance"], name, lone_surrogates=True)
+        if not isinstance(provenance, dict):
+            raise TypeError(f"its provenance is not an object but {shown(provenance)}")
+        columns = parse_json(file.metadata.get("columns", "null"), name, lone_surrogates=True)
+        if columns is not None:
+            columns = _strings("columns", columns)
+        check_provenance(provenance)
+        check_arrays(tensors)
+        arrays: dict[str, Any] = {key: tensors[key] for key in _ARRAYS}
+        arrays |= {key: tensors[key] for key in _OPTIONAL if key in tensors}
+        scores = Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES})
+        trace = CausalTrace(scores=scores, provenance=provenance, columns=columns, **texts, **arrays)
+        check_scores(trace)
     except KeyError as error:
-        raise DataFormatError(f"{name!r} says it is {FORMAT!r} but has no {error.args[0]!r}") from error
-    except (TypeError, ValueError, TracescribeError) as error:
-        raise DataFormatError(f"{name!r} is damaged: {error}") from error
+        raise DataFormatError(f"{name} says it is {found!r} but has no {error.args[0]!r}") from error
+    except (TypeError, ValueError, IndexError, TracescribeError) as error:
+        raise DataFormatError(f"{name} is damaged: {error}") from error
+    return trace
+
+
+def _packed(name: str, values: Sequence[str]) -> dict[str, np.ndarray]:
+    """Texts of pairs as arrays: those that differ, and which of them each pair has."""
+    known, index = distinct(values)
+    return {**pack_texts(name, known), f"{name}.of_pair": index}
+
+
+def _packed_tuples(name: str, values: Sequence[tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """The same for a tuple of texts per pair; ``name.counts`` are the lengths of those that differ."""
+    known, index = distinct(values)
+    counts = np.array([len(words) for words in known], dtype=np.int64)
+    return {
+        **pack_texts(name, [word for words in known for word in words]),
+        f"{name}.counts": counts,
+        f"{name}.of_pair": index,
+    }
+
+
+def _texts(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    texts: dict[str, Any] = {}
+    for name in ("ids", "groups", *PAIR_TEXTS):
+        if name in tensors or name not in PAIR_TEXTS:
+            texts[name] = _of_pairs(name, unpack_texts(name, tensors), tensors)
+    for name in ("tokens", "foil_tokens"):
+        words, counts = unpack_texts(name, tensors), tensors[f"{name}.counts"]
+        if counts.dtype != np.int64 or counts.ndim != 1 or (counts < 0).any() or counts.sum() != len(words):
+            raise ValueError(f"{name!r} does not hold tokens")
+        ends = np.cumsum(counts).tolist()
+        known = [words[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]
+        texts[name] = _of_pairs(name, known, tensors)
+    return texts
+
+
+def _of_pairs(name: str, known: Sequence[Hashable], tensors: Mapping[str, np.ndarray]) -> tuple[Any, ...]:
+    index = tensors[f"{name}.of_pair"]
+    if index.dtype != np.int64 or index.ndim != 1 or (len(index) and not 0 <= index.min() <= index.max() < len(known)):
+        raise ValueError(f"{name!r} names texts that the file does not hold")
+    return picked(known, index)
+
+
+def _first_texts(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """The texts of a file of the first version."""
+    read = {
+        key: parse_json(metadata[key], name, lone_surrogates=True) for key in ("ids", "groups", "tokens", "foil_tokens")
+    }
+    texts: dict[str, Any] = {key: _strings(key, read[key]) for key in ("ids", "groups")}
+    for key in ("tokens", "foil_tokens"):
+        if not isinstance(read[key], list):
+            raise TypeError(f"{key!r} is not a list but {shown(read[key])}")
+        texts[key] = tuple(_strings(key, words) for words in read[key])
+    return texts
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name!r} is not a list of texts but {shown(value)}")
+    return tuple(value)

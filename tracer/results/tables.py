@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,20 @@ from jaxtyping import Int
 
 from ..pairs.roles import TokenKind, assign_rows
 from .agreement import Agreement
+from .profiles import pairs_used
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .causal_trace import CausalTrace
+
+_SAID = {
+    "correct": "captions",
+    "foil": "foil_captions",
+    "attribute": "attributes",
+    "template": "templates",
+    "negated": "negated",
+}
 
 __all__ = ["trace_frame", "trace_summary", "what_the_readout_reads"]
 
@@ -22,24 +32,41 @@ __all__ = ["trace_frame", "trace_summary", "what_the_readout_reads"]
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
     """One line per (pair, layer, token inside the pair); ``cte`` is NaN for pairs that are not valid.
 
-    Where the trace's last axis is not the tokens, ``column`` names it instead of the columns about tokens.
+    Pairs that enter a map by default (``used``) come first, then valid ones, then the others. ``cte`` is ``effect``
+    over ``denominator``, S_corr - S_foil: read a large value beside its denominator. Where the trace's last axis is not
+    the tokens, ``column`` names it instead of the columns about tokens.
     """
     import pandas as pd
 
-    pair, at, token = np.nonzero(np.broadcast_to(trace.inside[:, None, :], trace.scores.patched.shape))
+    used = np.zeros(trace.n_pairs, dtype=bool)
+    if trace.valid.any():
+        used[pairs_used(trace, None, warn=False)[0]] = True
+    order = np.lexsort((np.arange(trace.n_pairs), ~trace.valid, ~used))
+    inside = np.broadcast_to(trace.inside[order][:, None, :], trace.scores.patched.shape)
+    place, at, token = np.nonzero(inside)
+    pair = order[place]
     about = _about_columns(trace, token) if trace.columns is not None else _about_tokens(trace, pair, token)
+    said = {
+        column: np.array(getattr(trace, name), dtype=object)[pair]
+        for column, name in _SAID.items()
+        if getattr(trace, name) is not None
+    }
     return pd.DataFrame(
         {
             "pair": pair,
             "id": np.array(trace.ids, dtype=object)[pair],
             "group": np.array(trace.groups, dtype=object)[pair],
+            **said,
             "layer": trace.layers[at],
             **about,
             "score": trace.scores.patched[pair, at, token],
             "s_correct": trace.scores.correct[pair],
             "s_foil": trace.scores.foil[pair],
+            "effect": trace.effect()[pair, at, token],
+            "denominator": trace.denominator[pair],
             "cte": trace.cte[pair, at, token],
             "valid": trace.valid[pair],
+            "used": used[pair],
             "segment": trace.segment[pair],
         }
     )
@@ -68,27 +95,54 @@ def _about_tokens(
 
 
 def trace_summary(trace: CausalTrace) -> str:
-    """One line a person reads: how much was traced, how much of it is usable, what the model gets wrong."""
+    """What to know before a number: what was replaced where, for which captions, and which pairs enter a map."""
     n_texts = len(np.unique(trace.text_pair))
     invalid = int((~trace.valid).sum())
     segments = trace.segment
     split = ", ".join(f"{int((segments == name).sum())} {name}" for name in ("correct", "ambiguous", "incorrect"))
-    about = [str(trace.provenance[key]) for key in ("model", "site") if key in trace.provenance]
-    if trace.provenance.get("aligned"):
-        about.append(f"aligned ({trace.provenance['aligned']} positions)")
-    method = trace.provenance.get("method", "exact")
-    about += [] if method == "exact" else [f"method {method}"]
     agreement = trace.provenance.get("agreement")
     measured = f"; {Agreement(**agreement)}" if agreement else ""
     read = what_the_readout_reads(trace.provenance)
     return (
-        f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}), "
-        f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); "
+        f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}{_example(trace)}), "
+        f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); {_entered(trace)}"
         f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; "
-        + ", ".join([*about, trace.direction])
+        + ", ".join(_settings(trace))
         + measured
         + ("" if read is None else f". {read}")
     )
+
+
+def _settings(trace: CausalTrace) -> list[str]:
+    """What decides the meaning of a value, where it is not the default."""
+    told = trace.provenance
+    said = [str(told[key]) for key in ("model", "site") if key in told]
+    for option in ("heads", "positions"):
+        if told.get(option) not in (None, "each"):
+            said.append(f"{option} {told[option]}")
+    if told.get("window") not in (None, 1):
+        said.append(f"windows of {told['window']} layers")
+    if told.get("aligned"):
+        said.append(f"aligned ({told['aligned']} positions)")
+    method = told.get("method", "exact")
+    steps = f", {told['steps']} steps" if (told.get("steps") or 1) > 1 else ""
+    said += [] if method == "exact" else [f"method {method}{steps}"]
+    return [*said, trace.direction]
+
+
+def _example(trace: CausalTrace) -> str:
+    """The first pair's captions."""
+    if trace.captions is None:
+        return ""
+    sides = [trace.captions[0], *([] if trace.foil_captions is None else [trace.foil_captions[0]])]
+    return ": " + " / ".join(repr(textwrap.shorten(side, 60, placeholder=" ...")) for side in sides if side)
+
+
+def _entered(trace: CausalTrace) -> str:
+    if not trace.valid.any():
+        return ""
+    used, name = pairs_used(trace, None, warn=False)
+    return f"{len(used)} enter maps ({name}); "
 
 
 def what_the_readout_reads(provenance: Mapping[str, Any]) -> str | None:

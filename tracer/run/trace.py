@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from ...errors import DegenerateTraceError, TraceError
 from ...validation import check_choice
 from ..pairs.batch import PairBatch, as_pairs, make_batch
+from ..pairs.descriptions import descriptions
 from ..pairs.pairs import Pair
 from ..pairs.targets import Targets, encode_targets
 from ..results.causal_trace import CausalTrace
@@ -212,6 +213,7 @@ def trace(
         },
         columns=run.names,
         noising=batch.noising if direction == "negated->affirmative" else None,
+        **descriptions(batch.pairs),
         **found,
     )
     if not result.valid.any():

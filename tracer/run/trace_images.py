@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
 from ...io.json_lines import shown
 from ...validation import check_choice
+from ..pairs.descriptions import descriptions
 from ..pairs.image_pairs import ImagePair
 from ..pairs.names import first_problem
 from ..pairs.roles import TokenKind
@@ -148,6 +149,7 @@ def trace_images(
         correct_embeddings=correct if keep_embeddings else None,
         foil_embeddings=foil if keep_embeddings else None,
         columns=names,
+        **descriptions(batch.pairs),
     )
     if not result.valid.any():
         raise DegenerateTraceError(

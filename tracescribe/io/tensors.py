@@ -16,7 +16,16 @@ from .json_lines import parse_json
 from .quoting import shown_path
 from .reading import open_regular
 
-__all__ = ["MAX_HEADER", "TensorFile", "map_tensor", "pack_texts", "read_tensors", "unpack_texts", "write_tensors"]
+__all__ = [
+    "CHECKSUM",
+    "MAX_HEADER",
+    "TensorFile",
+    "map_tensor",
+    "pack_texts",
+    "read_tensors",
+    "unpack_texts",
+    "write_tensors",
+]
 
 MAX_HEADER = 100_000_000  # bytes; safetensors itself refuses longer ones
 CHECKSUM = "file_sha256"  # the metadata's entry over all bytes of the file, where its own 64 digits stand as zeros

@@ -1,9 +1,8 @@
-"""Other traces from one: of some of its pairs, or of the same text pairs with other images."""
+"""The trace of the same text pairs with other images: patched texts do not depend on the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,25 +12,13 @@ from ...errors import TraceError
 from ...validation import check_choice
 from ..pairs.indexing import picked
 from ..pairs.unit_rows import normalise_rows
-from .checks import pair_index
 from .scoring import score_maps
+from .select import rebuilt
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace, Scores
 
-__all__ = ["rescored", "selected"]
-
-
-def selected(trace: CausalTrace, pairs: Any) -> CausalTrace:
-    """See :meth:`CausalTrace.select`."""
-    index = pair_index(pairs, trace.n_pairs)
-    kept, text_pair = np.unique(trace.text_pair[index], return_inverse=True)
-    scores = type(trace.scores)(**{f.name: getattr(trace.scores, f.name)[index] for f in fields(trace.scores)})
-    changes: dict[str, Any] = {}
-    if trace.embeddings is not None and len(kept) < len(trace.embeddings):  # nothing to drop: no copy of gigabytes
-        for name in ("embeddings", "correct_embeddings", "foil_embeddings"):
-            changes[name] = getattr(trace, name)[kept]
-    return _rebuilt(trace, scores, index, text_pair, **changes)
+__all__ = ["rescored"]
 
 
 def rescored(
@@ -63,6 +50,8 @@ def rescored(
     if len(chosen) != len(image):
         raise TraceError(f"{len(images)} image embeddings for {len(chosen)} pairs; give text_pair= to choose texts")
     changes: dict[str, Any] = {"provenance": {**trace.provenance, "rescored": True}}
+    if text_pair is not None or groups is not None:
+        changes["named"] = np.full(len(chosen), groups is not None)
     if isinstance(text_pair, str):
         numbers = [str(i) for i in range(len(images))]
         starts = [f"{trace.ids[i]}/" for i in first]
@@ -73,7 +62,7 @@ def rescored(
         changes["groups"] = picked(changes["ids"], _first_equal(images))
     if groups is not None:
         changes["groups"] = tuple(groups)
-    return _rebuilt(trace, _scores(trace, images, image, chosen, index), index, chosen, **changes)
+    return rebuilt(trace, _scores(trace, images, image, chosen, index), index, chosen, **changes)
 
 
 def _first_equal(images: Float32[np.ndarray, "image embed"]) -> Int[np.ndarray, "image"]:
@@ -106,19 +95,3 @@ def _inside_by_text(trace: CausalTrace, n_texts: int) -> Bool[np.ndarray, "text_
     pairs, columns = np.nonzero(trace.inside)
     inside[trace.text_pair[pairs], columns] = True
     return inside
-
-
-def _rebuilt(
-    trace: CausalTrace,
-    scores: Scores,
-    index: Int[np.ndarray, "pair"],
-    text_pair: Int[np.ndarray, "pair"],
-    **changes: Any,
-) -> CausalTrace:
-    """These scores with the captions of the pairs at ``index``, but for ``changes``."""
-    for name in ("tokens", "foil_tokens", "ids", "groups"):
-        if name not in changes:
-            changes[name] = picked(getattr(trace, name), index)
-    noising = None if trace.noising is None else trace.noising[index]
-    kinds, differs = (np.take(of_pairs, index, axis=0) for of_pairs in (trace.kinds, trace.differs))
-    return replace(trace, scores=scores, differs=differs, kinds=kinds, text_pair=text_pair, noising=noising, **changes)

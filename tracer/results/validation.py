@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
 
 from ...errors import DegenerateTraceError, NonFiniteError, TraceError
 from ...validation import check_choice
@@ -15,16 +14,9 @@ from ..pairs.roles import TokenKind
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["check_trace", "pair_index", "set_array"]
+PAIR_TEXTS = ("captions", "foil_captions", "attributes", "templates", "negated")  # a text per pair, "" where not given
 
-
-def set_array(owner: Any, name: str, dtype: Any, ndim: int) -> None:
-    """Store a read-only view, so that a result cannot be changed by accident; the caller's own array stays writable."""
-    array = np.asarray(getattr(owner, name), dtype=dtype).view()
-    if array.ndim != ndim:
-        raise TraceError(f"{type(owner).__name__}.{name} must have {ndim} axes, not shape {array.shape}")
-    array.flags.writeable = False
-    object.__setattr__(owner, name, array)
+__all__ = ["PAIR_TEXTS", "check_trace"]
 
 
 def check_trace(trace: CausalTrace) -> None:
@@ -47,18 +39,27 @@ def check_trace(trace: CausalTrace) -> None:
         shapes["noising"] = (() if trace.noising is None else trace.noising.shape, (n_pairs,))
     for name in ("tokens", "foil_tokens", "groups"):
         shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
+    for name in PAIR_TEXTS:
+        if getattr(trace, name) is not None:
+            shapes[name] = ((len(getattr(trace, name)),), (n_pairs,))
+    if trace.named is not None:
+        shapes["named"] = (trace.named.shape, (n_pairs,))
     if trace.embeddings is not None:
         n_texts, _, _, width = trace.embeddings.shape
         shapes["embeddings"] = (trace.embeddings.shape, (n_texts, layers, n_columns, width))
         for name in ("correct_embeddings", "foil_embeddings"):
             value = getattr(trace, name)
             shapes[name] = (() if value is None else value.shape, (n_texts, width))
-        if trace.text_pair.min() < 0 or trace.text_pair.max() >= n_texts:
+        if trace.text_pair.max() >= n_texts:
             raise TraceError(f"text_pair must lie within 0..{n_texts - 1}, the text pairs that have embeddings")
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
     check_choice("direction", trace.direction, DIRECTIONS)
+    if trace.kinds.size and not 0 <= trace.kinds.min() <= trace.kinds.max() < len(TokenKind):
+        raise TraceError(f"kinds must be numbers of a TokenKind, 0 to {len(TokenKind) - 1}")
+    if trace.text_pair.min() < 0:
+        raise TraceError(f"text_pair must be numbers from 0 on, not {int(trace.text_pair.min())}")
     tokens = trace.kinds != TokenKind.OUTSIDE
     lengths = tokens.sum(axis=1)
     counts = [np.fromiter(map(len, side), np.int64, n_pairs) for side in (trace.tokens, trace.foil_tokens)]
@@ -88,20 +89,3 @@ def _check_finite(trace: CausalTrace) -> None:
             f"pair {trace.ids[bad]!r} ({' '.join(trace.tokens[bad])}) has scores that are NaN or infinite, as have "
             f"{int((~finite).sum()) - 1} others; check the model's weights and the image"
         )
-
-
-def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
-    chosen = np.asarray(pairs)
-    if chosen.dtype == np.bool_:
-        if chosen.shape != (n_pairs,):
-            raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")
-        chosen = np.flatnonzero(chosen)
-    elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
-        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
-    index = np.atleast_1d(chosen).astype(np.int64)
-    if index.size == 0:
-        raise TraceError(f"the selection holds none of the {n_pairs} pairs")
-    outside = index[(index < -n_pairs) | (index >= n_pairs)]
-    if len(outside):
-        raise TraceError(f"there is no pair {outside[0]}: they are numbered 0 to {n_pairs - 1}")
-    return index % n_pairs

@@ -1,0 +1,123 @@
+"""Bootstrap draws for pairs that share patients (clusters), captions (texts), both or neither.
+
+Pairs of one patient depend on each other, and so do pairs with the same two captions. Where every text belongs to one
+cluster, clusters are resampled; where every cluster belongs to one text, texts are. Otherwise both are, and the spread
+of the draws is V_cluster + V_text - V_both: the variance of two-way clustered data (Cameron, Gelbach, Miller 2011,
+doi:10.1198/jbes.2010.07136), and never less than either of the two. Resampling clusters × texts as a product (Owen
+2007, arXiv 0712.1111) would count what belongs to a single pair three times.
+
+Few clusters or texts: a bootstrap's variance is (n - 1) / n of what it should be, and its quantiles are those of a
+normal distribution. Draws are therefore spread out by sqrt(n / (n - 1)) t(n - 1) / z (Hesterberg 2015, "expanded
+percentile interval", doi:10.1080/00031305.2015.1089789), with Kish's effective number for n where sizes differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..pairs.indexing import distinct
+from .statistics import cluster_draws
+
+__all__ = ["FEW", "effective_number", "two_way_replicates", "widening"]
+
+FEW = 10  # clusters or texts, below which an interval is little more than a warning
+_MOST = 4096  # clusters that are drawn one by one; more are joined at random, which leaves the variance as it is
+
+Labels = Sequence[Int[np.ndarray, "pair"]]  # by trace; equal numbers are one cluster or text
+Estimate = Callable[[Labels, Float[np.ndarray, "boot cluster"]], Float[np.ndarray, "boot layer"]]
+
+
+def two_way_replicates(
+    estimate: Estimate,
+    value: Float[np.ndarray, "layer"],
+    clusters: Labels,
+    texts: Labels,
+    *,
+    ci: float,
+    n_boot: int,
+    seed: int,
+) -> Float[np.ndarray, "boot layer"] | None:
+    """Draws of an estimate from one or several traces; None where a trace has a single cluster.
+
+    estimate: the numbers by draw, from the labels of every trace's pairs and how often each label was drawn.
+    clusters, texts: labels of every trace's pairs; a label that occurs in two traces is drawn for both together.
+    ci: the level of the interval that the draws are for.
+    """
+    if min(len(np.unique(labels)) for labels in clusters) < 2:
+        return None
+    clusters, texts = _numbered(clusters), _numbered(texts)
+    n_texts = 1 + max(int(labels.max()) for labels in texts)
+    both = _numbered([cluster * n_texts + text for cluster, text in zip(clusters, texts, strict=True)])
+    n_clusters, n_both = (1 + max(int(labels.max()) for labels in level) for level in (clusters, both))
+
+    def deviations(labels: Labels, stream: int) -> Float[np.ndarray, "boot layer"]:
+        first = seed if stream == 0 else int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
+        labels = _joined(labels, first)
+        return estimate(labels, _draws(labels, n_boot, first)) - value
+
+    def widened(labels: Labels, stream: int) -> Float[np.ndarray, "boot layer"]:
+        return deviations(labels, stream) * max(widening(effective_number(side), ci) for side in labels)
+
+    one_text = min(len(np.unique(labels)) for labels in texts) < 2
+    if one_text or n_both == n_texts:
+        return value + widened(clusters, 0)
+    if n_both == n_clusters:
+        return value + widened(texts, 0)
+    by_cluster, by_text = widened(clusters, 0), widened(texts, 1)
+    spread_cluster, spread_text, spread_both = (
+        np.nanvar(draws, axis=0) for draws in (by_cluster, by_text, deviations(both, 2))
+    )
+    wanted = np.maximum(spread_cluster + spread_text - spread_both, np.maximum(spread_cluster, spread_text))
+    found = spread_cluster + spread_text
+    return value + np.sqrt(np.divide(wanted, found, out=np.ones_like(found), where=found > 0)) * (by_cluster + by_text)
+
+
+def effective_number(labels: Int[np.ndarray, "pair"]) -> float:
+    """Kish's effective number of clusters, (sum of sizes)^2 / sum of squared sizes; at least 2.
+
+    >>> effective_number(np.array([0, 0, 1, 1])), round(effective_number(np.array([0, 0, 0, 0, 1, 2])), 6)
+    (2.0, 2.0)
+    """
+    sizes = np.unique(labels, return_counts=True)[1].astype(np.float64)
+    return max(2.0, float(sizes.sum() ** 2 / (sizes**2).sum()))
+
+
+def widening(number: float, ci: float) -> float:
+    """By how much a percentile interval of this many clusters has to be widened, so that it is a t interval.
+
+    >>> round(widening(14, 0.95), 2), round(widening(1000, 0.95), 2)
+    (1.14, 1.0)
+    """
+    from scipy.special import ndtri, stdtrit  # scipy.stats takes seconds to import
+
+    tail = (1 + ci) / 2
+    return float(np.sqrt(number / (number - 1)) * stdtrit(number - 1, tail) / ndtri(tail))
+
+
+def _numbered(level: Labels) -> list[Int[np.ndarray, "pair"]]:
+    """The same labels as 0, 1, ... by first appearance over all traces."""
+    index = distinct(np.concatenate(level).tolist())[1]
+    return np.split(index, np.cumsum([len(labels) for labels in level])[:-1])
+
+
+def _joined(level: Labels, seed: int) -> Labels:
+    """At most `_MOST` clusters: more are put together at random, as sums of independent ones are independent too."""
+    number = 1 + max(int(labels.max()) for labels in level)
+    if number <= _MOST:
+        return level
+    new = np.random.default_rng(seed).permutation(number) % _MOST
+    return [new[labels] for labels in level]
+
+
+def _draws(level: Labels, n_boot: int, seed: int) -> Float[np.ndarray, "boot cluster"]:
+    """How often each label is drawn; traces that share none are independent samples."""
+    numbers = [np.unique(labels) for labels in level]
+    if len(set().union(*map(set, numbers))) < sum(map(len, numbers)) or len(level) == 1:
+        return cluster_draws(1 + max(int(own.max()) for own in numbers), n_boot, seed)
+    # Independent streams from one seed: the second sample must not repeat the first one's choices.
+    seeds = np.random.SeedSequence(seed).generate_state(len(level))
+    parts = [cluster_draws(len(own), n_boot, int(one)) for own, one in zip(numbers, seeds, strict=True)]
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,81 @@
+"""The trace of some of a trace's pairs: by index, mask, id, or what the pairs say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ...errors import TraceError
+from ...io.quoting import shown
+from ..pairs.indexing import picked
+from .validation import PAIR_TEXTS
+
+if TYPE_CHECKING:
+    from .causal_trace import CausalTrace, Scores
+
+__all__ = ["rebuilt", "selected"]
+
+
+def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str] | None) -> CausalTrace:
+    """See :meth:`CausalTrace.select`; names: by field, one value or several."""
+    index = np.arange(trace.n_pairs) if pairs is None else _pair_index(pairs, trace.n_pairs)
+    for name, wanted in names.items():
+        if wanted is not None:
+            index = index[_holds(trace, name, {wanted} if isinstance(wanted, str) else set(wanted))[index]]
+    if index.size == 0:
+        raise TraceError(f"the selection holds none of the {trace.n_pairs} pairs")
+    kept, text_pair = np.unique(trace.text_pair[index], return_inverse=True)
+    scores = type(trace.scores)(**{f.name: getattr(trace.scores, f.name)[index] for f in fields(trace.scores)})
+    changes: dict[str, Any] = {}
+    if trace.embeddings is not None and len(kept) < len(trace.embeddings):  # nothing to drop: no copy of gigabytes
+        for name in ("embeddings", "correct_embeddings", "foil_embeddings"):
+            changes[name] = getattr(trace, name)[kept]
+    return rebuilt(trace, scores, index, text_pair, **changes)
+
+
+def _holds(trace: CausalTrace, name: str, wanted: set[str]) -> Bool[np.ndarray, "pair"]:
+    values: tuple[str, ...] | None = getattr(trace, name)
+    if values is None:
+        raise TraceError(f"no pair of this trace has {name}; select by index or mask")
+    unknown = sorted(wanted.difference(values))
+    if unknown:
+        known = sorted(set(values) - {""})[:8]
+        raise TraceError(f"no pair has {shown(unknown[0])} among its {name}; they are such as {shown(known)}")
+    return np.fromiter((value in wanted for value in values), dtype=bool, count=len(values))
+
+
+def rebuilt(
+    trace: CausalTrace,
+    scores: Scores,
+    index: Int[np.ndarray, "pair"],
+    text_pair: Int[np.ndarray, "pair"],
+    **changes: Any,
+) -> CausalTrace:
+    """These scores with the captions of the pairs at ``index``, but for ``changes``."""
+    for name in ("tokens", "foil_tokens", "ids", "groups", *PAIR_TEXTS):
+        if name not in changes and getattr(trace, name) is not None:
+            changes[name] = picked(getattr(trace, name), index)
+    for name in ("noising", "named"):
+        if name not in changes and getattr(trace, name) is not None:
+            changes[name] = getattr(trace, name)[index]
+    kinds, differs = (np.take(of_pairs, index, axis=0) for of_pairs in (trace.kinds, trace.differs))
+    return replace(trace, scores=scores, differs=differs, kinds=kinds, text_pair=text_pair, **changes)
+
+
+def _pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
+    chosen = np.asarray(pairs)
+    if chosen.dtype == np.bool_:
+        if chosen.shape != (n_pairs,):
+            raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")
+        chosen = np.flatnonzero(chosen)
+    elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
+        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
+    index = np.atleast_1d(chosen).astype(np.int64)
+    outside = index[(index < -n_pairs) | (index >= n_pairs)]
+    if len(outside):
+        raise TraceError(f"there is no pair {outside[0]}: they are numbered 0 to {n_pairs - 1}")
+    return index % n_pairs
