@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import NonFiniteError
 from ..tracer.pairs.negation import negator_count
-from ..tracer.results.statistics import cluster_draws, cluster_index, percentile_interval
+from ..tracer.results.resampling import two_way_replicates
+from ..tracer.results.statistics import cluster_index, percentile_interval
 
 __all__ = ["Interval", "clustered_interval", "expected_hits", "mcnemar", "negator_count", "paired_difference"]
 
@@ -75,35 +75,71 @@ def clustered_interval(
     values: Float[np.ndarray, "item"],
     groups: Sequence[str],
     *,
+    texts: Sequence[str] | None = None,
     ci: float = 0.95,
     n_boot: int = 1000,
     seed: int = 0,
     scale: float = 100.0,
 ) -> Interval:
-    """Mean of the items (times ``scale``) with a percentile interval from resampling whole groups.
+    """Mean of the items, which lie between 0 and 1, times ``scale``, with a percentile interval from resampling.
 
     Items of one group (a patient, an image) depend on each other; resampling items would make the interval too narrow.
-    One group alone says nothing about others: its bounds are NaN.
+    One group alone says nothing about others: its bounds are NaN. Few groups widen the interval as a t interval's; see
+    :mod:`tracescribe.tracer.results.resampling`.
+
+    texts: which items share their text, where few texts are asked of many groups; both are then resampled.
 
     >>> interval = clustered_interval(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "a", "b", "c"], n_boot=100)
     >>> interval.value
     75.0
     """
-    index, n_groups = cluster_index(groups)
-    if n_groups < 2:
-        return Interval(scale * float(np.mean(values)), float("nan"), float("nan"))
-    total = np.bincount(index, weights=values, minlength=n_groups)
-    count = np.bincount(index, minlength=n_groups).astype(np.float64)
-    draws = cluster_draws(n_groups, n_boot, seed)
-    lo, hi = percentile_interval((draws @ total) / (draws @ count), ci)
-    return Interval(scale * float(np.mean(values)), scale * float(lo), scale * float(hi))
+    return _interval(values, groups, texts, (0.0, 1.0), ci=ci, n_boot=n_boot, seed=seed, scale=scale)
 
 
 def paired_difference(
-    first: Float[np.ndarray, "item"], second: Float[np.ndarray, "item"], groups: Sequence[str], **options: Any
+    first: Float[np.ndarray, "item"],
+    second: Float[np.ndarray, "item"],
+    groups: Sequence[str],
+    *,
+    texts: Sequence[str] | None = None,
+    ci: float = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+    scale: float = 100.0,
 ) -> Interval:
     """first minus second on the same items, in percentage points, with the interval of `clustered_interval`."""
-    return clustered_interval(np.asarray(first) - np.asarray(second), groups, **options)
+    difference = np.asarray(first) - np.asarray(second)
+    return _interval(difference, groups, texts, (-1.0, 1.0), ci=ci, n_boot=n_boot, seed=seed, scale=scale)
+
+
+def _interval(
+    values: Float[np.ndarray, "item"],
+    groups: Sequence[str],
+    texts: Sequence[str] | None,
+    bounds: tuple[float, float],
+    *,
+    ci: float,
+    n_boot: int,
+    seed: int,
+    scale: float,
+) -> Interval:
+    def means(
+        labels: Sequence[Int[np.ndarray, "item"]], draws: Float[np.ndarray, "boot cluster"]
+    ) -> Float[np.ndarray, "boot value"]:
+        total, count = (
+            np.bincount(labels[0], weights=weights, minlength=draws.shape[1])
+            for weights in (values, np.ones(len(values)))
+        )
+        return ((draws @ total) / (draws @ count))[:, None]
+
+    value = np.mean(values, keepdims=True)
+    index = cluster_index(groups)[0]
+    asked = np.arange(len(index)) if texts is None else cluster_index(texts)[0]
+    drawn = two_way_replicates(means, value, [index], [asked], ci=ci, n_boot=n_boot, seed=seed)
+    if drawn is None:
+        return Interval(scale * float(value[0]), float("nan"), float("nan"))
+    lo, hi = (scale * float(np.clip(bound[0], *bounds)) for bound in percentile_interval(drawn, ci))
+    return Interval(scale * float(value[0]), lo, hi)
 
 
 def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, str]]) -> Bool[np.ndarray, "image text"]:

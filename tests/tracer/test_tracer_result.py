@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from dataclasses import replace
 
@@ -200,6 +202,115 @@ def test_parts_that_do_not_fit_are_refused():
         replace(trace, scores=replace(trace.scores, patched=patched))
 
 
+def copies_of(value):
+    return {
+        "copy": copy.copy(value),
+        "deepcopy": copy.deepcopy(value),
+        "replace": replace(value),
+        "pickle": pickle.loads(pickle.dumps(value)),
+    }
+
+
+@pytest.mark.parametrize("way", ["copy", "deepcopy", "replace", "pickle"])
+def test_copies_of_a_result_cannot_be_changed_either(way):
+    trace = synthetic_trace(with_embeddings=True)
+    assert trace.cte.size and trace.inside.size and trace.denominator.size  # kept from now on
+    for value in (trace, trace.scores, trace.per_layer(), trace.map()):
+        copied = copies_of(value)[way]
+        arrays = {name: array for name, array in vars(copied).items() if isinstance(array, np.ndarray)}
+        assert arrays
+        for name, array in arrays.items():
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+            np.testing.assert_array_equal(array, getattr(value, name))
+    for derived in (trace.cte, trace.inside, trace.denominator, copies_of(trace)[way].cte):
+        with pytest.raises(ValueError, match="read-only"):
+            derived[...] = 0
+
+
+def test_pairs_are_selected_by_what_they_say_of_themselves():
+    attributes = ("existence", "severity", "", "severity")
+    said = {"attributes": attributes, "negated": ("foil", "foil", "correct", "correct"), "templates": ("a",) * 4}
+    trace = replace(synthetic_trace(n_pairs=4), captions=tuple("abcd"), **said)
+    assert trace.select(attribute="severity").ids == ("pair1", "pair3")
+    assert trace.select(attribute="severity").captions == ("b", "d")
+    assert trace.select(attribute=["existence", "severity"], negated="foil").ids == ("pair0", "pair1")
+    assert trace.select(ids=["pair3", "pair0"]).ids == ("pair0", "pair3")
+    assert trace.select([3, 1], ids="pair3", template="a").attributes == ("severity",)
+    with pytest.raises(TraceError, match=r"'size' among its attributes; they are such as .'existence', 'severity'"):
+        trace.select(attribute="size")
+    with pytest.raises(TraceError, match="none of the 4 pairs"):
+        trace.select(attribute="existence", negated="correct")
+    with pytest.raises(TraceError, match="no pair of this trace has attributes"):
+        synthetic_trace().select(attribute="size")
+
+
+def test_a_trace_keeps_what_its_pairs_say():
+    clear = ts.Text("The lungs are clear.")
+    shared = {"image": clear, "negation": "correct"}
+    pairs = [
+        ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", attribute="severity", **shared),
+        ts.Pair(correct="There is no effusion.", foil="There is severe effusion.", id="p", **shared),
+    ]
+    trace = ts.trace(ts.load("phantom"), pairs, progress=False, floor=0)
+    assert trace.captions == ("There is no opacity.", "There is no effusion.")
+    assert trace.foil_captions == ("There is severe opacity.", "There is severe effusion.")
+    assert (trace.attributes, trace.templates, trace.negated) == (("severity", ""), None, ("correct", "correct"))
+    assert trace.named.tolist() == [False, True]
+    assert trace.select([1]).named.tolist() == [True]
+    again = trace.rescore(np.ones((3, trace.embeddings.shape[-1])), text_pair="each")
+    assert again.captions == ("There is no opacity.",) * 3 + ("There is no effusion.",) * 3
+    assert not again.named.any()
+    assert "'There is no opacity.' / 'There is severe opacity.'" in trace.summary()
+    assert set(trace.to_frame()["correct"]) == set(trace.captions)
+
+
+def test_the_summary_says_what_decides_a_numbers_meaning():
+    trace = synthetic_trace(n_pairs=4, heads="each", positions="all", window=3, aligned="shift", method="attribution")
+    trace = replace(trace, provenance={**trace.provenance, "heads": 2, "steps": 5})
+    summary = trace.summary()
+    for words in (
+        "3 enter maps (S_corr > S_foil)",
+        "heads 2",
+        "positions all",
+        "windows of 3 layers",
+        "aligned (s",
+    ):
+        assert words in summary
+    assert "method attribution, 5 steps" in summary
+
+
+@pytest.mark.parametrize("reduce", ["ratio_of_means", "mean_of_ratios", "median"])
+def test_frames_give_the_numbers_of_figures(reduce):
+    trace = synthetic_trace(vary_length=True)
+    cells = trace.map(reduce=reduce)
+    frame = cells.to_frame()
+    assert list(frame.columns) == ["layer", "row", "cte", "effect", "denominator", "n_pairs"]
+    np.testing.assert_array_equal(frame["cte"].to_numpy().reshape(cells.values.shape), cells.values)
+    assert frame["row"].tolist() == list(cells.rows) * 9
+    if reduce == "ratio_of_means":
+        np.testing.assert_allclose(frame["effect"] / frame["denominator"], frame["cte"], atol=1e-12)
+    profile = trace.per_layer(reduce=reduce)
+    table = profile.to_frame()
+    assert list(table.columns) == ["layer", "cte", "lo", "hi", "effect", "denominator", "n_pairs"]
+    np.testing.assert_array_equal(table["cte"], profile.value)
+    used = trace.denominator[trace.valid & (trace.denominator > 0)]
+    np.testing.assert_allclose(table["denominator"], used.mean())
+    excess = trace.control(synthetic_trace(seed=1))
+    np.testing.assert_array_equal(excess.to_frame()["excess"], excess.map().values.ravel())
+
+
+def test_pairs_that_enter_no_map_come_last_in_a_frame():
+    trace = with_margins([1e-6, -0.05, 0.05, 0.04], floor=1e-3)
+    frame = trace.to_frame()
+    assert frame["pair"].unique().tolist() == [2, 3, 1, 0]
+    by_pair = frame.groupby("pair", sort=False)[["valid", "used"]].first()
+    assert by_pair["valid"].tolist() == [True, True, True, False]
+    assert by_pair["used"].tolist() == [True, True, False, False]
+    valid = frame[frame["valid"]]
+    np.testing.assert_allclose(valid["effect"] / valid["denominator"], valid["cte"], rtol=1e-6)  # cte is float32
+
+
 def test_frame_has_one_line_per_cell():
     trace = synthetic_trace(n_pairs=3, vary_length=True)
     frame = trace.to_frame()
@@ -218,8 +329,8 @@ def test_frame_has_one_line_per_cell():
 
 def test_one_line_for_a_person():
     trace = with_margins([0.05, 0.005, -0.05, 1e-6], floor=1e-3)
-    assert "4 pairs" in repr(trace)
-    assert len(repr(trace)) < 120
+    assert repr(trace) == "CausalTrace(4 pairs, layers 0..8, 7 tokens, resid)"
+    assert len(trace) == 4
     for words in ("4 pairs (4 texts)", "8 layers", "1 invalid", "S_corr <= S_foil in 25%", "1 correct, 2 ambiguous"):
         assert words in trace.summary()
 
@@ -262,6 +373,34 @@ def test_excess_over_other_pairs_widens_the_interval():
     inner = slice(1, -1)  # layers 0 and L are fixed at 1
     np.testing.assert_allclose(excess.value, alone.value - other.per_layer().value, atol=1e-12)
     assert ((excess.hi - excess.lo)[inner] > (alone.hi - alone.lo)[inner]).mean() > 0.8
+
+
+def numbered(trace):
+    """The same trace of pairs without ids."""
+    numbers = tuple(str(i) for i in range(trace.n_pairs))
+    return replace(trace, ids=numbers, groups=numbers, named=np.zeros(trace.n_pairs, dtype=bool))
+
+
+@pytest.mark.parametrize("named", [np.zeros(30, dtype=bool), None])
+def test_equal_numbers_of_two_traces_are_not_one_patient(named):
+    trace, other = (numbered(synthetic_trace(n_pairs=30, n_texts=30, share_inverted=0, seed=seed)) for seed in (1, 2))
+    # The control's captions are others, as controls' are.
+    other = replace(other, tokens=tuple((*t[:4], f"control{i}", *t[5:]) for i, t in enumerate(other.tokens)))
+    other = replace(other, foil_tokens=tuple((*t[:4], f"control{i}", *t[5:]) for i, t in enumerate(other.foil_tokens)))
+    trace, other = replace(trace, named=named), replace(other, named=named)
+    apart = replace(other, ids=tuple(f"c{i}" for i in range(30)), groups=tuple(f"c{i}" for i in range(30)), named=None)
+    ours, expected = trace.control(other).per_layer(), trace.control(apart).per_layer()
+    assert ours.replicates.tobytes() == expected.replicates.tobytes()
+    # Named by the user, equal names are one patient, and drawn together.
+    together = [replace(side, named=np.ones(30, dtype=bool)) for side in (trace, other)]
+    assert together[0].control(together[1]).per_layer().replicates.tobytes() != ours.replicates.tobytes()
+
+
+def test_pairs_without_ids_are_the_same_where_captions_and_scores_are():
+    trace = numbered(synthetic_trace(n_pairs=12, n_texts=12, share_inverted=0))
+    shuffled = numbered(trace.select(np.arange(12)[::-1]))
+    profile = trace.control(shuffled).per_layer()
+    np.testing.assert_allclose(profile.replicates, 0, atol=1e-12)
 
 
 def test_excess_with_few_shared_groups_ignores_draws_that_miss_one_side():
