@@ -107,8 +107,7 @@ class PlainLoop:
         source = deepcopy(case.model.source).requires_grad_(False).eval()
         plan, mode = (case.upper, "mask") if upper else (None, None)
         settings = lora_config(source, plan, mode, r=config.rank, lora_alpha=config.lora_alpha)  # type: ignore[arg-type]
-        torch.manual_seed(config.seed)
-        adapted: nn.Module = (attach_lora if exact else get_peft_model)(source, settings)
+        adapted: nn.Module = attach_lora(source, settings, config.seed) if exact else get_peft_model(source, settings)
         self.clip = adapted.get_base_model()  # type: ignore[operator]
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -122,18 +121,22 @@ def attach_lora(module: nn.Module, config: LoraConfig, seed: int | None = None) 
             raise PrescriptionError(
                 f"a seed starts adapters in peft's default way, not with init_lora_weights={config.init_lora_weights!r}"
             )
-        _start(adapted, seed)
+        start_adapters(adapted, seed)
     return adapted
 
 
 @torch.no_grad()
-def _start(adapted: nn.Module, seed: int) -> None:
-    """peft's own distribution (Kaiming uniform with a = sqrt(5)), row by row, with one generator per module."""
-    for name, parameter in adapted.named_parameters():
+def start_adapters(module: nn.Module, seed: int) -> None:
+    """Give every A of B A its first values, uniform in +-1/sqrt(fan-in) as peft's; B stays 0.
+
+    They depend on the seed, the weight's name and the row only: runs with other ranks, or with adapters on fewer
+    weights, start from the same values where both have some.
+    """
+    for name, parameter in module.named_parameters():
         if ".lora_A." in name:
-            generator = np.random.default_rng([seed, zlib.crc32(plain_name(name).encode())])
-            bound = 1 / math.sqrt(parameter.shape[1])
-            parameter.copy_(torch.from_numpy(generator.uniform(-bound, bound, tuple(parameter.shape))))
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            drawn = generator.uniform(-1, 1, size=tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(drawn / np.sqrt(parameter.shape[1])))
 
 
 def _patterns(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import PrescriptionError
 from ...patching.towers.tower import normalise
 from ..apply.adapters import lora_factors, merged_copy
+from ..apply.lora import start_adapters
 from .lowrank import install, trained_blocks
 from .packing import PackedTexts
 
@@ -44,7 +43,7 @@ class AdaptedText:
         cuda = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):  # peft draws from the caller's random state
             self.source = adapt(base)
-        _start(self.source, seed)
+        start_adapters(self.source, seed)
         factors = lora_factors(self.source)
         missing = [name for name in factors if place.get(name) is None]
         if missing:
@@ -65,20 +64,6 @@ class AdaptedText:
         """The same, by number in a table of texts, and faster: see :class:`.packing.PackedTexts`."""
         texts = PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
         return lambda wanted: normalise(texts(wanted))
-
-
-def _start(module: nn.Module, seed: int) -> None:
-    """Give every A of B A its first values, uniform in +-1/sqrt(fan-in) as peft's; B stays 0.
-
-    They depend on the seed, the weight's name and the row only: runs with other ranks, or with adapters on fewer
-    weights, start from the same values where both have some.
-    """
-    for name, parameter in module.named_parameters():
-        if ".lora_A." in name:
-            number = zlib.crc32(name.encode())
-            drawn = np.random.default_rng([seed, number]).uniform(-1, 1, size=parameter.shape)
-            with torch.no_grad():
-                parameter.copy_(torch.from_numpy(drawn / np.sqrt(parameter.shape[1])))
 
 
 def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:

@@ -25,7 +25,7 @@ class TrainConfig(BaseModel):
         a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
         mean learning rate.
     lora_alpha: the adapters' change is scaled by lora_alpha / rank; 2 * rank by default.
-    lora_mode: weights in the adapters themselves (scale, rank, mask) in place of, or beside, ``weighting``.
+    lora_mode: weights in the adapters themselves: "scale" in place of ``weighting``, "rank" and "mask" also beside it.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -72,6 +72,12 @@ class TrainConfig(BaseModel):
         if self.plan is None and (self.weighting != "uniform" or self.lora_mode is not None):
             what = f"weighting {self.weighting!r}" if self.weighting != "uniform" else f"lora_mode {self.lora_mode!r}"
             raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
+        if self.plan is not None and self.weighting == "uniform" and self.lora_mode is None:
+            raise ValueError("a plan is given, and nothing uses it: set weighting or lora_mode, or leave the plan out")
+        if self.lora_mode == "scale" and self.weighting != "uniform":
+            raise ValueError(
+                f"lora_mode 'scale' with weighting {self.weighting!r} would multiply by the plan twice: use one"
+            )
         return self
 
     @field_serializer("plan")

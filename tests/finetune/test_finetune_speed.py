@@ -46,8 +46,8 @@ def plain_loop(
     ``attach_lora`` stands for ``get_peft_model``, whose layer gives the adapter of out_proj half of its gradient.
     """
     source = copy.deepcopy(model.source).requires_grad_(False)
-    torch.manual_seed(config.seed)
-    source = attach_lora(source, lora_config(source, config.plan, config.lora_mode, r=config.rank, lora_alpha=4.0))
+    settings = lora_config(source, config.plan, config.lora_mode, r=config.rank, lora_alpha=4.0)
+    source = attach_lora(source, settings, seed=config.seed)
     parameters = [parameter for parameter in source.parameters() if parameter.requires_grad]
     if how == "lr":
         parameters = config.plan.param_groups(source, config.lr)

@@ -104,7 +104,7 @@ def test_the_callers_model_stays_untouched_bit_for_bit(model, records, weighting
     before, trainable = weights(model.source), {n: p.requires_grad for n, p in model.source.named_parameters()}
     modules = [type(module) for module in model.source.modules()]
     state = torch.get_rng_state()
-    config = TrainConfig(**QUICK, weighting=weighting, plan=PLAN)
+    config = TrainConfig(**QUICK, weighting=weighting, plan=None if weighting == "uniform" else PLAN)
     result = train(config, model, data=training_data(model, *records))
     assert_same(before, weights(model.source))
     assert trainable == {name: parameter.requires_grad for name, parameter in model.source.named_parameters()}
@@ -154,7 +154,7 @@ def test_runs_are_reproducible_and_paired(clip, data):
 
 def test_weights_move_the_update_to_their_blocks(clip, data):
     def share(**options) -> np.ndarray:
-        config = TrainConfig(**QUICK | {"weight_decay": 0.0}, plan=PLAN, **options)
+        config = TrainConfig(**QUICK | {"weight_decay": 0.0}, plan=PLAN if options else None, **options)
         return train(config, clip, data=data).update.share
 
     uniform, update, lr = share(), share(weighting="update"), share(weighting="lr")
@@ -164,6 +164,14 @@ def test_weights_move_the_update_to_their_blocks(clip, data):
     with pytest.warns(ScaleInvariantOptimizerWarning):
         np.testing.assert_allclose(share(weighting="gradient"), uniform, atol=1e-3)  # cancelled
     np.testing.assert_allclose(share(lora_mode="mask")[0], 0)
+
+
+def test_a_plan_acts_once_or_is_refused():
+    with pytest.raises(ValidationError, match="a plan is given, and nothing uses it"):
+        TrainConfig(plan=PLAN)
+    with pytest.raises(ValidationError, match="multiply by the plan twice"):
+        TrainConfig(plan=PLAN, lora_mode="scale", weighting="lr")
+    assert TrainConfig(plan=PLAN, lora_mode="rank", weighting="lr").plan is PLAN
 
 
 def test_warmup_starts_small_and_keeps_the_proportions(clip, data):
