@@ -185,6 +185,7 @@ def evaluate(
     pool: int = 32,
     image_embeddings: Mapping[str, Any] | None = None,
     before: Evaluation | None = None,
+    outside_images: bool = False,
 ) -> Evaluation:
     """Score a model on multiple choice, claim sets, caption pairs, Winoground items and retrieval.
 
@@ -197,13 +198,16 @@ def evaluate(
         pool: number of texts of a retrieval query, the right one included; fewer where too few are false of the image.
         image_embeddings: vectors by image path as `embed_images` returns them, so that a frozen image tower runs once.
         before: an evaluation of the same items whose negation-free captions are compared with this model's.
+        outside_images: accept image paths of files that are absolute or lead out of the file's folder.
 
     Raises:
         DataFormatError: a record is malformed, or an image has no embedding; names what and where.
         ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
-    everything = load_records(source, split=split, images=images, strict=strict)
+    everything = load_records(
+        source, split=split, images=images, strict=strict, outside_images=outside_images
+    )
     records = [record for record in everything if _has_image(record)]
     if not records:
         what = "the list of records is empty" if not everything else f"none of {len(everything)} records has its image"
@@ -271,6 +275,7 @@ def load_records(
     split: Split | None = "test",
     images: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    outside_images: bool = False,
 ) -> list[Any]:
     """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
 
@@ -288,7 +293,7 @@ def load_records(
         found: list[Any] = []
         for name, reader in readers.items():
             if (path / name).is_file():
-                found += reader(path / name, split=split)
+                found += reader(path / name, split=split, outside_images=outside_images)
         if not found:
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
         return found
@@ -297,14 +302,17 @@ def load_records(
         kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
         kind = next((name for key, name in kinds.items() if key in first), None)
         if kind is not None:
-            return list(readers[kind](path, split=split))
+            return list(readers[kind](path, split=split, outside_images=outside_images))
     data = read(path, images=images, strict=strict)
     return [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
 
 
-def embed_images(model: Encoder, source: Source, *, split: Split | None = None) -> dict[str, np.ndarray]:
+def embed_images(
+    model: Encoder, source: Source, *, split: Split | None = None, outside_images: bool = False
+) -> dict[str, np.ndarray]:
     """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
-    records = [record for record in load_records(source, split=split) if _has_image(record)]
+    found = load_records(source, split=split, outside_images=outside_images)
+    records = [record for record in found if _has_image(record)]
     paths = list(dict.fromkeys(str(image) for record in records for image in _images(record)))
     return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
-from ..tracer.pairs.names import Name
+from ..io.quoting import shown
+from ..tracer.pairs.names import Name, WholeText, image_beside
 
 __all__ = [
     "CaptionRecord",
@@ -28,6 +30,18 @@ __all__ = [
 
 LETTERS = "ABCD"
 Split = Literal["train", "val", "test"]
+
+
+def _no_bool_no_text(value: Any) -> Any:
+    """True is no 1, and "0" is no 0: files that hold them mean something else, or were damaged."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError("expected a whole number")
+    return int(value)
+
+
+Number = Annotated[int, BeforeValidator(_no_bool_no_text)]
+States = Annotated[dict[WholeText, Annotated[Literal[0, 1], BeforeValidator(_no_bool_no_text)]], Field(min_length=1)]
+"""Conditions that are present (1) or absent (0), at least one."""
 
 
 class _Record(BaseModel):
@@ -49,8 +63,8 @@ class ClaimRecord(_Record):
     """
 
     id: Name
-    claims: list[str]
-    label: int
+    claims: list[WholeText]
+    label: Number
     attribute: str
     polarity: Literal["affirmative", "negated"] | None = None
 
@@ -79,10 +93,10 @@ class McqRecord(_Record):
     subject_id: Name
     study_id: Name
     question: str
-    binary_raw_choice_1: dict[str, int]
-    binary_raw_choice_2: dict[str, int]
-    binary_raw_choice_3: dict[str, int]
-    binary_raw_choice_4: dict[str, int]
+    binary_raw_choice_1: States
+    binary_raw_choice_2: States
+    binary_raw_choice_3: States
+    binary_raw_choice_4: States
     negation_mcq_choice_1: str
     negation_mcq_choice_2: str
     negation_mcq_choice_3: str
@@ -202,47 +216,57 @@ Record = ClaimRecord | McqRecord | CaptionRecord
 R = TypeVar("R", bound=_Record)
 
 
-def read_claims(path: str | os.PathLike[str], *, split: Split | None = None) -> list[ClaimRecord]:
+def read_claims(
+    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+) -> list[ClaimRecord]:
     """Claim sets of a JSONL file, of one split or all.
+
+    outside_images: accept image paths that are absolute or lead out of the file's folder; a file from elsewhere could
+        name any file of this machine.
 
     Raises:
         DataFormatError: names the file, the line and the field that is not as expected.
     """
-    return _read(path, ClaimRecord, split)
+    return _read(path, ClaimRecord, split, outside_images)
 
 
-def read_mcq(path: str | os.PathLike[str], *, split: Split | None = None) -> list[McqRecord]:
+def read_mcq(
+    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+) -> list[McqRecord]:
     """Multiple-choice items of a JSONL file; see `read_claims`."""
-    return _read(path, McqRecord, split)
+    return _read(path, McqRecord, split, outside_images)
 
 
-def read_captions(path: str | os.PathLike[str], *, split: Split | None = None) -> list[CaptionRecord]:
+def read_captions(
+    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+) -> list[CaptionRecord]:
     """Captions of a JSONL file; see `read_claims`."""
-    return _read(path, CaptionRecord, split)
+    return _read(path, CaptionRecord, split, outside_images)
 
 
-def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None) -> list[R]:
+def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outside_images: bool) -> list[R]:
     folder = Path(path).resolve().parent
-    exists: dict[Path, bool] = {}  # a file has several records an image
+    places: dict[str, str] = {}  # a file has several records per image
     out: list[R] = []
     for number, value in read_jsonl(path):
         try:
             record = kind.model_validate(value)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            about = f"field {field!r}: {first['msg']}" if field else first["msg"].removeprefix("Value error, ")
-            raise DataFormatError(f"{path}:{number}: {about}") from error
+            found = error.errors()[0]
+            field = ".".join(str(part) for part in found["loc"])
+            about = found["msg"].removeprefix("Value error, ")
+            given = "" if found["type"] == "missing" or not field else f", not {shown(found['input'])}"
+            raise DataFormatError(
+                f"{path}:{number}: field {field!r}: {about}{given}" if field else f"{path}:{number}: {about}"
+            ) from error
         if split is not None and record.split not in (split, None):
             continue
         if not isinstance(record.image, str):
-            raise DataFormatError(f"{path}:{number}: field 'image': expected a path, got {record.image!r}")
-        image = folder / record.image
-        if image not in exists:
-            exists[image] = image.is_file()
-        if not exists[image]:
-            raise DataFormatError(f"{path}:{number}: field 'image': there is no file {image}")
-        out.append(record.model_copy(update={"image": str(image)}))
+            raise DataFormatError(f"{path}:{number}: field 'image': expected a path, got {shown(record.image)}")
+        if record.image not in places:
+            where = f"{path}:{number}: field 'image'"
+            places[record.image] = str(image_beside(folder, record.image, where, outside=outside_images))
+        out.append(record.model_copy(update={"image": places[record.image]}))
     if not out:
         wanted = "records" if split is None else f"records of the split {split!r}"
         raise DataFormatError(f"{path}: holds no {wanted}")

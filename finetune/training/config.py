@@ -19,6 +19,7 @@ class TrainConfig(BaseModel):
     lr, warmup: fixed after ``warmup`` linear steps. With budget "mean" a peaked plan raises its highest block's rate
         several times over: compare arms at a rate at which none of them diverges (a loss that stays at chance).
     captions, claims: JSONL files; split: which of their records to train on (None: all).
+    outside_images: accept image paths that are absolute or lead out of the files' folder.
     weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
         AdamW) or "gradient" (the paper's formula, which AdamW cancels).
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
@@ -34,6 +35,7 @@ class TrainConfig(BaseModel):
     captions: Path | None = None
     claims: Path | None = None
     split: Literal["train", "val", "test"] | None = "train"
+    outside_images: bool = False
     steps: int = Field(default=150, ge=1, le=10**9)
     batch_size: int = Field(default=32, ge=2, le=10**6)
     lambda_: float = Field(default=0.5, ge=0, le=1)
@@ -53,7 +55,7 @@ class TrainConfig(BaseModel):
     @classmethod
     def _booleans_are_no_numbers(cls, given: Any) -> Any:
         for name, value in given.items() if isinstance(given, dict) else ():
-            if isinstance(value, bool):
+            if isinstance(value, bool) and name != "outside_images":
                 raise ValueError(f"{name} is {value}, which is neither a number nor a name")
         return given
 

@@ -83,19 +83,22 @@ def training_data(
     split: Split | None = "train",
     image_embeddings: Mapping[str, Any] | None = None,
     batch_size: int = 256,
+    outside_images: bool = False,
 ) -> TrainingData:
     """Read captions and contrast sets, tokenise their texts and embed their images once.
 
     captions, claims: JSONL files (images by path relative to the file) or records.
     split: of files, the records of this split and those of no split; None takes all. Given records are all taken.
+    outside_images: accept image paths of files that are absolute or lead out of the file's folder.
     image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
 
     Raises DataFormatError naming file and line, ContextOverflowError for a text over the context.
     """
     from ...benchmark import read_captions, read_claims
 
-    caption_records = read_captions(captions, split=split) if isinstance(captions, str | Path) else list(captions)
-    claim_records = read_claims(claims, split=split) if isinstance(claims, str | Path) else list(claims)
+    of: dict[str, Any] = {"split": split, "outside_images": outside_images}
+    caption_records = read_captions(captions, **of) if isinstance(captions, str | Path) else list(captions)
+    claim_records = read_claims(claims, **of) if isinstance(claims, str | Path) else list(claims)
     if not caption_records or not claim_records:
         what = "contrast sets" if caption_records else "captions"
         raise DataFormatError(f"there are no {what} to train on")

@@ -70,7 +70,9 @@ def train(
             raise DataFormatError(
                 "training needs captions and claims: set both paths in the configuration, or pass data="
             )
-        data = training_data(model, config.captions, config.claims, split=config.split)
+        data = training_data(
+            model, config.captions, config.claims, split=config.split, outside_images=config.outside_images
+        )
 
     encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
     texts = encoder.packed(data.tokens, data.lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +173,31 @@ def claim(**changes: object) -> dict[str, object]:
     return {**base, **changes}
 
 
+def test_numbers_are_names_and_images_elsewhere_are_read_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "deep").mkdir()
+    path = tmp_path / "deep" / "claims.jsonl"
+    path.write_text(json.dumps(claim(id=7, group=10, image=str(tmp_path / "a.png"))))
+    with pytest.raises(DataFormatError, match="leads out of the folder"):
+        read_claims(path)
+    (record,) = read_claims(path, outside_images=True)
+    assert (record.id, record.group, record.image) == ("7", "10", str(tmp_path / "a.png"))
+    path.write_text(json.dumps(claim(image="../a.png")))
+    assert len(read_claims(path, outside_images=True)) == 1
+
+
+@pytest.mark.parametrize("states", [{}, {"edema": 2}, {"edema": True}, {"edema": "1"}, {"edema": 1.0}, [1], None])
+def test_states_are_present_or_absent(folder: Path, tmp_path: Path, states: object) -> None:
+    item = json.loads((folder / "mcq.jsonl").read_text().splitlines()[0])
+    shutil.copytree(folder / "images", tmp_path / "images")
+    path = tmp_path / "mcq.jsonl"
+    path.write_text(json.dumps(item | {"split": None}))
+    assert len(read_mcq(path)) == 1
+    path.write_text(json.dumps(item | {"binary_raw_choice_2": states}))
+    with pytest.raises(DataFormatError, match=r"mcq\.jsonl:1: field 'binary_raw_choice_2"):
+        read_mcq(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -183,8 +209,18 @@ def claim(**changes: object) -> dict[str, object]:
         (lambda: json.dumps(claim(label=2)), r":2: .*label 2 is not the index"),
         (lambda: json.dumps(claim(claims=["X.", "X."])), r":2: .*different texts"),
         (lambda: json.dumps(claim(group=3.5)), r":2: field 'group'"),
+        (lambda: json.dumps(claim(group=[3])), r":2: field 'group'.*, not \[3\]"),
+        (lambda: json.dumps(claim(label=True)), r":2: field 'label': expected a whole number, not True"),
+        (lambda: json.dumps(claim(label="0")), r":2: field 'label': expected a whole number, not '0'"),
+        (lambda: json.dumps(claim(label=0.0)), r":2: field 'label': expected a whole number, not 0\.0"),
+        (lambda: json.dumps(claim(claims=["X.", 1])), r":2: field 'claims\.1'"),
+        (lambda: json.dumps(claim(claims=["X.", "\ud800"])), r":2: .*half of a character"),
+        (lambda: json.dumps(claim(image="../a.png")), r":2: field 'image': '\.\./a\.png' leads out of the folder"),
+        (lambda: json.dumps(claim(image="/etc/hostname")), r":2: .*leads out of the folder.*--outside-images"),
+        (lambda: json.dumps(claim(image="x" * 5000)), r":2: field 'image': there is no image file"),
+        (lambda: json.dumps(claim(image="a\0.png")), r":2: field 'image': there is no image file"),
         (lambda: json.dumps(claim(colour="red")), r":2: field 'colour'"),
-        (lambda: json.dumps(claim(image="b.png")), r":2: field 'image': there is no file"),
+        (lambda: json.dumps(claim(image="b.png")), r":2: field 'image': there is no image file"),
         (lambda: json.dumps(claim(image=5)), r":2: field 'image': expected a path"),
     ],
 )

@@ -48,6 +48,10 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everythin
 Split = Annotated[
     Literal["train", "val", "test", "all"], typer.Option(help="Which records; those without a split are always taken.")
 ]
+OutsideImages = Annotated[
+    bool,
+    typer.Option("--outside-images", help="Read images whose paths are absolute or lead out of the data's folder."),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an earlier result of this command, if the folder holds nothing else."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import Device, Json, ModelName, Pretrained, Seed, Split, load_model, show, working
+from .common import Device, Json, ModelName, OutsideImages, Pretrained, Seed, Split, load_model, show, working
 
 if TYPE_CHECKING:
     from ..benchmark import Evaluation
@@ -30,6 +30,7 @@ def evaluate(
     ] = None,
     split: Split = "test",
     seed: Seed = 0,
+    outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
     device: Device = "cpu",
     json: Json = False,
@@ -45,12 +46,13 @@ def evaluate(
     chosen = None if split == "all" else split
     with working(json, f"scoring {model} on {data}"):
         encoder = load_model(model, pretrained, device)
-        images = embed_images(encoder, data, split=chosen)
-        before = score(encoder, data, split=chosen, seed=seed, image_embeddings=images)
+        of: dict[str, Any] = {"split": chosen, "outside_images": outside_images}
+        of["image_embeddings"] = embed_images(encoder, data, **of)
+        before = score(encoder, data, seed=seed, **of)
         after = None
         if run is not None:
             tuned = load_run(encoder, run)
-            after = score(tuned, data, split=chosen, seed=seed, image_embeddings=images, before=before)
+            after = score(tuned, data, seed=seed, before=before, **of)
     document: dict[str, Any] = {"model": model, "split": split, **before.to_dict()}
     parts = _summaries({model: before})
     if run is not None and after is not None:

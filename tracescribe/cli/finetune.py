@@ -12,6 +12,7 @@ from .common import (
     Json,
     ModelName,
     OptionError,
+    OutsideImages,
     Overwrite,
     Pretrained,
     Seed,
@@ -67,6 +68,7 @@ def finetune(
             show_default=False,
         ),
     ] = None,
+    outside_images: OutsideImages = False,
     overwrite: Overwrite = False,
     pretrained: Pretrained = None,
     device: Device = "cpu",
@@ -97,6 +99,7 @@ def finetune(
         "optimizer": optimizer,
         "rank": rank,
         "seed": seed,
+        "outside_images": outside_images,
     }
     settings = _config({"model": model, **files}, options, config, context)
     from ..finetune import train
