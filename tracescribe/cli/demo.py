@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,9 @@ def demo(
 
     check_demo_folder(out, overwrite=overwrite)
     with working(json, ""), _stages(json) as notify:
-        result = run_demo(out, sizes=QUICK if quick else Sizes(), seed=seed, overwrite=overwrite, notify=notify)
+        # the quick one is over before a second process has started
+        sizes, processes = (QUICK, 1) if quick else (Sizes(), min(2, os.cpu_count() or 1))
+        result = run_demo(out, sizes=sizes, seed=seed, overwrite=overwrite, processes=processes, notify=notify)
     document = {"out": out, "quick": quick, "seconds": result.seconds, "files": result.files, **scores_as_dict(result)}
     verdicts = sentences(result)
     if quick:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..io.folders import MANIFEST, check_folder, write_folder
 from ..threads import threads
-from .result import DemoResult, Film, Run, Sizes
+from .arms import ARMS, Task, run_arms, schedule
+from .result import DemoResult, Film, Sizes
 
 if TYPE_CHECKING:
-    from ..finetune import Prescription
     from ..patching import DualEncoder
     from ..tracer import CausalTrace
 
@@ -23,7 +23,6 @@ FORMAT = "tracescribe.demo/1"
 DECIMALS = 4  # of the plan's weights: training that differs in the seventh differs by points in the end
 
 Notify = Callable[[str, int, int], None]
-Weighting = Literal["uniform", "lr", "update", "gradient"]
 
 
 def check_demo_folder(out: str | Path, *, overwrite: bool = False) -> Path:
@@ -37,6 +36,7 @@ def run_demo(
     sizes: Sizes | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    processes: int = 1,
     notify: Notify = lambda what, done, total: None,
 ) -> DemoResult:
     """Run everything and write the folder ``out``: figures, trace, plan, scores, a report page and a manifest.
@@ -45,13 +45,15 @@ def run_demo(
     everything in it, or not at all.
 
     overwrite: replace an earlier demo, if the folder holds nothing else.
+    processes: how many fine-tuning runs go on at once, each on one thread in a process of its own. With several, a
+        script that calls this must do so under ``if __name__ == "__main__"``, as for any use of multiprocessing.
     notify: called with what is being done, how much of it is done, and how much there is.
 
     Raises OutputError when ``out`` holds something else or cannot be written.
     """
     from ..benchmark import embed_images, evaluate
     from ..benchmark.phantom import build_phantom
-    from ..finetune import prescribe
+    from ..finetune import load_run, prescribe
     from ..finetune.training.data import training_data
     from ..patching import load
     from ..tracer import read_pairs
@@ -82,16 +84,14 @@ def run_demo(
         images = embed_images(model, data, split="test")
         before = evaluate(model, data, seed=seed, image_embeddings=images)
         batches = training_data(model, data / "captions.jsonl", data / "claims.jsonl", split="train")
-        runs, tuned = [], model
-        for name, weighting, run_seed in _schedule(sizes.seeds, seed):
-            used = plan.permuted(run_seed) if name == "permuted" else plan
-            what = f"fine-tuning: {name}, seed {run_seed}"
-            run, fitted = _fit(model, batches, used, plan, name, weighting, run_seed, sizes.steps, notify, what)
-            scores = evaluate(fitted, data, seed=seed, image_embeddings=images, before=before)
-            runs.append(Run(name, weighting, run_seed, scores, *run))
-            if name == "NAST" and tuned is model:
-                tuned = fitted
-        after = _trace(tuned, negation, "tracing again", notify)
+        kept = Path(scratch) / "run"
+        task = Task(ARMS[0], seed, plan, batches, sizes.steps, data, seed, images, before)
+        tasks = [
+            replace(task, arm=arm, run_seed=run_seed, keep=kept if (arm.name, run_seed) == ("NAST", seed) else None)
+            for arm, run_seed in schedule(sizes.seeds, seed)
+        ]
+        runs = run_arms(tasks, processes, lambda done: notify("fine-tuning", done, len(tasks)))
+        after = _trace(load_run(model, kept), negation, "tracing again", notify)
 
         notify("drawing", 0, 1)
         result = DemoResult(
@@ -113,45 +113,10 @@ def run_demo(
     return replace(result, seconds=time.perf_counter() - started, files=files)
 
 
-def _schedule(seeds: int, first: int) -> list[tuple[str, Weighting, int]]:
-    """What is trained: the paper's idea between its controls, every seed of one before the next."""
-    ways: list[tuple[str, Weighting]] = [("uniform", "uniform"), ("NAST", "update"), ("permuted", "update")]
-    plan = [(name, weighting, seed) for seed in range(first, first + seeds) for name, weighting in ways]
-    # The paper's own formula once: under AdamW it can hardly do anything, and one run shows that.
-    return [*plan, ("gradient scaling", "gradient", first)]
-
-
 def _trace(model: DualEncoder, pairs: list[Any], what: str, notify: Notify) -> CausalTrace:
     from ..tracer import trace
 
     return trace(model, pairs, progress=lambda done, total: notify(what, done, total), keep_embeddings=False)
-
-
-def _fit(
-    model: DualEncoder,
-    data: Any,
-    used: Prescription,
-    ranking: Prescription,
-    name: str,
-    weighting: Weighting,
-    seed: int,
-    steps: int,
-    notify: Notify,
-    what: str,
-) -> tuple[tuple[float, float], DualEncoder]:
-    """One run: (top-3 share by the real plan's ranking, seconds) and the tuned model."""
-    import warnings
-
-    from ..finetune import ScaleInvariantOptimizerWarning, TrainConfig, train, update_share
-
-    config = TrainConfig(
-        weighting=weighting, plan=None if weighting == "uniform" else used, steps=steps, seed=seed, split=None
-    )
-    with warnings.catch_warnings():  # the demo says what the warning says, with numbers
-        warnings.simplefilter("ignore", ScaleInvariantOptimizerWarning)
-        result = train(config, model, data=data, callbacks=[lambda step: notify(what, step.step, step.steps)])
-    share = update_share(model.source, result.source, ranking)
-    return (100 * share.top(3), result.seconds), result.model
 
 
 def _films(folder: Path, seed: int, n: int = 4) -> tuple[Film, ...]:
