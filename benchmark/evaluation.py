@@ -205,9 +205,7 @@ def evaluate(
         ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
-    everything = load_records(
-        source, split=split, images=images, strict=strict, outside_images=outside_images
-    )
+    everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
     records = [record for record in everything if _has_image(record)]
     if not records:
         what = "the list of records is empty" if not everything else f"none of {len(everything)} records has its image"
