@@ -1,8 +1,8 @@
 """WHERE and HOW hidden states are replaced: towers, hook points, the patching engine.
 
-loading/ finds a source model, adapters/ read it into a tower (text_tower, image_tower over tower, block, layers), a
-dual_encoder holds both; the engine runs sweeps (sites) over a tower, in batches (batching, groups) that resume in the
-middle of a pass (resuming, structure).
+loading/ finds a source model, adapters/ read it into towers/ (the readable model), a dual encoder holds a text tower
+and an image encoder. engine/ runs the patches of a sweep (sites) over a tower; resume/ makes that fast. Every forward
+pass runs under one state of torch (torch_state).
 """
 
 if not __name__.startswith("tracescribe."):
