@@ -14,7 +14,7 @@ from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.statistics import aggregate_rows
 from .. import theme
 from .labels import MINUS, clean, shorten, tidy_token
-from .notes import band, caption_text, map_notes, model_suffix, reduced, settings, trace_notes, unit
+from .notes import band, captions, map_notes, model_suffix, reduced, settings, trace_notes, unit
 from .options import COUNTING, Statistics
 from .select import Source, pair_number
 
@@ -183,9 +183,7 @@ def _captions(trace: CausalTrace, i: int) -> tuple[str, ...]:
     """Both captions where the columns do not spell them out."""
     if trace.columns is None:
         return ()
-    special = _special(trace, i)
-    sides = (caption_text(tokens[i], special) for tokens in (trace.tokens, trace.foil_tokens))
-    correct, foil = (shorten(side, 120) for side in sides)
+    correct, foil = captions(trace, i, _special(trace, i))
     return (f"correct “{correct}”", f"foil “{foil}”")
 
 

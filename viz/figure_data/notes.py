@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.profiles import pairs_used
 from .labels import plural, shorten
 
-__all__ = ["band", "caption_text", "map_notes", "model_suffix", "reduced", "settings", "trace_notes", "unit"]
+__all__ = ["band", "captions", "map_notes", "model_suffix", "reduced", "resampled", "settings", "trace_notes", "unit"]
 
 _ARROWS = {
     "foil->correct": "foil → correct",
@@ -104,6 +105,15 @@ def _method(trace: CausalTrace) -> list[str]:
     return [] if method == "exact" else [f"method: {method}"]
 
 
+def captions(trace: CausalTrace, i: int, special: np.ndarray) -> tuple[str, str]:
+    """Both captions of a pair, as the trace keeps them, else put together from its tokens."""
+    sides = []
+    for name, tokens in (("captions", trace.tokens), ("foil_captions", trace.foil_tokens)):
+        kept = getattr(trace, name, None)
+        sides.append(shorten(caption_text(tokens[i], special) if kept is None else str(kept[i]), 120))
+    return sides[0], sides[1]
+
+
 def caption_text(tokens: tuple[str, ...], special: np.ndarray) -> str:
     """A caption put together from its tokens, as far as these tell.
 
@@ -130,7 +140,17 @@ def band(curve: LayerProfile) -> tuple[str, ...]:
     """What the band around a curve is; nothing without one."""
     if curve.lo is None or curve.ci is None:
         return ()
-    return (f"band: {curve.ci:.0%} bootstrap interval over {plural(curve.n_groups, 'group')}",)
+    return (f"band: {curve.ci:.0%} bootstrap interval{resampled([curve])}",)
+
+
+def resampled(curves: Sequence[LayerProfile]) -> str:
+    """What the bootstrap of these curves resampled, where it is the same for all."""
+    over = []
+    for name, noun in (("n_groups", "group"), ("n_texts", "text")):
+        counts = {getattr(curve, name, None) for curve in curves}
+        count = counts.pop() if len(counts) == 1 else None
+        over += [plural(count, noun)] if count else []
+    return f" over {' and '.join(over)}" if over else ""
 
 
 def model_suffix(source: Any) -> str:

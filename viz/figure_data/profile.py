@@ -12,7 +12,7 @@ from ...errors import FigureError
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from .labels import clean, plural, shorten
-from .notes import map_notes, model_suffix, trace_notes
+from .notes import map_notes, model_suffix, resampled, settings, trace_notes
 from .options import COUNTING, Statistics
 from .select import Profiled
 
@@ -95,8 +95,6 @@ def profile_data(
 
 def _shared_settings(sources: list[Any]) -> tuple[str, ...]:
     """The settings that all traces have in common."""
-    from .notes import settings
-
     traces = [source.trace if isinstance(source, Excess) else source for source in sources]
     found = [settings(trace) for trace in traces if isinstance(trace, CausalTrace)]
     if len(found) < len(traces):
@@ -108,9 +106,7 @@ def _bands(curves: list[LayerProfile]) -> tuple[str, ...]:
     levels = {curve.ci for curve in curves if curve.lo is not None and curve.ci is not None}
     if len(levels) != 1:
         return ("bands: bootstrap intervals of different levels",) if levels else ()
-    groups = {curve.n_groups for curve in curves}
-    over = f" over {plural(groups.pop(), 'group')}" if len(groups) == 1 else ""
-    return (f"band: {levels.pop():.0%} bootstrap interval{over}",)
+    return (f"band: {levels.pop():.0%} bootstrap interval{resampled(curves)}",)
 
 
 def _curve(value: Any, statistics: Statistics) -> LayerProfile:
