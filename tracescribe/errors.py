@@ -27,6 +27,10 @@ class TowerMismatchError(TracescribeError, RuntimeError):
     """The text tower does not compute what its source model computes."""
 
 
+class StaleTowerError(TracescribeError, RuntimeError):
+    """A tower was built from a source model that has changed since, so that it would give the old model's numbers."""
+
+
 class UnsupportedTowerError(TracescribeError, TypeError):
     """No adapter understands this model's text encoder."""
 

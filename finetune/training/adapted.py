@@ -70,7 +70,7 @@ def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:
     """Another source module of the same kind under the model's tokenizer, preprocessing and name."""
     from ...patching import wrap
 
-    return wrap(source, tokenizer=model.text.tokenizer, preprocess=model.preprocess, name=model.name)
+    return wrap(source, tokenizer=model.tokenizer, preprocess=model.preprocess, name=model.name)
 
 
 def _has_adapters(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -26,9 +27,14 @@ _HOLDERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def class_names(thing: Any) -> set[str]:
+def class_names(thing: Any) -> frozenset[str]:
     """Names of the class of ``thing`` and its bases, as ``package.Class``: a type test that imports no library."""
-    return {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(thing).__mro__}
+    return _names_of(type(thing))  # type: ignore[arg-type]  # a class is hashable
+
+
+@lru_cache(maxsize=1024)
+def _names_of(kind: type) -> frozenset[str]:
+    return frozenset(f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__)
 
 
 def unwrapped(module: Any) -> Any:
@@ -70,7 +76,7 @@ def peft_root(thing: Any) -> nn.Module:
         root = thing
 
 
-def kinds(module: Any) -> set[str]:
+def kinds(module: Any) -> frozenset[str]:
     """:func:`class_names` of the module inside any wrapper of torch.compile or parallel training."""
     return class_names(unwrapped(module))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,47 +12,104 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
 from ..adapters.registry import adapter_for
+from ..adapters.wrappers import check_unsharded
 from ..torch_state import neutral_state
 from ..towers.image_tower import ImageTower
 from ..towers.text_tower import TextTower
+from ..towers.tower import Tower
 from .image_encoder import ImageEncoder, Preprocess
+from .source_state import SourceState
 from .verification import verify, verify_images
+
+logger = logging.getLogger(__name__)
 
 
 class DualEncoder:
     """A CLIP-style model: ``text`` (a :class:`TextTower`), ``encode_images``, ``logit_scale``, and its ``source``.
 
-    The tower shares the source model's parameters and leaves its modules untouched.
+    The towers share the source model's parameters and leave its modules untouched, so training the source in place
+    changes the towers with it. Where the source changes in another way (adapters added, trained, switched, merged or
+    disabled; modules or parameters replaced; ``load_state_dict(assign=True)``), the next use of ``text`` or ``vision``
+    builds and verifies a new tower.
+
+    A DualEncoder can be copied (``copy.deepcopy``) and pickled if its source, tokenizer and preprocessing can; the copy
+    is wrapped and verified anew.
 
     Attributes:
-        text: the text tower, verified against the source model's own text encoder.
         source: the wrapped model, unchanged.
+        tokenizer: the tokenizer as it was given.
+        preprocess: from a PIL image to pixels, or None.
         name: what it was loaded or wrapped as.
-        logit_scale: the factor before the softmax over cosine similarities (CTE does not depend on it).
         verified: largest differences between tower and source by stage, as :meth:`verify` found them.
     """
 
-    @neutral_state()
     def __init__(
         self, source: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
     ) -> None:
-        self._adapter, self._inner = adapter_for(source)
-        self.source = source
+        self.source, self.tokenizer, self.preprocess = source, tokenizer, preprocess
+        self._read_source()
         self.name = name or type(self._inner).__name__
-        self.text: TextTower = self._adapter.build_tower(self._inner, tokenizer)
-        self.image = ImageEncoder(self._inner, self._adapter.encode_image, preprocess)
-        self.preprocess = preprocess
-        self.logit_scale: float = self._adapter.logit_scale(self._inner)
-        self.verified = self.verify()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rewrapped, (type(self), self.source, self.tokenizer, self.preprocess, self.name)
+
+    @neutral_state()
+    def _read_source(self) -> None:
+        """Build and verify the text tower over the source as it is now."""
+        adapter, inner = adapter_for(self.source)
+        check_unsharded(inner)
+        text = adapter.build_tower(inner, self.tokenizer)
+        text.source_state = SourceState(self.source, text)
+        self.verified = verify(text, adapter, inner)
+        self._adapter, self._inner, self._text = adapter, inner, text
+        self._image = ImageEncoder(inner, adapter.encode_image, self.preprocess)
+        self._vision: ImageTower | None = None
+
+    def _follow_source(self) -> None:
+        """Read the source anew if it is no longer the model that the text tower was built from."""
+        if not _is_current(self._text):
+            logger.info("the source of %s has changed: its text tower is built and verified anew", self.name)
+            self._read_source()
+
+    @property
+    def text(self) -> TextTower:
+        """The text tower over the source as it is now, verified against the source's own text encoder.
+
+        Raises:
+            UnsupportedTowerError, TowerMismatchError, NonFiniteError: the source has changed, and the new one cannot
+                be read; see :func:`wrap`.
+        """
+        self._follow_source()
+        return self._text
+
+    @property
+    def image(self) -> ImageEncoder:
+        """The source model's own image encoder."""
+        self._follow_source()
+        return self._image
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor before the softmax over cosine similarities (CTE does not depend on it)."""
+        self._follow_source()
+        return self._adapter.logit_scale(self._inner)
 
     def verify(self) -> dict[str, float]:
         """Compare the text tower with the source model again; see :func:`tracescribe.patching.verify`."""
         return verify(self.text, self._adapter, self._inner)
 
-    @cached_property
+    @property
     def vision(self) -> ImageTower:
-        """The image tower, built on first use and verified against the model's own image encoder."""
-        return self.image_tower()
+        """The image tower, built on first use and verified against the model's own image encoder.
+
+        Raises:
+            UnsupportedTowerError: no adapter reads this image encoder.
+            TowerMismatchError, NonFiniteError: see :func:`tracescribe.patching.verify`.
+        """
+        self._follow_source()
+        if self._vision is None or not _is_current(self._vision):
+            self._vision = self.image_tower()
+        return self._vision
 
     @neutral_state()
     def image_tower(self, grid: int | None = None) -> ImageTower:
@@ -68,22 +125,25 @@ class DualEncoder:
         >>> model.image_tower(grid=8).grid, model.image_tower(grid=8).n_layers  # the stem and two of four stages
         ((8, 8), 2)
         """
+        self._follow_source()
         build = self._adapter.build_image_tower
         if build is None:
             raise UnsupportedTowerError(
                 f"the adapter {self._adapter.name!r} reads text towers only: the image encoder cannot be traced"
             )
         reading = build(self._inner, grid)
+        reading.tower.source_state = SourceState(self.source, reading.tower)
         verify_images(reading, self._adapter, self._inner)
         return reading.tower
 
     @property
     def embed_dim(self) -> int:
         """Width of the joint embedding space: that of the readout of one state, without a pass through the blocks."""
-        state = torch.zeros(1, 1, self.text.d_model, dtype=self.text.dtype, device=self.device)
-        pooled = self.text.pooled_positions(torch.zeros(1, 1, dtype=torch.long, device=self.device))
-        with neutral_state(self.text):
-            return self.text.read(state, pooled).shape[-1]
+        text = self.text
+        state = torch.zeros(1, 1, text.d_model, dtype=text.dtype, device=text.device)
+        pooled = text.pooled_positions(torch.zeros(1, 1, dtype=torch.long, device=text.device))
+        with neutral_state(text):
+            return text.read(state, pooled).shape[-1]
 
     @property
     def device(self) -> torch.device:
@@ -98,23 +158,38 @@ class DualEncoder:
         return self.text.encode(texts, batch_size)
 
     def __repr__(self) -> str:
-        kind = "causal" if self.text.causal else "bidirectional"
+        text = self._text  # as it was read last: a repr runs and refuses nothing
+        kind = "causal" if text.causal else "bidirectional"
         return (
-            f"DualEncoder({self.name!r}: {kind} text tower, {self.text.n_layers} blocks × {self.text.n_heads} heads × "
-            f"{self.text.d_model} wide, read at {self.text.pooling}; on {self.device})"
+            f"DualEncoder({self.name!r}: {kind} text tower, {text.n_layers} blocks × {text.n_heads} heads × "
+            f"{text.d_model} wide, read at {text.pooling}; on {text.device})"
         )
+
+
+def _is_current(tower: Tower) -> bool:
+    return isinstance(tower.source_state, SourceState) and tower.source_state.current
+
+
+def _rewrapped(
+    kind: type[DualEncoder], source: nn.Module, tokenizer: Any, preprocess: Preprocess | None, name: str
+) -> DualEncoder:
+    """What a pickled or copied DualEncoder is made of again."""
+    return kind(source, tokenizer=tokenizer, preprocess=preprocess, name=name)
 
 
 def wrap(
     module: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
 ) -> DualEncoder:
-    """A :class:`DualEncoder` over a model you already have: open_clip, transformers, or either wrapped by peft.
+    """A :class:`DualEncoder` over a model you already have: open_clip, transformers and others.
 
-    The tower shares the model's parameters (for a peft model: holds its effective weights at this moment) and is
-    verified against the model's own text encoder before it is returned. The model itself is not changed.
+    The text tower shares the model's parameters (for a peft model: holds its effective weights) and is verified
+    against the model's own text encoder before it is returned. The model itself is not changed, and where it changes
+    later, the DualEncoder follows it.
 
     Args:
-        module: an open_clip ``CLIP`` or ``CustomTextCLIP``, or a transformers ``CLIPModel``.
+        module: an open_clip ``CLIP`` or ``CustomTextCLIP``, a transformers ``CLIPModel``, or another model that an
+            adapter reads; also inside peft, ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or
+            ``AveragedModel``.
         tokenizer: ``open_clip.get_tokenizer(...)``, a transformers tokenizer or processor, any function from a list
             of texts to padded token ids, or an object with ``encode``/``strings``/``pad_id``/``special_ids``.
         preprocess: from a PIL image to a pixel tensor; needed only to encode images that are not tensors yet.

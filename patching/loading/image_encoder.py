@@ -15,6 +15,7 @@ from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
 from ..torch_state import neutral_state
 from ..towers.tower import normalise
 from .images import describe, read_image
+from .verification import eagerly
 
 Preprocess = Callable[[Any], Any]
 
@@ -48,7 +49,7 @@ class ImageEncoder:
                 f"image in a list"
             )
         out = []
-        with neutral_state(self._source):
+        with neutral_state(self._source), eagerly(self._source):
             for at in range(0, len(images), batch_size):
                 out.append(self._embed(images[at : at + batch_size]))
         if not out:

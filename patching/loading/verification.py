@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
+from ..adapters.wrappers import class_names
 from ..torch_state import neutral_state
 from ..towers.spec import TOLERANCE
 from ..towers.text_tower import TextTower
@@ -23,6 +26,19 @@ SAMPLE_TEXTS = (
     "a photo of a cat",
     "No pneumothorax, 2 small nodules in the left lung; heart size is normal.",
 )
+
+
+def eagerly(source: nn.Module) -> AbstractContextManager[Any]:
+    """A block in which no compiled code of ``source`` runs.
+
+    Compiled code may skip hooks that were not there when it was compiled, and sums in another order.
+    """
+    compiled = any(
+        module._compiled_call_impl is not None or "torch.OptimizedModule" in class_names(module)
+        for module in source.modules()
+    )
+    # asked for only where something is compiled: it imports torch's compiler
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def check_finite(tower: Tower) -> None:
@@ -73,7 +89,7 @@ def verify(
 def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
     """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
     stages = [adapter.embedding_stage(source), *((block, False) for block in adapter.blocks(source))]
-    with neutral_state(source):
+    with neutral_state(source), eagerly(source):
         theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
     if adapter.sequence_first:
         theirs = [state.transpose(0, 1) for state in theirs]
@@ -103,7 +119,7 @@ def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) ->
     pixels = torch.randn(2, 3, *tower.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(tower.device, tower.dtype)
     reference = _untouchable(source)
-    with neutral_state(reference):
+    with neutral_state(reference), eagerly(reference):
         theirs, expected = _source_stages(reading.stages(reference), lambda: adapter.encode_image(reference, pixels))
     with neutral_state(tower):
         ours, got = _tower_stages(tower, pixels)

@@ -143,7 +143,9 @@ class ImageTower(Tower):
 
         Raises:
             DataFormatError: pixels of another shape than the tower's.
+            StaleTowerError: the source model has changed since; ``model.vision`` follows it.
         """
+        self.check_source()
         rows = list(images)
         for image in rows:
             self.shape_of(image)

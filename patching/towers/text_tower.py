@@ -136,8 +136,10 @@ class TextTower(Tower):
 
         Raises:
             ContextOverflowError: a text has more tokens than the context.
+            StaleTowerError: the source model has changed since; ``model.text`` follows it.
             TorchStateError: see :func:`.torch_state.neutral_state`.
         """
+        self.check_source()
         rows = self.rows(texts)
         with neutral_state(self):
             out: Tensor | None = None

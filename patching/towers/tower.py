@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -51,6 +51,8 @@ class Tower(nn.Module):
         self.head = head
         self.projection = projection or nn.Identity()
         self._fingerprint: tuple[object, str] = (None, "")
+        # raises StaleTowerError where the source model has changed since the tower was built; None without a source
+        self.source_state: Callable[[], None] | None = None
 
     # what the tower is -----------------------------------------------------------------------------------------
 
@@ -107,6 +109,15 @@ class Tower(nn.Module):
     def extra_repr(self) -> str:
         return f"n_layers={self.n_layers}, n_heads={self.n_heads}, d_model={self.d_model}, {self.spec}"
 
+    def check_source(self) -> None:
+        """Raise if the source model has changed so that this tower no longer computes what it computes.
+
+        Raises:
+            StaleTowerError: it has; ``model.text`` and ``model.vision`` follow their source.
+        """
+        if self.source_state is not None:
+            self.source_state()
+
     def fingerprint(self) -> str:
         """SHA-256 over every weight of the tower, by name: equal fingerprints mean equal weights.
 
@@ -114,7 +125,7 @@ class Tower(nn.Module):
         a write behind torch's back, through ``.data``, changes too).
         """
         tensors = sorted(self.state_dict().items())
-        state = [(name, t.data_ptr(), 0 if t.is_inference() else t._version, _byte_sum(t)) for name, t in tensors]
+        state = [(name, t.data_ptr(), 0 if t.is_inference() else t._version, byte_sum(t)) for name, t in tensors]
         if self._fingerprint[0] != state:
             digest = hashlib.sha256()
             for name, tensor in tensors:
@@ -194,7 +205,11 @@ class Tower(nn.Module):
         """The same tower over the same parameters with other hook points; with ``dtype``, over cast copies.
 
         Weights that were made under ``torch.inference_mode`` are copied too: autograd cannot read them.
+
+        Raises:
+            StaleTowerError: see :meth:`check_source`.
         """
+        self.check_source()
         twin = share(self).eval()
         with torch.inference_mode(False), torch.no_grad():
             for module in twin.modules():
@@ -217,7 +232,7 @@ class Tower(nn.Module):
         return as_hooked_root_module(self)
 
 
-def _byte_sum(tensor: Tensor) -> int:
+def byte_sum(tensor: Tensor) -> int:
     """The sum of a tensor's memory read as 64-bit integers (modulo 2^64), or as bytes where that does not go up."""
     flat = tensor.detach().contiguous().flatten()
     by_words = flat.numel() * flat.element_size() % 8 == 0
