@@ -67,7 +67,9 @@ def test_a_model_that_prefers_every_foil_is_traced_with_a_warning():
     trace = with_margins([-0.05, -0.03])
     with pytest.warns(TraceWarning, match="prefers the foil") as caught:
         assert trace.map().segment == "S_corr < S_foil"
-    assert caught[0].filename == __file__
+    with pytest.warns(TraceWarning, match="prefers the foil") as also:
+        trace.per_layer()
+    assert caught[0].filename == also[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trace.map(segment="incorrect")

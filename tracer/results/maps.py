@@ -283,9 +283,9 @@ class Excess:
         independent samples. Clusters are the same where the pairs' ``group`` or ``id`` says so. Those of pairs without
         either are the same only where the pairs are: equal captions and images.
         """
-        from .profiles import profile_difference
+        from .profiles import layer_profile
 
-        return profile_difference(
+        return layer_profile(
             self.trace,
             self.control,
             aggregate=aggregate,

@@ -31,7 +31,7 @@ from .statistics import (
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["layer_profile", "pairs_used", "profile_difference", "split_half", "trace_map"]
+__all__ = ["layer_profile", "pairs_used", "split_half", "trace_map"]
 
 SEGMENTS = ("correct", "ambiguous", "incorrect", "all")
 PREFERRED = "S_corr > S_foil"
@@ -152,8 +152,7 @@ def trace_map(trace: CausalTrace, align: str, reduce: str, segment: str | None) 
 
 
 def layer_profile(
-    trace: CausalTrace,
-    *,
+    *traces: CausalTrace,
     aggregate: str,
     ci: float | None,
     n_boot: int,
@@ -162,55 +161,14 @@ def layer_profile(
     segment: str | None,
     align: str | None,
 ) -> LayerProfile:
-    """See :meth:`CausalTrace.per_layer`."""
-    side = _Side.of(trace, aggregate, reduce, segment, align)
-    return _profile([side], aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, align=align, layers=trace.layers)
+    """The profile of a trace, or that of a trace less its control's.
 
+    See :meth:`CausalTrace.per_layer` and :meth:`Excess.per_layer`.
+    """
+    sides = []
+    for trace in traces:  # no comprehension: some Pythons give it a frame, and a warning counts frames to the caller
+        sides.append(_Side.of(trace, aggregate, reduce, segment, align))
 
-def profile_difference(
-    trace: CausalTrace,
-    control: CausalTrace,
-    *,
-    aggregate: str,
-    ci: float | None,
-    n_boot: int,
-    seed: int,
-    reduce: str,
-    segment: str | None,
-    align: str | None,
-) -> LayerProfile:
-    """Profile of a trace minus that of its control; see :meth:`Excess.per_layer`."""
-    sides = [_Side.of(one, aggregate, reduce, segment, align) for one in (trace, control)]
-    return _profile(sides, aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, align=align, layers=trace.layers)
-
-
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """The pairs of one trace that enter a profile; of two, the second is subtracted."""
-
-    table: PairTable
-    clusters: list[Hashable]  # of the pairs; equal ones are one cluster, within a trace and between two
-    texts: list[Hashable]
-    denominator: float
-
-    @classmethod
-    def of(cls, trace: CausalTrace, aggregate: str, reduce: str, segment: str | None, align: str | None) -> _Side:
-        used, _ = pairs_used(trace, segment, stacklevel=5)
-        table = _table(trace, used, aggregate, align, reduce)
-        clusters, texts = cluster_keys(trace, used), text_keys(trace, used)
-        return cls(table, clusters, texts, float(trace.denominator[used].mean()))
-
-
-def _profile(
-    sides: Sequence[_Side],
-    *,
-    aggregate: str,
-    ci: float | None,
-    n_boot: int,
-    seed: int,
-    align: str | None,
-    layers: Int[np.ndarray, "layer"],
-) -> LayerProfile:
     def difference(maps: Sequence[Float[np.ndarray, "draw layer row"]]) -> Float[np.ndarray, "draw layer"]:
         ours, *control = (_by_layer(cells, aggregate, align) for cells in maps)
         return ours - control[0] if control else ours
@@ -234,8 +192,25 @@ def _profile(
         n_groups=len(np.unique(clusters[0])),
         n_texts=min(len(np.unique(labels)) for labels in texts),
         denominator=sides[0].denominator if len(sides) == 1 else None,
-        layers=layers,
+        layers=traces[0].layers,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The pairs of one trace that enter a profile; of two, the second is subtracted."""
+
+    table: PairTable
+    clusters: list[Hashable]  # of the pairs; equal ones are one cluster, within a trace and between two
+    texts: list[Hashable]
+    denominator: float
+
+    @classmethod
+    def of(cls, trace: CausalTrace, aggregate: str, reduce: str, segment: str | None, align: str | None) -> _Side:
+        used, _ = pairs_used(trace, segment, stacklevel=5)
+        table = _table(trace, used, aggregate, align, reduce)
+        clusters, texts = cluster_keys(trace, used), text_keys(trace, used)
+        return cls(table, clusters, texts, float(trace.denominator[used].mean()))
 
 
 def _labels(sides: Sequence[_Side], kind: Literal["clusters", "texts"]) -> list[Int[np.ndarray, "pair"]]:

@@ -27,19 +27,19 @@ FEW = 10  # clusters or texts, below which an interval is little more than a war
 _MOST = 4096  # clusters that are drawn one by one; more are joined at random, which leaves the variance as it is
 
 Labels = Sequence[Int[np.ndarray, "pair"]]  # by trace; equal numbers are one cluster or text
-Estimate = Callable[[Labels, Float[np.ndarray, "boot cluster"]], Float[np.ndarray, "boot layer"]]
+Estimate = Callable[[Labels, Float[np.ndarray, "boot cluster"]], Float[np.ndarray, "boot *cell"]]
 
 
 def two_way_replicates(
     estimate: Estimate,
-    value: Float[np.ndarray, "layer"],
+    value: Float[np.ndarray, "*cell"],
     clusters: Labels,
     texts: Labels,
     *,
     ci: float,
     n_boot: int,
     seed: int,
-) -> Float[np.ndarray, "boot layer"] | None:
+) -> Float[np.ndarray, "boot *cell"] | None:
     """Draws of an estimate from one or several traces; None where a trace has a single cluster.
 
     estimate: the numbers by draw, from the labels of every trace's pairs and how often each label was drawn.
@@ -53,12 +53,12 @@ def two_way_replicates(
     both = _numbered([cluster * n_texts + text for cluster, text in zip(clusters, texts, strict=True)])
     n_clusters, n_both = (1 + max(int(labels.max()) for labels in level) for level in (clusters, both))
 
-    def deviations(labels: Labels, stream: int) -> Float[np.ndarray, "boot layer"]:
+    def deviations(labels: Labels, stream: int) -> Float[np.ndarray, "boot *cell"]:
         first = seed if stream == 0 else int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
         labels = _joined(labels, first)
         return estimate(labels, _draws(labels, n_boot, first)) - value
 
-    def widened(labels: Labels, stream: int) -> Float[np.ndarray, "boot layer"]:
+    def widened(labels: Labels, stream: int) -> Float[np.ndarray, "boot *cell"]:
         return deviations(labels, stream) * max(widening(effective_number(side), ci) for side in labels)
 
     one_text = min(len(np.unique(labels)) for labels in texts) < 2

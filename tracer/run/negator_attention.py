@@ -15,10 +15,10 @@ from ..pairs.negation import NEGATORS, negator_tokens
 from ..pairs.pairs import Pair
 from ..pairs.roles import TokenKind
 from ..results.maps import TraceMap
+from ..results.resampling import two_way_replicates
 from ..results.statistics import (
     PairTable,
     bootstrap,
-    cluster_draws,
     cluster_index,
     combine,
     percentile_interval,
@@ -120,7 +120,7 @@ def negator_attention(
 
     For each pair: the maximum over later queries of the attention to the negator in the negated caption less that to
     the token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an interval from
-    resampling groups. Images play no part.
+    resampling groups and texts. Images play no part.
 
     pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the
         captions differ; if they differ in several, the one of these that belongs to one of ``negators`` (words or
@@ -162,10 +162,21 @@ def negator_attention(
         groups=batch.groups,
         model=model.name,
     )
-    cluster, n_groups = cluster_index(batch.groups)
-    if not (wants_interval and n_groups > 1) or ci is None:
+    if not wants_interval or ci is None:
         return result
-    lo, hi = percentile_interval(bootstrap(result._table(), cluster, cluster_draws(n_groups, n_boot, seed)), ci)
+    table = result._table()
+    drawn = two_way_replicates(
+        lambda labels, draws: bootstrap(table, labels[0], draws),
+        result.mean,
+        [cluster_index(batch.groups)[0]],
+        [batch.text_pair],
+        ci=ci,
+        n_boot=n_boot,
+        seed=seed,
+    )
+    if drawn is None:
+        return result
+    lo, hi = percentile_interval(drawn, ci)
     return replace(result, ci=ci, lo=lo, hi=hi)
 
 

@@ -186,7 +186,8 @@ def trace(
     document = {"output": output, "summary": result.summary(), **describe(result, profile)}
     if excess is not None:
         document["excess"] = {"over": control, "value": excess.value, "lo": excess.lo, "hi": excess.hi}
-    show(json, document, result.summary(), layers(profile, excess), f"saved {output}")
+    caution = [] if profile.caution is None else [f"{profile.caution[0].upper()}{profile.caution[1:]}."]
+    show(json, document, result.summary(), layers(profile, excess), *caution, f"saved {output}")
 
 
 def _trace(encoder: DualEncoder, pairs: list[Pair], name: str, json: bool, options: dict[str, Any]) -> CausalTrace:
@@ -260,6 +261,9 @@ def describe(result: CausalTrace, profile: LayerProfile) -> dict[str, object]:
         "cte": profile.value,
         "lo": profile.lo,
         "hi": profile.hi,
+        "n_groups": profile.n_groups,
+        "n_texts": profile.n_texts,
+        "caution": profile.caution,
         "provenance": result.provenance,
     }
 
