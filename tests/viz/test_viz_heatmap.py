@@ -252,3 +252,6 @@ def test_a_pair_of_columns_that_are_no_tokens_shows_its_captions() -> None:
     )
     title = heatmap(heads, pair=0).layout.title.text
     assert "correct “there is no edema.”" in title and "foil “there is severe edema.”" in title
+    kept = replace(heads, captions=("No edema!", "b"), foil_captions=("Edema?", "c"))
+    title = heatmap(kept, pair=0).layout.title.text
+    assert "correct “No edema!”" in title and "foil “Edema?”" in title

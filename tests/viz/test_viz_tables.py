@@ -53,7 +53,7 @@ def test_a_caption_says_what_is_needed_to_read_the_figure() -> None:
         "the tokens in which the two captions differ.",
         "12 pairs (4 texts); 9 of them used (S_corr > S_foil)",
         "foil → correct; residual stream; ratio of means",
-        "band: 95% bootstrap interval over 9 groups.",
+        "band: 95% bootstrap interval over 9 groups and 4 texts.",
     ):
         assert phrase in text
     assert "Colours" not in caption(profile(TRACE))

@@ -108,9 +108,8 @@ def _method(trace: CausalTrace) -> list[str]:
 def captions(trace: CausalTrace, i: int, special: np.ndarray) -> tuple[str, str]:
     """Both captions of a pair, as the trace keeps them, else put together from its tokens."""
     sides = []
-    for name, tokens in (("captions", trace.tokens), ("foil_captions", trace.foil_tokens)):
-        kept = getattr(trace, name, None)
-        sides.append(shorten(caption_text(tokens[i], special) if kept is None else str(kept[i]), 120))
+    for kept, tokens in ((trace.captions, trace.tokens), (trace.foil_captions, trace.foil_tokens)):
+        sides.append(shorten(caption_text(tokens[i], special) if kept is None else kept[i], 120))
     return sides[0], sides[1]
 
 
@@ -146,8 +145,10 @@ def band(curve: LayerProfile) -> tuple[str, ...]:
 def resampled(curves: Sequence[LayerProfile]) -> str:
     """What the bootstrap of these curves resampled, where it is the same for all."""
     over = []
-    for name, noun in (("n_groups", "group"), ("n_texts", "text")):
-        counts = {getattr(curve, name, None) for curve in curves}
+    for noun, counts in (
+        ("group", {curve.n_groups for curve in curves}),
+        ("text", {curve.n_texts for curve in curves}),
+    ):
         count = counts.pop() if len(counts) == 1 else None
         over += [plural(count, noun)] if count else []
     return f" over {' and '.join(over)}" if over else ""

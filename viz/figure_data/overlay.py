@@ -116,9 +116,8 @@ def overlay_data(
         raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
     margin = f"S_image − S_counterfactual = {trace.denominator[i]:.3f}".replace("-", MINUS)
     notes = [margin, _ARROWS[trace.direction], *settings(trace)[1:], "outline: where the pixels differ"]
-    kept = getattr(trace, "captions", None)
-    if kept is not None and kept[i]:
-        notes.append(f"caption “{shorten(str(kept[i]), 120)}”")
+    if trace.captions is not None and trace.captions[i]:
+        notes.append(f"caption “{shorten(trace.captions[i], 120)}”")
     if trace.provenance["regions"] is None:
         notes.append("all differing patches together")
     if not trace.valid[i]:
