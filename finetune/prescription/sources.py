@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
 from .arrays import real_array
-
-if TYPE_CHECKING:
-    from ...tracer import CausalTrace
 
 Draws = Float[np.ndarray, "draw layer"]
 
@@ -55,11 +51,11 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
 
     if isinstance(source, CausalTrace):
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
-        return _from_layer_profile(profile, "trace", n_texts=_distinct_texts(source), trace=dict(source.provenance))
+        return _from_layer_profile(profile, "trace", trace=dict(source.provenance))
     if isinstance(source, Excess):
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
         both = {"trace": dict(source.trace.provenance), "control": dict(source.control.provenance)}
-        return _from_layer_profile(profile, "excess", forced_last=0.0, n_texts=_distinct_texts(source.trace), **both)
+        return _from_layer_profile(profile, "excess", forced_last=0.0, **both)
     if isinstance(source, TraceMap):
         return _from_layer_profile(source.per_layer(aggregate=aggregate), "map")
     if isinstance(source, LayerProfile):
@@ -72,18 +68,7 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
     return _from_array(source, aggregate)
 
 
-def _distinct_texts(trace: CausalTrace) -> int:
-    from ...tracer.results.profiles import pairs_used
-
-    with warnings.catch_warnings():  # the profile of the same trace has said it
-        warnings.simplefilter("ignore")
-        used, _ = pairs_used(trace, None)
-    return len(np.unique(trace.text_pair[used]))
-
-
-def _from_layer_profile(
-    profile: Any, kind: str, *, forced_last: float | None = None, n_texts: int | None = None, **about: Any
-) -> Profile:
+def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = None, **about: Any) -> Profile:
     from ...tracer.results.tables import what_the_readout_reads
 
     values = np.asarray(profile.value, dtype=np.float64)
@@ -99,9 +84,10 @@ def _from_layer_profile(
     if what_the_readout_reads(about.get("trace", {})) is not None:
         forced_last = None
     known = {"source": kind, "n_pairs": int(profile.n_pairs), "n_groups": int(profile.n_groups), **about}
-    if n_texts is not None:
-        known["n_texts"] = n_texts
-    return Profile(values, profile.aggregate, draws, int(profile.n_pairs) or None, n_texts, forced_last, known)
+    if profile.n_texts is not None:
+        known["n_texts"] = int(profile.n_texts)
+    n_pairs = int(profile.n_pairs) or None
+    return Profile(values, profile.aggregate, draws, n_pairs, profile.n_texts, forced_last, known)
 
 
 def _from_array(source: Any, aggregate: str) -> Profile:
