@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -115,7 +116,8 @@ def _run_beside(tasks: Sequence[Task], processes: int, done: dict[int, Run], not
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
     try:
-        futures = {pool.submit(run_arm, task): index for index, task in enumerate(tasks)}
+        # as bytes: torch would hand tensors over in shared memory, of which containers often have too little
+        futures = {pool.submit(_run_packed, pickle.dumps(task)): index for index, task in enumerate(tasks)}
         for future in as_completed(futures):
             done[futures[future]] = future.result()
             notify(len(done))
@@ -125,6 +127,10 @@ def _run_beside(tasks: Sequence[Task], processes: int, done: dict[int, Run], not
             worker.terminate()
         raise
     pool.shutdown()
+
+
+def _run_packed(task: bytes) -> Run:
+    return run_arm(pickle.loads(task))
 
 
 def _leave_interrupts_to_the_parent() -> None:
