@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+import threading
+import warnings
 from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
-from ...errors import UnsupportedTowerError
+from ...errors import TraceWarning, UnsupportedTowerError
 from ..towers.text_tower import TextTower
 from .base import Adapter
 from .wrappers import inner_source, peft_root, unwrapped
@@ -18,6 +19,8 @@ GROUP = "tracescribe.towers"
 
 
 _ADAPTERS: dict[str, Adapter] = {}
+_LOCK = threading.RLock()  # reentrant: a plugin's module may call register
+_loaded = False
 
 
 def register(adapter: Adapter) -> None:
@@ -26,14 +29,43 @@ def register(adapter: Adapter) -> None:
     Raises:
         ValueError: an adapter of that name is registered already.
     """
-    if adapter.name in _ADAPTERS:
-        raise ValueError(f"a tower adapter named {adapter.name!r} is registered already: give yours another name")
-    _ADAPTERS[adapter.name] = adapter
+    with _LOCK:
+        _register_this_package()
+        if adapter.name in _ADAPTERS:
+            raise ValueError(f"a tower adapter named {adapter.name!r} is registered already: give yours another name")
+        _ADAPTERS[adapter.name] = adapter
 
 
-@cache
 def _load_adapters() -> None:
-    """Adapters of this package and of others: each entry point of ``tracescribe.towers`` is an :class:`Adapter`."""
+    """Adapters of this package and of others, once in a process, whichever thread comes first.
+
+    Each entry point of ``tracescribe.towers`` is an :class:`Adapter`. One that fails is named in a warning, left out,
+    and not tried again.
+    """
+    global _loaded
+    with _LOCK:
+        if _loaded:
+            return
+        _register_this_package()
+        _loaded = True
+        failed = []
+        for entry in entry_points(group=GROUP):
+            try:
+                found = entry.load()
+                if not isinstance(found, Adapter):
+                    raise TypeError(f"it is a {type(found).__name__}, not an Adapter")
+                register(found)
+            except Exception as error:  # the code of others may raise anything
+                failed.append(f"{entry.name!r} ({entry.value}; {type(error).__name__}: {error})")
+    if failed:
+        warnings.warn(
+            f"tower adapters of other packages are left out, for they cannot be registered: {', '.join(failed)}",
+            TraceWarning,
+            stacklevel=2,
+        )
+
+
+def _register_this_package() -> None:
     from . import open_clip, open_clip_hf, transformers_dual
     from .conch import ADAPTER as conch
     from .cxr_bert import ADAPTER as cxr_bert
@@ -41,12 +73,9 @@ def _load_adapters() -> None:
     from .medclip import ADAPTER as medclip
     from .openai_clip import ADAPTER as openai_clip
 
-    for family in (open_clip, open_clip_hf, transformers_dual):
-        register(family.ADAPTER)
-    for medical in (openai_clip, conch, cxr_bert, medclip, gloria):
-        register(medical)
-    for entry in entry_points(group=GROUP):
-        register(entry.load())
+    families = [family.ADAPTER for family in (open_clip, open_clip_hf, transformers_dual)]
+    for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria):
+        _ADAPTERS.setdefault(adapter.name, adapter)
 
 
 def adapter_for(module: Any) -> tuple[Adapter, nn.Module]:
@@ -57,7 +86,7 @@ def adapter_for(module: Any) -> tuple[Adapter, nn.Module]:
     """
     _load_adapters()
     source = inner_source(module)
-    for adapter in _ADAPTERS.values():
+    for adapter in tuple(_ADAPTERS.values()):
         if adapter.matches(source):
             return adapter, source
     children = ", ".join(f"{name}: {type(child).__name__}" for name, child in source.named_children()) or "nothing"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UnknownModelError
+from ...errors import DataFormatError, UnknownModelError
+from ...io.quoting import shown_path
+from ...io.reading import open_regular
+from .archives import ArchiveError, archive_state, is_archive
 
+MAX_CHECKPOINT = 2**36  # bytes
 _SIZES = ("input_resolution", "context_length", "vocab_size")  # what only OpenAI's archives hold beside weights
 _OPENAI_NAMES = r"openai|chexzero|best_64_|^(ViT-[BL]-\d\d(-336px)?|RN\d+(x\d+)?)\.pt$"
 _GELU_NAMES = r"laion|datacomp|commonpool"
@@ -43,30 +46,36 @@ def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Chec
     Raises:
         UnknownModelError: there is no such file, or it holds no weights that can be read safely.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UnknownModelError(f"there is no checkpoint file {str(path)!r}")
+    path = regular_file(path)
+    name = f"the checkpoint {shown_path(path)}"
     try:
         if path.suffix == ".safetensors":
+            from safetensors import safe_open
             from safetensors.torch import load_file
 
-            return Checkpoint(path, load_file(path), {})
-        if _is_archive(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # OpenAI's files are what they are
-                return _split(path, torch.jit.load(path, map_location="cpu").state_dict(), {}, archive=True)
+            with safe_open(path, "pt") as file:
+                stated = file.metadata() or {}
+            return _split(path, load_file(path), {key: _boolean(text) for key, text in stated.items()})
+        if is_archive(path):
+            return _split(path, _archive(path, run_pickled_code), {}, archive=True)
         content = torch.load(path, map_location="cpu", weights_only=not run_pickled_code)
+    except UnknownModelError:
+        raise
     except Exception as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+        if any(sign in str(error).lower() for sign in ("unsupported global", "unsupported class")):
             raise UnknownModelError(
-                f"the checkpoint {str(path)!r} holds more than weights, and unpickling that may run any code: if you "
-                f"trust its source, pass trust_remote_code=True"
+                f"{name} holds more than weights, and unpickling that may run any code: if you trust its source, pass "
+                f"trust_remote_code=True"
             ) from error
-        raise UnknownModelError(f"the checkpoint {str(path)!r} cannot be read: {first_line(error)}") from error
+        reason = first_line(error)[:200]
+        if path.stat().st_size == 0:
+            reason = "it is empty"
+        elif reason.startswith("Weights only load failed"):
+            reason = "it is no file of torch.save"
+        raise UnknownModelError(f"{name} cannot be read: {reason}") from error
     if not isinstance(content, Mapping):
         raise UnknownModelError(
-            f"the checkpoint {str(path)!r} holds a {type(content).__name__}, not weights by name: save the model's "
-            f"state_dict()"
+            f"{name} holds a {type(content).__name__}, not weights by name: save the model's state_dict()"
         )
     nested = content.get("state_dict")
     if isinstance(nested, Mapping):
@@ -74,19 +83,68 @@ def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Chec
     return _split(path, content, {})
 
 
+def regular_file(path: str | Path) -> Path:
+    """``path`` if it is a regular file of at most :data:`MAX_CHECKPOINT` bytes; never waits for a pipe or device.
+
+    Raises:
+        UnknownModelError: it is not.
+    """
+    try:
+        open_regular(path, MAX_CHECKPOINT).close()
+    except DataFormatError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise UnknownModelError(f"there is no checkpoint file {shown_path(path)}") from None
+        raise UnknownModelError(f"no checkpoint: {error}") from None
+    return Path(path)
+
+
+def _archive(path: Path, run_code: bool) -> Mapping[str, Tensor]:
+    """The weights of a TorchScript archive, read as data; by running it only where the user allowed that."""
+    try:
+        return archive_state(path)
+    except ArchiveError as error:
+        if not run_code:
+            raise UnknownModelError(
+                f"the checkpoint {shown_path(path)} is a TorchScript program whose weights cannot be read without "
+                f"running it ({error}): if you trust its source, pass trust_remote_code=True, or save the state_dict() "
+                f"of torch.jit.load(...) with torch.save"
+            ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        state: Mapping[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
+    return state
+
+
+def _boolean(text: str) -> str | bool:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
 def _split(path: Path, content: Mapping[str, Any], extra: Mapping[str, Any], *, archive: bool = False) -> Checkpoint:
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor) and k not in _SIZES}
     if not state:
-        raise UnknownModelError(f"the checkpoint {str(path)!r} holds no weights, only {sorted(map(str, content))[:5]}")
-    return Checkpoint(path, state, {**extra, **{k: v for k, v in content.items() if k not in state}}, archive)
+        raise UnknownModelError(
+            f"the checkpoint {shown_path(path)} holds no weights, only {sorted(map(str, content))[:5]}"
+        )
+    rest = {str(k): v for k, v in content.items() if k not in state}
+    return Checkpoint(path, unwrapped_names(state), {**extra, **rest}, archive)
 
 
-def _is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, which holds code of its own beside the weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+def unwrapped_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the names that the bare model gives them.
+
+    ``_orig_mod`` of torch.compile is left out wherever it stands, ``module`` of (Distributed)DataParallel and
+    AveragedModel where every name begins with it, in any nesting; so is AveragedModel's count ``n_averaged``.
+
+    >>> list(unwrapped_names({"module._orig_mod.visual._orig_mod.proj": torch.zeros(1), "n_averaged": torch.zeros(1)}))
+    ['visual.proj']
+    """
+    names = {name: [part for part in name.split(".") if part != "_orig_mod"] for name in state}
+    if len(names) > 1 and all(parts[0] == "module" for name, parts in names.items() if name != "n_averaged"):
+        names.pop("n_averaged", None)
+    while all(len(parts) > 1 and parts[0] == "module" for parts in names.values()):
+        names = {name: parts[1:] for name, parts in names.items()}
+    out = {".".join(parts): state[name] for name, parts in names.items()}
+    return out if len(out) == len(names) else dict(state)
 
 
 def trained_with_quick_gelu(checkpoint: Checkpoint) -> tuple[bool, str] | None:
@@ -106,6 +164,8 @@ def trained_with_quick_gelu(checkpoint: Checkpoint) -> tuple[bool, str] | None:
     >>> trained_with_quick_gelu(Checkpoint(Path("model.pt"), dict(reversed(weights.items())), {})) is None
     True
     """
+    if isinstance(stated := checkpoint.extra.get("quick_gelu"), bool):
+        return stated, f"the file says quick_gelu={stated}"
     if checkpoint.openai:
         return True, "it is in OpenAI's own format"
     run = str(checkpoint.extra.get("name", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import types
@@ -15,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import DataFormatError, UnknownModelError
+from ...io.quoting import shown_path
 from ..towers.tokenizers import TransformersTokenizer
 from .checkpoints import Checkpoint, read_checkpoint
 from .dual_encoder import DualEncoder, wrap
@@ -41,7 +43,9 @@ def _file_for(architecture: str, source: str, preprocess: Preprocess | None = No
     """A checkpoint file that its authors distribute, for an architecture of open_clip."""
 
     def load(request: Request) -> DualEncoder:
-        return from_open_clip(architecture, replace(request, pretrained=_given(request, source)), preprocess)
+        return from_open_clip(
+            architecture, replace(request, pretrained=_given(request, source)), preprocess, activation_stated=True
+        )
 
     return load
 
@@ -53,8 +57,8 @@ def _given(request: Request, source: str) -> Path:
             f"{request.name!r} is distributed by its authors ({source}): download it and pass pretrained='where it is'"
         )
     path = Path(request.pretrained)
-    if not path.exists():
-        raise UnknownModelError(f"pretrained={str(path)!r} does not exist; {request.name!r} comes from {source}")
+    if not os.path.lexists(path):
+        raise UnknownModelError(f"pretrained={shown_path(path)} does not exist; {request.name!r} comes from {source}")
     return path
 
 
@@ -131,6 +135,8 @@ def _conch(request: Request) -> DualEncoder:
         path = Path(request.pretrained) if request.pretrained else _download("MahmoodLab/conch", "pytorch_model.bin")
         path = path / "pytorch_model.bin" if path.is_dir() else path
         checkpoint = read_checkpoint(path)
+        if checkpoint.archive:  # the package's loader reads the file again, in its way
+            raise UnknownModelError(f"{shown_path(path)} is a TorchScript archive, and {request.name!r} is none")
         model, preprocess = package.create_model_from_pretrained("conch_ViT-B-16", str(path))
         _fill(model, checkpoint)  # the package's own loader passes over weights that are missing
         tokenizer = package.get_tokenizer()

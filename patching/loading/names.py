@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from ...errors import UnknownModelError
+from ...io.quoting import shown
 from ..torch_state import neutral_state
 from .dual_encoder import DualEncoder
 from .medical import MEDICAL
-from .sources import Request, from_open_clip, from_transformers
+from .sources import Request, from_open_clip, from_transformers, loading
 
 GROUP = "tracescribe.models"
 
@@ -48,6 +49,8 @@ def load(
     >>> ts.load("phantom")
     DualEncoder('phantom': causal text tower, 8 blocks × 4 heads × 64 wide, read at argmax; on cpu)
     """
+    if not isinstance(name, str):
+        raise UnknownModelError(f"a model's name is a text, got {shown(name)}; a module of yours goes to ts.wrap")
     request = Request(name, pretrained, device, dtype, trust_remote_code)
     scheme, colon, rest = name.partition(":")
     if colon and scheme == "open_clip":
@@ -63,14 +66,29 @@ def load(
         return from_transformers(rest, request)
     aliases = _aliases()
     if name in aliases:
-        return aliases[name].load()(device=device, dtype=dtype)
+        with loading(f"the model {name!r} ({aliases[name].value}) cannot be loaded"):
+            model: DualEncoder = aliases[name].load()(device=device, dtype=dtype)
+            return model
     known = sorted([*aliases, *MEDICAL])
     close = difflib.get_close_matches(name, known, n=1)
     raise UnknownModelError(
-        f"unknown model {name!r}{f', did you mean {close[0]!r}?' if close else ''}: use one of "
+        f"unknown model {shown(name)}{f', did you mean {close[0]!r}?' if close else ''}: use one of "
         f"{', '.join(map(repr, known))}, 'open_clip:<architecture>' with pretrained=..., or 'hf:<id or folder>'"
     )
 
 
 def _aliases() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    """The models of installed packages by name.
+
+    Raises:
+        UnknownModelError: two packages give one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise UnknownModelError(
+                f"two installed packages have a model named {entry.name!r} ({other.value} and {entry.value}): "
+                f"uninstall one of them"
+            )
+    return found

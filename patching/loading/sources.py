@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import TracescribeError, UnknownModelError
-from .checkpoints import explain, first_line, lacking, read_checkpoint, trained_with_quick_gelu
+from ...errors import TracescribeError, TraceWarning, UnknownModelError
+from ...io.quoting import shown, shown_path
+from .checkpoints import (
+    Checkpoint,
+    explain,
+    first_line,
+    lacking,
+    read_checkpoint,
+    regular_file,
+    trained_with_quick_gelu,
+)
 from .dual_encoder import DualEncoder, wrap
+from .hub import hub_or_cache
 from .image_encoder import Preprocess
 
 logger = logging.getLogger(__name__)
@@ -41,13 +52,16 @@ def loading(what: str) -> Iterator[None]:
     except (TracescribeError, MemoryError):
         raise
     except Exception as error:
-        raise UnknownModelError(f"{what}: {explain(error)}") from error
+        raise UnknownModelError(f"{what}: {explain(error)[:400]}") from error
 
 
-def from_open_clip(rest: str, request: Request, preprocess: Preprocess | None = None) -> DualEncoder:
+def from_open_clip(
+    rest: str, request: Request, preprocess: Preprocess | None = None, *, activation_stated: bool = False
+) -> DualEncoder:
     """An architecture of open_clip with a tag or a file, ``hf-hub:<id>``, or ``local-dir:<folder>``.
 
     preprocess: instead of open_clip's.
+    activation_stated: the weights' authors say that the architecture's activation is theirs.
 
     Raises:
         UnknownModelError: no such architecture, or its weights cannot be loaded; random weights only if none are asked
@@ -65,11 +79,14 @@ def from_open_clip(rest: str, request: Request, preprocess: Preprocess | None = 
         raise UnknownModelError(f"{request.name!r} names its own weights: drop pretrained={pretrained!r}")
     # the text tower's own weights from before CLIP's training: never in place of weights that are missing
     options: dict[str, Any] = {"device": request.device, "pretrained_text": False}
-    with loading(f"open_clip cannot load {rest!r} (pretrained={pretrained!r})"):
+    what = f"open_clip cannot load {shown(rest)} (pretrained={shown(pretrained)})"
+    a_file = pretrained is not None and os.path.lexists(pretrained)
+    local = rest.startswith("local-dir:") or a_file or (plain and pretrained is None)
+    with loading(what), nullcontext() if local else hub_or_cache(what):
         if plain and pretrained is None:
             model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
         elif plain and not open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained):
-            model, own = _with_file(rest, Path(str(pretrained)), options, request.trust_remote_code)
+            model, own = _with_file(rest, Path(str(pretrained)), options, request.trust_remote_code, activation_stated)
         else:
             if plain:
                 tag = open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained)
@@ -95,25 +112,44 @@ def _check_architecture(name: str) -> None:
         )
 
 
-def _with_file(architecture: str, path: Path, options: dict[str, Any], run_pickled_code: bool) -> tuple[Any, Any]:
+def _with_file(
+    architecture: str, path: Path, options: dict[str, Any], run_pickled_code: bool, stated: bool
+) -> tuple[Any, Any]:
     """An architecture with the weights of a file, and its preprocessing."""
     import open_clip
 
-    if not path.is_file():
+    if not os.path.lexists(path):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture.replace("/", "-"))) or "none"
         raise UnknownModelError(
-            f"open_clip cannot load {architecture!r}: {str(path)!r} is neither a file nor one of its tags ({tags})"
+            f"open_clip cannot load {architecture!r}: {shown_path(path)} is neither a file nor one of its tags ({tags})"
         )
+    regular_file(path)
     if path.suffix in (".npz", ".npy"):  # big_vision's format, which open_clip reads itself
         return open_clip.create_model_from_pretrained(architecture, pretrained=str(path), **options)
     checkpoint = read_checkpoint(path, run_pickled_code=run_pickled_code)
+    if not stated:
+        _announce_unknown_activation(architecture, checkpoint)
     _compare_activations(architecture, f"the file {path.name!r}", trained_with_quick_gelu(checkpoint))
-    if not checkpoint.openai and not run_pickled_code:
-        return open_clip.create_model_from_pretrained(architecture, pretrained=str(path), **options)
     with tempfile.TemporaryDirectory() as folder:  # open_clip reads files, and plain weights only
         plain = str(Path(folder) / "weights.pt")
         torch.save(checkpoint.state, plain)
         return open_clip.create_model_from_pretrained(architecture, pretrained=plain, **options)
+
+
+def _announce_unknown_activation(architecture: str, checkpoint: Checkpoint) -> None:
+    """Warn where nothing tells a file's activation and the name without ``-quickgelu`` is the default of the two."""
+    import open_clip
+
+    quick = f"{architecture.replace('/', '-')}-quickgelu"
+    if quick in open_clip.list_models() and trained_with_quick_gelu(checkpoint) is None:
+        warnings.warn(
+            f"nothing tells which activation the weights of {shown_path(checkpoint.path)} were trained with; "
+            f"{architecture!r} computes GELU, and QuickGELU weights (OpenAI's, and what was fine-tuned from them) "
+            f"would give wrong embeddings without an error. If they are such, load 'open_clip:{quick}'; if not, "
+            f"say so in the file: torch.save({{'state_dict': ..., 'quick_gelu': False}}, ...)",
+            TraceWarning,
+            stacklevel=2,
+        )
 
 
 def _compare_activations(architecture: str, weights: str, trained: tuple[bool, str] | None) -> None:
@@ -161,7 +197,8 @@ def from_transformers(rest: str, request: Request, where: str | Path | None = No
 
     place = rest if where is None else str(where)
     options: dict[str, Any] = {"trust_remote_code": request.trust_remote_code}
-    with loading(f"transformers cannot load {place!r}"):
+    what = f"transformers cannot load {shown(place)}"
+    with loading(what), nullcontext() if Path(place).is_dir() else hub_or_cache(what):
         try:
             model = whole(AutoModel, place, dtype=request.dtype or "auto", **options)
             tokenizer = AutoTokenizer.from_pretrained(place, **options)

@@ -9,11 +9,12 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from zoo.replicas.openai_clip import CLIP
 
 import tracescribe as ts
-from tracescribe.errors import UnknownModelError
+from tracescribe.errors import TraceWarning, UnknownModelError
 from tracescribe.patching.loading.checkpoints import read_checkpoint
 
 TEXTS = ["no edema", "severe edema in here"]
@@ -97,7 +98,20 @@ def test_what_a_file_does_not_tell_is_not_guessed(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, openai: nn.Module, of_open_clip: dict[str, Tensor]
 ) -> None:
     path = saved(tmp_path, kind, openai, of_open_clip)
-    assert not warned("open_clip:ViT-B-32", path, caplog) and not warned("open_clip:ViT-B-32-quickgelu", path, caplog)
+    with pytest.warns(TraceWarning, match=r"nothing tells which .*model\.pt.* load 'open_clip:ViT-B-32-quick"):
+        assert not warned("open_clip:ViT-B-32", path, caplog)
+    assert not warned("open_clip:ViT-B-32-quickgelu", path, caplog)  # who names it has said it
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_file_may_state_its_activation(
+    quick: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, of_open_clip: dict[str, Tensor]
+) -> None:
+    torch.save({"state_dict": of_open_clip, "quick_gelu": quick}, tmp_path / "w.pt")
+    save_file(of_open_clip, tmp_path / "w.safetensors", metadata={"quick_gelu": str(quick).lower()})
+    for name in ("w.pt", "w.safetensors"):
+        lines = warned("open_clip:ViT-B-32", tmp_path / name, caplog)
+        assert len(lines) == quick and all("the file says quick_gelu=True" in line for line in lines)
 
 
 def test_the_reverse_is_announced_too(
