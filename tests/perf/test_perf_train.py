@@ -43,3 +43,22 @@ def test_other_losses_stop_the_benchmark(bench: ModuleType, monkeypatch: pytest.
     monkeypatch.setattr(bench, "our_losses", lambda case, steps: [1.01 * loss for loss in honest(case, steps)])
     with pytest.raises(AssertionError, match=r"differ from the plain loop's by 1\.0e-02"):
         bench.measure("miniature", quick=True, turns=1)
+
+
+def test_the_ways_to_write_an_adapted_layer_are_compared(bench: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "lowrank.md"
+    lowrank = importlib.import_module("bench_lowrank")
+    lowrank.main(["--quick", "--out", str(out)])
+    page = out.read_text(encoding="utf-8")
+    assert all(f"| miniature | {way} |" in page for way in lowrank.WAYS)
+
+
+def test_a_way_with_other_losses_stops_the_comparison(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowrank = importlib.import_module("bench_lowrank")
+    monkeypatch.setitem(
+        lowrank.WAYS,
+        "without adapters",
+        lambda x, weight, bias, adapters: 0 * lowrank.merged(x, weight, bias, adapters),
+    )
+    with pytest.raises(AssertionError, match="without adapters: the losses differ"):
+        lowrank.measure("miniature", 1, 60)
