@@ -207,6 +207,12 @@ def evaluate(
     """
     everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
     records = [record for record in everything if _has_image(record)]
+    if strict and len(records) < len(everything):
+        first = next(record for record in everything if not _has_image(record))
+        raise DataFormatError(
+            f"{len(everything) - len(records)} of {len(everything)} records have no image, the first is "
+            f"{_name(first)}; without strict they are left out and counted"
+        )
     if not records:
         what = "the list of records is empty" if not everything else f"none of {len(everything)} records has its image"
         raise DataFormatError(f"there is nothing to evaluate: {what}")
@@ -280,6 +286,11 @@ def load_records(
     Raises:
         DataFormatError: no such files, or a malformed record.
     """
+
+    def _published(path: Path) -> list[Any]:
+        records = read(path, images=images, strict=strict).records
+        return [record for record in records if split is None or getattr(record, "split", None) in (None, split)]
+
     if isinstance(source, Dataset):
         return list(source.records)
     if not isinstance(source, str | os.PathLike):
@@ -291,7 +302,10 @@ def load_records(
         found: list[Any] = []
         for name, reader in readers.items():
             if (path / name).is_file():
-                found += reader(path / name, split=split, outside_images=outside_images)
+                if images is None:
+                    found += reader(path / name, split=split, outside_images=outside_images)
+                else:
+                    found += _published(path / name)
         if not found:
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
         return found
@@ -301,8 +315,7 @@ def load_records(
         kind = next((name for key, name in kinds.items() if key in first), None)
         if kind is not None:
             return list(readers[kind](path, split=split, outside_images=outside_images))
-    data = read(path, images=images, strict=strict)
-    return [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
+    return _published(path)
 
 
 def embed_images(
@@ -321,6 +334,10 @@ def text_preservation(
     """Cosine of each text's embedding before and after a change of the model."""
     product = np.sum(before * after, axis=1)
     return np.asarray(product / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
+
+
+def _name(record: Any) -> str:
+    return repr(getattr(record, "id", None) or getattr(record, "study_id", None))
 
 
 def _images(record: Any) -> tuple[Any, ...]:

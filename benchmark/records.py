@@ -261,6 +261,9 @@ def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outs
             ) from error
         if split is not None and record.split not in (split, None):
             continue
+        if record.image is None:  # the image is not there; whoever needs it counts such records
+            out.append(record)
+            continue
         if not isinstance(record.image, str):
             raise DataFormatError(f"{path}:{number}: field 'image': expected a path, got {shown(record.image)}")
         if record.image not in places:

@@ -5,7 +5,17 @@ images as it has options, each with another right answer, so that a text without
 """
 
 from .contextual import caption_items, contextual_items
+from .folder import build_contextual, build_mednega, read_facts, write_pairs
 from .mednega import mednega_items
 from .pairs import pair_items
 
-__all__ = ["caption_items", "contextual_items", "mednega_items", "pair_items"]
+__all__ = [
+    "build_contextual",
+    "build_mednega",
+    "caption_items",
+    "contextual_items",
+    "mednega_items",
+    "pair_items",
+    "read_facts",
+    "write_pairs",
+]

@@ -8,16 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 
 __all__ = ["field", "name", "number", "text", "text_list"]
 
 MISSING = ("", "nan", "none", "null", "n/a")
 LONGEST_LIST = 100_000  # characters of a list written as text
-
-
-def _shown(value: Any) -> str:
-    quoted = repr(value)
-    return quoted if len(quoted) <= 80 else quoted[:77] + "..."
 
 
 def field(record: Mapping[str, Any], key: str, where: str) -> Any:
@@ -31,7 +27,7 @@ def text(record: Mapping[str, Any], key: str, where: str) -> str:
     """A text that says something."""
     value = field(record, key, where)
     if not isinstance(value, str) or not value.strip():
-        raise DataFormatError(f"{where}: field {key!r}: expected a text, not {_shown(value)}")
+        raise DataFormatError(f"{where}: field {key!r}: expected a text, not {shown(value)}")
     return value.strip()
 
 
@@ -45,7 +41,7 @@ def name(record: Mapping[str, Any], key: str, where: str) -> str:
     if isinstance(value, str) and value.strip().lower() not in MISSING:
         found = value.strip()
         return found[:-2] if found.endswith(".0") and found[:-2].isdigit() else found
-    raise DataFormatError(f"{where}: field {key!r}: expected a name or a number, not {_shown(value)}")
+    raise DataFormatError(f"{where}: field {key!r}: expected a name or a number, not {shown(value)}")
 
 
 def number(record: Mapping[str, Any], key: str, where: str) -> float | None:
@@ -56,11 +52,11 @@ def number(record: Mapping[str, Any], key: str, where: str) -> float | None:
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        raise DataFormatError(f"{where}: field {key!r}: expected a number, not {_shown(value)}") from None
+        raise DataFormatError(f"{where}: field {key!r}: expected a number, not {shown(value)}") from None
     if isinstance(value, float) and math.isnan(value):
         return None
     if not math.isfinite(found):
-        raise DataFormatError(f"{where}: field {key!r}: expected a finite number, not {_shown(value)}")
+        raise DataFormatError(f"{where}: field {key!r}: expected a finite number, not {shown(value)}")
     return found
 
 
@@ -75,9 +71,9 @@ def text_list(record: Mapping[str, Any], key: str, where: str) -> list[str]:
                 raise ValueError("too long")
             value = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {_shown(value)}") from None
+            raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {shown(value)}") from None
     if value is None:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {_shown(value)}")
+        raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {shown(value)}")
     return [item.strip() for item in value]

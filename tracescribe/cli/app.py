@@ -15,6 +15,7 @@ import typer.core
 from .. import __version__
 from ..errors import TracescribeError
 from . import build as building
+from . import compare as comparing
 from . import demo as demonstrating
 from . import evaluate as scoring
 from . import finetune as training
@@ -52,7 +53,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts are plain: "[EOT]" must survive
     help="Trace which layers and tokens of a CLIP text encoder carry a distinction, and hand the finding to training.",
 )
-build = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build data sets: phantom radiographs.")
+build = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Build data sets: phantoms, multiple choice, claims, pairs."
+)
 
 app.command()(demonstrating.demo)
 app.command()(tracing.info)
@@ -61,7 +64,9 @@ app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)
 app.command()(scoring.evaluate)
-build.command("phantom")(building.phantom)
+app.command()(comparing.compare)
+for one in (building.phantom, building.mednega, building.contextual, building.pairs):
+    build.command(one.__name__)(one)
 app.add_typer(build, name="build")
 
 

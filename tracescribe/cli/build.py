@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .common import Json, Overwrite, Seed, progress_bar, show, working
+from .common import (
+    Device,
+    Json,
+    ModelName,
+    Overwrite,
+    Pretrained,
+    Seed,
+    check_output,
+    load_model,
+    progress_bar,
+    show,
+    working,
+)
+
+Labels = Annotated[
+    Path,
+    typer.Argument(
+        metavar="LABELS",
+        help="Labels as published: CheXpert or MIMIC-CXR-JPG (csv, csv.gz), CAD-Chest, TAIX-Ray, Open-i.",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="The folder that holds the images; by default that of the labels.", exists=True, file_okay=False),
+]
+Format = Annotated[str | None, typer.Option(help="The labels' format, where their content does not tell it.")]
+Limit = Annotated[int | None, typer.Option(min=4, help="The most records of each file.")]
+Folder = Annotated[Path, typer.Option("--out", "-o", help="Created if missing.", show_default=False)]
 
 
 def phantom(
@@ -34,3 +64,101 @@ def phantom(
         {"folder": folder, "n": n, "seed": seed, "files": files},
         f"wrote {n} images and {', '.join(files)} to {folder}",
     )
+
+
+def mednega(
+    labels: Labels,
+    out: Folder,
+    images: Images = None,
+    format: Format = None,
+    per_study: Annotated[int, typer.Option(min=1, max=64, help="Questions about one study at most.")] = 4,
+    limit: Limit = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Build multiple choice with and without negation (the form of MedNega-CXR) from labels; text alone is at chance.
+
+    Example:  tracescribe build mednega mimic-cxr-2.0.0-chexpert.csv.gz --images mimic-cxr-jpg -o mednega
+    """
+    from ..benchmark.builders import build_mednega
+
+    with working(json, f"building from {labels}"):
+        build_mednega(
+            labels,
+            out,
+            images=images,
+            format=format,
+            seed=seed,
+            per_study=per_study,
+            limit=limit,
+            overwrite=overwrite,
+        )
+    _built(json, out)
+
+
+def contextual(
+    labels: Labels,
+    out: Folder,
+    images: Images = None,
+    format: Format = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Build contrast sets of claims (existence, severity, side) and captions with explicit negation from labels.
+
+    Example:  tracescribe build contextual cad_disease.json --images mimic-cxr-jpg -o contextual
+    """
+    from ..benchmark.builders import build_contextual
+
+    with working(json, f"building from {labels}"):
+        build_contextual(labels, out, images=images, format=format, seed=seed, limit=limit, overwrite=overwrite)
+    _built(json, out)
+
+
+def pairs(
+    model: ModelName,
+    labels: Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The pairs, .jsonl.", show_default=False)],
+    images: Images = None,
+    format: Format = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    pretrained: Pretrained = None,
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Build tracing pairs of equally many tokens for a model: existence, and severity, side and noun as controls.
+
+    Example:  tracescribe build pairs phantom mimic-cxr-2.0.0-chexpert.csv.gz -o pairs.jsonl
+    """
+    from ..benchmark.builders import write_pairs
+
+    check_output(out, (".jsonl",))
+    with working(json, f"building from {labels}"):
+        text = load_model(model, pretrained, device).text
+        report = write_pairs(
+            labels,
+            out,
+            lambda caption: len(text.rows([caption])[0]),
+            images=images,
+            format=format,
+            seed=seed,
+            limit=limit,
+        )
+    written = report.pop("pairs")
+    lines = [f"wrote {written} pairs to {out}", *(f"left out: {count} ({why})" for why, count in report.items())]
+    show(json, {"out": out, "pairs": written, "left_out": report}, *lines)
+
+
+def _built(json: bool, folder: Path) -> None:
+    from ..io.json_lines import read_json
+
+    facts: dict[str, Any] = read_json(folder / "manifest.json")
+    counts = {file: count["records"] for file, count in facts["counts"].items()}
+    lines = [f"wrote {', '.join(f'{count} records to {folder / file}' for file, count in counts.items())}"]
+    lines += [f"left out: {count} ({why})" for why, count in facts["left_out"].items()]
+    lines.append(f"what the set is, and what it is not: {folder / 'DATASHEET.md'}")
+    show(json, {"folder": folder, "counts": facts["counts"], "left_out": facts["left_out"]}, *lines)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import Device, Json, ModelName, OutsideImages, Pretrained, Seed, Split, load_model, show, working
+from .common import (
+    Device,
+    Json,
+    ModelName,
+    OutsideImages,
+    Pretrained,
+    Seed,
+    Split,
+    check_output,
+    load_model,
+    show,
+    working,
+)
 
 if TYPE_CHECKING:
     from ..benchmark import Evaluation
@@ -19,7 +31,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), or one such file.",
+            help="A folder with mcq.jsonl, claims.jsonl, captions.jsonl (any of them), one such file, or a published "
+            "file: NegBench, MedNega-CXR, VALSE, SugarCrepe, ARO, Winoground, COCO, ....",
             exists=True,
             show_default=False,
         ),
@@ -27,6 +40,14 @@ def evaluate(
     run: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="A run of `tracescribe finetune`; scored beside the model."),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="The folder that holds the images; by default that of DATA.", exists=True, file_okay=False),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at a missing image instead of counting it.")] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="Write the hit of every item: .csv or .parquet; `compare` reads it.")
     ] = None,
     split: Split = "test",
     seed: Seed = 0,
@@ -39,20 +60,24 @@ def evaluate(
 
     Example:  tracescribe evaluate phantom data --run runs/nast
     """
-    from ..benchmark import embed_images
+    if items is not None:
+        check_output(items, (".csv", ".parquet"))
+    from ..benchmark import embed_images, load_records
     from ..benchmark import evaluate as score
     from ..finetune import load_run
 
     chosen = None if split == "all" else split
     with working(json, f"scoring {model} on {data}"):
         encoder = load_model(model, pretrained, device)
-        of: dict[str, Any] = {"split": chosen, "outside_images": outside_images}
-        of["image_embeddings"] = embed_images(encoder, data, **of)
-        before = score(encoder, data, seed=seed, **of)
+        records = load_records(data, split=chosen, images=images, strict=strict, outside_images=outside_images)
+        vectors = embed_images(encoder, records)
+        before = score(encoder, records, strict=strict, seed=seed, image_embeddings=vectors)
         after = None
         if run is not None:
             tuned = load_run(encoder, run)
-            after = score(tuned, data, seed=seed, before=before, **of)
+            after = score(tuned, records, seed=seed, image_embeddings=vectors, before=before)
+        if items is not None:
+            (before if after is None else after).save_items(items)
     document: dict[str, Any] = {"model": model, "split": split, **before.to_dict()}
     parts = _summaries({model: before})
     if run is not None and after is not None:

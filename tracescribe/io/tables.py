@@ -7,11 +7,12 @@ import csv
 import gzip
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
-from pathlib import Path
 from typing import IO, cast
 
 from ..errors import DataFormatError
+from .reading import open_regular
 
 __all__ = ["open_text", "read_table"]
 
@@ -20,29 +21,26 @@ LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter t
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 
 
-def open_text(path: str | os.PathLike[str]) -> TextIOWrapper:
+@contextmanager
+def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
     """A text file for reading, decompressed if it is gzip, in the encoding that its first bytes say (else UTF-8).
 
     Raises:
         DataFormatError: it is no regular file, or cannot be read.
     """
-    file = Path(path)
-    if not file.is_file():
-        found = "does not exist" if not file.exists() else "is no regular file"
-        raise DataFormatError(f"cannot read {str(path)!r}: it {found}")
-    try:
-        raw = cast("IO[bytes]", file.open("rb"))
-        if raw.read(2) == b"\x1f\x8b":
-            raw.close()
-            raw = cast("IO[bytes]", gzip.open(file, "rb"))  # noqa: SIM115 - handed to the caller
-        else:
+    with ExitStack() as handles:
+        raw = cast("IO[bytes]", handles.enter_context(open_regular(path)))
+        try:
+            packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-        start = raw.read(4)
-        raw.seek(0)
-    except (OSError, EOFError) as error:
-        raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
-    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
-    return TextIOWrapper(raw, encoding=encoding, newline="")
+            if packed:
+                raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
+            start = raw.read(4)
+            raw.seek(0)
+        except (OSError, EOFError) as error:
+            raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
+        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+        yield handles.enter_context(TextIOWrapper(raw, encoding=encoding, newline=""))
 
 
 def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -97,7 +97,7 @@ def test_nothing_outside_the_image_folder_is_found(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
-    with pytest.raises(DataFormatError, match="is no regular file"):
+    with pytest.raises(DataFormatError, match="it is a pipe, and only regular files are read"):
         ts.read(tmp_path / "a.csv")
 
 
