@@ -6,10 +6,11 @@ if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of package tracescribe")
 
 from .comparison import Comparison, compare, read_items
-from .evaluation import Evaluation, Shortcut, TaskScore, embed_images, evaluate, load_records, text_preservation
+from .evaluation import Evaluation, Shortcut, TaskScore, evaluate, text_preservation
 from .metrics import Interval
 from .readers import Dataset, formats, read
 from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_claims, read_mcq
+from .sources import embed_images, load_records
 
 __all__ = [
     "CaptionRecord",

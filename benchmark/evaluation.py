@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,22 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from ..errors import DataFormatError
-from ..io.json_lines import read_jsonl
 from .metrics import Interval, clustered_interval, inconsistent, mcnemar, paired_difference, retrieval_hits
-from .readers import Dataset, read
 from .records import (
     CaptionRecord,
-    Record,
     RetrievalRecord,
     Split,
     WinogroundRecord,
-    read_captions,
-    read_claims,
-    read_mcq,
 )
-from .scoring import Encoder, Images, Texts, as_array, scores_of
+from .scoring import Encoder, Images, Texts, scores_of
 from .shortcuts import SHORTCUTS, shortcuts
+from .sources import Source, has_image, images_of, load_records
 from .tasks import Items, questions_of, retrieval_items, winoground_items
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluation", "Shortcut", "TaskScore", "embed_images", "evaluate", "load_records", "text_preservation"]
-
-Source = str | os.PathLike[str] | Dataset | Sequence[Any]
+__all__ = ["Evaluation", "Shortcut", "TaskScore", "evaluate", "text_preservation"]
 
 
 @dataclass(frozen=True)
@@ -206,9 +199,9 @@ def evaluate(
         NonFiniteError: the model returns NaN or infinity.
     """
     everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
-    records = [record for record in everything if _has_image(record)]
+    records = [record for record in everything if has_image(record)]
     if strict and len(records) < len(everything):
-        first = next(record for record in everything if not _has_image(record))
+        first = next(record for record in everything if not has_image(record))
         raise DataFormatError(
             f"{len(everything) - len(records)} of {len(everything)} records have no image, the first is "
             f"{_name(first)}; without strict they are left out and counted"
@@ -220,7 +213,7 @@ def evaluate(
     captions = [record for record in records if isinstance(record, CaptionRecord)]
     winoground = [record for record in records if isinstance(record, WinogroundRecord)]
     retrieval_sets = [record for record in records if isinstance(record, RetrievalRecord)]
-    pictures = Images(model, [image for record in records for image in _images(record)], image_embeddings)
+    pictures = Images(model, [image for record in records for image in images_of(record)], image_embeddings)
     texts = Texts(
         model,
         [text for asked in questions for options in asked.options for text in options]
@@ -273,61 +266,6 @@ def evaluate(
     )
 
 
-def load_records(
-    source: Source,
-    *,
-    split: Split | None = "test",
-    images: str | os.PathLike[str] | None = None,
-    strict: bool = False,
-    outside_images: bool = False,
-) -> list[Any]:
-    """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
-
-    Raises:
-        DataFormatError: no such files, or a malformed record.
-    """
-
-    def _published(path: Path) -> list[Any]:
-        records = read(path, images=images, strict=strict).records
-        return [record for record in records if split is None or getattr(record, "split", None) in (None, split)]
-
-    if isinstance(source, Dataset):
-        return list(source.records)
-    if not isinstance(source, str | os.PathLike):
-        return list(source)
-    readers: dict[str, Callable[..., Sequence[Record]]]
-    readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
-    path = Path(source)
-    if path.is_dir():
-        found: list[Any] = []
-        for name, reader in readers.items():
-            if (path / name).is_file():
-                if images is None:
-                    found += reader(path / name, split=split, outside_images=outside_images)
-                else:
-                    found += _published(path / name)
-        if not found:
-            raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
-        return found
-    if path.suffix == ".jsonl" and images is None:
-        first = next(read_jsonl(path), (1, {}))[1]
-        kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
-        kind = next((name for key, name in kinds.items() if key in first), None)
-        if kind is not None:
-            return list(readers[kind](path, split=split, outside_images=outside_images))
-    return _published(path)
-
-
-def embed_images(
-    model: Encoder, source: Source, *, split: Split | None = None, outside_images: bool = False
-) -> dict[str, np.ndarray]:
-    """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
-    found = load_records(source, split=split, outside_images=outside_images)
-    records = [record for record in found if _has_image(record)]
-    paths = list(dict.fromkeys(str(image) for record in records for image in _images(record)))
-    return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
-
-
 def text_preservation(
     before: Float[np.ndarray, "text embed"], after: Float[np.ndarray, "text embed"]
 ) -> Float[np.ndarray, "text"]:
@@ -338,14 +276,6 @@ def text_preservation(
 
 def _name(record: Any) -> str:
     return repr(getattr(record, "id", None) or getattr(record, "study_id", None))
-
-
-def _images(record: Any) -> tuple[Any, ...]:
-    return record.images if isinstance(record, WinogroundRecord) else (record.image,)
-
-
-def _has_image(record: Any) -> bool:
-    return all(image is not None for image in _images(record))
 
 
 def _task_score(items: Items, blind: Mapping[str, float], options: dict[str, Any]) -> TaskScore:

@@ -1,0 +1,83 @@
+"""What there is to evaluate on: records of a folder, a file, a published data set or a list, and their images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataFormatError
+from ..io.json_lines import read_jsonl
+from .readers import Dataset, read
+from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
+from .scoring import Encoder, as_array
+
+__all__ = ["Source", "embed_images", "has_image", "images_of", "load_records"]
+
+Source = str | os.PathLike[str] | Dataset | Sequence[Any]
+
+
+def load_records(
+    source: Source,
+    *,
+    split: Split | None = "test",
+    images: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    outside_images: bool = False,
+) -> list[Any]:
+    """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
+
+    Raises:
+        DataFormatError: no such files, or a malformed record.
+    """
+
+    def _published(path: Path) -> list[Any]:
+        records = read(path, images=images, strict=strict).records
+        return [record for record in records if split is None or getattr(record, "split", None) in (None, split)]
+
+    if isinstance(source, Dataset):
+        return list(source.records)
+    if not isinstance(source, str | os.PathLike):
+        return list(source)
+    readers: dict[str, Callable[..., Sequence[Record]]]
+    readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
+    path = Path(source)
+    if path.is_dir():
+        found: list[Any] = []
+        for name, reader in readers.items():
+            if (path / name).is_file():
+                if images is None:
+                    found += reader(path / name, split=split, outside_images=outside_images)
+                else:
+                    found += _published(path / name)
+        if not found:
+            raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
+        return found
+    if path.suffix == ".jsonl" and images is None:
+        first = next(read_jsonl(path), (1, {}))[1]
+        kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
+        kind = next((name for key, name in kinds.items() if key in first), None)
+        if kind is not None:
+            return list(readers[kind](path, split=split, outside_images=outside_images))
+    return _published(path)
+
+
+def embed_images(
+    model: Encoder, source: Source, *, split: Split | None = None, outside_images: bool = False
+) -> dict[str, np.ndarray]:
+    """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
+    found = load_records(source, split=split, outside_images=outside_images)
+    records = [record for record in found if has_image(record)]
+    paths = list(dict.fromkeys(str(image) for record in records for image in images_of(record)))
+    return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
+
+
+def images_of(record: Any) -> tuple[Any, ...]:
+    return record.images if isinstance(record, WinogroundRecord) else (record.image,)
+
+
+def has_image(record: Any) -> bool:
+    return all(image is not None for image in images_of(record))
