@@ -62,12 +62,23 @@ def native_tower(text: Any, tokenizer: Any, context_length: int) -> TextTower:
         ),
         tokenizer=adapted,
         embedding=TokenEmbedding(
-            table(text.token_embedding), text.positional_embedding, appended=getattr(text, "cls_emb", None)
+            table(text.token_embedding),
+            text.positional_embedding,
+            appended=getattr(text, "cls_emb", None),
+            cast=_cast(text),
         ),
         blocks=[open_clip_block(block) for block in text.transformer.resblocks],
         ln_final=layer_norm(text.ln_final),
         projection=_projection(text.text_projection),
     )
+
+
+def _cast(text: Any) -> torch.dtype | None:
+    """The precision of the states, where it is not that of the positions: that of the blocks' weights."""
+    if not hasattr(text.transformer, "get_cast_dtype"):
+        return None
+    dtype: torch.dtype = text.transformer.get_cast_dtype()
+    return None if dtype == text.positional_embedding.dtype else dtype
 
 
 def _pool_type(text: Any) -> Any:

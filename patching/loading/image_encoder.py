@@ -90,7 +90,7 @@ class ImageEncoder:
                     f"the pixels of an image ({describe(image)}) have shape {list(own.shape)}, those of another "
                     f"({describe(images[0])}) {list(pixels[0].shape)}: give preprocessed pixels of one shape"
                 )
-        parameter = next(self._source.parameters())
+        parameter = _first_weight(self._source)
         batch = torch.stack([own.to(parameter.device, parameter.dtype) for own in pixels])
         try:
             return normalise(self._encode(self._source, batch))
@@ -103,3 +103,12 @@ class ImageEncoder:
             raise DataFormatError(
                 f"the image encoder does not take pixels of shape {list(pixels[0].shape)}: {reason[:200]}"
             ) from error
+
+
+def _first_weight(source: nn.Module) -> Tensor:
+    """A weight of the device and precision that pixels must have: the image encoder's convolution.
+
+    In mixed precision (open_clip's "fp16" and "bf16") other parameters stay in float32.
+    """
+    convolution = next((module for module in source.modules() if isinstance(module, nn.Conv2d)), None)
+    return next(source.parameters()) if convolution is None else convolution.weight

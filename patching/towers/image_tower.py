@@ -57,13 +57,13 @@ class PatchEmbedding(nn.Module):
         x = F.conv2d(pixels, self.weight, self.bias, stride=self.patch).flatten(2).transpose(1, 2)
         everywhere = self.positions is not None and self.positions.shape[-2] > x.shape[1]
         if self.positions is not None and not everywhere:
-            x = x + self.positions
+            x = x + self.positions.to(x.dtype)
         first = [getattr(self, f"first_{number}").to(x.dtype) for number in range(self.n_first)]
         if first:
             rows = [token.reshape(1, -1, token.shape[-1]).expand(len(x), -1, -1) for token in first]
             x = torch.cat([*rows, x], dim=1)
         if self.positions is not None and everywhere:
-            x = x + self.positions
+            x = x + self.positions.to(x.dtype)
         return x if self.norm is None else self.norm(x)
 
 

@@ -153,7 +153,8 @@ class TokenEmbedding(nn.Module):
     positions: None for towers whose blocks know positions by themselves (rotary). types: BERT's token-type embedding.
     norm: BERT's layer norm. offset: the first position used (RoBERTa starts after its padding index). scale: a factor
     on the token embeddings (NLLB). appended: CoCa's token behind the text, with the id behind the vocabulary's last;
-    its position is always the last one.
+    its position is always the last one. cast: the precision of the states, where the vectors are kept
+    in another (open_clip's ``precision="fp16"`` and ``"bf16"``).
     """
 
     tokens: Tensor
@@ -171,16 +172,19 @@ class TokenEmbedding(nn.Module):
         offset: int = 0,
         scale: float = 1.0,
         appended: Float[Tensor, " d_model"] | None = None,
+        cast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         hold(self, "tokens", tokens)
         hold(self, "positions", positions)
         hold(self, "types", types)
         hold(self, "appended", appended)
-        self.norm, self.offset, self.scale = norm, offset, scale
+        self.norm, self.offset, self.scale, self.cast = norm, offset, scale, cast
 
     @property
     def dtype(self) -> torch.dtype:
+        if self.cast is not None:
+            return self.cast
         return self.tokens.dtype if self.positions is None else self.positions.dtype
 
     def forward(
@@ -196,7 +200,7 @@ class TokenEmbedding(nn.Module):
         if self.types is not None:
             x = x + self.types[0]
         if self.positions is not None:
-            x = x + (self._at(ids.shape[1]) if places is None else self.positions[self.offset + places])
+            x = x + (self._at(ids.shape[1]) if places is None else self.positions[self.offset + places]).to(self.dtype)
         return x if self.norm is None else self.norm(x)
 
     def _at(self, length: int) -> Float[Tensor, "pos d_model"]:

@@ -45,6 +45,11 @@ class TextTower(Tower):
         projection: nn.Module | None,
     ) -> None:
         super().__init__(spec=spec, blocks=blocks, ln_final=ln_final, projection=projection)
+        if spec.padding == "attend" and not getattr(tokenizer, "pad_known", True):
+            raise UnsupportedTowerError(
+                "this model attends to padding, and the tokenizer does not tell which id it pads with: make it pad to "
+                "the context length, or give it an attribute pad_token_id"
+            )
         self.tokenizer = tokenizer
         self.embedding, self.hook_embed = embedding, HookPoint()
         self.eval()

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from ...errors import ContextOverflowError, UnsupportedTowerError
 from ...token_strings import WordMarks
 from ..torch_state import without_function_modes
@@ -75,24 +73,66 @@ class TransformersTokenizer:
 
 
 class CallableTokenizer:
-    """Any ``texts -> LongTensor[n, context]``. Such a function truncates silently, so a full row is refused."""
+    """Any function from a list of texts to token ids: a tensor, array or lists, or a mapping with ``input_ids``.
 
-    def __init__(self, function: Callable[[list[str]], torch.Tensor], context_length: int) -> None:
+    A row may have any length, and is read up to its padding: by the ``attention_mask`` of a mapping, else by the id
+    that stands behind the tokens of an empty text. Such a function may cut texts without a word. A text is refused
+    where saying it twice gives the same tokens as saying it once, since what was added has then been cut.
+
+    pad_known: whether the id of padding was seen or declared; otherwise 0 is assumed, which only towers that do not
+    attend to padding may use.
+    """
+
+    def __init__(self, function: Callable[[list[str]], Any], context_length: int) -> None:
         self._function, self._context = function, context_length
-        empty = self._row("")
-        self.pad_id = empty[-1]
-        self.special_ids = frozenset(i for i in empty if i != self.pad_id)
+        empty, mask = self._read([""])[0]
+        probe, _ = self._read([_PROBE])[0]
+        declared = getattr(function, "pad_token_id", getattr(function, "pad_id", None))
+        self.pad_known = True
+        if mask is not None and 0 in mask:
+            self.pad_id = empty[mask.index(0)]
+        elif declared is not None:
+            self.pad_id = int(declared)
+        elif len(empty) == len(probe):
+            self.pad_id = empty[-1]
+        else:
+            try:
+                together = self._read(["", _PROBE])[0][0]  # padded to the longest text of a batch, perhaps
+            except (RuntimeError, ValueError, TypeError):  # rows of several lengths are no tensor
+                together = empty
+            self.pad_known = len(together) > len(empty)
+            self.pad_id = together[-1] if self.pad_known else 0
+        # where the token that ends a text also pads (CLIP's in transformers), the first of them is no padding
+        self._pad_ends = len(empty) == len(probe) and 0 < self.pad_id == max(empty)
+        self.special_ids = frozenset(self._tokens(""))
 
     def encode(self, text: str) -> list[int]:
-        row = self._row(text)
-        if row[-1] != self.pad_id:
+        try:
+            ids = self._tokens(text)
+        except (RuntimeError, ValueError) as error:  # it worked for an empty text: OpenAI's refuses long ones so
+            raise ContextOverflowError(f"the tokenizer does not take {text[:80]!r}: {str(error)[:200]}") from error
+        if len(ids) > len(self.special_ids) and self._cuts(text, ids):
             raise ContextOverflowError(
-                f"the tokenizer fills all {len(row)} places for {text[:80]!r}, so that it may have cut the text: "
-                f"shorten it, or wrap the model with a tokenizer that has an `encode` method"
+                f"the tokenizer may have cut {text[:80]!r}: it fills all {len(ids)} places, or gives the same tokens "
+                f"when the text is repeated; shorten it, or wrap the model with a tokenizer that has an `encode` method"
             )
-        while row and row[-1] == self.pad_id:
-            row.pop()
-        return row
+        return ids
+
+    def _cuts(self, text: str, ids: list[int]) -> bool:
+        try:
+            return self._tokens(f"{text} {text}") == ids
+        except (RuntimeError, ValueError):  # it refuses long texts instead of cutting them, as OpenAI's does
+            return False
+
+    def _tokens(self, text: str) -> list[int]:
+        """The ids of one text without padding."""
+        ids, mask = self._read([text])[0]
+        if mask is not None:
+            return [i for i, kept in zip(ids, mask, strict=True) if kept]
+        end = len(ids)
+        while end and ids[end - 1] == self.pad_id:
+            end -= 1
+        return ids[: end + 1] if self._pad_ends else ids[:end]
 
     def strings(self, ids: Sequence[int]) -> list[str]:
         decode = getattr(self._function, "decode", None)
@@ -106,15 +146,38 @@ class CallableTokenizer:
         pieces = ["▁" * text.startswith(" ") + text.strip() for text in raw]
         return WordMarks("▁" if any(text.startswith(" ") for text in raw) else "").strings(pieces, names)
 
-    def _row(self, text: str) -> list[int]:
+    def _read(self, texts: list[str]) -> list[tuple[list[int], list[int] | None]]:
+        """What the function gives for each text: ids, and its attention mask if it tells one."""
         with without_function_modes():
-            rows = torch.as_tensor(self._function([text]))
-        if rows.ndim != 2 or rows.shape[0] != 1 or rows.shape[1] != self._context:
+            found = self._function(texts)
+        mapping = hasattr(found, "keys")
+        rows = _rows(found["input_ids"] if mapping else found)
+        masks = _rows(found["attention_mask"]) if mapping and "attention_mask" in found else None
+        if rows is None or len(rows) != len(texts) or not all(rows):
             raise UnsupportedTowerError(
-                f"the tokenizer must return token ids of shape [1, {self._context}] for one text, "
-                f"got {list(rows.shape)}"
+                f"the tokenizer must return a row of token ids for each text (at most {self._context}, padded or not), "
+                f"as a tensor, lists or a mapping with input_ids; for {len(texts)} texts it gave {_shape(found)}"
             )
-        return list(map(int, rows[0]))
+        return [(row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
+
+
+_PROBE = "a photo of a cat on a mat"  # longer than an empty text in any tokenizer
+
+
+def _rows(ids: Any) -> list[list[int]] | None:
+    """Token ids as lists of whole numbers, one for each text; None where they are anything else."""
+    if hasattr(ids, "tolist"):
+        ids = ids.tolist()
+    if not isinstance(ids, (list, tuple)):
+        return None
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in ids]
+    if not all(isinstance(row, (list, tuple)) and all(isinstance(i, int) for i in row) for row in rows):
+        return None
+    return [[int(i) for i in row] for row in rows]
+
+
+def _shape(found: Any) -> str:
+    return f"a {type(found).__name__}" + (f" of shape {list(found.shape)}" if hasattr(found, "shape") else "")
 
 
 def adapt_tokenizer(tokenizer: Any, context_length: int) -> TextTokenizer:

@@ -213,6 +213,8 @@ class Tower(nn.Module):
         twin = share(self).eval()
         with torch.inference_mode(False), torch.no_grad():
             for module in twin.modules():
+                if dtype is not None and "cast" in module.__dict__:
+                    module.__dict__["cast"] = None  # one precision throughout
                 for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                     if tensor is None:
                         continue

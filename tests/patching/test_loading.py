@@ -115,7 +115,8 @@ def test_a_function_as_tokenizer_is_read_and_never_truncates_silently() -> None:
     model = ts.wrap(open_clip_model(), tokenizer=Truncating())
     assert model.text.token_ids("a bb ccc") == [62, 2, 3, 4, 63]
     with pytest.raises(ContextOverflowError, match="fills all 12 places"):
-        model.text.token_ids("a " * 10)
+        model.text.token_ids("a " * 11)
+    assert len(model.text.token_ids("a " * 10)) == 12  # fits exactly: repeating it shows that nothing was cut
     with pytest.raises(UnsupportedTowerError, match="no tokenizer that tracescribe knows"):
         ts.wrap(open_clip_model(), tokenizer=object())
 

@@ -1,0 +1,134 @@
+"""Tokenizers and precisions as users have them: rows of any length, mappings, silent cuts; open_clip in fp16, bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from models import WordTokenizer, open_clip_hf_model, open_clip_model
+from open_clip.model import CLIP, convert_weights_to_lp
+from torch import nn
+from zoo.building import EMBED, shaken
+from zoo.open_clip_models import VISION
+
+import tracescribe as ts
+from tracescribe.errors import ContextOverflowError, UnsupportedTowerError
+from tracescribe.patching.towers.spec import TOLERANCE
+
+TEXTS = ["there is no edema.", "no", "there is severe edema in the left lung."]
+WORDS = WordTokenizer()
+
+
+def ragged(texts: list[str]) -> list[list[int]]:
+    return [WORDS.encode(text) for text in texts]
+
+
+def mapping(texts: list[str]) -> dict[str, Any]:
+    ids = WORDS.rows(texts, 12)
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+TOKENIZERS: dict[str, Callable[[list[str]], Any]] = {
+    "lists": ragged,
+    "rows of the longest text": lambda texts: WORDS.rows(texts, None),
+    "full width": lambda texts: WORDS.rows(texts, 12),
+    "wider than the context": lambda texts: WORDS.rows(texts, 20),
+    "numpy": lambda texts: WORDS.rows(texts, 12).numpy(),
+    "mapping": mapping,
+    "mapping of lists, no mask": lambda texts: {"input_ids": ragged(texts)},
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("make", [open_clip_model, open_clip_hf_model])
+def test_rows_of_any_length_are_read(kind: str, make: Callable[[], nn.Module]) -> None:
+    expected = ts.wrap(make(), tokenizer=WORDS).text
+    text = ts.wrap(make(), tokenizer=TOKENIZERS[kind]).text
+    assert [text.token_ids(one) for one in TEXTS] == [WORDS.encode(one) for one in TEXTS]
+    assert torch.equal(text.encode(TEXTS), expected.encode(TEXTS))
+
+
+def test_an_end_token_that_also_pads_is_kept() -> None:
+    """As CLIP's tokenizer of transformers pads: 63 ends the text and fills the row."""
+    padded = partial(WordTokenizer(pad_id=63, eot_id=63).rows, context_length=12)
+    text = ts.wrap(open_clip_model(), tokenizer=padded).text
+    ids = text.token_ids("no edema")
+    assert len(ids) == 4
+    assert ids[-1] == 63 != ids[-2]
+
+
+CUTS: dict[str, Callable[[list[str]], Any]] = {
+    "a full row": lambda texts: [ids[:12] for ids in WORDS.rows(texts, 40).tolist()],
+    "shorter than the context": lambda texts: [row[:6] for row in ragged(texts)],
+    "the first 20 characters": lambda texts: WORDS.rows([text[:20] for text in texts], 12),
+    "the last tokens": lambda texts: [row[-6:] for row in ragged(texts)],
+    "mapping": lambda texts: {name: rows[:, :6] for name, rows in mapping(texts).items()},
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_text_that_was_cut_is_refused(cut: str) -> None:
+    text = ts.wrap(open_clip_model(), tokenizer=CUTS[cut]).text
+    long = "there is severe edema in the left lung and none is seen in the right one"
+    with pytest.raises(ContextOverflowError, match="may have cut 'there is severe"):
+        text.token_ids(long)
+    assert len(text.token_ids("no edema")) == 4
+
+
+def test_a_tokenizer_that_refuses_long_texts_is_trusted() -> None:
+    def strict(texts: list[str]) -> torch.Tensor:
+        if any(len(WORDS.encode(text)) > 12 for text in texts):
+            raise RuntimeError("too long for context length 12")
+        return WORDS.rows(texts, 12)
+
+    text = ts.wrap(open_clip_model(), tokenizer=strict).text
+    assert len(text.token_ids("a b c d e f g h i j")) == 12  # a full row that was not cut
+    with pytest.raises(ContextOverflowError, match=r"does not take 'a b c.*too long for context length 12"):
+        text.token_ids("a b c d e f g h i j k")
+
+
+def test_what_is_no_row_of_ids_is_said() -> None:
+    with pytest.raises(UnsupportedTowerError, match=r"for 1 texts it gave a Tensor of shape \[12\]"):
+        ts.wrap(open_clip_model(), tokenizer=lambda texts: torch.zeros(12).long())
+
+
+def test_unknown_padding_is_refused_where_the_model_attends_to_it() -> None:
+    source = open_clip_model(custom=True, no_causal_mask=True, pool_type="last")
+    with pytest.raises(UnsupportedTowerError, match="pad_token_id"):
+        ts.wrap(source, tokenizer=ragged)
+
+
+def in_precision(precision: str) -> nn.Module:
+    """A model as open_clip's factory makes it for ``precision``."""
+    dtype = torch.float16 if precision.endswith("fp16") else torch.bfloat16
+    text = {"context_length": 12, "vocab_size": 64, "width": 32, "heads": 2, "layers": 3}
+    torch.manual_seed(0)
+    cast = None if precision.startswith("pure") else dtype
+    model = shaken(CLIP(EMBED, vision_cfg=VISION, text_cfg=text, cast_dtype=cast), 0)
+    if precision.startswith("pure"):
+        return model.to(dtype)
+    convert_weights_to_lp(model, dtype)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "pure_fp16", "pure_bf16"])
+def test_open_clips_low_precisions_say_what_the_source_says(precision: str) -> None:
+    source = in_precision(precision)
+    model = ts.wrap(source, tokenizer=WORDS)
+    dtype = model.text.dtype
+    assert dtype == (torch.float16 if precision.endswith("fp16") else torch.bfloat16)
+    with torch.no_grad():
+        expected = nn.functional.normalize(source.encode_text(model.text.tokenize(TEXTS)).float(), dim=-1)
+    # the bound of this precision, of which three blocks use a part: orders of summation differ
+    assert (model.encode_texts(TEXTS) - expected).abs().max() <= TOLERANCE[dtype]
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = model.encode_images(pixels)
+    assert (model.vision.encode(pixels) - images).abs().max() <= TOLERANCE[dtype]
+    single = model.text.twin(torch.float32)
+    assert single.dtype == torch.float32
+    assert (single.encode(TEXTS) - expected).abs().max() <= TOLERANCE[dtype]
+    trace = ts.trace(model, [ts.Pair(correct=TEXTS[0], foil="there is some edema.", image=images[0])], floor=0)
+    assert trace.cte.shape[:2] == (1, 4)
