@@ -1,10 +1,215 @@
-"""Checks of arguments that every folder shares: each refusal quotes what was given and says what is allowed."""
+"""Checks of arguments that every folder shares: what an option may be is declared once, and refused in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from .errors import TraceError
+from .io.json_lines import shown
+
+__all__ = [
+    "Allowed",
+    "Choice",
+    "Flag",
+    "FloatType",
+    "Folder",
+    "Nothing",
+    "Number",
+    "Text",
+    "Whole",
+    "Wholes",
+    "check_choice",
+    "check_option",
+]
+
+LARGEST = 2**63 - 1  # what 64 bits hold
+
+
+class Allowed(Protocol):
+    """One kind of value that an option may have; ``str()`` of it says which."""
+
+    def read(self, value: Any) -> Any:
+        """The value in its one form; raises ValueError or TypeError where it is of another kind."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words.
+
+    >>> print(Choice(("auto",)), "or", Choice(("role", "position")))
+    'auto' or one of 'role', 'position'
+    """
+
+    words: tuple[str, ...]
+
+    def read(self, value: Any) -> str:
+        """The word."""
+        if isinstance(value, str) and value in self.words:
+            return value
+        raise ValueError
+
+    def __str__(self) -> str:
+        return f"{'one of ' if len(self.words) > 1 else ''}{', '.join(map(repr, self.words))}"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number in a range; numpy's are taken, True and 1.0 are not."""
+
+    least: int = 0
+    most: int = LARGEST
+
+    def read(self, value: Any) -> int:
+        """The number as a Python integer."""
+        number = _whole(value)
+        if self.least <= number <= self.most:
+            return number
+        raise ValueError
+
+    def __str__(self) -> str:
+        return f"a whole number {_range(self.least, self.most)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Wholes:
+    """Several whole numbers, at least one: a list, a tuple, a range or an array."""
+
+    each: Whole = Whole()  # noqa: RUF009 (frozen)
+
+    def read(self, value: Any) -> tuple[int, ...]:
+        """The numbers as a tuple of Python integers."""
+        if isinstance(value, (str, bytes)) or not (isinstance(value, (Sequence, range)) or hasattr(value, "tolist")):
+            raise TypeError
+        given = value.tolist() if hasattr(value, "tolist") else value
+        numbers = tuple(self.each.read(one) for one in given)
+        if not numbers:
+            raise ValueError
+        return numbers
+
+    def __str__(self) -> str:
+        return f"a list of whole numbers {_range(self.each.least, self.each.most)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number in a range; numpy's are taken, True is not."""
+
+    least: float = 0.0
+    most: float = math.inf
+
+    def read(self, value: Any) -> float:
+        """The number as a Python float."""
+        if isinstance(value, (bool, str, bytes)) or type(value).__name__ == "bool_":
+            raise TypeError
+        number = float(value)
+        if math.isfinite(number) and self.least <= number <= self.most:
+            return number
+        raise ValueError
+
+    def __str__(self) -> str:
+        return f"a finite number {_range(self.least, self.most)}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False; numpy's are taken, 1 and "yes" are not."""
+
+    def read(self, value: Any) -> bool:
+        """The truth as a Python bool."""
+        if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+            return bool(value)
+        raise TypeError
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """None."""
+
+    def read(self, value: Any) -> None:
+        """None."""
+        if value is not None:
+            raise TypeError
+
+    def __str__(self) -> str:
+        return "None"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is not empty. what: what it names."""
+
+    what: str = "a text"
+
+    def read(self, value: Any) -> str:
+        """The text."""
+        if isinstance(value, str) and value.strip():
+            return value
+        raise TypeError
+
+    def __str__(self) -> str:
+        return self.what
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The path of a folder, which need not exist."""
+
+    def read(self, value: Any) -> str:
+        """The path as a text."""
+        path = os.fspath(value)
+        if isinstance(path, str) and path and "\0" not in path:
+            return path
+        raise ValueError
+
+    def __str__(self) -> str:
+        return "the path of a folder"
+
+
+@dataclass(frozen=True)
+class FloatType:
+    """A floating-point type of torch, or its name."""
+
+    def read(self, value: Any) -> str:
+        """The type's name."""
+        name = value if isinstance(value, str) else str(value).removeprefix("torch.")
+        if name in ("float16", "bfloat16", "float32", "float64"):
+            return name
+        raise ValueError
+
+    def __str__(self) -> str:
+        return "a torch type or its name: float16, bfloat16, float32 or float64"
+
+
+def check_option(name: str, value: Any, allowed: Sequence[Allowed]) -> Any:
+    """``value`` in its one form, as the first kind of ``allowed`` reads it.
+
+    Raises:
+        TraceError: no kind reads it; the message quotes it and says what is allowed.
+
+    >>> check_option("batch_size", 4, (Whole(1), Choice(("auto",))))
+    4
+    >>> check_option("batch_size", 0, (Whole(1), Choice(("auto",))))
+    Traceback (most recent call last):
+    tracescribe.errors.TraceError: batch_size must be a whole number >= 1 or 'auto', not 0
+    """
+    for kind in allowed:
+        try:
+            return kind.read(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    if len(allowed) == 1 and isinstance(allowed[0], Choice):
+        return check_choice(name, value, allowed[0].words)
+    *kinds, last = map(str, allowed)
+    expected = f"{', '.join(kinds)} or {last}" if kinds else last
+    limit = " (at most 2**63 - 1)" if isinstance(value, int) and value > LARGEST else ""
+    raise TraceError(f"{name} must be {expected}{limit}, not {shown(value)}")
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> str:
@@ -20,4 +225,16 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> str:
     allowed = tuple(choices)
     if isinstance(value, str) and value in allowed:
         return value
-    raise TraceError(f"unknown {option} {value!r}; choose one of: {', '.join(allowed)}")
+    raise TraceError(f"unknown {option} {shown(value)}; choose one of: {', '.join(allowed)}")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_") or not hasattr(value, "__index__"):
+        raise TypeError
+    return int(value.__index__())
+
+
+def _range(least: float, most: float) -> str:
+    if most in (LARGEST, math.inf):
+        return "" if least <= -LARGEST else f">= {least}"
+    return f"from {least} to {most}"

@@ -1,0 +1,86 @@
+"""What a trace runs, once its pairs and options are checked: columns, shards, and the keys of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool
+
+from ..pairs.batch import PairBatch, as_pairs, make_batch
+from ..pairs.pairs import Pair
+from .cache import Store
+from .cache_keys import pair_keys
+from .columns import select_columns
+from .options import TraceOptions
+from .shards import Shards
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder
+
+__all__ = ["PreparedTrace", "prepare"]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTrace:
+    """Pairs that can be traced, divided into shards; nothing has been run yet.
+
+    names: of the columns, where they are not simply the tokens. dtype: the precision of the passes.
+    """
+
+    batch: PairBatch
+    names: tuple[str, ...] | None
+    dtype: str
+    shards: Shards
+
+    @property
+    def inside(self) -> Bool[np.ndarray, "pair column"]:
+        """Which columns each pair has."""
+        if self.names is None:
+            return self.batch.inside
+        return np.ones((len(self.batch.ids), len(self.names)), dtype=bool)
+
+    @property
+    def n_columns(self) -> list[int]:
+        """How many columns each patched pair has."""
+        return [len(columns) for columns in self.shards.prepared.columns]
+
+
+def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) -> PreparedTrace:
+    """Check pairs against the model and the options, and divide them into shards.
+
+    Raises:
+        As :func:`tracescribe.trace` before anything is run.
+    """
+    from ...patching import DirectEngine, PatchingEngine, Sweep, site_named
+
+    dtype = options.torch_dtype
+    sweep = Sweep(site_named(options.site), options.window)
+    batch = make_batch(
+        model.text,
+        as_pairs(pairs),
+        direction=options.direction,
+        align=options.align,
+        position_policy=options.position_policy,
+    )
+    columns, names = select_columns(model.text, batch, sweep.site, options.positions, options.heads)
+    store = None if options.cache is None else Store(options.cache)
+    if options.method == "direct":
+        engine: PatchingEngine = DirectEngine(model.text, through_mlps=options.through_mlps, dtype=dtype)
+    else:
+        engine = PatchingEngine(model.text, dtype=dtype)
+    prepared = engine.prepare(
+        batch.base,
+        batch.donor,
+        sweep=sweep,
+        columns=columns,
+        alignments=batch.alignments,
+        path=options.path,
+        batch_size=options.batch_size,
+        memory=options.memory // 2,
+    )
+    precision = str(dtype or model.text.dtype).removeprefix("torch.")
+    keys = [] if store is None else pair_keys(model.text, prepared, options.computation, precision)
+    return PreparedTrace(batch, names, precision, Shards(engine, prepared, keys, store, options.seed))
