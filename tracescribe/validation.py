@@ -78,7 +78,7 @@ class Whole:
 class Wholes:
     """Several whole numbers, at least one: a list, a tuple, a range or an array."""
 
-    each: Whole = Whole()  # noqa: RUF009 (frozen)
+    each: Whole = Whole()
 
     def read(self, value: Any) -> tuple[int, ...]:
         """The numbers as a tuple of Python integers."""

@@ -21,6 +21,7 @@ from tracescribe.errors import OutputError, StaleCacheError
 from tracescribe.patching import PatchingEngine
 from tracescribe.tracer import TraceError, TraceInterrupted, TraceWarning
 from tracescribe.tracer.run.cache_keys import architecture
+from tracescribe.tracer.run.options import TraceOptions
 from tracescribe.tracer.run.trace import fill_cache
 
 WORDS = ("edema", "mass", "rib", "lung", "line", "tube", "node", "scar", "cyst", "clot")
@@ -197,7 +198,7 @@ def test_shares_are_together_what_one_process_does(
 ) -> None:
     with counted_runs() as runs:
         for i in reversed(range(n)):
-            fill_cache(model, pairs, tmp_path, (i, n), progress=False, batch_size=3)
+            fill_cache(model, pairs, TraceOptions(cache=tmp_path, batch_size=3), (i, n), progress=False)
         assert sum(runs) == 20
         assert_same_bytes(ts.trace(model, pairs, cache=tmp_path, **UNITS), uninterrupted)
     assert sum(runs) == 20

@@ -15,7 +15,7 @@ from ...errors import ContextOverflowError, DataFormatError, IdenticalPairError,
 from ...io.json_lines import shown
 from ...token_strings import is_punctuation
 from .directions import DIRECTIONS
-from .indexing import picked
+from .indexing import distinct, picked
 from .names import first_problem
 from .pairs import FIELDS, Pair
 from .roles import TokenKind
@@ -28,12 +28,14 @@ __all__ = ["PairBatch", "as_pairs", "make_batch"]
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs as the tower sees them. Captions that several pairs share are one text pair, traced once.
+    """Pairs as the tower sees them: two captions that several pairs share are patched once.
 
     images: the target of each pair, as it was given.
     captions, caption_pair: distinct (correct, foil), and which of them each pair has.
-    base, donor: token ids by text pair, of the caption whose run is patched and of the one whose states go in.
-    noising: whether the base is the correct caption. alignments: by text pair, where lengths may differ.
+    base, donor: token ids by patched pair, of the caption whose run is patched and of the one whose states go in.
+    alignments: by patched pair, where lengths may differ. patched_pair: the patched pair of each pair.
+    noising: whether a pair's base is its correct caption; the same two captions may be given both ways round.
+    text_pair: number of each pair's distinct (correct, foil) token ids.
     tokens, foil_tokens, differs, kinds: at the base's positions; where only one caption has a token, "" stands for the
     other's.
     """
@@ -46,6 +48,7 @@ class PairBatch:
     donor: list[list[int]]
     alignments: list[Alignment] | None
     noising: Bool[np.ndarray, "pair"]
+    patched_pair: Int[np.ndarray, "pair"]
     text_pair: Int[np.ndarray, "pair"]
     tokens: tuple[tuple[str, ...], ...]  # by pair
     foil_tokens: tuple[tuple[str, ...], ...]
@@ -60,7 +63,12 @@ class PairBatch:
         return (self.kinds != TokenKind.OUTSIDE) & (self.kinds != TokenKind.UNMATCHED)
 
     @property
-    def first_pairs(self) -> Int[np.ndarray, "text_pair"]:
+    def example_of_patched(self) -> Int[np.ndarray, "patched_pair"]:
+        """One pair of each patched pair."""
+        return np.unique(self.patched_pair, return_index=True)[1]
+
+    @property
+    def example_of_text(self) -> Int[np.ndarray, "text_pair"]:
         """One pair of each text pair."""
         return np.unique(self.text_pair, return_index=True)[1]
 
@@ -119,25 +127,25 @@ def make_batch(
     read = _read(pairs, direction)
     ids, groups = _names(pairs, read)
     index: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    texts: list[_TextPair] = []
-    captions: dict[tuple[str, str], int] = {}
-    text_of: list[int] = []  # by caption pair and side
-    caption_of: list[int] = []
-    sides = [_is_noising(pairs[i], ids[i], direction) for i in read.first]
-    for i, noising in zip(read.first, sides, strict=True):
+    texts: list[_TextPair] = []  # by patched pair
+    patched_of: list[int] = []  # by caption pair and side, as the next three
+    tokens: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    sides = [_is_noising(pairs[i], ids[i], direction) for i in read.examples]
+    captions, caption_of = distinct((pairs[i].correct, pairs[i].foil) for i in read.examples)
+    for i, noising in zip(read.examples, sides, strict=True):
         pair = pairs[i]
         n_tokens = _checked_lengths(tower, pair, ids[i], align)
-        caption_of.append(captions.setdefault((pair.correct, pair.foil), len(captions)))
         both = (pair.correct, pair.foil) if noising else (pair.foil, pair.correct)
         rows = tuple(map(tuple, tower.rows(both)))
         number = index.setdefault((rows[0], rows[1]), len(index))
         if len(index) > len(texts):
             lengths = n_tokens if noising else n_tokens[::-1]
-            texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy, noising))
-        if texts[number].noising != noising:
-            raise TraceError(f"pair {ids[i]!r} and another share their captions, but not which of them is negated")
-        text_of.append(number)
-    text_pair = np.array(text_of, dtype=np.int64)[read.which]
+            texts.append(_TextPair.of(tower, rows[0], rows[1], lengths, position_policy))
+        patched_of.append(number)
+        ours, theirs = texts[number].strings
+        tokens.append((ours, theirs) if noising else (theirs, ours))
+    _, text_of = distinct(zip(patched_of, sides, strict=True))
+    patched_pair = np.array(patched_of, dtype=np.int64)[read.which]
     longest = max(len(text.base) for text in texts)
     differs = np.zeros((len(texts), longest), dtype=bool)
     kinds = np.full((len(texts), longest), TokenKind.OUTSIDE, dtype=np.int8)
@@ -148,16 +156,17 @@ def make_batch(
         pairs=tuple(pairs),
         images=read.images,
         captions=tuple(captions),
-        caption_pair=np.array(caption_of, dtype=np.int64)[read.which],
+        caption_pair=caption_of[read.which],
         base=[list(text.base) for text in texts],
         donor=[list(text.donor) for text in texts],
         alignments=None if align == "none" else [text.alignment for text in texts],
         noising=np.array(sides, dtype=bool)[read.which],
-        text_pair=text_pair,
-        tokens=picked([text.strings[0 if text.noising else 1] for text in texts], text_pair),
-        foil_tokens=picked([text.strings[1 if text.noising else 0] for text in texts], text_pair),
-        differs=np.take(differs, text_pair, axis=0),
-        kinds=np.take(kinds, text_pair, axis=0),
+        patched_pair=patched_pair,
+        text_pair=text_of[read.which],
+        tokens=picked([correct for correct, _ in tokens], read.which),
+        foil_tokens=picked([foil for _, foil in tokens], read.which),
+        differs=np.take(differs, patched_pair, axis=0),
+        kinds=np.take(kinds, patched_pair, axis=0),
         ids=ids,
         groups=groups,
     )
@@ -165,10 +174,10 @@ def make_batch(
 
 @dataclass(eq=False)
 class _Fields:
-    """What pairs say of themselves. which: the distinct captions of each pair. first: a pair of each of those."""
+    """What pairs say of themselves. which: the distinct captions of each pair. examples: a pair of each of those."""
 
     which: Int[np.ndarray, "pair"]
-    first: list[int]
+    examples: list[int]
     images: list[Any]
     named: bool  # whether any has an id or a group
 
@@ -178,26 +187,26 @@ def _read(pairs: Sequence[Pair], direction: str) -> _Fields:
 
     Captions whose negation differs are different where the direction depends on it.
     """
-    by_side = direction == DIRECTIONS[2]
+    by_side = direction == "negated->affirmative"
     known: dict[tuple[str, str, str | None], int] = {}
-    first: list[int] = []
+    examples: list[int] = []
     starts: list[int] = []  # of runs of equal captions
     numbers: list[int] = []  # and which captions they are
     images: list[Any] = []
     correct = foil = side = None
     named = False
     for pair in pairs:
-        own = pair.__dict__  # pydantic's fields, in half the time of its attributes
-        if own["correct"] is not correct or own["foil"] is not foil or (by_side and own["negation"] != side):
-            correct, foil, side = own["correct"], own["foil"], own["negation"] if by_side else None
+        values = pair.__dict__  # pydantic's fields, in half the time of its attributes
+        if values["correct"] is not correct or values["foil"] is not foil or (by_side and values["negation"] != side):
+            correct, foil, side = values["correct"], values["foil"], values["negation"] if by_side else None
             starts.append(len(images))
             numbers.append(known.setdefault((correct, foil, side), len(known)))
-            if numbers[-1] == len(first):
-                first.append(len(images))
-        images.append(own["image"])
-        if own["id"] is not None or own["group"] is not None:
+            if numbers[-1] == len(examples):
+                examples.append(len(images))
+        images.append(values["image"])
+        if values["id"] is not None or values["group"] is not None:
             named = True
-    return _Fields(np.repeat(numbers, np.diff([*starts, len(images)])), first, images, named)
+    return _Fields(np.repeat(numbers, np.diff([*starts, len(images)])), examples, images, named)
 
 
 def _names(pairs: Sequence[Pair], read: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -219,7 +228,6 @@ class _TextPair:
     strings: tuple[tuple[str, ...], tuple[str, ...]]  # the base's tokens, and the donor's at the base's positions
     differs: list[bool]
     kinds: list[TokenKind]
-    noising: bool
 
     @classmethod
     def of(
@@ -229,7 +237,6 @@ class _TextPair:
         donor: tuple[int, ...],
         n_tokens: tuple[int, int],
         policy: PositionPolicy,
-        noising: bool,
     ) -> _TextPair:
         from ...patching import align_rows
 
@@ -244,7 +251,6 @@ class _TextPair:
             (tuple(ours), tuple("" if at < 0 else theirs[at] for at in sources)),
             [at < 0 or base[i] != donor[at] for i, at in enumerate(sources)],
             [TokenKind.UNMATCHED if at < 0 else kind for at, kind in zip(sources, kinds, strict=True)],
-            noising,
         )
 
 

@@ -32,7 +32,18 @@ class Agreement:
     max_error: float | None
     relative_error: float | None
 
+    @classmethod
+    def unknown(cls) -> Agreement:
+        """That of maps which were compared with none.
+
+        >>> print(Agreement.unknown())
+        not compared with exact maps
+        """
+        return cls(0, 0, 0, None, None, None, None, None)
+
     def __str__(self) -> str:
+        if not self.pairs:
+            return "not compared with exact maps"
         if self.rank_correlation is None:
             return f"no rank correlation with exact maps ({self.cells} free cells of {self.pairs} pairs)"
         return (

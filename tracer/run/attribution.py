@@ -1,21 +1,22 @@
-"""Attribution instead of replacement: first-order maps of all pairs, always with their agreement with exact maps."""
+"""Attribution instead of replacement: first-order maps of all pairs, with their agreement with exact maps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
-from ...errors import TraceError
+from ..pairs.targets import Targets
 from ..results.agreement import Agreement, measure_agreement
 from ..results.causal_trace import Scores
 from ..results.scoring import score_maps
+from .options import TraceOptions
 
 if TYPE_CHECKING:
-    from ...patching import AttributionEngine, Column, Sweep
+    from ...patching import TextTower
+    from .prepared import PreparedTrace
 
 __all__ = ["Attribution", "attribute"]
 
@@ -33,76 +34,70 @@ class Attribution:
 
 
 def attribute(
-    engine: AttributionEngine,
-    base: Sequence[Any],
-    donor: Sequence[Any],
-    images: Float[np.ndarray, "pair embed"],
-    text_pair: Int[np.ndarray, "pair"],
-    inside: Bool[np.ndarray, "pair column"],
-    noising: Bool[np.ndarray, "pair"],
-    *,
-    sweep: Sweep,
-    columns: Sequence[Sequence[Column]],
-    steps: int,
-    exact_sample: int,
-    seed: int,
-    batch_size: int | Literal["auto"] = "auto",
+    tower: TextTower,
+    prepared: PreparedTrace,
+    targets: Targets,
+    options: TraceOptions,
     progress: Callable[[int], None] | None = None,
 ) -> Attribution:
     """S of every pair's cells to first order, S_base + sum of <gradient, donor - base>, and how exact that is.
 
-    base, donor: rows of the text pairs, one for each number in ``text_pair``. inside: which columns each pair has.
-    noising: whether a pair's base is its correct caption. exact_sample: text pairs, chosen by
-    ``seed``, whose exact maps are run as well.
-
-    Raises:
-        TraceError: no step, or no text pair to compare with.
+    The exact maps of ``options.exact_sample`` patched pairs, chosen by ``options.seed``, are run as well.
     """
     import torch
 
-    for name, value in (("steps", steps), ("exact_sample", exact_sample)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise TraceError(f"{name} must be a whole number >= 1, not {value!r}")
-    pairs_of = [np.flatnonzero(text_pair == text) for text in range(len(base))]
+    from ...patching import AttributionEngine
+
+    batch, images, inside = prepared.batch, targets.of_pairs, prepared.inside
+    sweep, columns = prepared.shards.prepared.sweep, prepared.shards.prepared.columns
+    engine = AttributionEngine(tower, dtype=options.torch_dtype)
+    members = [np.flatnonzero(batch.patched_pair == number) for number in range(len(batch.base))]
     found = engine.attribute(
-        base,
-        donor,
-        [torch.from_numpy(np.ascontiguousarray(images[own])) for own in pairs_of],
+        batch.base,
+        batch.donor,
+        [torch.from_numpy(np.ascontiguousarray(images[pairs])) for pairs in members],
         sweep=sweep,
         columns=columns,
-        steps=steps,
-        batch_size=batch_size,
+        steps=options.steps,
+        batch_size=options.batch_size,
         progress=progress,
     )
-    clean, other = (side.cpu().float().numpy() for side in (found.base, found.donor))
-    no_cells, no_columns = np.empty((len(base), 0, 0, clean.shape[1]), dtype=np.float32), np.empty((len(base), 0), bool)
-    unpatched = score_maps(images, np.arange(len(images)), text_pair, clean, other, no_cells, no_columns)
-    ours, theirs = unpatched.correct, unpatched.foil  # of the base and of the donor, whichever is correct
-    scores = np.full((len(text_pair), found.effects[0].shape[1], inside.shape[1]), np.nan)
+    base, donor = (side.cpu().float().numpy() for side in (found.base, found.donor))
+    no_cells = np.empty((len(base), 0, 0, base.shape[1]), dtype=np.float32)
+    no_columns = np.empty((len(base), 0), dtype=bool)
+    every_pair = np.arange(len(images))
+    unpatched = score_maps(images, every_pair, batch.patched_pair, base, donor, no_cells, no_columns)
+    of_base, of_donor = unpatched.correct, unpatched.foil  # whichever is the correct caption
+    scores = np.full((len(images), found.effects[0].shape[1], inside.shape[1]), np.nan)
     free = np.zeros(scores.shape, dtype=bool)
-    for own, effects, fixed in zip(pairs_of, found.effects, found.fixed, strict=True):
+    for pairs, effects, fixed in zip(members, found.effects, found.fixed, strict=True):
         width = fixed.shape[1]
-        scores[own, :, :width] = effects.cpu().double().numpy()
-        free[own, :, :width] = ~fixed.numpy()
-    scores += ours[:, None, None]
+        scores[pairs, :, :width] = effects.cpu().double().numpy()
+        free[pairs, :, :width] = ~fixed.numpy()
+    scores += of_base[:, None, None]
+    correct = np.where(batch.noising, of_base, of_donor)
+    foil = np.where(batch.noising, of_donor, of_base)
+    result = Scores(correct=correct, foil=foil, patched=scores)
 
-    texts = np.random.default_rng(seed).permutation(len(base))[:exact_sample]
+    sample = np.random.default_rng(options.seed).permutation(len(base))[: options.exact_sample]
+    if not len(sample):
+        return Attribution(result, Agreement.unknown())
     exact = engine.patch(
-        [base[text] for text in texts],
-        [donor[text] for text in texts],
+        [batch.base[number] for number in sample],
+        [batch.donor[number] for number in sample],
         sweep=sweep,
-        columns=[columns[text] for text in texts],
-        batch_size=batch_size,
-        seed=seed,
+        columns=[columns[number] for number in sample],
+        batch_size=options.batch_size,
+        seed=options.seed,
     )
-    chosen = np.flatnonzero(np.isin(text_pair, texts))
-    place = {int(text): at for at, text in enumerate(texts)}
-    within = np.array([place[int(text)] for text in text_pair[chosen]])
+    chosen = np.flatnonzero(np.isin(batch.patched_pair, sample))
+    place = np.empty(len(base), dtype=np.int64)
+    place[sample] = np.arange(len(sample))
     width = exact.patched.shape[2]  # the sample's longest text
-    given = np.arange(width) < np.array([len(columns[text]) for text in texts])[:, None]
+    given = np.arange(width) < np.array([len(columns[number]) for number in sample])[:, None]
     maps = exact.patched.cpu().float().numpy()
-    truth = score_maps(images, chosen, within, clean[texts], other[texts], maps, given).patched
-    margin = (ours - theirs)[chosen]
-    agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(texts))
-    correct, foil = np.where(noising, ours, theirs), np.where(noising, theirs, ours)
-    return Attribution(Scores(correct=correct, foil=foil, patched=scores), agreement)
+    within = place[batch.patched_pair[chosen]]
+    truth = score_maps(images, chosen, within, base[sample], donor[sample], maps, given).patched
+    margin = (of_base - of_donor)[chosen]
+    agreement = measure_agreement(scores[chosen, :, :width], truth, free[chosen, :, :width], margin, len(sample))
+    return Attribution(result, agreement)

@@ -1,16 +1,14 @@
-"""The cache: a folder of shards, each with the patched embeddings of one unit of text pairs, found by content.
+"""The cache: a folder of shards, each with the patched embeddings of some text pairs, found by content.
 
-A shard is written whole or not at all, under a name that follows from what is in it, and carries a checksum over every
-byte. So any number of processes may write to one folder, a killed run loses at most the unit it was working on, and an
-entry made from other weights, texts or settings is never found instead of the wanted one.
+A shard is written completely or not at all, under a name that follows from what is in it, and carries a checksum over
+all its bytes. So any number of processes may write to one folder, a killed run loses at most the shard it was working
+on, and an entry made from other weights, texts or settings is never found instead of the wanted one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,22 +18,22 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from ...errors import OutputError, StaleCacheError, TraceWarning
-from ...io.atomic import write_atomically
-from ...io.tensors import write_tensors
-from .cache_keys import unit_key
+from ...errors import DataFormatError, OutputError, StaleCacheError, TraceWarning
+from ...io.atomic import remove_abandoned, write_atomically
+from ...io.json_lines import read_json
+from ...io.tensors import TensorFile, read_tensors, write_tensors
+from .cache_keys import shard_key
 
 __all__ = ["Shard", "Store"]
 
-FORMAT, SHARD_FORMAT = "tracescribe.cache/1", "tracescribe.shard/1"
+FORMAT, SHARD_FORMAT = "tracescribe.cache/2", "tracescribe.shard/2"
 MARKER = "tracescribe-cache.json"
-_ARRAYS = ("base", "donor", "patched")
-_ABANDONED = 3600  # seconds after which a temporary file belongs to a process that was killed
+_AXES = {"base": 2, "donor": 2, "patched": 4}
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Embeddings of one unit's text pairs, in the unit's order; NaN where a pair has fewer columns than the widest."""
+    """Embeddings of a shard's text pairs, in its order; NaN where a pair has fewer columns than the widest."""
 
     base: Float32[np.ndarray, "text_pair embed"]
     donor: Float32[np.ndarray, "text_pair embed"]
@@ -90,12 +88,12 @@ class Store:
             self._shards.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
-        self._remove_abandoned()
+        remove_abandoned(self._shards)
 
     def _check_marker(self) -> None:
         try:
-            found = json.loads((self.folder / MARKER).read_text(encoding="utf-8"))["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = read_json(self.folder / MARKER, 4096)["format"]
+        except (DataFormatError, KeyError, TypeError) as error:
             raise StaleCacheError(f"{str(self.folder / MARKER)!r} is damaged ({error}): use another folder") from None
         if found != FORMAT:
             raise StaleCacheError(
@@ -103,38 +101,31 @@ class Store:
                 f"version of tracescribe; use another folder"
             )
 
-    def _remove_abandoned(self) -> None:
-        for path in self._shards.glob(".tracescribe-*.tmp"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _ABANDONED:
-                    path.unlink()
-
     def path(self, keys: Sequence[str]) -> Path:
-        """The shard of a unit, whether it is there or not."""
-        return self._shards / f"{unit_key(keys)}.safetensors"
+        """The file of a shard, whether it is there or not."""
+        return self._shards / f"{shard_key(keys)}.safetensors"
 
     def write(self, keys: Sequence[str], shard: Shard) -> None:
-        """Store one unit.
+        """Store one shard.
 
         Raises:
             OutputError: the disk is full, or the folder cannot be written to.
         """
-        tensors = {name: np.asarray(getattr(shard, name), dtype=np.float32) for name in _ARRAYS}
-        metadata = {"format": SHARD_FORMAT, "keys": json.dumps(list(keys))}
+        tensors = {name: np.asarray(getattr(shard, name), dtype=np.float32) for name in _AXES}
         with write_atomically(self.path(keys), binary=True) as file:
-            write_tensors(file, tensors, {**metadata, "sha256": _checksum(tensors, metadata["keys"])})
+            write_tensors(file, tensors, {"format": SHARD_FORMAT, "keys": json.dumps(list(keys))})
 
     def read(self, keys: Sequence[str]) -> Shard | None:
-        """One unit, or None if it is not there; a damaged shard warns (TraceWarning) and counts as not there."""
+        """One shard, or None if it is not there; a damaged one warns (TraceWarning) and counts as not there."""
         path = self.path(keys)
         if path.exists():
-            whole = self._load(path)
-            if whole is not None and whole[0] == list(keys):
-                return whole[1]
+            loaded = self._load(path)
+            if loaded is not None and loaded[0] == list(keys):
+                return loaded[1]
         return self._gather(keys)
 
     def _gather(self, keys: Sequence[str]) -> Shard | None:
-        """A unit whose pairs lie in other shards."""
+        """A shard whose pairs lie in other shards."""
         places = [self._index().get(key) for key in keys]
         loaded: dict[Path, tuple[list[str], Shard] | None] = {}
         rows: list[Shard] = []
@@ -147,7 +138,7 @@ class Store:
             found = loaded[path]
             if found is None or found[0][row : row + 1] != [key]:
                 return None
-            rows.append(Shard(*(getattr(found[1], name)[row : row + 1] for name in _ARRAYS)))
+            rows.append(Shard(*(getattr(found[1], name)[row : row + 1] for name in _AXES)))
         widest = max(row.patched.shape[2] for row in rows)
         padded = [
             np.pad(row.patched, ((0, 0), (0, 0), (0, widest - row.patched.shape[2]), (0, 0)), constant_values=np.nan)
@@ -174,18 +165,10 @@ class Store:
         return self._known
 
     def _load(self, path: Path) -> tuple[list[str], Shard] | None:
-        """The keys and content of one shard, if its checksum holds."""
-        from safetensors import SafetensorError, safe_open
-
+        """The keys and content of one shard, if all its bytes are those that were written."""
         try:
-            with safe_open(os.fspath(path), framework="np") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in _ARRAYS}
-            keys = json.loads(metadata["keys"])
-            if metadata["format"] == SHARD_FORMAT and metadata["sha256"] == _checksum(tensors, metadata["keys"]):
-                return keys, Shard(**tensors)
-            reason = "its checksum does not hold"
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            return _content(read_tensors(path))
+        except (DataFormatError, ValueError, KeyError, TypeError) as error:
             reason = str(error)
         warnings.warn(
             f"the shard {str(path)!r} is damaged ({reason}) and is not used; its text pairs are traced again",
@@ -195,9 +178,12 @@ class Store:
         return None
 
 
-def _checksum(tensors: dict[str, np.ndarray], keys: str) -> str:
-    digest = hashlib.sha256(keys.encode())
-    for name in _ARRAYS:
-        digest.update(f"{name} {tensors[name].shape}".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).data)
-    return digest.hexdigest()
+def _content(file: TensorFile) -> tuple[list[str], Shard]:
+    if file.metadata.get("format") != SHARD_FORMAT:
+        raise ValueError(f"its format is {file.metadata.get('format')!r}")
+    keys = json.loads(file.metadata["keys"])
+    arrays = {name: file.tensors[name] for name in _AXES}
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or array.ndim != _AXES[name] or len(array) != len(keys):
+            raise ValueError(f"{name!r} is {array.dtype} of shape {array.shape}")
+    return keys, Shard(**arrays)

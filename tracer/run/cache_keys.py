@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...patching import Tower
     from ...patching.engine.batching import Prepared
 
-__all__ = ["pair_keys", "unit_key"]
+__all__ = ["pair_keys", "shard_key"]
 
 CONTENT = 2  # raised when the engine's numbers change in more than rounding
 
@@ -52,8 +52,8 @@ def pair_keys(tower: Tower, prepared: Prepared, method: str, dtype: str) -> list
     return keys
 
 
-def unit_key(keys: Sequence[str]) -> str:
-    """The name of a unit: who is in it and in which order, on which the last bits of its numbers depend."""
+def shard_key(keys: Sequence[str]) -> str:
+    """The name of a shard: which text pairs are in it, in which order; the last bits of its numbers depend on it."""
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
 
 

@@ -1,52 +1,47 @@
-"""What a trace keeps of the units of its text pairs as they are finished: scores at once, embeddings if they fit."""
+"""What a trace keeps of its shards as they are finished: scores at once, embeddings if they fit."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
 from collections.abc import Sequence
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32
 
 from ...errors import OutputError, TraceWarning
+from ..pairs.batch import PairBatch
 from ..pairs.targets import Targets
 from ..results.causal_trace import Scores
-from ..results.scoring import PairScores, TextMap
+from ..results.scoring import PairScores, TextMap, pairs_of
 from .cache import Shard, Store
+from .options import TraceOptions
 
-__all__ = ["Collector", "Keep"]
-
-Keep = bool | Literal["auto"]
+__all__ = ["Collector"]
 
 
 class Collector:
-    """Scores of every pair, filled unit by unit; patched embeddings in memory, in a file of the cache, or not at all.
+    """Scores of every pair, filled shard by shard; patched embeddings in memory, in a file of the cache, or not at all.
 
-    text_pair: the text pair of each pair. n_columns: how many columns each text pair has. noising: for each text pair,
-    whether the foil's states go into the correct caption's run. budget: bytes of embeddings that "auto" may keep.
+    n_columns: how many columns each patched pair has. Half of ``options.memory`` is for the embeddings that "auto"
+    keeps.
     """
 
     def __init__(
-        self,
-        targets: Targets,
-        text_pair: Int[np.ndarray, "pair"],
-        n_columns: Sequence[int],
-        noising: Bool[np.ndarray, "text_pair"],
-        keep: Keep,
-        budget: int,
-        store: Store | None,
+        self, batch: PairBatch, targets: Targets, n_columns: Sequence[int], options: TraceOptions, store: Store | None
     ) -> None:
-        self._targets, self._text_pair, self._n_columns, self._noising = targets, text_pair, n_columns, noising
-        self._keep, self._budget, self._store = keep, budget, store
+        self._batch, self._targets, self._n_columns, self._store = batch, targets, n_columns, store
+        self._keep, self._budget = options.keep_embeddings, options.memory // 2
+        self._noising = batch.noising[batch.example_of_text]
+        self._texts_of = pairs_of(batch.patched_pair[batch.example_of_text])  # the text pairs of each patched pair
         self._scores: PairScores | None = None
         self._kept: dict[str, np.ndarray] = {}
         self._file: IO[bytes] | None = None
         self._shape: tuple[int, ...] = ()
 
-    def add(self, unit: Sequence[int], shard: Shard) -> None:
-        """Score the pairs of a finished unit and keep its embeddings.
+    def add(self, patched_pairs: Sequence[int], shard: Shard) -> None:
+        """Score the pairs of a finished shard and keep its embeddings.
 
         Raises:
             OutputError: the disk is full.
@@ -54,24 +49,24 @@ class Collector:
         if self._scores is None:
             self._allocate(shard.patched.shape[1], shard.patched.shape[3])
             assert self._scores is not None
-        noising = self._noising[list(unit)][:, None]
-        correct = np.where(noising, shard.base, shard.donor)
-        foil = np.where(noising, shard.donor, shard.base)
         columns = np.arange(max(self._n_columns))
+        numbers = np.arange(len(self._noising))
         maps = {}
-        for row, text in enumerate(unit):
-            n = self._n_columns[text]
+        for row, patched in enumerate(patched_pairs):
+            n = self._n_columns[patched]
             cells = shard.patched[row, :, :n]
-            maps[text] = TextMap.of(correct[row], foil[row], cells, columns < n)
-            self._keep_embeddings(text, cells)
+            for text in numbers[self._texts_of[patched]].tolist():
+                base, donor = shard.base[row], shard.donor[row]
+                correct, foil = (base, donor) if self._noising[text] else (donor, base)
+                maps[text] = TextMap.of(correct, foil, cells, columns < n)
+                self._keep_embeddings(text, cells)
+                if self._kept:
+                    self._kept["correct_embeddings"][text], self._kept["foil_embeddings"][text] = correct, foil
         self._scores.fill(maps)
-        if self._kept:
-            self._kept["correct_embeddings"][list(unit)] = correct
-            self._kept["foil_embeddings"][list(unit)] = foil
 
     @property
     def scores(self) -> Scores:
-        """Of every pair, once all units are there."""
+        """Of every pair, once all shards are there."""
         assert self._scores is not None
         return Scores(correct=self._scores.correct, foil=self._scores.foil, patched=self._scores.patched)
 
@@ -86,8 +81,8 @@ class Collector:
         return {name: self._kept.get(name) for name in ("embeddings", "correct_embeddings", "foil_embeddings")}
 
     def _allocate(self, n_layers: int, embed: int) -> None:
-        n_texts, widest = len(self._n_columns), max(self._n_columns)
-        self._scores = PairScores(self._targets.rows, self._targets.index, self._text_pair, n_layers, widest)
+        n_texts, widest = len(self._noising), max(self._n_columns)
+        self._scores = PairScores(self._targets.rows, self._targets.index, self._batch.text_pair, n_layers, widest)
         self._shape = (n_texts, n_layers, widest, embed)
         size = 4 * int(np.prod(self._shape))
         keep: Any = self._keep

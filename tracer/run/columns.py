@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int8
@@ -14,18 +14,17 @@ from ..pairs.roles import ROLES, TokenKind, assign_rows
 
 if TYPE_CHECKING:
     from ...patching import Column, Site, TextTower
+    from .options import Heads, Positions
 
-__all__ = ["Heads", "Positions", "select_columns"]
+__all__ = ["select_columns"]
 
-Positions = str | int | Sequence[int]
-Heads = Literal["each"] | int | Sequence[int] | None
 SETS = ("each", "all", "differing", "from the first differing")
 
 
 def select_columns(
     tower: TextTower, batch: PairBatch, site: Site, positions: Positions | None, heads: Heads
 ) -> tuple[list[list[Column]], tuple[str, ...] | None]:
-    """The engine's columns for every text pair, and their names where they are not simply the tokens.
+    """The engine's columns for every patched pair, and their names where they are not simply the tokens.
 
     positions: "each" (one column a token), or one set of tokens that are replaced together: "all", "differing", "from
         the first differing" on, the name of a role such as "[end]" (:data:`tracescribe.tracer.pairs.roles.ROLES`), or
@@ -51,13 +50,14 @@ def select_columns(
             )
         head = numbers if isinstance(numbers, int) else None
         return each_position([len(row) for row in batch.base], head), None
-    sets = [_positions(batch, int(pair), positions) for pair in batch.first_pairs]
+    sets = [_positions(batch, int(pair), positions) for pair in batch.example_of_patched]
     where = f"{positions} tokens" if positions in SETS else str(positions)
     if several:
         assert isinstance(numbers, Sequence)
-        return [[Column(own, int(head)) for head in numbers] for own in sets], tuple(f"head {h}" for h in numbers)
+        names = tuple(f"head {head}" for head in numbers)
+        return [[Column(places, head) for head in numbers] for places in sets], names
     head = numbers if isinstance(numbers, int) else None
-    return [[Column(own, head)] for own in sets], (where,)
+    return [[Column(places, head)] for places in sets], (where,)
 
 
 def _positions(batch: PairBatch, pair: int, wanted: Positions) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ def negator_attention(
     for numbers, patterns in attention_patterns(model.text, rows):
         for number, pattern in zip(numbers, patterns.float().cpu().numpy(), strict=True):
             text, side = divmod(number, 2)
-            for pair in np.flatnonzero(batch.text_pair == text):
+            for pair in np.flatnonzero(batch.patched_pair == text):
                 by_query[int(pair), side] = pattern[:, :, later[pair], places[pair]]
     in_foil = np.array([pair.negation == "foil" for pair in batch.pairs], dtype=np.int64)
     negated, affirmative = ([by_query[i, foil ^ side] for i, foil in enumerate(in_foil.tolist())] for side in (0, 1))

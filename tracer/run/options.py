@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 (`option` makes a dataclass field)
 """The options of tracing, each declared once: default, allowed values, meaning; with them its record and its flag.
 
 :func:`tracescribe.trace`, :func:`tracescribe.trace_images`, the command line, the keys of the cache and the provenance
@@ -58,7 +59,7 @@ def _words(kind: Any) -> Choice:
 def option(
     default: Any,
     *allowed: Allowed,
-    help: str,  # noqa: A002 (the word of command lines)
+    help: str,
     recorded: str | bool = True,
     needs: tuple[str, str] | None = None,
 ) -> Any:

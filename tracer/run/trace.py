@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..results.causal_trace import CausalTrace
 from .attribution import attribute
 from .collector import Collector
 from .options import Align, Method, PatchPath, PositionPolicy, TraceOptions
-from .prepared import PreparedTrace, prepare
+from .prepared import prepare
 from .progress import ProgressCallback, progress_bar
 from .provenance import trace_provenance
 
@@ -145,7 +145,8 @@ def run_trace(
     with progress_bar(progress, len(batch.base)) as advance:
         if options.method == "attribution":
             attribution = attribute(model.text, prepared, targets, options, advance)
-            measured, found = attribution.provenance, {"scores": attribution.scores}
+            measured = attribution.provenance
+            found: dict[str, Any] = {"scores": attribution.scores}
         else:
             measured = {"path": prepared.shards.prepared.path}
             keep = Collector(batch, targets, prepared.n_columns, options, prepared.shards.store)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
@@ -15,29 +13,29 @@ from pydantic import ValidationError
 
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
 from ...io.json_lines import shown
+from ...io.provenance import provenance as record
 from ...validation import check_choice
 from ..pairs.descriptions import descriptions
 from ..pairs.image_pairs import ImagePair
+from ..pairs.indexing import distinct
 from ..pairs.names import first_problem
 from ..pairs.roles import TokenKind
 from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace, Scores
 from ..results.scoring import score_maps
-from .shards import ProgressCallback, show_progress
-from .trace import FLOOR
+from .options import ImageDirection, ImageTraceOptions, PatchPath
+from .progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
     import torch
 
-    from ...patching import Column, DualEncoder, ImageTower, PatchPath
+    from ...patching import Column, DualEncoder, ImageTower
+    from .options import Regions
 
-__all__ = ["Regions", "trace_images"]
-
-ImageDirection = Literal["counterfactual->image", "image->counterfactual"]
-Regions = Literal["each", "all", "differing"] | Mapping[str, Any]
+__all__ = ["trace_images"]
 
 _CHUNK = 16  # image pairs whose pixels are held at once
-_DIRECTIONS = {"counterfactual->image": "foil->correct", "image->counterfactual": "correct->foil"}
+_TOWER = ("causal", "pooling", "n_layers", "n_heads", "readout_layers", "grid", "cell", "image_size", "first")
 
 
 def trace_images(
@@ -45,18 +43,18 @@ def trace_images(
     pairs: Sequence[ImagePair],
     *,
     positions: Regions = "each",
-    stride: int = 1,
-    grid: int | None = None,
-    site: str = "resid",
-    window: int = 1,
-    direction: ImageDirection = "counterfactual->image",
-    path: PatchPath = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    dtype: torch.dtype | None = None,
-    floor: float = FLOOR,
-    keep_embeddings: bool = True,
+    stride: int = ImageTraceOptions.stride,
+    grid: int | None = ImageTraceOptions.grid,
+    site: str = ImageTraceOptions.site,
+    window: int = ImageTraceOptions.window,
+    direction: ImageDirection = ImageTraceOptions.direction,
+    path: PatchPath = ImageTraceOptions.path,
+    batch_size: int | Literal["auto"] = ImageTraceOptions.batch_size,
+    dtype: torch.dtype | str | None = ImageTraceOptions.dtype,
+    floor: float = ImageTraceOptions.floor,
+    keep_embeddings: bool = ImageTraceOptions.keep_embeddings,
+    seed: int = ImageTraceOptions.seed,
     progress: bool | ProgressCallback = True,
-    seed: int = 0,
 ) -> CausalTrace:
     """Trace which layers and patches of the image tower carry what tells an image from its counterfactual.
 
@@ -90,39 +88,51 @@ def trace_images(
     >>> trace.cte.shape, trace.columns[-1]  # layers 0 (stem) to 4, the last stage's 2 x 2 cells
     ((2, 5, 4), 'patch 1,1')
     """
-    from ...patching import PatchingEngine, PatchPath, Sweep, site_named
+    from ...patching import PatchingEngine, Sweep, site_named
 
-    check_choice("direction", direction, get_args(ImageDirection))
-    check_choice("path", path, get_args(PatchPath))
-    tower = model.vision if grid is None else model.image_tower(grid)
+    options = ImageTraceOptions.given(locals())
+    dtype = options.torch_dtype
+    sweep = Sweep(site_named(options.site), options.window)
+    tower = model.vision if options.grid is None else model.image_tower(options.grid)
     batch = _read(model, tower, _as_pairs(pairs))
     captions = _caption_embeddings(model, batch)
-    sweep = Sweep(site_named(site), window)
-    columns, names = _columns(tower, batch, positions, stride)
+    columns, names = _columns(tower, batch, positions, options.stride)
+    provenance = _provenance(model, tower, batch, captions)  # before the long part: it may be refused
     engine = PatchingEngine(tower, dtype=dtype)
+    noising = options.direction == "counterfactual->image"
     found = []
-    with show_progress(progress, len(batch.first), "image pairs") as advance:
-        for chunk in _chunks(len(batch.first)):
-            image, other = _pixels(model, [batch.pairs[batch.first[i]] for i in chunk])
-            base, donor = (image, other) if direction == "counterfactual->image" else (other, image)
+    with progress_bar(progress, len(batch.examples), "image pairs") as advance:
+        for chunk in _chunks(len(batch.examples)):
+            image, other = _pixels(model, [batch.pairs[batch.examples[i]] for i in chunk])
+            base, donor = (image, other) if noising else (other, image)
             done = engine.patch(
                 base,
                 donor,
                 sweep=sweep,
                 columns=[columns[i] for i in chunk],
-                path=path,
-                batch_size=batch_size,
-                seed=seed,
+                path=options.path,
+                batch_size=options.batch_size,
+                seed=options.seed,
                 progress=_shifted(advance, chunk.start),
             )
             found.append(done)
     patched = np.concatenate([one.patched.cpu().float().numpy() for one in found])
     sides = [np.concatenate([getattr(one, side).cpu().float().numpy() for one in found]) for side in ("base", "donor")]
-    correct, foil = sides if direction == "counterfactual->image" else sides[::-1]
+    correct, foil = sides if noising else sides[::-1]
     every = np.ones((len(patched), len(names)), dtype=bool)
     scores = score_maps(captions, np.arange(len(captions)), batch.image_pair, correct, foil, patched, every)
     kinds = np.full((len(batch.pairs), tower.context_length), TokenKind.ORDINARY, dtype=np.int8)
     kinds[:, : len(tower.first)] = TokenKind.START
+    measured = {
+        "site": sweep.site.name,
+        "first_layer": sweep.site.first_layer,
+        "regions": None if isinstance(positions, str) and positions == "differing" else _regions(columns),
+        "direction": "foil->correct" if noising else "correct->foil",
+        "method": "exact",
+        "path": found[0].path,
+        "dtype": str(dtype or tower.dtype).removeprefix("torch."),
+        "tf32": False,
+    }
     result = CausalTrace(
         scores=Scores(correct=scores.correct, foil=scores.foil, patched=scores.patched),
         tokens=(tower.position_names,) * len(batch.pairs),
@@ -132,30 +142,18 @@ def trace_images(
         text_pair=batch.image_pair,
         ids=batch.ids,
         groups=batch.groups,
-        provenance=_provenance(model, tower, batch, captions)
-        | {
-            "site": sweep.site.name,
-            "first_layer": sweep.site.first_layer,
-            "regions": None if positions == "differing" else [list(column.positions) for column in columns[0]],
-            "window": window,
-            "direction": _DIRECTIONS[direction],
-            "method": "exact",
-            "path": found[0].path,
-            "dtype": str(dtype or tower.dtype).removeprefix("torch."),
-            "floor": float(floor),
-            "seed": seed,
-        },
-        embeddings=patched if keep_embeddings else None,
-        correct_embeddings=correct if keep_embeddings else None,
-        foil_embeddings=foil if keep_embeddings else None,
+        provenance=provenance | options.recorded() | measured,
+        embeddings=patched if options.keep_embeddings else None,
+        correct_embeddings=correct if options.keep_embeddings else None,
+        foil_embeddings=foil if options.keep_embeddings else None,
         columns=names,
         **descriptions(batch.pairs),
     )
     if not result.valid.any():
         raise DegenerateTraceError(
             f"none of the {len(batch.pairs)} image pairs can be traced: the largest |S_image - S_counterfactual| is "
-            f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the captions do not tell the "
-            f"images apart; use other captions or images, or lower floor="
+            f"{np.abs(result.denominator).max():.1e}, below the floor {options.floor:g}, so that the captions do not "
+            f"tell the images apart; use other captions or images, or lower floor="
         )
     return result
 
@@ -168,7 +166,7 @@ class _Batch:
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     image_pair: Int[np.ndarray, "pair"]
-    first: list[int]  # a pair of each image pair
+    examples: list[int]  # a pair of each image pair
     differs: Bool[np.ndarray, "pair pos"]
     digest: str  # of all pixels
 
@@ -200,9 +198,7 @@ def _as_pairs(pairs: Any) -> list[ImagePair]:
 def _read(model: DualEncoder, tower: ImageTower, pairs: list[ImagePair]) -> _Batch:
     """Read every image once, so that a bad one is found before anything is traced; pixels are not kept."""
     ids = tuple(str(i) if pair.id is None else pair.id for i, pair in enumerate(pairs))
-    index: dict[str, int] = {}
-    first: list[int] = []
-    image_pair = np.empty(len(pairs), dtype=np.int64)
+    keys = []
     differs = np.zeros((len(pairs), tower.context_length), dtype=bool)
     for i, (pair, name) in enumerate(zip(pairs, ids, strict=True)):
         try:
@@ -218,14 +214,12 @@ def _read(model: DualEncoder, tower: ImageTower, pairs: list[ImagePair]) -> _Bat
                 f"({tower.image_size[0]} x {tower.image_size[1]} after preprocessing), so nothing can be traced"
             )
         differs[i, len(tower.first) :] = _by_cell(changed, tower).ravel()
-        key = hashlib.sha256(image.cpu().numpy().tobytes() + other.cpu().numpy().tobytes()).hexdigest()
-        if key not in index:
-            index[key] = len(first)
-            first.append(i)
-        image_pair[i] = index[key]
+        keys.append(hashlib.sha256(image.cpu().numpy().tobytes() + other.cpu().numpy().tobytes()).hexdigest())
+    known, image_pair = distinct(keys)
+    examples = np.unique(image_pair, return_index=True)[1].tolist()
     groups = tuple(name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True))
-    digest = hashlib.sha256("".join(index).encode()).hexdigest()
-    return _Batch(pairs, ids, groups, image_pair, first, differs, digest)
+    digest = hashlib.sha256("".join(known).encode()).hexdigest()
+    return _Batch(pairs, ids, groups, image_pair, examples, differs, digest)
 
 
 def _pixels(model: DualEncoder, pairs: Sequence[ImagePair]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -265,25 +259,30 @@ def _columns(
     """The engine's columns of every image pair, and their names."""
     from ...patching import Column
 
-    if stride < 1 or (stride > 1 and positions != "each"):
-        raise TraceError(f"stride={stride!r} must be a number of patches >= 1, and goes with positions='each' only")
-    n = len(batch.first)
+    if stride > 1 and not (isinstance(positions, str) and positions == "each"):
+        raise TraceError(f"stride={stride} has no meaning without positions='each'")
+    n = len(batch.examples)
     if isinstance(positions, Mapping):
         regions = {str(name): _region(tower, name, value) for name, value in positions.items()}
         if not regions:
             raise TraceError("positions={} names no region to replace")
-        return [[Column(own) for own in regions.values()]] * n, tuple(regions)
+        return [[Column(region) for region in regions.values()]] * n, tuple(regions)
     check_choice("positions", positions, ("each", "all", "differing"))
     if positions == "all":
         return [[Column(tuple(range(tower.context_length)))]] * n, ("all positions",)
     if positions == "differing":
-        sets = [np.flatnonzero(batch.differs[pair]).tolist() for pair in batch.first]
-        empty = [batch.ids[pair] for pair, own in zip(batch.first, sets, strict=True) if not own]
+        sets = [np.flatnonzero(batch.differs[pair]).tolist() for pair in batch.examples]
+        empty = [batch.ids[pair] for pair, places in zip(batch.examples, sets, strict=True) if not places]
         if empty:
             raise TraceError(f"the images of pair {empty[0]!r} differ only outside the patches of this tower")
-        return [[Column(tuple(own))] for own in sets], ("differing patches",)
+        return [[Column(tuple(places))] for places in sets], ("differing patches",)
     squares = list(_squares(tower, stride))
-    return [[Column(own) for _, own in squares]] * n, tuple(name for name, _ in squares)
+    return [[Column(square) for _, square in squares]] * n, tuple(name for name, _ in squares)
+
+
+def _regions(columns: list[list[Column]]) -> list[list[int]]:
+    """The positions of every column, for the provenance."""
+    return [list(column.positions) for column in columns[0]]
 
 
 def _squares(tower: ImageTower, stride: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -329,23 +328,12 @@ def _shifted(advance: Callable[[int], None] | None, start: int) -> Callable[[int
 
 
 def _provenance(model: DualEncoder, tower: ImageTower, batch: _Batch, captions: np.ndarray) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "modality": "image",
-        "weights_sha256": tower.fingerprint(),
-        "pairs_sha256": hashlib.sha256(batch.digest.encode() + captions.tobytes()).hexdigest(),
-        "tower": {
-            "causal": tower.causal,
-            "pooling": tower.pooling,
-            "n_layers": tower.n_layers,
-            "n_heads": tower.n_heads,
-            "readout_layers": list(tower.readout_layers),
-            "grid": list(tower.grid),
-            "cell": list(tower.cell),
-            "image_size": list(tower.image_size),
-            "first": list(tower.first),
-        },
-        "logit_scale": model.logit_scale,
-        "versions": {name: version(name) for name in ("tracescribe", "torch", "nnsight", "numpy")},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    return record(
+        model=model.name,
+        modality="image",
+        weights_sha256=tower.fingerprint(),
+        pairs_sha256=hashlib.sha256(batch.digest.encode() + captions.tobytes()).hexdigest(),
+        tower=tower,
+        facts=_TOWER,
+        logit_scale=model.logit_scale,
+    )

@@ -199,13 +199,14 @@ def _trace(encoder: DualEncoder, pairs: list[Pair], name: str, json: bool, optio
 
 def _share(encoder: DualEncoder, parts: list[list[Pair]], processes: Team, json: bool, options: dict[str, Any]) -> None:
     """Trace this process's share of the pairs into the cache, and wait for the other processes."""
+    from ..tracer.run.options import TraceOptions
     from ..tracer.run.trace import fill_cache
 
     if options["cache"] is None:
         raise OptionError(f"{processes.count} processes share a trace through a folder: give --cache DIR")
     for pairs in parts:
         with progress_bar(json or not processes.is_main, "tracing a share", _count(pairs)) as bar:
-            fill_cache(encoder, pairs, share=processes.share, progress=bar.to, **options)
+            fill_cache(encoder, pairs, TraceOptions(**options), processes.share, progress=bar.to)
     processes.wait()
 
 
