@@ -169,8 +169,8 @@ def test_the_miniature_is_traced_from_files_by_stages(tmp_path: Path) -> None:
         ({"image": "no/such.png"}, DataFormatError, r"image pair 'p': the image 'no/such.png' does not exist"),
         ({"counterfactual": torch.zeros(3, 16, 16)}, DataFormatError, r"image pair 'p': pixels of shape \[3, 16, 16\]"),
         ({"counterfactual": torch.zeros(3, 32, 32)}, IdenticalPairError, "image pair 'p'.*same pixels"),
-        ({"caption": " "}, DataFormatError, "image pair 0 is not an ImagePair.*caption is empty"),
-        ({"foil": "x"}, DataFormatError, "image pair 0 is not an ImagePair"),
+        ({"caption": " "}, DataFormatError, "image pair 0.*caption is empty"),
+        ({"foil": "x"}, DataFormatError, "image pair 0: unknown field"),
     ],
 )
 def test_bad_pairs_are_named(model: ts.DualEncoder, change: dict[str, Any], error: type, message: str) -> None:
@@ -181,8 +181,8 @@ def test_bad_pairs_are_named(model: ts.DualEncoder, change: dict[str, Any], erro
 
 def test_bad_options_are_refused(model: ts.DualEncoder, pairs: list[ts.ImagePair]) -> None:
     for options, message in (
-        ({"stride": 0}, "stride=0"),
-        ({"stride": 2, "positions": "all"}, "goes with positions='each' only"),
+        ({"stride": 0}, "stride must be a whole number"),
+        ({"stride": 2, "positions": "all"}, "has no meaning without positions='each'"),
         ({"positions": "some"}, "unknown positions 'some'"),
         ({"positions": {}}, "names no region"),
         ({"positions": {"a": np.ones((3, 3), dtype=bool)}}, r"mask of shape \[3, 3\], not of the grid \[4, 4\]"),

@@ -188,7 +188,7 @@ BAD = {
     "no image": ({**CAPTIONS}, DataFormatError, "has no image"),
     "missing image": ({**CAPTIONS, "image": "gone.png"}, DataFormatError, r"pair '0': the image 'gone.png' does not"),
     "wrong width": ({**CAPTIONS, "image": [1.0] * 3}, DataFormatError, r"shape \[3\], but the model's are \[16\]"),
-    "no foil": ({"correct": "no edema", "image": IMAGE}, DataFormatError, "pair 0 is not a pair.*\n*foil"),
+    "no foil": ({"correct": "no edema", "image": IMAGE}, DataFormatError, "pair 0: field 'foil': it is missing"),
 }
 
 
