@@ -15,6 +15,7 @@ from torch import Tensor
 from ...errors import DataFormatError, NonFiniteError, TraceWarning
 from ...io.quoting import shown, shown_path
 from ...io.reading import read_bytes
+from .dicom import is_dicom, read_dicom
 
 # Bitmaps that Pillow decodes itself: no format that is a program (EPS) or calls another one.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "GIF", "WEBP", "AVIF", "PPM", "TGA")
@@ -28,8 +29,9 @@ def read_image(given: Any) -> Any:
     Preprocessed pixels are a floating-point tensor or array [3, h, w]; they are used as they are. Everything else is an
     image:
 
-    - the path of a file, the bytes of a file, or an open file: a single picture in one of :data:`FORMATS`, of at most
-      :data:`MAX_FILE` bytes and of as many pixels as ``PIL.Image.MAX_IMAGE_PIXELS`` allows;
+    - the path of a file, the bytes of a file, or an open file: a single picture in one of :data:`FORMATS` or DICOM (see
+      :func:`~tracescribe.patching.loading.dicom.read_dicom`), of at most :data:`MAX_FILE` bytes and of as many pixels
+      as ``PIL.Image.MAX_IMAGE_PIXELS`` allows;
     - a PIL image (of several frames, the one it is at);
     - integers 0 to 255 as an array or tensor [h, w], [h, w, 1 | 3 | 4] or [1 | 3 | 4, h, w]; booleans are black and
       white; uint16 [h, w] is 16-bit grey;
@@ -92,6 +94,8 @@ def _decoded(raw: bytes, name: str) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if is_dicom(raw):
+            return read_dicom(raw, name)
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO's first is the picture
             if frames > 1:
@@ -100,7 +104,7 @@ def _decoded(raw: bytes, name: str) -> Any:
     except (DataFormatError, MemoryError):
         raise
     except UnidentifiedImageError:
-        reason = "it is empty" if not raw else f"it is none of {', '.join(FORMATS)}, or it is broken"
+        reason = "it is empty" if not raw else f"it is none of {', '.join(FORMATS)} and DICOM, or it is broken"
         raise DataFormatError(f"{name} cannot be read: {reason}") from None
     except Exception as error:  # decoders raise what they like: struct.error, IndexError, DecompressionBombError, ...
         raise _unreadable(name, error) from error
