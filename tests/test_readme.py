@@ -36,7 +36,7 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     session: dict[str, object] = {}
     for snippet in SNIPPETS:
         exec(compile(smaller(snippet), "README.md", "exec"), session)  # the README is ours
-    assert {"figure.pdf", "cte.csv", "trace.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"figure.pdf", "map.csv", "cells.csv", "trace.safetensors"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_commands_of_the_table_exist(capsys: pytest.CaptureFixture[str]) -> None:

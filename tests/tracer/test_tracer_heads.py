@@ -65,7 +65,7 @@ def test_direct_effects_are_a_trace_like_any_other(tmp_path: Path) -> None:
     again = ts.trace(model, pairs, method="direct", cache=tmp_path / "cache", **options)  # type: ignore
     assert np.array_equal(again.scores.patched, trace.scores.patched)
     title = again.heatmap(segment="all").layout.title.text.replace("\xa0", " ")
-    assert "method: direct" in title and "method direct" in trace.summary()
+    assert "direct effect on the readout" in title and "method direct" in trace.summary()
     through = ts.trace(model, pairs, method="direct", through_mlps=True, cache=tmp_path / "cache", **options)  # type: ignore
     assert np.abs(through.effect() - trace.effect())[:, :-1].max() > 1e-4  # the MLPs of later blocks answer
     with pytest.raises(ts.tracer.TraceError, match="through_mlps= has no meaning with method='exact'"):

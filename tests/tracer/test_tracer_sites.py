@@ -117,7 +117,7 @@ def test_what_cannot_be_selected_is_refused(model: ts.DualEncoder, pairs: list[t
         traced(model, pairs, positions="further differing")
     with pytest.raises(SiteError, match="no head 9"):
         traced(model, pairs, site="z", heads=9)
-    with pytest.raises(SiteError, match="window"):
+    with pytest.raises(ts.tracer.TraceError, match="window must be a whole number >= 1, not 0"):
         traced(model, pairs, window=0)
     with pytest.raises(ts.tracer.TraceError, match="differ in their site"):
         traced(model, pairs).control(traced(model, pairs, site="resid_post"))

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from ...errors import DataFormatError
-from ...io.json_lines import shown
+from ...io.quoting import shown, shown_path
 
 __all__ = ["Name", "WholeText", "first_problem", "image_beside", "whole_characters"]
 
@@ -76,5 +76,5 @@ def image_beside(folder: Path, name: str, where: str, *, outside: bool = False) 
         found = False
     if not found:
         hint = "; separate folders by / instead of \\" if "\\" in name else ""
-        raise DataFormatError(f"{where}: there is no image file {shown(str(path))}{hint}")
+        raise DataFormatError(f"{where}: there is no image file {shown_path(path)}{hint}")
     return path
