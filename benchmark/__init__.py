@@ -9,10 +9,12 @@ from .comparison import Comparison, compare, read_items
 from .evaluation import Evaluation, Shortcut, TaskScore, evaluate, text_preservation
 from .metrics import Interval
 from .readers import Dataset, formats, read
+from .recipes import RECIPES, Recipe, Reproduction, reproduce
 from .records import CaptionRecord, ClaimRecord, McqRecord, read_captions, read_claims, read_mcq
 from .sources import embed_images, load_records
 
 __all__ = [
+    "RECIPES",
     "CaptionRecord",
     "ClaimRecord",
     "Comparison",
@@ -20,6 +22,8 @@ __all__ = [
     "Evaluation",
     "Interval",
     "McqRecord",
+    "Recipe",
+    "Reproduction",
     "Shortcut",
     "TaskScore",
     "compare",
@@ -32,5 +36,6 @@ __all__ = [
     "read_claims",
     "read_items",
     "read_mcq",
+    "reproduce",
     "text_preservation",
 ]

@@ -21,6 +21,7 @@ from . import evaluate as scoring
 from . import finetune as training
 from . import plot as looking
 from . import prescribe as prescribing
+from . import reproduce as reproducing
 from . import trace as tracing
 from .streams import give_up_stdout, shortened, writable_streams
 
@@ -65,6 +66,7 @@ app.command()(prescribing.prescribe)
 app.command()(training.finetune)
 app.command()(scoring.evaluate)
 app.command()(comparing.compare)
+app.command()(reproducing.reproduce)
 for one in (building.phantom, building.mednega, building.contextual, building.pairs):
     build.command(one.__name__)(one)
 app.add_typer(build, name="build")
