@@ -29,7 +29,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null 2>&1; then \
 		[ -x $(BIN)/python ] || uv venv --python '>=3.11' $(VENV); \
-		uv pip install --python $(BIN)/python -c constraints.txt -e '.[test]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[test]'; \
 	else \
 		[ -x $(BIN)/python ] || { \
 			$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tracescribe needs Python 3.11 or newer: make PYTHON=python3.11 ...")'; \
@@ -56,7 +56,7 @@ test-slow: $(STAMP)
 # The oldest versions that pyproject.toml claims, in an environment of their own (needs uv).
 test-lowest:
 	@[ -x $(LOWEST)/bin/python ] || uv venv --python 3.11 $(LOWEST)
-	uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
+	uv pip install --compile-bytecode --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
 	$(LOWEST)/bin/pytest -n $(JOBS) tests --ignore=tests/test_quality.py
 
 # The peers that only the benchmarks need are installed for them alone.
@@ -65,7 +65,7 @@ perf: $(PERF_STAMP)
 
 $(PERF_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --python $(BIN)/python -c constraints.txt -e '.[perf]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[perf]'; \
 	else \
 		$(BIN)/python -m pip install -c constraints.txt -e '.[perf]'; \
 	fi
