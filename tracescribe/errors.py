@@ -67,6 +67,10 @@ class PrescriptionError(TracescribeError, ValueError):
     """Layer weights cannot be derived from, or applied to, what was given."""
 
 
+class RewriterError(TracescribeError, RuntimeError):
+    """An endpoint that rewords statements refuses, or does not answer any more."""
+
+
 class OutputError(TracescribeError, OSError):
     """A result cannot be written where it was asked for; nothing was written."""
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..records import FactsRecord
 from .contextual import caption_items, contextual_items
 from .mednega import PER_STUDY, mednega_items
 from .pairs import pair_items
+from .rewriting import Rewriter
 
 __all__ = ["build_contextual", "build_mednega", "read_facts", "write_pairs"]
 
@@ -64,6 +66,7 @@ def build_mednega(
     seed: int = 0,
     per_study: int = PER_STUDY,
     limit: int | None = None,
+    rewriter: Rewriter | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -73,21 +76,22 @@ def build_mednega(
         labels: a file of labels that `tracescribe.read` knows.
         images: the folder in which the labels' images are; by default that of the file.
         limit: the most items; whole blocks of four.
+        rewriter: rewords the statements; equal bytes then also need its cache.
         progress: called with the number of items written so far.
 
     Raises:
         DataFormatError: the file holds no labels, or no item can be made of them.
+        RewriterError: the rewriter's endpoint refuses or is down.
         OutputError: the folder holds something else, or cannot be written.
     """
     check_folder(folder, MEDNEGA, overwrite=overwrite)
     report: dict[str, int] = {}
     records = read_facts(labels, images, format=format, report=report)
-    items = mednega_items(records, seed=seed, per_study=per_study, report=report)
+    items = mednega_items(records, seed=seed, per_study=per_study, report=report, reword=rewriter)
     root = Path(labels).parent if images is None else Path(images)
     title = "Multiple choice about chest radiographs, with and without negation (the form of MedNega-CXR)"
-    return _build(
-        folder, MEDNEGA, {"mcq.jsonl": _first(items, limit)}, labels, root, seed, report, title, overwrite, progress
-    )
+    files = {"mcq.jsonl": _first(items, limit)}
+    return _build(folder, MEDNEGA, files, labels, root, seed, report, title, overwrite, progress, rewriter)
 
 
 def build_contextual(
@@ -143,11 +147,7 @@ def write_pairs(
 
 def _first(items: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
     """At most ``limit`` items, in whole blocks of four."""
-    most = None if limit is None else limit // 4 * 4
-    for number, item in enumerate(items):
-        if number == most:
-            return
-        yield item
+    return islice(items, None if limit is None else limit // 4 * 4)
 
 
 def _build(
@@ -161,6 +161,7 @@ def _build(
     title: str,
     overwrite: bool,
     progress: Progress | None,
+    rewriter: Rewriter | None = None,
 ) -> Path:
     facts: dict[str, Any] = {"source": Path(labels).name, "seed": seed}
     counts: dict[str, Counter[str]] = {}
@@ -180,6 +181,8 @@ def _build(
             why = "; ".join(f"{why}: {count}" for why, count in report.items()) or "it is empty"
             raise DataFormatError(f"nothing for {empty} can be made of {str(labels)!r} ({why})")
         facts |= {"counts": {file: dict(sorted(count.items())) for file, count in counts.items()}, "left_out": report}
+        if rewriter is not None:
+            facts["rewriter"] = {"model": rewriter.model, **rewriter.counts}
         (work / "DATASHEET.md").write_text(_datasheet(title, facts), encoding="utf-8")
     return Path(folder)
 
@@ -227,8 +230,21 @@ def _datasheet(title: str, facts: Mapping[str, Any]) -> str:
         "- Each set of options is asked of as many images as it has options, each with another right one, in the same "
         "words: text without the image scores at chance.",
         "- All images of a patient are in one split: the source's own, where it has one.",
-        "- Sentences come from templates. They test negation, severity and side, not the language of real reports.",
+        f"- Sentences come from templates{_reworded(facts)}. They test negation, severity and side, not the language "
+        "of real reports.",
         "- It is made for research on models. It is no means of diagnosis.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _reworded(facts: Mapping[str, Any]) -> str:
+    if "rewriter" not in facts:
+        return ""
+    counts = dict(facts["rewriter"])
+    model = counts.pop("model")
+    return (
+        f", reworded by the model {model} where a parser found the same facts ("
+        + ", ".join(f"{what}: {count}" for what, count in counts.items())
+        + ")"
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["TERMS", "Term", "term_of"]
+__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "term_of"]
 
 MILD = ("mild", "moderate", "severe")
 SMALL = ("small", "moderate", "large")
@@ -121,3 +121,30 @@ def term_of(condition: str) -> Term | None:
     """
     name = condition.partition(",")[0].strip().lower()
     return TERMS.get(_OTHER_NAMES.get(name, name))
+
+
+_IN_FREE_WORDING = {
+    "cardiac enlargement": "cardiomegaly",
+    "enlarged heart": "cardiomegaly",
+    "enlarged cardiomediastinal contour": "enlarged cardiomediastinum",
+    "enlarged mediastinum": "enlarged cardiomediastinum",
+    "widened mediastinum": "enlarged cardiomediastinum",
+    "pleural fluid": "pleural effusion",
+    "support device": "support devices",
+    "pulmonary opacity": "lung opacity",
+    "pulmonary nodule": "lung lesion",
+}
+
+
+def _names() -> dict[str, str]:
+    """Terms by every name that a free sentence may give them, plurals included; a name of a term itself comes first."""
+    found = {name: term.name for term in _TERMS for name in (term.name, term.noun, term.many) if name is not None}
+    for name, term in (_OTHER_NAMES | _IN_FREE_WORDING).items():
+        found.setdefault(name, term)
+    return {name + ending: term for ending in ("s", "") for name, term in found.items()} | found
+
+
+NAMES: Mapping[str, str] = MappingProxyType(_names())
+"""Terms by the names that a sentence may give a condition."""
+HEALTHY: Mapping[str, str] = MappingProxyType({term.healthy: term.name for term in _TERMS})
+"""Terms by what one sees where they are absent."""

@@ -7,7 +7,7 @@ everything follows from the seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from ..records import LETTERS, Fact, FactsRecord, Split
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, lists, sentence
 from .lexicon import TERMS, term_of
+from .rewriting import Wordings
 
 __all__ = ["QUESTION", "mednega_items"]
 
@@ -38,7 +39,12 @@ PER_STUDY = 4  # questions about one study at most
 
 
 def mednega_items(
-    records: Iterable[FactsRecord], *, seed: int = 0, per_study: int = PER_STUDY, report: dict[str, int] | None = None
+    records: Iterable[FactsRecord],
+    *,
+    seed: int = 0,
+    per_study: int = PER_STUDY,
+    report: dict[str, int] | None = None,
+    reword: Callable[[Wordings, Mapping[str, int]], Wordings] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Items in the fields of :class:`McqRecord`, made as the records come; memory does not grow with their number.
 
@@ -48,6 +54,8 @@ def mednega_items(
     Args:
         per_study: questions about one study at most.
         report: counts of what was left out and why, filled while items are made.
+        reword: gives each statement another wording of the same facts (:class:`~.rewriting.Rewriter`); asked once per
+            block, whose four items share their texts.
     """
     counts = report if report is not None else {}
     blocks: Blocks[Study] = Blocks()
@@ -65,7 +73,7 @@ def mednega_items(
             placed += 1
             block = blocks.add((split, conditions, options), option, len(options), study)
             if block is not None:
-                yield from _worded(block, seed, number)
+                yield from _worded(block, seed, number, reword)
                 number += 1
         if not placed:
             _count(counts, "no open question fits the study")
@@ -106,20 +114,26 @@ def _questions(
     return sorted(found, key=lambda question: found[question])[:most]
 
 
-def _worded(block: Block[Study], seed: int, number: int) -> Iterator[dict[str, Any]]:
+def _worded(
+    block: Block[Study],
+    seed: int,
+    number: int,
+    reword: Callable[[Wordings, Mapping[str, int]], Wordings] | None,
+) -> Iterator[dict[str, Any]]:
     """The four items of a block: the same texts, another right answer each, in balanced positions."""
     _, conditions, options = cast("tuple[Split, tuple[str, ...], Options]", block.key)
     rng = rng_of(seed, "wording", number)
     terms = [TERMS[conditions[i]] for i in rng.permutation(len(conditions)).tolist()]
     frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
-    worded = {
-        kind: [sentence(frame, *lists(terms, dict(zip(conditions, state, strict=True)), how)) for state in options]
-        for kind, how in (("negation", negator), ("affirmative", None))
-    }
+    worded: list[Wordings] = []
+    for option in options:
+        state = dict(zip(conditions, option, strict=True))
+        template = Wordings(*(sentence(frame, *lists(terms, state, how)) for how in (negator, None)))
+        worded.append(template if reword is None else reword(template, state))
     start = int(rng.integers(len(options)))
-    for option, study in enumerate(block.members):
-        shift = (start + option) % len(options)  # the right answer's position, another one for each member
-        places = [(i - shift + option) % len(options) for i in range(len(options))]
+    for right, study in enumerate(block.members):
+        shift = (start + right) % len(options)  # the right answer's position, another one for each member
+        places = [(i - shift + right) % len(options) for i in range(len(options))]
         item: dict[str, Any] = {
             "subject_id": study.group,
             "study_id": study.name,
@@ -132,8 +146,8 @@ def _worded(block: Block[Study], seed: int, number: int) -> Iterator[dict[str, A
         }
         for place, source in enumerate(places, start=1):
             item[f"binary_raw_choice_{place}"] = dict(zip(conditions, options[source], strict=True))
-            item[f"negation_mcq_choice_{place}"] = worded["negation"][source]
-            item[f"affirmative_mcq_choice_{place}"] = worded["affirmative"][source]
+            item[f"negation_mcq_choice_{place}"] = worded[source].negated
+            item[f"affirmative_mcq_choice_{place}"] = worded[source].affirmative
         yield item
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import OptionError
 from .common import (
     Device,
     Json,
@@ -73,6 +75,18 @@ def mednega(
     format: Format = None,
     per_study: Annotated[int, typer.Option(min=1, max=64, help="Questions about one study at most.")] = 4,
     limit: Limit = None,
+    rewriter: Annotated[
+        str | None,
+        typer.Option(
+            help="Reword statements by an OpenAI-compatible endpoint, http://host:port/v1; sends no patient data."
+        ),
+    ] = None,
+    rewriter_model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    rewriter_rate: Annotated[float, typer.Option(min=0.001, max=1000, help="Requests per second at most.")] = 5.0,
+    rewriter_timeout: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds for one reply.")] = 60.0,
+    rewriter_cache: Annotated[
+        Path | None, typer.Option(help="Where replies are kept; by default OUT.rewrites.sqlite.", dir_okay=False)
+    ] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -82,8 +96,22 @@ def mednega(
     Example:  tracescribe build mednega mimic-cxr-2.0.0-chexpert.csv.gz --images mimic-cxr-jpg -o mednega
     """
     from ..benchmark.builders import build_mednega
+    from ..benchmark.builders.rewriting import Rewriter
+    from ..benchmark.readers.source import Source
 
-    with working(json, f"building from {labels}"):
+    with contextlib.ExitStack() as stack:
+        rewording = None
+        if rewriter is not None:
+            if rewriter_model is None:
+                raise OptionError("--rewriter needs --rewriter-model, the model's name at the endpoint")
+            Source(labels).fields  # noqa: B018 (a file that cannot be read is found before anything is made)
+            cache = rewriter_cache or out.absolute().with_name(out.name + ".rewrites.sqlite")
+            rewording = Rewriter(rewriter, rewriter_model, cache, rate=rewriter_rate, timeout=rewriter_timeout)
+            stack.enter_context(rewording)
+            typer.echo(rewording.announcement, err=True)
+        elif rewriter_model is not None or rewriter_cache is not None:
+            raise OptionError("--rewriter-model and --rewriter-cache mean something with --rewriter only")
+        stack.enter_context(working(json, f"building from {labels}"))
         build_mednega(
             labels,
             out,
@@ -92,6 +120,7 @@ def mednega(
             seed=seed,
             per_study=per_study,
             limit=limit,
+            rewriter=rewording,
             overwrite=overwrite,
         )
     _built(json, out)
@@ -160,5 +189,7 @@ def _built(json: bool, folder: Path) -> None:
     counts = {file: count["records"] for file, count in facts["counts"].items()}
     lines = [f"wrote {', '.join(f'{count} records to {folder / file}' for file, count in counts.items())}"]
     lines += [f"left out: {count} ({why})" for why, count in facts["left_out"].items()]
+    if "rewriter" in facts:
+        lines += [f"statements, {what}: {count}" for what, count in facts["rewriter"].items() if what != "model"]
     lines.append(f"what the set is, and what it is not: {folder / 'DATASHEET.md'}")
     show(json, {"folder": folder, "counts": facts["counts"], "left_out": facts["left_out"]}, *lines)
