@@ -1,4 +1,4 @@
-"""What models are measured on: phantom radiographs, claim sets, multiple choice, evaluation."""
+"""Data sets and evaluation: readers of published files, builders, phantom radiographs, scores and comparisons."""
 
 from __future__ import annotations
 

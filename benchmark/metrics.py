@@ -1,4 +1,4 @@
-"""Scores of multiple choice and retrieval that know nothing of models: arrays in, numbers out."""
+"""Scores of multiple choice and retrieval as functions of arrays; no model is needed."""
 
 from __future__ import annotations
 

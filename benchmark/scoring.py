@@ -1,4 +1,4 @@
-"""Vectors of a dual encoder: each text and image encoded once."""
+"""Embeddings of a dual encoder, each text and image encoded once."""
 
 from __future__ import annotations
 

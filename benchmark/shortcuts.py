@@ -1,4 +1,4 @@
-"""What the same items give without the image: scorers that a model must beat before it is said to look."""
+"""Shortcut baselines: what scorers without the image reach on the same items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to evaluate on: records of a folder, a file, a published data set or a list, and their images."""
+"""Loads what is to be evaluated: a folder, a file, a published data set or a list of records, and their images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small tables of text: for terminals, Markdown, LaTeX (booktabs) and CSV."""
+"""Text tables for terminals, Markdown, LaTeX (booktabs) and CSV."""
 
 from __future__ import annotations
 

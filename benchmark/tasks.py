@@ -1,4 +1,4 @@
-"""What a model is asked: each kind of record as tasks, each task as items with a hit per item."""
+"""Evaluation tasks: each kind of record as items with a hit per item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trace negation in a text encoder, draw it, and ask whether it is more than any swap of two words.
+"""Trace negation in a text encoder, draw it, and compare it with a swap of two ordinary words.
 
 python examples/trace_and_look.py OUTPUT_FOLDER
 """

@@ -1,4 +1,4 @@
-"""What training does with a trace: prescribe, layer-wise scaling, LoRA, losses, the training loop.
+"""Training with a trace: prescribe layer weights, apply them, LoRA, losses, the training loop.
 
 prescription/ makes the plan, apply/ puts it to use in any training loop, training/ is a loop of our own.
 The names are imported on first use: a plan can be made and read without loading torch or peft.

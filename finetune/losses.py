@@ -1,4 +1,4 @@
-"""The losses of NAST: tensors in, a scalar out; they know no model and no trainer."""
+"""The losses of NAST: tensors in, a scalar out; no model and no trainer is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WHERE and HOW hidden states are replaced: towers, hook points, the patching engine.
+"""Where and how hidden states are replaced: towers, hook points, the patching engine.
 
 loading/ finds a source model, adapters/ read it into towers/ (the readable model), a dual encoder holds a text tower
 and an image encoder. engine/ runs the patches of a sweep (sites) over a tower; resume/ makes that fast. Every forward

@@ -1,4 +1,4 @@
-"""Sites: which activation of a block is replaced, and how a sweep over layers, positions and heads is spelt out."""
+"""Sites: which activation of a block is replaced, and how a sweep over layers, positions and heads is specified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a trace is from what the machine allows, by length of the text and size of the tower: a table and a chart.
+"""How close a trace comes to the machine's limit, by length of the text and size of the tower: a table and a chart.
 
     python perf/bench_limit.py --out FOLDER/bench_limit.md    # the chart goes beside it
 

@@ -1,4 +1,4 @@
-"""What the product of thin matrices in training is worth: our step against two simpler ways to write the same layer.
+"""What low-rank products save in training: our step against two simpler ways to write the same layer.
 
     python perf/bench_lowrank.py --out FOLDER/bench_lowrank.md
 

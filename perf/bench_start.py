@@ -1,4 +1,4 @@
-"""Time from nothing to the first map, as a person waits for it: wall seconds, the miniature, the machine's own threads.
+"""Time from start to the first map: wall seconds on the miniature, with the machine's default threads.
 
 python perf/bench_start.py
 """

@@ -1,4 +1,4 @@
-"""Time our exact trace against the other ways of doing it, and against the machine, in one run on one thread.
+"""Time of our exact trace against other ways of tracing, and against the machine, in one run on one thread.
 
     python perf/bench_trace.py            # ViT-B/32, random weights; minutes
     python perf/bench_trace.py --quick    # a tiny tower, seconds: does the benchmark itself work?

@@ -1,4 +1,4 @@
-"""How much arithmetic an exact trace takes: the number that a measured time is held against.
+"""Counts the arithmetic of an exact trace, which a measured time is compared with.
 
 One multiply-add is two operations. With d the width and m the width of the MLP, one row (the state of one token) costs,
 per block,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: one thread, clocks, the machine's own rate, and one Markdown section each.
+"""Shared by the benchmarks: one thread, clocks, the machine's rate, and one Markdown section each.
 
 Seconds are CPU seconds of the process unless a table says wall: other programs on the machine disturb them least.
 Arms take turns, and a ratio is the median of the turns' ratios.

@@ -1,4 +1,4 @@
-"""Other ways to trace caption pairs, written independently: what ours is timed against and must agree with.
+"""Other ways to trace caption pairs, written independently: compared with ours in time and result.
 
 Each returns the score maps S[pair, l, p] = cos(image, text) with the donor's state of layer l (0 = embedding output) at
 position p put into the base text's run, for every layer 0..L and every token. Nothing is shared with the package's

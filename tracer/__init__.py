@@ -1,4 +1,4 @@
-"""WHAT is measured: caption pairs, causal traces, their statistics, saved results.
+"""What is measured: caption pairs, causal traces, their statistics, saved results.
 
 pairs/ is what is compared, run/ how a trace comes about, results/ what it says. The names are imported on first use:
 tracing needs torch, looking at saved traces does not.

@@ -1,4 +1,4 @@
-"""Data sets made from facts: multiple choice (MedNega-CXR's form), contextual claims and captions, tracing pairs.
+"""Data sets made from labels: multiple choice (MedNega-CXR's form), contextual claims and captions, tracing pairs.
 
 Facts come from any reader of labels (:mod:`tracescribe.benchmark.readers`). Every set of options is asked of as many
 images as it has options, each with another right answer, so that a text without its image scores at chance.

@@ -1,4 +1,4 @@
-"""Balance: a set of options is asked of as many images as it has options, each with another right answer."""
+"""Balance: each set of options is asked about as many images as it has options, each with another right answer."""
 
 from __future__ import annotations
 

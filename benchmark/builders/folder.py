@@ -1,4 +1,4 @@
-"""Built data sets on disk: records streamed to JSON lines, a datasheet, a manifest; whole or not at all."""
+"""Writes built data sets: records streamed to JSON lines, a datasheet, a manifest; completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sentences: lists whose negations cannot be misread, frames that take any list, and a parser that reads facts back."""
+"""Sentences: lists whose negations are unambiguous, sentence frames, and a parser that reads the facts back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What radiologists call each condition, when it is there and when it is not.
+"""The words for each condition, when it is present and when it is absent.
 
 The names are those of CheXpert, MIMIC-CXR-JPG, TAIX-Ray, CAD-Chest and the phantom; several names may mean one term.
 """

@@ -1,4 +1,4 @@
-"""What is true of one phantom film: which of seven conditions exist, on which side, in which zone, how severe."""
+"""The facts of one phantom film: which of seven conditions exist, on which side, in which zone, how severe."""
 
 from __future__ import annotations
 

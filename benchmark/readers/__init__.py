@@ -1,4 +1,4 @@
-"""The field's files, read as they are published: one family of formats per file, behind one registry.
+"""Readers of published data sets: one family of formats per file, behind one registry.
 
 `read` recognises a format by its content and yields the records of :mod:`tracescribe.benchmark.records`.
 """

@@ -1,4 +1,4 @@
-"""Fields of published records, checked one by one: what is wrong is named by place and field."""
+"""Checks of single fields of published records; errors name the place and the field."""
 
 from __future__ import annotations
 

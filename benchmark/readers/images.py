@@ -1,4 +1,4 @@
-"""Where the images of a file lie: under one folder, found by the end of the path that a record gives."""
+"""Finds the images of a file under one folder, by the end of the path that a record gives."""
 
 from __future__ import annotations
 

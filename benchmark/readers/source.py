@@ -1,4 +1,4 @@
-"""A file as a reader sees it: its records one after another, each with the place that an error names."""
+"""Iterates over the records of a file of any kind, each with the place that an error names."""
 
 from __future__ import annotations
 

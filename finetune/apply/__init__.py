@@ -1,1 +1,1 @@
-"""A plan put to use: parameter groups, scaled steps and gradients, LoRA; and what training then changed."""
+"""Applies a plan: parameter groups, scaled steps and gradients, LoRA; measures how much each block changed."""

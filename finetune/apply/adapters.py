@@ -1,4 +1,4 @@
-"""What the adapters of a peft model amount to: the weights that its forward pass uses, and merged copies."""
+"""The effective weights of a peft model (those that its forward pass uses), and merged copies."""
 
 from __future__ import annotations
 

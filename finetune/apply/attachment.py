@@ -1,4 +1,4 @@
-"""Puts a plan on an optimiser that exists already: scaled steps, or the paper's scaled gradients.
+"""Attaches a plan to an existing optimiser: scaled steps, or the paper's scaled gradients.
 
 Adam's step is m / (sqrt(v) + eps). Scaling a layer's gradient by c scales m by c and sqrt(v) by c, so that only eps
 changes, to eps / c: the paper's gradient scaling is cancelled by AdamW, the optimiser it names. Learning rates

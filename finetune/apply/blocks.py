@@ -1,4 +1,4 @@
-"""Which parameters belong to which text block, and whether a plan was made for this module at all."""
+"""Which parameters belong to which text block, and whether a plan was made for this module."""
 
 from __future__ import annotations
 

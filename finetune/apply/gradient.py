@@ -1,4 +1,4 @@
-"""NAST's formula as it is printed: the gradients of each text block times its multiplier."""
+"""NAST's formula as published: the gradients of each text block times its multiplier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters from a folder, as peft saves them: read with suspicion, and given the meaning they were trained with."""
+"""Loads adapters that peft saved: checks the files, and applies the meaning they were trained with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan inside transformers' Trainer: attached when training begins, removed when it ends."""
+"""A callback for transformers' Trainer: attaches the plan when training begins, removes it when it ends."""
 
 from __future__ import annotations
 

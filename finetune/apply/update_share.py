@@ -1,4 +1,4 @@
-"""Where training changed the text tower: the share of the update in each block, by CTE rank and by size."""
+"""Which blocks training changed: the share of the update in each block, by CTE rank and by size."""
 
 from __future__ import annotations
 

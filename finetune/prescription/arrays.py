@@ -1,4 +1,4 @@
-"""Arrays as they are given: real numbers, or an error that says what they are instead."""
+"""Checks arrays that users give: real numbers, or an error that says what they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan on disk: JSON of format "tracescribe.plan/1" with a published schema."""
+"""Reads and writes plan files: JSON of format "tracescribe.plan/1" with a published schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan: one training weight per text block, and how far to trust it. Data; what uses it is in ``apply/``."""
+"""The plan: one training weight per text block, with its uncertainty. Data only; ``apply/`` uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns a causal profile into layer weights: NAST's min-max alpha and beta, with the doubts that go with them."""
+"""Turns a causal profile into layer weights (NAST's min-max alpha and beta), with warnings where they are doubtful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is the ranking of the layers real? Agreement of bootstrap draws with the point estimate."""
+"""Stability of the ranking of layers: agreement of bootstrap draws with the point estimate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run does, as one object: its options, their ranges, and how they are read from a file."""
+"""The options of a training run as one object: their ranges, and how they are read from a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the texts of a batch through the tower, computing only the rows that can matter, and frozen blocks only once.
+"""Runs the texts of a batch through the tower: only positions that are needed, and frozen blocks only once.
 
 Numbers are those of one padded pass: in a linear layer rows do not see each other, so that texts of different lengths
 share it without padding; attention runs in buckets of similar length; the last block computes the row that is read out.

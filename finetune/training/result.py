@@ -1,4 +1,4 @@
-"""What a training run gives: its steps, its losses, the tuned model and how much each block changed."""
+"""The result of a training run: steps, losses, the tuned model, and how much each block changed."""
 
 from __future__ import annotations
 

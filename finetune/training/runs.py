@@ -1,4 +1,4 @@
-"""A finished run on disk: adapters, configuration, results, written whole or not at all."""
+"""Saves and loads finished runs: adapters, configuration, results, written completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One file a model family: how its text tower is read out of the source model."""
+"""Adapters, one file per model family: how a tower is built from the source model."""

@@ -1,4 +1,4 @@
-"""The protocols of adapters: what reading a dual encoder, its text encoder and its image encoder takes."""
+"""The protocols of adapters: what they provide for a dual encoder, its text encoder and its image encoder."""
 
 from __future__ import annotations
 

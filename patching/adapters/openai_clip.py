@@ -1,4 +1,4 @@
-"""OpenAI's own ``clip`` class, and CheXzero's copy of it: sequence-first blocks that own their mask, QuickGELU."""
+"""OpenAI's own ``clip`` class, and CheXzero's copy of it: sequence-first blocks with their own mask, QuickGELU."""
 
 from __future__ import annotations
 

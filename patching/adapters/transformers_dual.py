@@ -1,4 +1,4 @@
-"""transformers' dual encoders, a row a class: what each does around its text encoder, which a reader takes apart."""
+"""transformers' dual encoders, one row per class: what surrounds the text encoder, which a reader takes apart."""
 
 from __future__ import annotations
 

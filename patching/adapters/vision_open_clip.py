@@ -1,4 +1,4 @@
-"""open_clip's image encoders: its own VisionTransformer; its ResNet and timm's transformers have files of their own."""
+"""open_clip's VisionTransformer as an image tower (its ResNet and timm's transformers: the files beside this one)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""open_clip's ModifiedResNet: each stage runs as a whole, and is seen on one grid of positions.
+"""open_clip's ModifiedResNet: each stage runs as one module, and is patched on one grid of positions.
 
 A stage's state is a feature map [channel, height, width], smaller from stage to stage. A position is one cell of a grid
 of G x G: at each stage, all channels at the (height / G) x (width / G) places that lie in the cell. So replacing a

@@ -1,4 +1,4 @@
-"""Reading weights out of source modules: shared when plain, effective (computed, not merged in place) under peft."""
+"""Reads weights from source modules: shared as they are, or effective (computed, not merged in place) under peft."""
 
 from __future__ import annotations
 

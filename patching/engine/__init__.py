@@ -1,4 +1,4 @@
-"""Activation patching: which patches a sweep runs, and nnsight doing each replacement.
+"""Activation patching: which patches a sweep runs, and the replacements that nnsight makes.
 
 Read in this order: alignment, batching, buckets, replacement, generic, resumed (the fast path), engine; then direct
 effects, gradients and attention patterns.

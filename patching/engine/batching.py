@@ -1,4 +1,4 @@
-"""Which pairs run together: shards of pairs with similar lengths, and in them buckets of pairs of one shape."""
+"""Which pairs run together: shards of pairs with similar lengths, divided into buckets of one shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buckets: pairs of one shape on their way through the engine, with their clean runs."""
+"""Buckets: pairs of one shape with their clean runs."""
 
 from __future__ import annotations
 

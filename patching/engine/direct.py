@@ -1,4 +1,4 @@
-"""Path patching: what a state does to the embedding directly, with everything that could carry it on held still."""
+"""Path patching: the direct effect of a state on the embedding, with all later components held at the base run."""
 
 from __future__ import annotations
 

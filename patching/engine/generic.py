@@ -1,4 +1,4 @@
-"""The generic path: a forward pass of the tower for every cell, without the blocks before the patch.
+"""The generic path: one forward pass of the tower per cell, without the blocks before the patch.
 
 It needs nothing but hook points, so that it works for every tower and site, and checks the fast path.
 """

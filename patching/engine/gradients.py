@@ -1,4 +1,4 @@
-"""Attribution patching: what every patch of a sweep does to first order, from a few forward and backward passes."""
+"""Attribution patching: first-order estimates of every patch of a sweep, from a few forward and backward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention patterns of clean runs: which token each head looks at, as tensors."""
+"""Attention patterns of clean runs, as tensors."""
 
 from __future__ import annotations
 

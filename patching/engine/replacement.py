@@ -1,4 +1,4 @@
-"""What nnsight is asked for at a hook point, and the proof that the replacement took place."""
+"""Replacements at hook points by nnsight, and the check that each took place."""
 
 from __future__ import annotations
 

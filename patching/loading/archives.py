@@ -1,4 +1,4 @@
-"""TorchScript archives: their weights are read as data, and the program that they hold is never run.
+"""TorchScript archives: weights are read as data, and the program in the archive is never run.
 
 ``torch.jit.load`` runs it: a class in an archive may have a ``__setstate__`` of its own, which may write files.
 """

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, and asked which activation their weights were trained with."""
+"""Checkpoint files: read without running code; what they tell of the activation they were trained with."""
 
 from __future__ import annotations
 

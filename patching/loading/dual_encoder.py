@@ -1,4 +1,4 @@
-"""A text tower and an image encoder over one source model: what everything else in the package works on."""
+"""`DualEncoder`: a text tower and an image encoder over one source model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of a hub: where it cannot be reached, which is asked once, only earlier downloads are used."""
+"""Models of a hub: it is contacted once, and if it does not answer, only earlier downloads are used."""
 
 from __future__ import annotations
 

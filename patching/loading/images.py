@@ -1,4 +1,4 @@
-"""From anything image-like to what is meant: an RGB image of 0 to 255, or pixels that are preprocessed already."""
+"""Converts anything image-like to an RGB image of 0 to 255, or to pixels that are preprocessed already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image to pixels as four chest radiograph models were trained on them; the others' come with their files."""
+"""The preprocessing of four chest radiograph models; that of the others comes with their files."""
 
 from __future__ import annotations
 

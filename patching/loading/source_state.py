@@ -1,4 +1,4 @@
-"""What a tower was built from, so that a change of the source model is noticed before the tower is used again."""
+"""Detects that a source model has changed since a tower was built from it, before the tower is used again."""
 
 from __future__ import annotations
 

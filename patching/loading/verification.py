@@ -1,4 +1,4 @@
-"""Proof at load time that a tower computes what its source model computes."""
+"""Verifies at load time that a tower computes what its source model computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readable model: one transformer with named hook points for every encoder. It knows no engine and no schedule.
+"""The readable model: one transformer with named hook points for every encoder, independent of the engine.
 
 Read in this order: hooks, layers, block, tower, text_tower, image_tower, tokenizers; then how TransformerLens sees it.
 """

@@ -1,4 +1,4 @@
-"""Hook points: identity modules that give an activation a name, so that any tool can read or replace it there."""
+"""Hook points: identity modules that name an activation, so that any tool can read or replace it."""
 
 from __future__ import annotations
 

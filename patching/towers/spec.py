@@ -1,4 +1,4 @@
-"""What a tower declares about itself, and how closely towers of each precision agree."""
+"""`TowerSpec`: what a tower declares about itself, and the tolerances of each precision."""
 
 from __future__ import annotations
 

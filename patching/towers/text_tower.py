@@ -1,4 +1,4 @@
-"""The text tower: token ids in, embeddings out, with what a tokenizer, padding and readout positions ask for."""
+"""The text tower: token ids in, embeddings out; attention mask, padding and pooling."""
 
 from __future__ import annotations
 

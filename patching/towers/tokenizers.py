@@ -1,4 +1,4 @@
-"""Tokenizers seen one way: ids without padding or truncation, and readable strings."""
+"""One interface for all tokenizers: ids without padding or truncation, and readable token strings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tower: one plain module for every supported encoder.
+"""The base of text and image towers: one plain module for every supported encoder.
 
 Layers are numbered as in the literature: 0 is the embedding output (token + position), l the output of block l.
 """

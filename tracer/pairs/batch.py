@@ -1,4 +1,4 @@
-"""From pairs to what the patching engine takes: token rows, checked and deduplicated, and image embeddings."""
+"""From pairs to the input of the patching engine: token ids, checked and deduplicated, and image embeddings."""
 
 from __future__ import annotations
 

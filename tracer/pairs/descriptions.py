@@ -1,4 +1,4 @@
-"""What pairs say of themselves, as the fields that a trace keeps."""
+"""Descriptive fields of pairs (captions, attribute, template, negation) that a trace keeps."""
 
 from __future__ import annotations
 

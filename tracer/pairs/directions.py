@@ -1,4 +1,4 @@
-"""Whose states are put into whose run."""
+"""Patching directions: which caption is the donor and which the base."""
 
 from __future__ import annotations
 

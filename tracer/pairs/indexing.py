@@ -1,4 +1,4 @@
-"""Values that many pairs share, kept once, and the index by which each pair finds its own."""
+"""Distinct values of a field, with the index of each pair's value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that all records have: names, texts and paths of images, and the sentence about a field that is wrong."""
+"""Types of fields that all records share: names, texts, image paths; and the error about a wrong field."""
 
 from __future__ import annotations
 

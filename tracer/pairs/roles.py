@@ -1,4 +1,4 @@
-"""Which tokens of different pairs correspond to each other: the rows that make their traces comparable."""
+"""Token roles: which tokens of different pairs correspond, so that their traces can be averaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings as users give them, as rows of length 1."""
+"""Normalises embeddings that users give to length 1."""
 
 from __future__ import annotations
 

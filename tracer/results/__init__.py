@@ -1,1 +1,1 @@
-"""What a trace says: the result with its maps, layer profiles, statistics, tables and storage. Needs no torch."""
+"""The result of a trace: maps, layer profiles, statistics, tables and storage. Needs no torch."""

@@ -1,4 +1,4 @@
-"""How well first-order maps agree with exact ones: what every attribution carries, and every summary of one says."""
+"""Agreement of attribution maps with exact ones, as every attribution and its summary state it."""
 
 from __future__ import annotations
 

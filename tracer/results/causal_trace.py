@@ -1,4 +1,4 @@
-"""The result of causal tracing: scores of every patched run with everything needed to redo the statistics."""
+"""The result of causal tracing: scores of every patched sequence, with all that is needed to redo the statistics."""
 
 from __future__ import annotations
 

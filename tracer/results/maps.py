@@ -1,4 +1,4 @@
-"""Maps and layer profiles: what a set of causal traces says about layers, as arrays that carry their axes."""
+"""Maps and layer profiles of causal traces, as arrays that carry their axes."""
 
 from __future__ import annotations
 
