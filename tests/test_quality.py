@@ -1,4 +1,4 @@
-"""Lint, format, types, and the rules of the house that no tool checks."""
+"""Lint, format, types, and the project's rules that no tool checks."""
 
 from __future__ import annotations
 
