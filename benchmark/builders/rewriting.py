@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ...errors import DataFormatError, OptionError, RewriterError
+from ...errors import DataFormatError, OptionError, OutputError, RewriterError
 from ...io.quoting import shown, shown_path
 from .lexicon import TERMS
 from .wording import same_facts
@@ -54,7 +54,7 @@ class Rewriter:
         sleep, clock: for tests.
 
     Raises:
-        OptionError: the address is no http(s) address, or rate or timeout is not above 0.
+        OptionError: the address is no http(s) address, the key is none, or rate or timeout is not above 0.
         DataFormatError: the cache is something else than such a file.
     """
 
@@ -69,7 +69,7 @@ class Rewriter:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url = _checked(url)
+        self._url, self._key = _checked(url), _key()
         self.model = model
         if not (0 < rate <= 1e6 and 0 < timeout <= 3600):
             raise OptionError(f"the rewriter's rate ({rate:g} per second) and timeout ({timeout:g} s) must be above 0")
@@ -106,7 +106,7 @@ class Rewriter:
             if not same_facts(sentence, state, negated=negated):
                 self.counts["kept their template: the facts changed"] += 1
                 return template
-            found.append(sentence[:1].upper() + sentence[1:])
+            found.append(sentence[:1].upper() + sentence[1:] + ("" if sentence.endswith(".") else "."))
         self.counts["reworded"] += 1
         return Wordings(*found)
 
@@ -135,7 +135,7 @@ class Rewriter:
     def _reply(self, prompt: str) -> str | None:
         """The reply to a prompt, from the cache or the endpoint; None where it gives no usable one."""
         key = hashlib.sha256(json.dumps([self.model, prompt]).encode("utf-8", "surrogatepass")).hexdigest()
-        row = self._cached.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        row = self._query("SELECT reply FROM replies WHERE key = ?", key)
         if row is not None:
             return str(row[0])
         reply, why = self._ask(prompt)
@@ -148,8 +148,15 @@ class Rewriter:
                 )
             return None
         self._failures = 0
-        self._cached.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, reply))
+        self._query("INSERT OR REPLACE INTO replies VALUES (?, ?)", key, reply)
         return reply
+
+    def _query(self, statement: str, *values: str) -> Any:
+        """The first row of a statement's result, None where there is none."""
+        try:
+            return self._cached.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise OutputError(f"the rewriter's cache {shown_path(self.cache)} cannot be used: {error}") from error
 
     def _ask(self, prompt: str) -> tuple[str | None, str]:
         """One prompt, tried `ATTEMPTS` times; the reply, or None and why."""
@@ -165,7 +172,7 @@ class Rewriter:
                 return self._post(prompt), ""
             except _Retry as problem:
                 why, after = str(problem), problem.after
-            except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
+            except (httpx.RequestError, httpx.InvalidURL, UnicodeError) as error:
                 why, after = f"{type(error).__name__}: {str(error)[:120]}", None
             if attempt + 1 < ATTEMPTS:
                 self._sleep(min(LONGEST_WAIT, 0.5 * 2**attempt if after is None else after))
@@ -175,8 +182,9 @@ class Rewriter:
         import httpx
 
         if self._client is None:
-            key = os.environ.get(KEY_VARIABLE)
-            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            headers = {"Accept-Encoding": "identity"}  # a packed reply may be of any size
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
             self._client = httpx.Client(timeout=self._timeout, headers=headers, follow_redirects=False)
         body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
         end = self._clock() + self._timeout
@@ -189,7 +197,7 @@ class Rewriter:
                     f"the rewriter at {shown(self._url)} refuses with status {response.status_code}: check the "
                     f"address, the model's name {shown(self.model)} and the key in {KEY_VARIABLE}"
                 )
-            for part in response.iter_bytes():
+            for part in response.iter_raw():
                 raw += part
                 if len(raw) > MAX_REPLY:
                     raise _Retry(f"a reply of more than {MAX_REPLY:,} bytes")
@@ -225,6 +233,13 @@ def _seconds(text: str | None) -> float | None:
         return None if text is None else max(0.0, min(LONGEST_WAIT, float(text)))
     except ValueError:  # a date
         return None
+
+
+def _key() -> str:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:  # an error of the protocol would quote it
+        raise OptionError(f"the key in {KEY_VARIABLE} has characters that no key has: a space, a line end, an accent")
+    return key
 
 
 def _checked(url: str) -> str:

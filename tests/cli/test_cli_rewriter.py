@@ -46,6 +46,16 @@ def test_it_says_what_it_sends_and_a_dead_endpoint_is_a_sentence(run: Run, label
     assert (tmp_path / "set.rewrites.sqlite").is_file()
 
 
+def test_a_folder_that_holds_something_else_is_found_before_the_cache_is_made(
+    run: Run, labels: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "thesis.tex").write_text("mine")
+    options = ("--rewriter", "http://127.0.0.1:9/v1", "--rewriter-model", "m")
+    refused(run("build", "mednega", labels, "-o", tmp_path / "set", *options), "set")
+    assert {path.name for path in tmp_path.iterdir()} == {labels.name, "set"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

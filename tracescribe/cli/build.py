@@ -96,16 +96,21 @@ def mednega(
     Example:  tracescribe build mednega mimic-cxr-2.0.0-chexpert.csv.gz --images mimic-cxr-jpg -o mednega
     """
     from ..benchmark.builders import build_mednega
+    from ..benchmark.builders.folder import MEDNEGA
     from ..benchmark.builders.rewriting import Rewriter
     from ..benchmark.readers.source import Source
+    from ..io.folders import check_folder
 
     with contextlib.ExitStack() as stack:
         rewording = None
         if rewriter is not None:
             if rewriter_model is None:
                 raise OptionError("--rewriter needs --rewriter-model, the model's name at the endpoint")
-            Source(labels).fields  # noqa: B018 (a file that cannot be read is found before anything is made)
+            check_folder(out, MEDNEGA, overwrite=overwrite)  # before the cache is made
+            Source(labels).fields  # noqa: B018
             cache = rewriter_cache or out.absolute().with_name(out.name + ".rewrites.sqlite")
+            if rewriter_cache is None:
+                cache.parent.mkdir(parents=True, exist_ok=True)
             rewording = Rewriter(rewriter, rewriter_model, cache, rate=rewriter_rate, timeout=rewriter_timeout)
             stack.enter_context(rewording)
             typer.echo(rewording.announcement, err=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from tracescribe.benchmark.builders import build_mednega, mednega_items
 from tracescribe.benchmark.builders.rewriting import ATTEMPTS, KEY_VARIABLE, Rewriter, Wordings
 from tracescribe.benchmark.readers.chexpert import CONDITIONS
 from tracescribe.benchmark.records import Fact, FactsRecord, McqRecord
-from tracescribe.errors import DataFormatError, OptionError, RewriterError
+from tracescribe.errors import DataFormatError, OptionError, OutputError, RewriterError
 
 STATE = {"cardiomegaly": 1, "pneumothorax": 0}
 TEMPLATE = Wordings(
@@ -156,6 +158,8 @@ BAD_ONCE = {
     "half a character": b'{"choices": [{"message": {"content": "\\ud800"}}]}',
     "deep": b"[" * 100_000,
     "huge": b" " * (2**20 + 1),
+    "packed": (200, {"Content-Encoding": "gzip"}, gzip.compress(chat(GOOD.negated))),
+    "broken packing": (200, {"Content-Encoding": "gzip"}, b"x"),
     "not UTF-8": b'{"choices": "\xff"}',
 }
 
@@ -244,6 +248,35 @@ def test_a_cache_that_is_something_else_is_refused_and_left_alone(tmp_path: Path
     with pytest.raises(DataFormatError, match="cannot be used"):
         Rewriter("http://127.0.0.1:9", "m", tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["a b", "schlüssel", "a\nb"])
+def test_a_key_that_is_none_is_refused_without_being_quoted(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(OptionError, match=KEY_VARIABLE) as refusal:
+        Rewriter("http://127.0.0.1:9", "m", tmp_path / "c")
+    assert key not in str(refusal.value)
+
+
+def test_a_cache_that_cannot_be_written_any_more_is_a_sentence(stub: Stub, tmp_path: Path) -> None:
+    with rewriter(stub, tmp_path) as reword:
+        with sqlite3.connect(tmp_path / "c.sqlite") as other:
+            other.execute("DROP TABLE replies")
+        other.close()
+        with pytest.raises(OutputError, match=r"cache '.*c\.sqlite' cannot be used: no such table"):
+            reword(TEMPLATE, STATE)
+
+
+def test_a_full_stop_and_a_capital_are_put_where_they_lack(stub: Stub, tmp_path: Path) -> None:
+    def bare(prompt: str) -> bytes:
+        text = json.loads(good(prompt))["choices"][0]["message"]["content"]
+        return chat(f'  "{text[0].lower()}{text[1:-1]}"\n')
+
+    stub.answer = bare
+    with rewriter(stub, tmp_path) as reword:
+        assert reword(TEMPLATE, STATE) == GOOD
 
 
 def rows(folder: Path, n: int = 300) -> Path:
