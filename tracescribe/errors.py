@@ -1,4 +1,4 @@
-"""Every error that tracescribe raises on purpose, each with one clear sentence and what to do about it."""
+"""All error and warning classes of tracescribe; docs/errors.md says when each is raised and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many threads torch uses: small models are slower with several, and much slower beside other work."""
+"""The number of torch threads: small models are slower with several, and much slower beside other work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token strings: every tokenizer's marks for word boundaries turned into one, "no·" "·dule", wherever tokens are shown.
+"""Token strings for people: every tokenizer's marks for word boundaries become one, as in 'no·' '·dule'.
 
 A tokenizer splits "nodule" into "no" and "dule", and the first of these must not look like the word "no". Tokenizers
 mark words in four ways: ``no dule</w>`` (CLIP's byte-pair encoding), ``Ġno dule`` (byte-level), ``▁no dule``

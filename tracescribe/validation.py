@@ -1,4 +1,4 @@
-"""Checks of arguments that every folder shares: what an option may be is declared once, and refused in a sentence."""
+"""Checks of options and arguments, shared by all folders: allowed values are declared once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How results look: heatmaps, layer profiles, paper figures, the report page."""
+"""Figures of results: heatmaps, layer profiles, paper figures, the report page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The functions that draw: a result goes in, an interactive figure or a file for a paper comes out."""
+"""The functions that draw: from a result to an interactive figure or a file for a paper."""
 
 from __future__ import annotations
 

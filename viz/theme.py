@@ -1,4 +1,4 @@
-"""Colours, fonts and sizes of every figure and page, in one place."""
+"""Colours, fonts and sizes of all figures and pages."""
 
 from __future__ import annotations
 

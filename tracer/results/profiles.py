@@ -1,4 +1,4 @@
-"""From a causal trace to maps and layer profiles: which pairs enter, how tokens become rows, how pairs are combined."""
+"""Computes maps and layer profiles of a trace: which pairs enter, how tokens become rows, how pairs are combined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results whose arrays cannot be changed by accident, nor those of their copies."""
+"""Results whose arrays are read-only, as are those of their copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trace of some of a trace's pairs: by index, mask, id, or what the pairs say of themselves."""
+"""Selects pairs of a trace by index, mask, id or a descriptive field."""
 
 from __future__ import annotations
 

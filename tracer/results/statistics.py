@@ -1,4 +1,4 @@
-"""Statistics of per-pair effects that know nothing of models: combining pairs, clustered bootstrap, split halves."""
+"""Statistics of per-pair effects: combining pairs, clustered bootstrap, split halves; no model is needed."""
 
 from __future__ import annotations
 

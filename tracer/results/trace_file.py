@@ -1,4 +1,4 @@
-"""What a file must hold to be a trace: types of its arrays, ranges of its scores, fields of its provenance."""
+"""Checks of trace files: types of arrays, ranges of scores, fields of the provenance."""
 
 from __future__ import annotations
 

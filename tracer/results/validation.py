@@ -1,4 +1,4 @@
-"""What must hold of a causal trace's parts before anything is computed from them."""
+"""Checks of a causal trace's arrays before anything is computed from them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How a trace comes about: columns, the engine or the cache shard by shard, scores."""
+"""Runs a trace: options, columns, the engine or the cache shard by shard, scores."""

@@ -1,4 +1,4 @@
-"""What a cached result answers: one key per text pair, over everything that its patched embeddings depend on."""
+"""Keys of the cache: one per text pair, over everything that its patched embeddings depend on."""
 
 from __future__ import annotations
 

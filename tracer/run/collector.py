@@ -1,4 +1,4 @@
-"""What a trace keeps of its shards as they are finished: scores at once, embeddings if they fit."""
+"""Collects the results of finished shards: scores at once, embeddings if they fit."""
 
 from __future__ import annotations
 

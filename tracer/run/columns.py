@@ -1,4 +1,4 @@
-"""Which positions and heads are replaced together: from what a user asks for to the engine's columns."""
+"""Columns: which positions and heads are replaced together, from the user's options to the engine."""
 
 from __future__ import annotations
 

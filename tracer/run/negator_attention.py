@@ -1,4 +1,4 @@
-"""Which heads look at the negator more than at the word that stands in its place: negator-selective attention."""
+"""Negator-selective attention: which heads attend to the negator more than to the word in its place."""
 
 from __future__ import annotations
 

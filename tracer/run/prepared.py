@@ -1,4 +1,4 @@
-"""What a trace runs, once its pairs and options are checked: columns, shards, and the keys of the cache."""
+"""Prepares a trace from checked pairs and options: columns, shards, and the keys of the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The progress of a long run: a bar where there is a person, or the user's own callback."""
+"""Progress of a long run: a bar on a terminal, or the user's own callback."""
 
 from __future__ import annotations
 

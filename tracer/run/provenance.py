@@ -1,4 +1,4 @@
-"""What a trace of caption pairs says of itself beside its options: the model, the pairs, the versions and the time."""
+"""Provenance of a caption trace: the model, the pairs, the versions and the time."""
 
 from __future__ import annotations
 

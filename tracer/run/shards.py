@@ -1,4 +1,4 @@
-"""The long part of a trace: its shards one after another, from the cache or by the engine, stoppable at any moment."""
+"""Runs the shards of a trace one after another, from the cache or by the engine; can be interrupted at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Causal tracing: patch every layer and token of every pair, score against its image, and keep what statistics need."""
+"""Causal tracing: patches every layer and token of every pair, and scores the results against the pair's target."""
 
 from __future__ import annotations
 

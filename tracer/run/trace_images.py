@@ -1,4 +1,4 @@
-"""Causal tracing of the image tower: states of a counterfactual image, put into the image's run layer by layer."""
+"""Causal tracing of image towers: states of a counterfactual image are put into the image's run, layer by layer."""
 
 from __future__ import annotations
 

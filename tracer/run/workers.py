@@ -1,4 +1,4 @@
-"""Several processes for one trace, as ``accelerate launch`` starts them: each fills its share of the cache."""
+"""Several processes for one trace, as ``accelerate launch`` starts them: each computes its share of the shards."""
 
 from __future__ import annotations
 

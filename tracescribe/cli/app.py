@@ -1,4 +1,4 @@
-"""The typer application: its commands, and the one place where an error becomes a sentence and an exit code."""
+"""The typer application: its commands, and the conversion of errors to a sentence and an exit code."""
 
 from __future__ import annotations
 

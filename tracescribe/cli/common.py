@@ -1,4 +1,4 @@
-"""What the commands share: options, checks before long work, output for people and for machines."""
+"""Shared by the commands: options, checks before long work, output for people and for machines."""
 
 from __future__ import annotations
 

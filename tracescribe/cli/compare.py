@@ -1,4 +1,4 @@
-"""`compare`: models on the same items."""
+"""`compare`: compares models on the same items."""
 
 from __future__ import annotations
 

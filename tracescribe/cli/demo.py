@@ -1,4 +1,4 @@
-"""`demo`: the whole idea in minutes, with its controls."""
+"""`demo`: all steps in minutes, with controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate`: a model's scores, and those of a fine-tuned one beside them."""
+"""`evaluate`: scores a model, and a fine-tuned one beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`finetune`: from layer weights to a trained model."""
+"""`finetune`: trains a model with layer weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`plot`: a saved trace as a figure for a page or a paper."""
+"""`plot`: draws a saved trace for a page or a paper."""
 
 from __future__ import annotations
 

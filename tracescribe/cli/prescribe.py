@@ -1,4 +1,4 @@
-"""`prescribe`: from a trace to layer weights."""
+"""`prescribe`: computes layer weights from a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`reproduce`: a published number, measured again."""
+"""`reproduce`: measures a published number again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stdout and stderr as they are found: closed, full, or of an encoding that has no bars and no arrows."""
+"""stdout and stderr that are closed, full, or of an encoding without bars and arrows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`info` and `trace`: what a model's text tower is, and what its layers carry."""
+"""`info` and `trace`: describes a model's text tower, and traces pairs."""
 
 from __future__ import annotations
 

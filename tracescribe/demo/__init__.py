@@ -1,1 +1,1 @@
-"""The demo: the whole idea on the shipped miniature, its verdicts, and its page."""
+"""The demo: all steps on the shipped miniature, its verdicts, and its page."""

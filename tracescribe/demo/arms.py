@@ -1,4 +1,4 @@
-"""The demo's fine-tuning runs: the paper's idea between its controls, one thread each, several at once."""
+"""The demo's fine-tuning runs (weighted training and its controls), one thread each, two at a time."""
 
 from __future__ import annotations
 

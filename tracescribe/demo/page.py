@@ -1,4 +1,4 @@
-"""The demo as one page that a person opens: what was found, what helped, and what did not."""
+"""The demo's report page: what was found, what helped, and what did not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo found: its sizes, its runs, its traces."""
+"""The result of the demo: its sizes, its runs, its traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole idea on the shipped miniature: trace, look, prescribe, fine-tune with controls, score, trace again."""
+"""Runs the demo: trace, look, prescribe, fine-tune with controls, score, trace again."""
 
 from __future__ import annotations
 

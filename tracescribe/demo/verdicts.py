@@ -1,4 +1,4 @@
-"""What the demo's numbers say: a table, and sentences chosen by measured differences against their noise."""
+"""The demo's conclusions: a table, and sentences chosen by differences relative to their noise."""
 
 from __future__ import annotations
 

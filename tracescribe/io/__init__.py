@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and checked when they are read; where results may go."""
+"""Reading and writing files: atomic writes, checked reads, result folders."""

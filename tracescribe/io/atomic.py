@@ -1,4 +1,4 @@
-"""Write files whole or not at all: a reader never sees half a result, and a failure leaves nothing behind."""
+"""Writes files completely or not at all: a reader never sees a partial result, and a failure leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of results: written whole or not at all, with a manifest that says what they are and what they hold.
+"""Folders of results: written completely or not at all, with a manifest of their format, options and files.
 
 A folder that exists is replaced only if its manifest names the same format and it holds nothing but the files that the
 manifest lists: files that somebody else put there are never deleted. At every instant the earlier or the new result is

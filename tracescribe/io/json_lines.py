@@ -1,4 +1,4 @@
-"""JSON read strictly, one document per file or one object per line: every field once, finite numbers, limited depth."""
+"""Strict JSON, one document per file or one object per line: unique fields, finite numbers, limited depth."""
 
 from __future__ import annotations
 

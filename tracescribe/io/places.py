@@ -1,4 +1,4 @@
-"""Where results go: the real place of a name, checked by really writing there before any long work is begun."""
+"""Output paths: resolved, and tested by writing before any long work begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: the model, its weights, the input, the versions of what computed it, and when."""
+"""Provenance of a result: the model, its weights, the input, the versions, and the time."""
 
 from __future__ import annotations
 

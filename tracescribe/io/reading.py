@@ -1,4 +1,4 @@
-"""Files opened for reading: regular files only, with a limit of size, so that no input can hang or fill the memory."""
+"""Opens files for reading: regular files only, with a limit of size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is to draw, whatever library draws it: results turned into labelled arrays and text."""
+"""The data of figures, independent of plotting libraries: results as labelled arrays and text."""
 
 from .heatmap import HeatmapData, heatmap_data
 from .options import Statistics

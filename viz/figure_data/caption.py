@@ -1,4 +1,4 @@
-"""The caption that a figure asks for: what is drawn, and what its numbers stand on, in sentences."""
+"""Suggested captions of figures: what is drawn, and from which data, in sentences."""
 
 from __future__ import annotations
 

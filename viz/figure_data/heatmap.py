@@ -1,4 +1,4 @@
-"""A layer × column picture: cells, the names of columns and layers, and what they stand on."""
+"""The data of a layer × column heatmap: cells, and the names of columns and layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text in figures: token strings made readable, numbers made short, and both made safe for HTML."""
+"""Text in figures: readable token strings, short numbers, and escaping for HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a figure's numbers stand on, in phrases: pairs, captions, site, heads, positions, method, model."""
+"""Notes of figures, in phrases: pairs, captions, site, heads, positions, method, model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Round numbers for ticks, and how they are written."""
+"""Round numbers for ticks, and their format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics behind a figure: which options there are, and which of them apply to what is drawn."""
+"""Statistical options of figures, and which of them apply to what is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layer × patch maps of an image tower, and the image that they are drawn over."""
+"""The data of an overlay: layer × patch maps of an image tower, and the image below them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves over layers: one or several named profiles, with what they stand on."""
+"""The data of layer profiles: one or several named curves over layers."""
 
 from __future__ import annotations
 

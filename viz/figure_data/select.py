@@ -1,4 +1,4 @@
-"""What can be drawn, and which pair of it."""
+"""Checks what can be drawn, and selects the pair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plotly figure that is still seen where plotly is not: it carries a static picture of itself."""
+"""A plotly figure that carries a static picture of itself, for viewers without plotly."""
 
 from __future__ import annotations
 

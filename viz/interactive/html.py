@@ -1,4 +1,4 @@
-"""One self-contained HTML file for one interactive figure: it opens without a network and without Python."""
+"""Writes an interactive figure as one self-contained HTML file that needs no network."""
 
 from __future__ import annotations
 

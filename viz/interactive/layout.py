@@ -1,4 +1,4 @@
-"""What every plotly figure shares: layout, axes, header, and a colour bar that says where the scale is cut off."""
+"""Shared by all plotly figures: layout, axes, header, and a colour bar that marks a cut-off scale."""
 
 from __future__ import annotations
 

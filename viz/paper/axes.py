@@ -1,4 +1,4 @@
-"""What paper figures share: a figure of an exact size, a header, axes, ticks, the colour scale.
+"""Shared by paper figures: a figure of an exact size, a header, axes, ticks, the colour scale.
 
 matplotlib's constrained layout places the axes of profiles. It cannot place the header (a wrapped title and a legend
 outside the axes overlap), nor heatmaps and overlays: there the width of a cell decides whether names are upright,

@@ -1,4 +1,4 @@
-"""Fonts of paper figures: text measured before it is placed, and a font found for every character of a token."""
+"""Fonts of paper figures: text is measured before it is placed, and every character gets a font that has it."""
 
 from __future__ import annotations
 
