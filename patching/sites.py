@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..errors import SiteError
+from ..io.quoting import shown
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class Sweep:
     window: int = 1
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise SiteError(f"window must be a number of layers >= 1, not {self.window!r}")
+        if isinstance(self.window, bool) or not hasattr(self.window, "__index__") or self.window < 1:
+            raise SiteError(f"window must be a number of layers, a whole number >= 1, not {shown(self.window)}")
 
     def layers(self, at: int, n_blocks: int) -> range:
         """The layers replaced together for index ``at`` of the layer axis, as indices of that axis.

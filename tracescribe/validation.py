@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from .errors import TraceError
 from .io.json_lines import shown
@@ -176,10 +176,12 @@ class Folder:
 class FloatType:
     """A floating-point type of torch, or its name."""
 
+    names: ClassVar = ("float16", "bfloat16", "float32", "float64")
+
     def read(self, value: Any) -> str:
         """The type's name."""
         name = value if isinstance(value, str) else str(value).removeprefix("torch.")
-        if name in ("float16", "bfloat16", "float32", "float64"):
+        if name in self.names:
             return name
         raise ValueError
 

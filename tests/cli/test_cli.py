@@ -158,7 +158,7 @@ def test_trace_takes_the_sites_and_methods_of_the_library(run: Run, data: Path, 
     out.unlink()
     for bad, reason in (
         (("--site", "residual"), "unknown site 'residual'"),
-        (("--heads", "first", "--site", "z"), "--heads 'first'"),
+        (("--heads", "first", "--site", "z"), "--heads must be"),
         (("--heads", "9", "--site", "z"), "no head 9"),
         (("--positions", "ends"), "unknown positions 'ends'"),
         (("--steps", "3"), "steps= has no meaning with method='exact'"),

@@ -191,7 +191,8 @@ def test_what_a_tower_does_not_have_is_refused() -> None:
         engine.patch([base], [donor], columns=[[Column((1, 4))]])
     with pytest.raises(SiteError, match="some columns name a head and others do not"):
         engine.patch([base], [donor], sweep=Sweep(site_named("z")), columns=[[Column((1,), 0), Column((1,))]])
-    with pytest.raises(SiteError, match="window must be"):
-        Sweep(window=0)
+    for window in (0, -1, True, 2.0, float("nan"), float("inf"), "3", None):
+        with pytest.raises(SiteError, match="window must be"):
+            Sweep(window=window)
     with pytest.raises(SiteError, match="path='resume'"):
         engine.patch([base], [donor], sweep=Sweep(site_named("pattern")), path="resume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -209,3 +210,15 @@ def test_a_table_of_pandas_is_given_as_records():
     with pytest.raises(DataFormatError, match=r'got a table: give table.to_dict\("records"\)'):
         as_pairs(table)
     assert as_pairs(table.to_dict("records")) == [ts.Pair(correct="a", foil="b", group="3")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_pipes_devices_and_folders_are_refused_without_waiting(tmp_path, ending):
+    pipe, device, folder = (tmp_path / f"{name}.{ending}" for name in ("pipe", "zero", "folder"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    folder.mkdir()
+    for path, kind in ((pipe, "a pipe"), (device, "a device"), (folder, "a folder")):
+        with pytest.raises(DataFormatError, match=f"it is {kind}, and only regular files are read"):
+            ts.read_pairs(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from models import WordTokenizer, open_clip_model
 from torch import nn
 
 import tracescribe as ts
-from tracescribe.errors import OutputError, StaleCacheError
+from tracescribe.errors import OptionError, OutputError, StaleCacheError
 from tracescribe.patching import PatchingEngine
 from tracescribe.tracer import TraceError, TraceInterrupted, TraceWarning
 from tracescribe.tracer.run.cache_keys import architecture
@@ -209,6 +210,7 @@ DAMAGE = {
     "empty": lambda content: b"",
     "a bit of a number": lambda content: content[:-5] + bytes([content[-5] ^ 1]) + content[-4:],
     "a key": lambda content: content.replace(b'\\"', b'\\"0', 1).replace(b"  ", b" ", 1),
+    "another type in the header": lambda content: content.replace(b'"F32"', b'"I32"', 1),
     "foreign": lambda content: b"hello",
 }
 
@@ -230,6 +232,34 @@ def test_a_damaged_shard_is_said_and_traced_again(
     with warnings.catch_warnings():
         warnings.simplefilter("error", TraceWarning)
         ts.trace(model, pairs, cache=tmp_path, **UNITS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_and_devices_among_the_shards_are_not_waited_for(
+    model: ts.DualEncoder, pairs: list[ts.Pair], uninterrupted: ts.CausalTrace, tmp_path: Path
+) -> None:
+    ts.trace(model, pairs[:5], cache=tmp_path, **UNITS)
+    os.mkfifo(tmp_path / "shards" / "another.safetensors")
+    (tmp_path / "shards" / "zero.safetensors").symlink_to("/dev/zero")
+    assert_same_bytes(ts.trace(model, pairs, cache=tmp_path, **UNITS), uninterrupted)
+    victim = next(path for path in shards(tmp_path) if path.is_file())
+    victim.unlink()
+    os.mkfifo(victim)
+    with (
+        pytest.warns(TraceWarning, match=r"it is a pipe, and only regular files are read"),
+        pytest.raises(OutputError, match="not a regular file"),
+    ):
+        ts.trace(model, pairs, cache=tmp_path, **UNITS)
+
+
+def test_a_date_that_is_none_is_refused_before_a_share_is_traced(
+    model: ts.DualEncoder, pairs: list[ts.Pair], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    options = TraceOptions(cache=tmp_path / "cache", floor=0)
+    with counted_runs() as runs, pytest.raises(OptionError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
+        fill_cache(model, pairs, options, (0, 2), progress=False)
+    assert runs == [] and not (tmp_path / "cache").exists()
 
 
 def test_a_shard_under_another_name_is_not_taken_for_it(

@@ -157,6 +157,8 @@ class Store:
 
             self._known = {}
             for path in sorted(self._shards.glob("*.safetensors")):
+                if not path.is_file():  # a pipe would be waited for
+                    continue
                 with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
                     with safe_open(os.fspath(path), framework="np") as file:
                         keys = json.loads((file.metadata() or {})["keys"])

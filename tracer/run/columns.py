@@ -9,16 +9,31 @@ import numpy as np
 from jaxtyping import Bool, Int8
 
 from ...errors import TraceError
+from ...io.quoting import shown
 from ..pairs.batch import PairBatch
 from ..pairs.roles import ROLES, TokenKind, assign_rows
 
 if TYPE_CHECKING:
     from ...patching import Column, Site, TextTower
-    from .options import Heads, Positions
+    from .options import Heads, Positions, TraceOptions
 
-__all__ = ["select_columns"]
+__all__ = ["check_names", "select_columns"]
 
 SETS = ("each", "all", "differing", "from the first differing")
+
+
+def check_names(options: TraceOptions) -> None:
+    """Refuse the names of sites and of sets of tokens that no tower and no pair has, before either is read.
+
+    Raises:
+        SiteError: there is no such site.
+        TraceError: no such set of tokens, or heads at a site without heads.
+    """
+    from ...patching import site_named
+
+    _check_heads(site_named(options.site), options.heads)
+    if isinstance(options.positions, str):
+        _check_set(options.positions)
 
 
 def select_columns(
@@ -36,8 +51,7 @@ def select_columns(
     """
     from ...patching import Column, each_position
 
-    if heads is not None and not site.by_head:
-        raise TraceError(f"site {site.name!r} has no heads: drop heads={heads!r}, or trace site 'z', 'q', 'k' or 'v'")
+    _check_heads(site, heads)
     numbers = list(range(tower.n_heads or 0)) if heads == "each" else heads
     several = numbers is not None and not isinstance(numbers, int)
     if positions is None:
@@ -58,6 +72,20 @@ def select_columns(
         return [[Column(places, head) for head in numbers] for places in sets], names
     head = numbers if isinstance(numbers, int) else None
     return [[Column(places, head)] for places in sets], (where,)
+
+
+def _check_heads(site: Site, heads: Heads) -> None:
+    if heads is not None and not site.by_head:
+        raise TraceError(
+            f"site {site.name!r} has no heads: drop heads={shown(heads)}, or trace site 'z', 'q', 'k' or 'v'"
+        )
+
+
+def _check_set(name: str) -> None:
+    if name not in (*SETS, *ROLES):
+        raise TraceError(
+            f"unknown positions {shown(name)}; choose one of: {', '.join((*SETS, *ROLES))}, or token numbers"
+        )
 
 
 def _positions(batch: PairBatch, pair: int, wanted: Positions) -> tuple[int, ...]:
@@ -89,7 +117,6 @@ def _mask(
         return differs
     if wanted == "from the first differing":
         return np.cumsum(differs) > 0
-    if wanted not in ROLES:
-        raise TraceError(f"unknown positions {wanted!r}; choose one of: {', '.join((*SETS, *ROLES))}, or token numbers")
+    _check_set(wanted)
     rows = assign_rows("role", kinds[None], differs[None], [batch.tokens[pair]], [batch.ids[pair]])
     return rows.index[0] == ROLES.index(wanted)

@@ -79,7 +79,11 @@ class Options:
         TraceError: a value that is not allowed, or an option that means nothing beside the others; quotes it.
     """
 
-    site: str = option("resid", Text("the name of a site"), help="Which activation is replaced.")
+    site: str = option(
+        "resid",
+        Text("the name of a site"),
+        help="Which activation is replaced: resid, resid_pre, resid_mid, resid_post, attn, mlp, z, q, k, v, pattern.",
+    )
     window: int = option(1, Whole(1), help="Layers replaced together, centred on the layer.")
     path: PatchPath = option(
         "auto",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool
 
+from ...io.provenance import creation_time
 from ..pairs.batch import PairBatch, as_pairs, make_batch
 from ..pairs.pairs import Pair
 from .cache import Store
@@ -56,6 +57,7 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     """
     from ...patching import DirectEngine, PatchingEngine, Sweep, site_named
 
+    creation_time()  # it may be refused
     dtype = options.torch_dtype
     sweep = Sweep(site_named(options.site), options.window)
     batch = make_batch(

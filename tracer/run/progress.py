@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ...errors import TraceError
-from ...io.json_lines import shown
+from ...io.quoting import shown
+from ...progress import bars
 
 __all__ = ["ProgressCallback", "progress_bar"]
 
@@ -16,8 +17,8 @@ ProgressCallback = Callable[[int, int], None]
 @contextmanager
 def progress_bar(
     progress: bool | ProgressCallback, total: int, of: str = "text pairs"
-) -> Iterator[Callable[[int], None] | None]:
-    """What is called with the number of finished items: the user's callback, a bar's, or nothing.
+) -> Iterator[Callable[[int], None]]:
+    """What is called with the number of finished items: the user's callback, or a bar's.
 
     Raises:
         TraceError: ``progress`` is neither True, False nor callable.
@@ -27,21 +28,5 @@ def progress_bar(
         return
     if not isinstance(progress, bool):
         raise TraceError(f"progress must be True, False or a function of (done, total), not {shown(progress)}")
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not progress or not (console.is_terminal or console.is_jupyter):
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("tracing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(of),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("tracing", total=total)
-        yield lambda done: bar.update(task, completed=done)
+    with bars(progress, keep=False) as drawn:
+        yield drawn.add(f"tracing {of}", total).to

@@ -141,7 +141,7 @@ def run_trace(
     prepared = prepare(model, pairs, options)
     batch = prepared.batch
     targets = encode_targets(model, batch.images, batch.ids)
-    provenance = trace_provenance(model, batch, targets)  # before the long part: it may be refused
+    provenance = trace_provenance(model, batch, targets)
     with progress_bar(progress, len(batch.base)) as advance:
         if options.method == "attribution":
             attribution = attribute(model.text, prepared, targets, options, advance)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
 from ...io.json_lines import shown
+from ...io.provenance import creation_time
 from ...io.provenance import provenance as record
 from ...validation import check_choice
 from ..pairs.descriptions import descriptions
@@ -91,13 +92,14 @@ def trace_images(
     from ...patching import PatchingEngine, Sweep, site_named
 
     options = ImageTraceOptions.given(locals())
+    creation_time()  # it may be refused
     dtype = options.torch_dtype
     sweep = Sweep(site_named(options.site), options.window)
     tower = model.vision if options.grid is None else model.image_tower(options.grid)
     batch = _read(model, tower, _as_pairs(pairs))
     captions = _caption_embeddings(model, batch)
     columns, names = _columns(tower, batch, positions, options.stride)
-    provenance = _provenance(model, tower, batch, captions)  # before the long part: it may be refused
+    provenance = _provenance(model, tower, batch, captions)
     engine = PatchingEngine(tower, dtype=dtype)
     noising = options.direction == "counterfactual->image"
     found = []

@@ -14,11 +14,13 @@ import typer.core
 
 from .. import __version__
 from ..errors import TracescribeError
+from ..io.provenance import creation_time
 from . import build as building
 from . import compare as comparing
 from . import demo as demonstrating
 from . import evaluate as scoring
 from . import finetune as training
+from . import info as describing
 from . import plot as looking
 from . import prescribe as prescribing
 from . import reproduce as reproducing
@@ -59,7 +61,7 @@ build = typer.Typer(
 )
 
 app.command()(demonstrating.demo)
-app.command()(tracing.info)
+app.command()(describing.info)
 app.command()(tracing.trace)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
@@ -82,7 +84,7 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
-    pass
+    creation_time()  # a bad SOURCE_DATE_EPOCH is found before any work
 
 
 def run(arguments: Sequence[str]) -> int:

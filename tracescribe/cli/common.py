@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ..errors import OptionError as OptionError
 from ..io.atomic import check_output as check_output  # for the commands
+from ..progress import Bar, bars
 from ..threads import spare_threads
 
 if TYPE_CHECKING:
@@ -88,35 +88,20 @@ def load_model(
 
 def show_progress(as_json: bool) -> bool:
     """Progress bars are for people: on a terminal, and never beside ``--json``."""
-    return sys.stderr.isatty() and not as_json
-
-
-class Bar:
-    """A progress bar that commands move by steps, or to a count."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def step(self, note: str = "") -> None:
-        """One more is done."""
-        self._progress.update(self._task, advance=1, note=note)
-
-    def to(self, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` are done."""
-        self._progress.update(self._task, completed=done, total=total, note=note)
+    return not as_json and sys.stderr.isatty()
 
 
 @contextlib.contextmanager
 def progress_bar(as_json: bool, name: str, total: int) -> Iterator[Bar]:
     """A bar on stderr of a terminal, nothing elsewhere."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not show_progress(as_json)) as progress:
-        yield Bar(progress, progress.add_task(name, total=total, note=""))
+    with bars(show_progress(as_json)) as drawn:
+        yield drawn.add(name, total)
+
+
+def announce(as_json: bool) -> None:
+    """Say on a terminal that libraries are loaded, before the imports that take seconds, the first time."""
+    if show_progress(as_json) and "torch" not in sys.modules:
+        typer.echo("loading libraries (torch, ...)", err=True)
 
 
 @contextlib.contextmanager

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from .common import Json, Overwrite, Seed, show, show_progress, table, working
+from ..progress import Bar, bars
+from .common import Json, Overwrite, Seed, announce, show, show_progress, table, working
 
 
 def demo(
@@ -26,6 +27,7 @@ def demo(
 
     Example:  tracescribe demo --out demo
     """
+    announce(json)
     from ..demo.result import QUICK, Sizes
     from ..demo.run import check_demo_folder, run_demo
     from ..demo.verdicts import COLUMNS, LEGEND, scores_as_dict, sentences, table_rows
@@ -52,35 +54,21 @@ def demo(
     )
 
 
-class _stages:
-    """The stages as they come: bars on a terminal, a line a stage elsewhere (a log), nothing beside --json."""
+@contextlib.contextmanager
+def _stages(as_json: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """The stages as they come: bars on a terminal, a line per stage elsewhere (a log), nothing beside --json."""
+    started = time.perf_counter()
+    shown: dict[str, tuple[Bar, int]] = {}
 
-    def __init__(self, as_json: bool) -> None:
-        self.quiet = as_json
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}", markup=False),
-            TimeElapsedColumn(),
-        )
-        self.progress = Progress(*columns, console=Console(stderr=True), disable=not show_progress(as_json))
-        self.stage = ""
-        self.task: TaskID | None = None
-        self.started = time.perf_counter()
+    with bars(show_progress(as_json)) as drawn:
 
-    def __enter__(self) -> _stages:
-        self.progress.start()
-        return self
+        def notify(what: str, done: int, total: int) -> None:
+            if what not in shown:
+                for bar, all_of_it in shown.values():  # a stage that does not count is done when the next begins
+                    bar.to(all_of_it, all_of_it)
+                shown[what] = drawn.add(what, total), total
+                if not as_json and not sys.stderr.isatty():
+                    typer.echo(f"{time.perf_counter() - started:6.1f} s  {what}", err=True)
+            shown[what][0].to(done, total)
 
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self.stage:
-            if self.task is not None:  # a stage that does not count is done when the next begins
-                self.progress.update(self.task, completed=self.progress.tasks[-1].total)
-            self.stage, self.task = what, self.progress.add_task(what, total=total)
-            if not self.quiet and not sys.stderr.isatty():
-                typer.echo(f"{time.perf_counter() - self.started:6.1f} s  {what}", err=True)
-        if self.task is not None:
-            self.progress.update(self.task, completed=done, total=total)
+        yield notify

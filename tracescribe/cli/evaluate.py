@@ -15,6 +15,7 @@ from .common import (
     Pretrained,
     Seed,
     Split,
+    announce,
     check_output,
     load_model,
     show,
@@ -62,6 +63,7 @@ def evaluate(
     """
     if items is not None:
         check_output(items, (".csv", ".parquet"))
+    announce(json)
     from ..benchmark import embed_images, load_records
     from ..benchmark import evaluate as score
     from ..finetune import load_run

@@ -17,6 +17,7 @@ from .common import (
     Pretrained,
     Seed,
     Split,
+    announce,
     load_model,
     progress_bar,
     show,
@@ -78,6 +79,7 @@ def finetune(
 
     Example:  tracescribe finetune phantom data -o runs/nast --plan plan.json
     """
+    announce(json)
     from ..finetune.training.runs import check_run_folder
 
     check_run_folder(output, overwrite=overwrite)
@@ -107,7 +109,7 @@ def finetune(
     with working(json, f"embedding the images of {data} with {model}"):
         encoder = load_model(model, pretrained, device)
         with progress_bar(json, "fine-tuning", settings.steps) as bar:
-            result = train(settings, encoder, callbacks=[lambda step: bar.step(f"loss {step.loss:.3f}")])
+            result = train(settings, encoder, callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")])
         folder = result.save(output, overwrite=overwrite)
     share, shares = result.update, result.update.share
     document = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from .common import Json, Seed, TraceFile, check_output, show, table, working
+from .common import Json, Seed, TraceFile, announce, check_output, show, table, working
 
 if TYPE_CHECKING:
     from ..finetune import Prescription
@@ -35,6 +35,7 @@ def prescribe(
     Example:  tracescribe prescribe trace.safetensors -o plan.json --beta 2
     """
     check_output(output, (".json",))
+    announce(json)
     from ..finetune import prescribe as make_plan
     from ..finetune.prescription.plan import check_beta
     from ..tracer import load_trace
