@@ -164,7 +164,7 @@ class Folder:
     def read(self, value: Any) -> str:
         """The path as a text."""
         path = os.fspath(value)
-        if isinstance(path, str) and path and "\0" not in path:
+        if isinstance(path, str) and path and b"\0" not in os.fsencode(path):  # raises ValueError at a lone surrogate
             return path
         raise ValueError
 

@@ -100,7 +100,7 @@ BAD = [
     *(("--batch-size", value) for value in ("0", "²", "none", HUGE)),
     *(("--dtype", value) for value in ("int8", "float")),
     *(("--site", value) for value in ("residual", "", "x" * 300)),
-    *(("--cache", value) for value in ("", "a\0b")),
+    *(("--cache", value) for value in ("", "a\0b", "\ud800")),
     *(("--steps", "5"), ("--position-policy", "keep"), ("--align", "rows"), ("--direction", "foil")),
 ]
 
