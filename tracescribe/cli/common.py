@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import OptionError as OptionError
 from ..io.atomic import check_output as check_output  # for the commands
@@ -21,6 +18,9 @@ from ..progress import Bar, bars
 from ..threads import spare_threads
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
     from ..patching import DualEncoder
 
 ModelName = Annotated[
@@ -116,6 +116,8 @@ def working(as_json: bool, message: str) -> Iterator[None]:
 
 def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> None:
     """The result: one JSON document for machines, or ``parts`` drawn for people."""
+    from rich.text import Text
+
     if as_json:
         utf8 = "utf" in (sys.stdout.encoding or "").lower()
         typer.echo(json.dumps(plain(document), ensure_ascii=not utf8, indent=2, allow_nan=False))
@@ -128,11 +130,16 @@ def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> 
 
 def console_for_people() -> Console:
     """stdout at the terminal's width; 120 columns where there is no terminal, so that tables survive a pipe."""
+    from rich.console import Console
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True) -> Table:
     """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(show_header=header)
     for index, name in enumerate(columns):
         drawn.add_column(Text(name), justify="left" if index < left else "right")

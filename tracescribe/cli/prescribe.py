@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from .common import Json, Seed, TraceFile, announce, check_output, show, table, working
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..finetune import Prescription
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..tracer.run.options import TraceOptions
 from .common import (
@@ -30,6 +28,8 @@ from .common import (
 from .declared import declared_flags
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..patching import DualEncoder
     from ..tracer import CausalTrace, LayerProfile, Pair
     from ..tracer.run.workers import Team
@@ -160,5 +160,7 @@ def layers(profile: LayerProfile, excess: LayerProfile | None = None) -> Table:
     drawn = table(names, rows)
     drawn.columns[-1].justify = "left"
     if int(profile.layers[0]) == 0:
+        from rich.text import Text
+
         drawn.caption = Text("layer 0 is the embedding output; the first and the last layer are fixed by construction")
     return drawn
