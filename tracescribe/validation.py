@@ -230,6 +230,30 @@ def check_choice(option: str, value: object, choices: Iterable[str]) -> str:
     raise TraceError(f"unknown {option} {shown(value)}; choose one of: {', '.join(allowed)}")
 
 
+def is_share(value: object) -> bool:
+    """Whether a value is a number between 0 and 1, both excluded, as the width of an interval is.
+
+    >>> is_share(0.95), is_share(1), is_share("0.95"), is_share([0.95])
+    (True, False, False, False)
+    """
+    try:
+        return 0 < Number(0, 1).read(value) < 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number >= 0, as a seed and a number of draws are.
+
+    >>> is_whole(3), is_whole(True), is_whole(1.0)
+    (True, False, False)
+    """
+    try:
+        return Whole().read(value) >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_") or not hasattr(value, "__index__"):
         raise TypeError

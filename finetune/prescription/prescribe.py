@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
+from ...io.quoting import shown
 from .arrays import short
 from .plan import Prescription, check_beta
 from .sources import Draws, Profile, read_profile
@@ -137,8 +138,8 @@ def prescribe(
 
 
 def _choose(option: str, value: str, choices: Mapping[str, ArrayMap]) -> ArrayMap:
-    if value not in choices:
-        raise PrescriptionError(f"unknown {option} {value!r}; choose one of: {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise PrescriptionError(f"unknown {option} {shown(value)}; choose one of: {', '.join(choices)}")
     return choices[value]
 
 

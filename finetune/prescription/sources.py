@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
+from ...io.quoting import shown
+from ...validation import is_share, is_whole
 from .arrays import real_array
 
 Draws = Float[np.ndarray, "draw layer"]
@@ -43,10 +45,12 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
     >>> read_profile([[1.0, 0.0], [0.6, 0.3], [0.0, 1.0]]).values
     array([1. , 0.9, 1. ])
     """
-    if aggregate not in AGGREGATES:
-        raise PrescriptionError(f"unknown aggregate {aggregate!r}; choose one of: {', '.join(AGGREGATES)}")
-    if ci is not None and not 0 < ci < 1:
-        raise PrescriptionError(f"ci must lie between 0 and 1, such as 0.95, not {ci!r}")
+    if not isinstance(aggregate, str) or aggregate not in AGGREGATES:
+        raise PrescriptionError(f"unknown aggregate {shown(aggregate)}; choose one of: {', '.join(AGGREGATES)}")
+    if ci is not None and not is_share(ci):
+        raise PrescriptionError(f"ci must lie between 0 and 1, such as 0.95, not {shown(ci)}")
+    if not is_whole(seed):
+        raise PrescriptionError(f"seed must be a whole number >= 0, not {shown(seed)}")
     from ...tracer import CausalTrace, Excess, LayerProfile, TraceMap
 
     if isinstance(source, CausalTrace):

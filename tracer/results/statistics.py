@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...errors import TraceError
-from ...validation import check_choice
+from ...io.quoting import shown
+from ...validation import check_choice, is_share, is_whole
 from ..pairs.indexing import distinct
 
 __all__ = [
@@ -145,10 +146,10 @@ def wants_bootstrap(ci: float | None, n_boot: int) -> bool:
     Raises:
         TraceError: ``ci`` is not a share between 0 and 1, or ``n_boot`` is negative.
     """
-    if ci is not None and not 0 < ci < 1:
-        raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {ci!r}")
-    if n_boot < 0:
-        raise TraceError(f"n_boot must be a number of draws >= 0, not {n_boot!r}")
+    if ci is not None and not is_share(ci):
+        raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {shown(ci)}")
+    if not is_whole(n_boot):
+        raise TraceError(f"n_boot must be a number of draws >= 0, not {shown(n_boot)}")
     return ci is not None and n_boot > 0
 
 
