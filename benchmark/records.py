@@ -257,7 +257,7 @@ def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outs
             about = found["msg"].removeprefix("Value error, ")
             given = "" if found["type"] == "missing" or not field else f", not {shown(found['input'])}"
             raise DataFormatError(
-                f"{path}:{number}: field {field!r}: {about}{given}" if field else f"{path}:{number}: {about}"
+                f"{path}:{number}: field {shown(field)}: {about}{given}" if field else f"{path}:{number}: {about}"
             ) from error
         if split is not None and record.split not in (split, None):
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ...io.tables import read_table
 from ..records import Fact, FactsRecord, Split
 from . import fields
@@ -74,7 +75,9 @@ def _labelled(
         if value is None:
             continue
         if value not in STATES:
-            raise DataFormatError(f"{where}: field {condition!r}: expected 1, 0, -1 or nothing, not {row[condition]!r}")
+            raise DataFormatError(
+                f"{where}: field {condition!r}: expected 1, 0, -1 or nothing, not {shown(row[condition])}"
+            )
         facts[condition] = Fact(state=STATES[value])
     if not facts:
         return LeftOut(where, "no condition is labelled")

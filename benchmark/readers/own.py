@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ...tracer import Pair, Text
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, RetrievalRecord
 from .images import ImageFolder
@@ -39,7 +40,7 @@ def _records(kind: type[R]) -> Callable[[Source, ImageFolder], Iterator[R]]:
                 yield kind.model_validate({"image": None, **given})
             except ValidationError as error:
                 first = error.errors()[0]
-                about = f"field {'.'.join(map(str, first['loc']))!r}: " if first["loc"] else ""
+                about = f"field {shown('.'.join(map(str, first['loc'])))}: " if first["loc"] else ""
                 raise DataFormatError(f"{where}: {about}{first['msg'].removeprefix('Value error, ')}") from None
 
     return records

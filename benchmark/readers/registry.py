@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from .source import Source
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def reader_for(source: Source, name: str | None = None) -> Reader:
     found = [reader for reader in readers.values() if reader.matches(source)]
     if len(found) == 1:
         return found[0]
-    fields = ", ".join(sorted(source.fields)[:12]) or f"a {type(source.first).__name__}"
+    fields = ", ".join(shown(name)[1:-1] for name in sorted(source.fields)[:12]) or f"a {type(source.first).__name__}"
     if found:
         raise DataFormatError(
             f"{source.path}: could be any of {', '.join(reader.name for reader in found)}; say which, format=..."

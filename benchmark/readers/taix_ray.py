@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ..records import Fact, FactsRecord, Split
 from . import fields
 from .images import ImageFolder
@@ -57,7 +58,9 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
             if grade is None:
                 continue
             if grade not in GRADES:
-                raise DataFormatError(f"{where}: field {column!r}: expected a grade of 0 to 4, not {row[column]!r}")
+                raise DataFormatError(
+                    f"{where}: field {column!r}: expected a grade of 0 to 4, not {shown(row[column])}"
+                )
             state, severity = GRADES[grade]
             location = () if side is None else (side,)
             name = condition if side is None else f"{condition}, {side}"

@@ -126,7 +126,7 @@ def load_plan(path: str | Path) -> Prescription:
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        about = f"field {where!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        about = f"field {shown(where)}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
         raise DataFormatError(f"{path}: {about}") from problem
     if record.sha256 is not None and record.sha256 != _checksum(content):
         raise DataFormatError(

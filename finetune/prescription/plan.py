@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
+from ...io.quoting import shown
 from .arrays import real_array, short
 from .stability import Stability
 
@@ -215,11 +216,11 @@ class Prescription:
 def check_beta(beta: float) -> float:
     """beta as a float; raises PrescriptionError unless it is a finite number >= 0."""
     if isinstance(beta, bool | str):
-        raise PrescriptionError(f"beta must be a number >= 0, not {beta!r}")
+        raise PrescriptionError(f"beta must be a number >= 0, not {shown(beta)}")
     try:
         value = float(beta)
     except (TypeError, ValueError):
-        raise PrescriptionError(f"beta must be a number >= 0, not {beta!r}") from None
+        raise PrescriptionError(f"beta must be a number >= 0, not {shown(beta)}") from None
     if not np.isfinite(value) or value < 0:
-        raise PrescriptionError(f"beta must be a finite number >= 0, not {beta!r}; beta = 0 trains uniformly")
+        raise PrescriptionError(f"beta must be a finite number >= 0, not {shown(beta)}; beta = 0 trains uniformly")
     return value

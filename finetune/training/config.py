@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from ...errors import DataFormatError
 from ...io.json_lines import read_json
+from ...io.quoting import shown
 from ..prescription.plan import Prescription
 
 
@@ -103,7 +104,9 @@ def read_config(path: str | Path) -> TrainConfig:
     except ValidationError as problem:
         found = problem.errors()[0]
         where = ".".join(map(str, found["loc"])) or "the configuration"
-        raise DataFormatError(f"{path}: field {where!r}: {found['msg'].removeprefix('Value error, ')}") from problem
+        raise DataFormatError(
+            f"{path}: field {shown(where)}: {found['msg'].removeprefix('Value error, ')}"
+        ) from problem
     given = {name: getattr(config, name) for name in ("captions", "claims", "plan")}
     beside = {name: path.parent / value for name, value in given.items() if isinstance(value, Path)}
     return config.model_copy(update=beside)
