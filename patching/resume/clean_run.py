@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
@@ -98,7 +98,7 @@ def pooled_after_alignment(pooled: int | None, sources: Int[Tensor, "text pos"])
 
 
 @contextmanager
-def _keeping(blocks: Sequence[nn.Module], hook: str | None, kept: list[Tensor]) -> Iterator[None]:
+def _keeping(blocks: Iterable[nn.Module], hook: str | None, kept: list[Tensor]) -> Iterator[None]:
     """Collect the output of one hook point of every block."""
     if hook is None:
         yield
