@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ..records import Fact, FactsRecord
 from . import fields
 from .images import ImageFolder
@@ -41,10 +42,12 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
 
 def _fact(value: Any, where: str, name: str) -> Fact:
     if not isinstance(value, dict):
-        raise DataFormatError(f"{where}: disease {name!r}: expected an object")
-    score = fields.number(value, "probability_score", f"{where}, disease {name!r}")
+        raise DataFormatError(f"{where}: disease {shown(name)}: expected an object")
+    score = fields.number(value, "probability_score", f"{where}, disease {shown(name)}")
     if score is None or not -CERTAIN <= score <= CERTAIN:
-        raise DataFormatError(f"{where}, disease {name!r}: field 'probability_score': expected -3 to 3, not {score!r}")
+        raise DataFormatError(
+            f"{where}, disease {shown(name)}: field 'probability_score': expected -3 to 3, not {score!r}"
+        )
     state: Literal["present", "absent", "uncertain"] = (
         "present" if score == CERTAIN else "absent" if score == -CERTAIN else "uncertain"
     )

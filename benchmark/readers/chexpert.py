@@ -50,7 +50,7 @@ def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Lef
         path = fields.text(row, "Path", where)
         found = _PATIENT.search(path)
         if found is None:
-            raise DataFormatError(f"{where}: field 'Path': expected .../patient00001/study1/..., not {path!r}")
+            raise DataFormatError(f"{where}: field 'Path': expected .../patient00001/study1/..., not {shown(path)}")
         split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)
         yield _labelled(row, where, path, found[1], folder.find(path), split)
 
@@ -92,10 +92,12 @@ def _study_splits(folder: Path) -> dict[str, Split]:
         where = f"{files[0]}:{line}"
         split = _SPLITS.get(fields.text(row, "split", where))
         if split is None:
-            raise DataFormatError(f"{where}: field 'split': expected train, validate or test, not {row['split']!r}")
+            raise DataFormatError(
+                f"{where}: field 'split': expected train, validate or test, not {shown(row['split'])}"
+            )
         study = fields.name(row, "study_id", where)
         if found.setdefault(study, split) != split:
-            raise DataFormatError(f"{where}: study {study!r} is in two splits")
+            raise DataFormatError(f"{where}: study {shown(study)} is in two splits")
     return found
 
 

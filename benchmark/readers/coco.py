@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ..records import RetrievalRecord
 from . import fields
 from .images import ImageFolder
@@ -45,7 +46,9 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord | 
             continue
         yield RetrievalRecord(id=name, image=folder.find(path), group=path, captions=tuple(captions.pop(name)))
     if captions:
-        raise DataFormatError(f"{source.path}: captions name the image {next(iter(captions))!r}, which is not listed")
+        raise DataFormatError(
+            f"{source.path}: captions name the image {shown(next(iter(captions)))}, which is not listed"
+        )
 
 
 def _objects(parts: dict[str, Any], name: str, source: Source) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...errors import DataFormatError
+from ...io.quoting import shown, shown_path
 from ...tracer import Pair
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, McqRecord, RetrievalRecord, WinogroundRecord
 from .images import ImageFolder
@@ -99,7 +100,7 @@ class Dataset:
             without = sum(getattr(record, "image", "") is None for record in self.records)
             lines.append(
                 f"images missing: {len(self.missing_images)} files, {without} records without an image; the first is "
-                f"{self.missing_images[0]!r}"
+                f"{shown_path(self.missing_images[0])}"
             )
         return "\n".join(lines)
 
@@ -145,7 +146,9 @@ def read(
         else:
             records.append(item)
         if strict and folder.missing:
-            raise DataFormatError(f"{path}: the image {next(iter(folder.missing))!r} is not in {str(folder.root)!r}")
+            raise DataFormatError(
+                f"{path}: the image {shown_path(next(iter(folder.missing)))} is not in {str(folder.root)!r}"
+            )
     if not records:
         why = "; ".join(f"{count} left out ({reason})" for reason, count in left_out.items()) or "it is empty"
         raise DataFormatError(f"{path}: holds no records: {why}")
@@ -162,4 +165,4 @@ def _refuse_equal_ids(records: Sequence[Any], path: str) -> None:
     counts = Counter((type(record), record.id) for record in records if getattr(record, "id", None) is not None)
     twice = next((name for (_, name), count in counts.items() if count > 1), None)
     if twice is not None:
-        raise DataFormatError(f"{path}: the id {twice!r} is given to more than one record")
+        raise DataFormatError(f"{path}: the id {shown(twice)} is given to more than one record")

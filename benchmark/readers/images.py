@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -41,8 +42,9 @@ class ImageFolder:
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..", ".")]
         for start in range(len(parts)):
             path = self.root.joinpath(*parts[start:])
-            if path.is_file() and path.resolve().is_relative_to(self._resolved):
-                return str(path)
+            with suppress(OSError, ValueError):  # a name that no file can have: too long, a NUL, a lone surrogate
+                if path.is_file() and path.resolve().is_relative_to(self._resolved):
+                    return str(path)
         return None
 
     @cached_property
@@ -53,15 +55,17 @@ class ImageFolder:
         """The first image of a study in the layout of MIMIC-CXR-JPG: ``[files/]p10/p10000032/s50414267/*.jpg``."""
         name = f"p{subject[:2]}/p{subject}/s{study}"
         if name not in self._found:
-            self._found[name] = next(
-                (
-                    str(path)
-                    for top in (self.root / "files", self.root)
-                    for path in sorted((top / name).glob("*"))
-                    if path.suffix.lower() in SUFFIXES
-                ),
-                None,
-            )
+            self._found[name] = None
+            with suppress(OSError, ValueError):
+                self._found[name] = next(
+                    (
+                        str(path)
+                        for top in (self.root / "files", self.root)
+                        for path in sorted((top / name).glob("*"))
+                        if path.suffix.lower() in SUFFIXES
+                    ),
+                    None,
+                )
             if self._found[name] is None:
                 self.missing[name] = None
         return self._found[name]

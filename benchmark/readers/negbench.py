@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ..records import ClaimRecord, RetrievalRecord
 from . import fields
 from .images import ImageFolder
@@ -35,7 +36,7 @@ def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]
         if label is None or label not in range(len(claims)):
             raise DataFormatError(
                 f"{where}: field 'correct_answer': expected the number of one of {len(claims)} options, not "
-                f"{row['correct_answer']!r}"
+                f"{shown(row['correct_answer'])}"
             )
         if len(set(claims)) < len(claims):
             yield LeftOut(where, "two options are the same text")

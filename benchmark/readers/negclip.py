@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 
+from ...errors import DataFormatError
+from ...io.quoting import shown
 from ..records import CaptionRecord
 from . import fields
 from .images import ImageFolder
@@ -30,17 +33,13 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[CaptionRecord]:
 
 def _row_numbers(row: dict[str, str], where: str) -> list[str]:
     """Ids of the rows whose images are hard negatives; written as a list of numbers."""
-    import ast
-
-    from ...errors import DataFormatError
-
     value = row.get("neg_image") or "[]"
     try:
         found = ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(type(item) is int and item >= 0 for item in found):
-        raise DataFormatError(f"{where}: field 'neg_image': expected a list of row numbers, not {value[:80]!r}")
+        raise DataFormatError(f"{where}: field 'neg_image': expected a list of row numbers, not {shown(value)}")
     return [str(item) for item in found]
 
 

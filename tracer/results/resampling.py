@@ -97,7 +97,7 @@ def widening(number: float, ci: float) -> float:
     return float(np.sqrt(number / (number - 1)) * stdtrit(number - 1, tail) / ndtri(tail))
 
 
-def _numbered(level: Labels) -> list[Int[np.ndarray, "pair"]]:
+def _numbered(level: Labels) -> list[Int[np.ndarray, "_"]]:
     """The same labels as 0, 1, ... by first appearance over all traces."""
     index = distinct(np.concatenate(level).tolist())[1]
     return np.split(index, np.cumsum([len(labels) for labels in level])[:-1])

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from typing import IO, cast
 
 from ..errors import DataFormatError
+from .quoting import shown
 from .reading import open_regular
 
 __all__ = ["open_text", "read_table"]
@@ -93,7 +94,7 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
 
 def _check_columns(names: list[str], where: str) -> None:
     if not names or not all(names):
-        raise DataFormatError(f"{where}: the first line must name every column, found {', '.join(map(repr, names))}")
+        raise DataFormatError(f"{where}: the first line must name every column, found {shown(names)}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise DataFormatError(f"{where}: column {twice!r} is given twice")
+        raise DataFormatError(f"{where}: column {shown(twice)} is given twice")

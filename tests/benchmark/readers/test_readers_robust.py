@@ -88,6 +88,8 @@ def test_nothing_outside_the_image_folder_is_found(tmp_path: Path) -> None:
     film(tmp_path / "secret.png")
     film(tmp_path / "images" / "deep" / "a.png")
     folder = ImageFolder(tmp_path / "images")
+    for impossible in ("x" * 5000, "a\0b", "\ud800.png"):
+        assert folder.find(impossible) is None
     assert folder.find("../secret.png") is None
     assert folder.find(str(tmp_path / "secret.png")) is None
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
