@@ -17,7 +17,6 @@ COMPUTING = (
     "benchmark.shortcuts",
     "benchmark.tasks",
     "finetune.losses",
-    "tracer.results.resampling",
     "tracer.results.scoring",
 )
 install_import_hook([f"tracescribe.{module}" for module in COMPUTING], "typechecking.checked")
