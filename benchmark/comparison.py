@@ -205,6 +205,34 @@ class Comparison:
             lines.append(f"{self.unpaired} items were not scored by every model and are left out")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        changes = ", ".join(
+            f"{found.model} {found.task} {found.difference} pp{'*' if found.q is not None and found.q < 0.05 else ''}"
+            for found in self.differences
+            if found.difference is not None and found.subset == ALL
+        )
+        return f"Comparison(against {self.models[0]!r}: {changes})"
+
+    def _repr_html_(self) -> str:
+        from ..cards import card, table
+
+        whole = [found for found in self.differences if found.difference is not None and found.subset == ALL]
+        rows = [
+            [
+                f.model,
+                f.task,
+                f"{f.n:,}",
+                f.accuracy,
+                f.difference,
+                *("–" if p is None else f"{p:.2g}" for p in (f.p, f.q)),
+            ]
+            for f in whole
+        ]
+        header = ["model", "task", "items", "accuracy (%)", f"− {self.models[0]} (pp)", "McNemar p", "q"]
+        facts = [("left out", f"{self.unpaired:,} items that not every model was scored on" if self.unpaired else None)]
+        about = f"{len(self.models)} models on the same items"
+        return card("Comparison", about, facts, table(header, rows, left=2))
+
 
 def compare(
     *evaluations: Evaluation | str | os.PathLike[str],

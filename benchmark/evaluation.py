@@ -164,6 +164,29 @@ class Evaluation:
             lines.append(f"left out: {self.without_image} records whose image is missing")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {task.accuracy}" for name, task in self.tasks.items())
+        gap = "" if self.gap is None else f"; gap {self.gap} pp"
+        return f"Evaluation({len(self.tasks)} task{'s' * (len(self.tasks) != 1)}: {scores}{gap})"
+
+    def _repr_html_(self) -> str:
+        from ..cards import card, table
+
+        names = sorted({name for task in self.tasks.values() for name in task.shortcuts})
+        rows = [
+            [name, f"{task.n:,}", task.accuracy, f"{task.chance:.1f}"]
+            + [f"{task.shortcuts[short]:.1f}" if short in task.shortcuts else "–" for short in names]
+            for name, task in self.tasks.items()
+        ]
+        p = "" if self.mcnemar_p is None else f" (McNemar p = {self.mcnemar_p:.2g}; both right {self.both_right:.1f} %)"
+        facts = [
+            ("gap", None if self.gap is None else f"{self.gap} pp, affirmative − negated{p}"),
+            ("kept", None if self.preservation is None else f"cos(before, after) = {self.preservation:.3f}"),
+            ("left out", f"{self.without_image:,} records without an image" if self.without_image else None),
+        ]
+        scores = table(["task (percent)", "items", "accuracy [interval]", "chance", *names], rows)
+        return card("Evaluation", f"{len(self.tasks)} tasks, {self.n_groups:,} groups", facts, scores)
+
 
 def evaluate(
     model: Encoder,

@@ -28,7 +28,7 @@ NAMED = {
 }
 # Each folder may import those before it: patching <- tracer <- {viz, benchmark} <- finetune <- tracescribe (cli, demo).
 # What every folder may use; these modules import none of the folders.
-SHARED = {"contrastive", "errors", "io", "progress", "threads", "token_strings", "validation"}
+SHARED = {"cards", "contrastive", "errors", "io", "progress", "threads", "token_strings", "validation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "patching": set(),
     "tracer": {"patching"},
@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
 # Inside a part: pairs <- results <- run; towers <- adapters <- loading, and towers <- resume <- engine;
-# figure data <- {interactive, paper} <- reports.
+# figure data <- {interactive, notebook, paper} <- reports.
 MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "tracer/pairs": set(),
     "tracer/results": {"pairs"},
@@ -49,11 +49,12 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "patching/loading": {"towers", "adapters"},
     "viz/figure_data": set(),
     "viz/interactive": {"figure_data"},
+    "viz/notebook": {"figure_data"},
     "viz/paper": {"figure_data"},
     "viz/reports": {"figure_data", "interactive"},
 }
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
-HANDS_TO = {"tracer/results/causal_trace.py": {"viz"}}
+HANDS_TO = {"tracer/results/causal_trace.py": {"viz"}, "tracer/results/maps.py": {"viz"}}
 
 
 def modules(folder: str) -> list[Path]:

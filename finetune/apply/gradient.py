@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import warnings
 from collections.abc import Iterable
@@ -17,7 +16,6 @@ from .wrapped_optimizers import optimizer_chain
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-logger = logging.getLogger(__name__)
 
 # Optimisers whose step does not change, or hardly, when a layer's gradient is multiplied by a constant: they divide it
 # by its own running size (Adam family, Adagrad, Adafactor, RMSprop), use its sign (Lion, Rprop) or its direction
@@ -76,6 +74,5 @@ def warn_if_scale_invariant(optimizer: Any) -> None:
                 f"{type(inner).__name__} undoes gradient scaling: its step hardly changes when a layer's gradient is "
                 "multiplied by a constant. Use attach(mode='update') or param_groups to scale what the layers learn."
             )
-            logger.warning(message)
             warnings.warn(message, ScaleInvariantOptimizerWarning, stacklevel=4)
             return

@@ -100,7 +100,6 @@ def _check_rates_at_every_step() -> None:
             message = rates_off_plan(optimizer.param_groups)
             if message is not None:
                 warned.add(optimizer)
-                logger.warning(message)
                 warnings.warn(message, PrescriptionWarning, stacklevel=2)
 
     register_optimizer_step_pre_hook(before_step)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from ...errors import PrescriptionWarning
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-logger = logging.getLogger(__name__)
 
 OFF_PLAN = 0.05  # of the unscaled step; half precision rounds a single step by several per cent
 
@@ -158,5 +156,4 @@ def earlier_updates(optimizer: torch.optim.Optimizer) -> list[ScaledUpdate]:
 
 
 def _warn(message: str) -> None:
-    logger.warning(message)
     warnings.warn(message, PrescriptionWarning, stacklevel=3)

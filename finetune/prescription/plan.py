@@ -212,6 +212,28 @@ class Prescription:
         doubts = f", warnings: {len(self.warnings)}" if self.warnings else ""
         return f"Prescription({self.n_blocks} blocks, peak {self.order[0]}, alpha {short(self.alpha)}{power}{doubts})"
 
+    def _repr_html_(self) -> str:
+        from ...cards import card
+        from ...viz.notebook.pictures import bars_svg
+
+        lo, hi = (None, None) if self.ci is None else self.ci.T
+        held = self.stability
+        facts = [
+            ("model", self.provenance.get("model")),
+            ("multipliers", ", ".join(f"{value:.2f}" for value in self.multipliers)),
+            ("highest", ", ".join(f"block {block}" for block in self.order[:3])),
+            (
+                "ranking",
+                None
+                if held is None
+                else f"the highest block is the same in {held.argmax_share:.0%} of "
+                f"{held.n_draws:,} bootstrap draws; rank correlation {held.spearman:.2f}",
+            ),
+        ]
+        power = f"alpha^{self.beta:g}" + (f" × {self.scale:.3g}" if self.scale != 1 else "")
+        bars = bars_svg(self.alpha, list(range(1, self.n_blocks + 1)), "alpha", lo, hi)
+        return card("Prescription", f"{self.n_blocks} blocks, {power}", facts, bars, doubts=self.warnings)
+
 
 def check_beta(beta: float) -> float:
     """beta as a float; raises PrescriptionError unless it is a finite number >= 0."""

@@ -165,6 +165,25 @@ class DualEncoder:
             f"{text.d_model} wide, read at {text.pooling}; on {text.device})"
         )
 
+    def _repr_html_(self) -> str:
+        from ...cards import card
+
+        text = self._text
+        worst = max(self.verified.items(), key=lambda stage: stage[1], default=None)
+        facts = [
+            ("text tower", f"{text.n_layers} blocks × {text.n_heads} heads × {text.d_model} wide"),
+            ("attention", "causal" if text.causal else "bidirectional"),
+            ("read at", text.pooling),
+            ("source", f"{type(self.source).__module__}.{type(self.source).__name__}"),
+            ("images", "PIL images, paths and tensors" if self.preprocess is not None else "tensors only"),
+            (
+                "verified",
+                None if worst is None else f"against the source; largest difference {worst[1]:.1e} ({worst[0]})",
+            ),
+            ("on", f"{text.device}, {str(text.dtype).removeprefix('torch.')}"),
+        ]
+        return card("DualEncoder", self.name, facts)
+
 
 def _is_current(tower: Tower) -> bool:
     return isinstance(tower.source_state, SourceState) and tower.source_state.current

@@ -485,3 +485,11 @@ def test_gradient_mode_still_warns(make_clip):
     module = make_clip(layers=3)
     with pytest.warns(ScaleInvariantOptimizerWarning):
         PLAN.attach(module, torch.optim.AdamW(module.parameters()), mode="gradient")
+
+
+def test_what_is_warned_of_is_not_logged_too(make_clip, caplog):
+    """A notebook shows both."""
+    module = make_clip()
+    with pytest.warns(ScaleInvariantOptimizerWarning):
+        PLAN.attach(module, torch.optim.AdamW(module.parameters()), mode="gradient")
+    assert "gradient scaling" not in caplog.text

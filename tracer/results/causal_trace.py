@@ -364,3 +364,8 @@ class CausalTrace(ReadOnlyArrays):
     def __repr__(self) -> str:
         cells = f"{self.kinds.shape[1]} tokens" if self.columns is None else f"{len(self.columns)} columns"
         return f"CausalTrace({self.n_pairs} pairs, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.results import trace_html
+
+        return trace_html(self)

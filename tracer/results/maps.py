@@ -125,6 +125,11 @@ class LayerProfile(ReadOnlyArrays):
             f"{self.n_pairs} pairs in {self.n_groups} groups{texts}: {values}){caution}"
         )
 
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.results import profile_html
+
+        return profile_html(self)
+
 
 @dataclass(frozen=True, eq=False)
 class TraceMap(ReadOnlyArrays):
@@ -221,6 +226,11 @@ class TraceMap(ReadOnlyArrays):
             f"reduce={self.reduce!r}, {self.n_pairs} pairs ({self.segment}))"
         )
 
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.results import map_html
+
+        return map_html(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Excess:
@@ -311,3 +321,8 @@ class Excess:
 
     def __repr__(self) -> str:
         return f"Excess({self.trace!r} over {self.control!r})"
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.results import excess_html
+
+        return excess_html(self)

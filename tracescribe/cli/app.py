@@ -30,7 +30,7 @@ from .streams import give_up_stdout, shortened, writable_streams
 BAD_INPUT = 2
 INTERRUPTED = 130  # the shell's code for a process stopped by Ctrl-C
 
-SAID_OTHERWISE = ("tracescribe.finetune.prescription.prescribe", "tracescribe.finetune.apply.gradient")
+SAID_OTHERWISE = ("tracescribe.finetune.prescription.prescribe",)
 
 
 class _Stopped(Exception):

@@ -1,0 +1,172 @@
+"""Results show themselves in notebooks: small HTML without scripts, in which text from outside stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import synthetic_trace
+
+import tracescribe as ts
+from tracescribe import cards
+from tracescribe.benchmark import Evaluation
+from tracescribe.benchmark.comparison import ALL, Comparison, Difference
+from tracescribe.benchmark.metrics import Interval
+from tracescribe.tracer import LayerProfile, TraceMap
+
+ATTACK = "<script>alert(1)</script>\"'&\x00\ud800"
+TRACE = synthetic_trace(8, 12)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a fragment; refuses tags that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+        self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def html_of(result: Any) -> tuple[str, Page]:
+    html = result._repr_html_()
+    html.encode("utf-8")  # a notebook is saved as UTF-8
+    return html, Page(html)
+
+
+def attacked() -> ts.CausalTrace:
+    tokens = tuple((row[0], ATTACK, *row[2:]) for row in TRACE.tokens)
+    about = {**TRACE.provenance, "model": ATTACK}
+    names = (ATTACK,) * TRACE.n_pairs
+    return replace(TRACE, tokens=tokens, captions=names, foil_captions=names, provenance=about)
+
+
+def a_plan() -> ts.Prescription:
+    plan = ts.prescribe(TRACE, aggregate="sum")
+    return replace(plan, warnings=(ATTACK,), provenance={"model": ATTACK})
+
+
+def a_comparison() -> Comparison:
+    change = Difference(ATTACK, ALL, ALL, ATTACK, 20, Interval(50, 40, 60), Interval(-3, -9, 2), 0.3, 0.4)
+    return Comparison((ATTACK, "b"), (change,), 2)
+
+
+RESULTS: dict[str, Callable[[], Any]] = {
+    "trace": attacked,
+    "one pair": lambda: attacked().select([0]),
+    "map": lambda: TraceMap(np.eye(3), (ATTACK, "b", "c"), np.arange(3), np.ones(3, dtype=int)),
+    "profile": lambda: TRACE.per_layer(),
+    "excess": lambda: attacked().control(attacked()),
+    "plan": a_plan,
+    "comparison": a_comparison,
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_is_small_html_without_scripts(name: str) -> None:
+    result = RESULTS[name]()
+    html, page = html_of(result)
+    assert not {"script", "style", "link", "img", "iframe"} & set(page.tags)
+    assert not [attribute for attribute in page.attributes if attribute.startswith("on")]
+    assert len(html.encode()) < 60_000 and "http" not in html
+    assert type(result).__name__ in page.text and "\x00" not in html
+    # The theme decides the colour of text: what is written in one of ours would vanish in the other theme.
+    assert not re.search(r"(?<![-\w])color:(?!inherit)", html)
+    assert len(repr(result)) < 600 and "\n" not in repr(result)
+
+
+@pytest.mark.parametrize("name", sorted(set(RESULTS) - {"profile", "excess"}))
+def test_text_from_outside_stays_text(name: str) -> None:
+    html, page = html_of(RESULTS[name]())
+    assert "<script" not in html and "<script>al" in page.text
+
+
+def test_a_trace_says_what_enters_its_map_and_shows_it() -> None:
+    html, page = html_of(TRACE)
+    used = int((TRACE.valid & (TRACE.denominator > 0)).sum())
+    assert f"{used} (S_corr > S_foil)" in page.text and "foil → correct" in page.text
+    shades = re.findall(r'<path fill="(#\w+)" d="([^"]*)"', html)
+    cells = TRACE.map()
+    assert sum(d.count("M") for _, d in shades) == cells.values.size  # each cell once
+    assert set(cells.rows) <= set(re.findall(r">([^<>]+)</text>", html))
+    assert html.count("<rect") == len(TRACE.layers)  # the sums below
+
+
+def test_a_large_map_stays_small() -> None:
+    values = np.random.default_rng(0).normal(size=(33, 77))
+    cells = TraceMap(values, tuple(f"t{i}" for i in range(77)), np.arange(33), np.ones(77, dtype=int))
+    html, _ = html_of(cells)
+    assert len(html) < 80_000 and "overflow:auto" in html
+
+
+def test_values_that_are_none_have_a_colour_of_their_own_and_no_bar() -> None:
+    cells = TraceMap(np.array([[np.nan, 1.0], [0.0, 0.5]]), ("a", "b"), np.arange(2), np.array([0, 1]))
+    assert 'fill="#d5dae0"' in html_of(cells)[0]
+    curve = LayerProfile(np.array([np.nan, np.nan]), np.arange(2), "sum")
+    assert "<rect" not in html_of(curve)[0]
+
+
+def test_a_trace_without_a_usable_pair_says_so() -> None:
+    _, page = html_of(TRACE.with_floor(1.0))
+    assert "no CTE is defined" in page.text
+
+
+def test_an_evaluation_shows_every_task_beside_chance() -> None:
+    model = ts.load("phantom")
+    from tracescribe.benchmark.records import CaptionRecord, ClaimRecord
+
+    records = [
+        ClaimRecord(
+            id=str(i),
+            image="x.png",
+            claims=["There is an opacity.", "There is no opacity."],
+            label=0,
+            group=str(i),
+            attribute="existence",
+        )
+        for i in range(4)
+    ]
+    captions = [CaptionRecord(id=str(i), image="x.png", caption="There is an opacity.", group=str(i)) for i in range(2)]
+    found = ts.benchmark.evaluate(
+        model, [*records, *captions], split=None, n_boot=20, image_embeddings={"x.png": np.eye(model.embed_dim)[0]}
+    )
+    assert isinstance(found, Evaluation)
+    _, page = html_of(found)
+    assert "claims" in page.text and "chance" in page.text and "50.0" in page.text
+    assert repr(found).startswith("Evaluation(") and len(repr(found)) < 600
+    assert not {"script", "style"} & set(page.tags)
+
+
+def test_a_model_says_what_was_verified() -> None:
+    model = ts.load("phantom")
+    model.name = ATTACK
+    html, page = html_of(model)
+    assert "8 blocks" in page.text and "causal" in page.text and "largest difference" in page.text
+    assert "<script" not in html
+
+
+def test_a_card_leaves_out_what_has_no_value() -> None:
+    html = cards.card("A", "b", [("absent", None), ("empty", ""), ("zero", 0)])
+    assert "absent" not in html and "empty" not in html and "zero" in html
