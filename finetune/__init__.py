@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import apply, losses, prescription, training
     from .apply.adapters import effective_weights, merged_copy
     from .apply.attachment import Attachment, attach
+    from .apply.block_gradients import BlockGradients, block_gradients
     from .apply.gradient import ScaleInvariantOptimizerWarning
     from .apply.load import load_lora
     from .apply.lora import attach_lora, lora_config
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attachment",
+    "BlockGradients",
     "PlanFile",
     "Prescription",
     "ScaleInvariantOptimizerWarning",
@@ -46,6 +48,7 @@ __all__ = [
     "apply",
     "attach",
     "attach_lora",
+    "block_gradients",
     "claim_loss",
     "clip_loss",
     "effective_weights",
@@ -72,6 +75,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "apply.adapters": ["effective_weights", "merged_copy"],
         "apply.attachment": ["Attachment", "attach"],
+        "apply.block_gradients": ["BlockGradients", "block_gradients"],
         "apply.gradient": ["ScaleInvariantOptimizerWarning"],
         "apply.load": ["load_lora"],
         "apply.lora": ["attach_lora", "lora_config"],

@@ -15,7 +15,8 @@ from .arrays import real_array
 
 Draws = Float[np.ndarray, "draw layer"]
 
-AGGREGATES = ("sum", "max", "mean", "std")
+AGGREGATES = ("sum", "max", "mean", "std", "differing", "pooled", "std_from_differing")
+OF_TOKENS = AGGREGATES[4:]  # of certain tokens, which only a trace knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class Profile:
 
     forced_last: the value that layer L has by construction (1 for a last-layer readout under "sum" and "max", 0 for a
     difference of two such traces), or None where no value is forced (several layers are read) or none is known.
+
+    quantity: what a value is, as messages call it.
     """
 
     values: Float[np.ndarray, " layer"]
@@ -35,6 +38,7 @@ class Profile:
     n_texts: int | None = None
     forced_last: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    quantity: str = "CTE"
 
 
 def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95, seed: int = 0) -> Profile:
@@ -60,6 +64,8 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
         both = {"trace": dict(source.trace.provenance), "control": dict(source.control.provenance)}
         return _from_layer_profile(profile, "excess", forced_last=0.0, **both)
+    if aggregate in OF_TOKENS and not (isinstance(source, LayerProfile) and source.aggregate == aggregate):
+        raise PrescriptionError(f"aggregate {aggregate!r} needs the trace itself, not {type(source).__name__}")
     if isinstance(source, TraceMap):
         return _from_layer_profile(source.per_layer(aggregate=aggregate), "map")
     if isinstance(source, LayerProfile):

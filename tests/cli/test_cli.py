@@ -69,6 +69,10 @@ def test_prescribe_writes_the_plan_that_python_makes(run: Run, traced: Path, tmp
     np.testing.assert_allclose(found["multipliers"], plan.multipliers)
     np.testing.assert_allclose(ts.load_plan(out).alpha, plan.alpha)
     assert found["warnings"] == list(plan.warnings)
+    front = run("prescribe", traced, "-o", out, "--by", "front", "--k", 2, "--budget", "mean", "--json").document
+    assert front["alpha"] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert front["multipliers"] == [4, 4, 0, 0, 0, 0, 0, 0]
+    assert "needs k" in run("prescribe", traced, "-o", out, "--by", "front").err
     people = run("prescribe", traced, "-o", out)
     assert all(line in people.out for line in plan.warnings)
     assert people.err == ""  # the doubts are said once

@@ -470,7 +470,7 @@ def test_sources_that_define_no_weights(source, sentence):
     ("option", "value", "choices"),
     [
         ("aggregate", "sums", "sum, max, mean, std"),
-        ("normalize", "softmax", "minmax, max, none"),
+        ("normalize", "zscore", "minmax, max, mean, softmax, rank, floor, none"),
         ("layers", "all", "blocks, inner"),
     ],
 )

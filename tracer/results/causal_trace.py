@@ -226,7 +226,10 @@ class CausalTrace(ReadOnlyArrays):
         of either widen the interval as a t interval's. See :mod:`tracescribe.tracer.results.resampling`.
 
         aggregate: "sum", "max", "mean" or (population) "std" over a layer's tokens. NAST does not publish its
-            operator; the sum reproduces its finding (layers 1-4, peak at 2) on Quantmeyer's published maps.
+            operator; the sum reproduces its finding (layers 1-4, peak at 2) on Quantmeyer's published maps. With
+            align=None also "differing": the sum over the differing tokens; "pooled": the token that the readout reads;
+            "std_from_differing": the standard deviation from the first differing token on, which the authors' plotting
+            script draws under its map.
         align: None aggregates each pair's own tokens and then combines pairs, weighted by their denominators under
             ratio_of_means; "role", "quantmeyer" or "position" combine pairs row by row first, as :meth:`map` does.
         """

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from ...errors import DegenerateTraceError, TraceError, TraceWarning
 from ...validation import check_choice
 from ..pairs.indexing import distinct, picked
-from ..pairs.roles import ALIGNMENTS, QUANTMEYER_ROWS, Rows, assign_rows
+from ..pairs.roles import ALIGNMENTS, QUANTMEYER_ROWS, Rows, TokenKind, assign_rows
 from .maps import LayerProfile, TraceMap
 from .resampling import two_way_replicates
 from .statistics import (
@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["layer_profile", "pairs_used", "split_half", "trace_map"]
 
 SEGMENTS = ("correct", "ambiguous", "incorrect", "all")
+# Aggregates of certain tokens of each pair, and what is computed over them.
+TOKEN_AGGREGATES = {"differing": "sum", "pooled": "sum", "std_from_differing": "std"}
+POOLED_KINDS = {
+    "eos": TokenKind.END,
+    "argmax": TokenKind.END,
+    "last": TokenKind.END,
+    "cls": TokenKind.START,
+}
 PREFERRED = "S_corr > S_foil"
 INVERTED = "S_corr < S_foil"
 _CHUNK = 512
@@ -110,14 +118,35 @@ class _RowSums:
 def _token_table(trace: CausalTrace, used: Int[np.ndarray, "used"], aggregate: str, reduce: str) -> PairTable:
     """Table with one row: each pair's own tokens, aggregated before pairs are combined."""
     denominator = trace.denominator[used]
-    effect = aggregate_rows(trace.effect(used) / denominator[:, None, None], aggregate) * denominator[:, None]
+    cells = trace.effect(used) / denominator[:, None, None]
+    if aggregate in TOKEN_AGGREGATES:
+        cells = np.where(_counted(trace, used, aggregate)[:, None], cells, np.nan)
+        aggregate = TOKEN_AGGREGATES[aggregate]
+    effect = aggregate_rows(cells, aggregate) * denominator[:, None]
     return pair_table(effect[:, :, None], np.ones((len(used), 1)), denominator, reduce)
+
+
+def _counted(trace: CausalTrace, used: Int[np.ndarray, "used"], aggregate: str) -> Bool[np.ndarray, "pair token"]:
+    """The tokens that an aggregate of certain tokens takes."""
+    if trace.columns is not None:
+        raise TraceError(
+            f"aggregate {aggregate!r} needs a trace by token; the columns here are {trace.columns[0]}, ..."
+        )
+    differs, kinds = trace.differs[used], trace.kinds[used]
+    if aggregate == "differing":
+        return differs
+    if aggregate == "std_from_differing":
+        return np.maximum.accumulate(differs, axis=1)
+    pooling = str(trace.provenance.get("tower", {}).get("pooling"))
+    if pooling not in POOLED_KINDS:
+        raise TraceError(f"aggregate 'pooled' needs a tower that reads one token; this one's pooling is {pooling!r}")
+    return kinds == POOLED_KINDS[pooling]
 
 
 def _table(
     trace: CausalTrace, used: Int[np.ndarray, "used"], aggregate: str, align: str | None, reduce: str
 ) -> PairTable:
-    check_choice("aggregate", aggregate, AGGREGATES)
+    check_choice("aggregate", aggregate, AGGREGATES if align is not None else (*AGGREGATES, *TOKEN_AGGREGATES))
     return (
         _token_table(trace, used, aggregate, reduce) if align is None else _RowSums.of(trace, used, align).table(reduce)
     )

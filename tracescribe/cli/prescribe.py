@@ -20,13 +20,26 @@ def prescribe(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the plan goes: a .json file.")],
     beta: Annotated[float, typer.Option(help="Exponent of alpha; 0 trains uniformly.")] = 1.0,
     aggregate: Annotated[
-        Literal["sum", "max", "mean", "std"], typer.Option(help="How a layer's tokens become one number.")
+        Literal["sum", "max", "mean", "std", "differing", "pooled", "std_from_differing"],
+        typer.Option(help="How a layer's tokens become one number."),
     ] = "sum",
-    normalize: Annotated[Literal["minmax", "max", "none"], typer.Option(help="How CTE becomes alpha.")] = "minmax",
+    normalize: Annotated[
+        Literal["minmax", "max", "mean", "softmax", "rank", "floor", "none"],
+        typer.Option(help="How CTE becomes alpha."),
+    ] = "minmax",
     layers: Annotated[
         Literal["blocks", "inner"],
         typer.Option(help="inner leaves the last block's value, fixed by construction, out."),
     ] = "blocks",
+    by: Annotated[
+        Literal["trace", "front", "decay", "random", "uniform", "permuted", "inverse"],
+        typer.Option(help="What the blocks are chosen by: the trace, or a rival or control for as many blocks."),
+    ] = "trace",
+    k: Annotated[int | None, typer.Option("--k", min=1, help="Blocks that train, with --by front or random.")] = None,
+    decay: Annotated[float | None, typer.Option(help="Rate of a block over the next one's, with --by decay.")] = None,
+    budget: Annotated[
+        Literal["none", "mean"], typer.Option(help="mean scales the multipliers to mean 1, as uniform training has.")
+    ] = "none",
     ci: Annotated[float, typer.Option(min=0.5, max=0.999, help="Level of the interval of alpha.")] = 0.95,
     seed: Seed = 0,
     json: Json = False,
@@ -39,12 +52,24 @@ def prescribe(
     announce(json)
     from ..finetune import prescribe as make_plan
     from ..finetune.prescription.plan import check_beta
+    from ..finetune.prescription.selectors import check_by
     from ..tracer import load_trace
 
     check_beta(beta)
+    check_by(by, k, decay)
     with working(json, f"reading {trace}"):
         plan = make_plan(
-            load_trace(trace), beta=beta, aggregate=aggregate, normalize=normalize, layers=layers, ci=ci, seed=seed
+            load_trace(trace),
+            by=by,
+            beta=beta,
+            aggregate=aggregate,
+            normalize=normalize,
+            layers=layers,
+            budget=budget,
+            ci=ci,
+            seed=seed,
+            k=k,
+            decay=decay,
         )
         plan.save(output)
     document = {
