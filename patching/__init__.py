@@ -15,6 +15,7 @@ from .adapters.registry import lora_targets, register, text_blocks
 from .engine.alignment import Alignment, PositionPolicy, align_rows
 from .engine.direct import DirectEngine
 from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
+from .engine.given import GivenStates
 from .engine.gradients import AttributionEngine, FirstOrder
 from .engine.patterns import attention_patterns
 from .loading import load
@@ -39,6 +40,7 @@ __all__ = [
     "Direction",
     "DualEncoder",
     "FirstOrder",
+    "GivenStates",
     "HookPoint",
     "ImageEncoder",
     "ImageTower",

@@ -20,6 +20,7 @@ __all__ = [
     "Nothing",
     "Number",
     "Text",
+    "Texts",
     "Whole",
     "Wholes",
     "check_choice",
@@ -155,6 +156,25 @@ class Text:
 
     def __str__(self) -> str:
         return self.what
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Several texts, at least one: a list or a tuple. each: what they are."""
+
+    each: str = "texts"
+
+    def read(self, value: Any) -> tuple[str, ...]:
+        """The texts as a tuple."""
+        if isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
+            raise TypeError
+        texts = tuple(value)
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError
+        return tuple(map(str, texts))
+
+    def __str__(self) -> str:
+        return f"a list of {self.each}"
 
 
 @dataclass(frozen=True)

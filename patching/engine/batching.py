@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import LengthMismatchError, SiteError
 from ..sites import Column, Site, Sweep, check_column
 from ..towers.block import Block
 from ..towers.tower import Tower
 from .alignment import Alignment
+
+if TYPE_CHECKING:
+    from .given import GivenStates
 
 # Rows of one matrix product at which a CPU core is busy, whatever part of them a block still lacks (perf/).
 TARGET_ROWS = 3072
@@ -27,6 +30,7 @@ class Prepared:
     shards: the numbers of the pairs that are run and stored together. The last bits of a shard's results depend on its
         composition, so shards are always run as they are; they depend on the pairs and options alone, not on what has
         been computed before.
+    given: states that go in instead of the donor's.
     """
 
     base: Sequence[Any]
@@ -38,6 +42,7 @@ class Prepared:
     memory: int
     keys: Sequence[Key]
     shards: list[list[int]]
+    given: GivenStates | None = None
 
     def buckets(self, shard: Sequence[int]) -> list[list[int]]:
         """The pairs of a shard by shape, so that nothing is ever padded."""
@@ -88,6 +93,8 @@ def shape_keys(
     columns: Sequence[Sequence[Column]],
     alignments: Sequence[Alignment] | None,
     site: Site,
+    *,
+    given: bool = False,
 ) -> list[Key]:
     """For each pair what must be equal in a bucket: lengths and readout positions of both texts, number of columns.
 
@@ -100,7 +107,7 @@ def shape_keys(
     keys = []
     for i, (item, other) in enumerate(zip(base, donor, strict=True)):
         shape, theirs = tower.shape_of(item), tower.shape_of(other)
-        if alignments is None and theirs != shape:
+        if alignments is None and not given and theirs != shape:
             raise LengthMismatchError(
                 f"text pair {i} has rows of {shape[0]} and {theirs[0]} tokens, read at positions "
                 f"{[shape[1], theirs[1]]}: patching needs equal lengths and one readout position"

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...errors import SiteError
-from ..resume.clean_cache import CleanCache, Run
+from ..resume.clean_cache import CachedRun, CleanCache, Run
 from ..resume.clean_run import run_clean
 from ..resume.known_cells import DONOR, known_cells
 from ..sites import Column, Site, Sweep
@@ -33,12 +33,17 @@ class Bucket:
         self.members, self.inputs, self.base, self.donor, self.columns = members, inputs, base, donor, columns
         self._unaligned = donor
         self.sources: Int[Tensor, "batch pos"] | None = None
+        self.given = False
         self._known: np.ndarray | None = None
 
     @property
     def donor_embedding(self) -> Float[Tensor, "batch embed"]:
         """Embeddings of the donor runs before alignment (not normalised)."""
         return self._unaligned.embedding
+
+    def give(self, states: Run) -> None:
+        """Put given states in, instead of the donor's."""
+        self.donor, self.given = states, True
 
     def align(self, sources: Int[Tensor, "batch pos"], moved: Run | None = None) -> None:
         """Align the donor's activations to the base's positions; positions without a counterpart leave their columns.
@@ -76,11 +81,15 @@ class Bucket:
                 for number, column in enumerate(columns):
                     member[pair, number, list(column.positions)] = True
             member = member.to(self.inputs.device)
-            self._known = known_cells(tower, sweep, self.base, self.donor, member, self.sources).cpu().numpy()
+            known = known_cells(tower, sweep, self.base, self.donor, member, self.sources, given=self.given)
+            self._known = known.cpu().numpy()
         return self._known
 
     def known_embeddings(self, tower: Tower, sweep: Sweep) -> Float[Tensor, "batch layer column embed"]:
         """The embeddings of known cells; all others hold the base's until they are run."""
+        if self.given:
+            shape = (-1, *self.known(tower, sweep).shape[1:], -1)
+            return normalise(self.base.embedding)[:, None, None].expand(shape).clone()
         base, donor = (normalise(run.embedding) for run in (self.base, self.donor))
         from_donor = torch.tensor(self.known(tower, sweep) == DONOR, device=base.device)
         return self.blank(torch.where(from_donor[..., None], donor[:, None, None], base[:, None, None]))
@@ -116,6 +125,12 @@ def cached_buckets(tower: Tower, prepared: Prepared, shard: Sequence[int]) -> tu
         _bucket(prepared, pairs, batches[0][0], [next(runs) for _ in batches])
         for pairs, batches in zip(members, inputs, strict=True)
     ]
+    if prepared.given is not None:
+        cache.given = CleanCache()
+        for bucket in buckets:
+            row, base = prepared.base[bucket.members[0]], bucket.base
+            assert isinstance(base, CachedRun)
+            bucket.give(prepared.given.cached(tower, row, prepared.sweep.site, base, cache.given))
     return buckets, cache
 
 
@@ -127,7 +142,11 @@ def clean_buckets(tower: Tower, prepared: Prepared, shard: Sequence[int]) -> lis
     for members in prepared.buckets(shard):
         batches = _inputs(tower, prepared, members)
         runs = [run_clean(tower, inputs, keep, places) for inputs, places in batches]
-        buckets.append(_bucket(prepared, members, batches[0][0], runs))
+        bucket = _bucket(prepared, members, batches[0][0], runs)
+        if prepared.given is not None:
+            row = prepared.base[members[0]]
+            bucket.give(prepared.given.expanded(tower, row, site, runs[0]))
+        buckets.append(bucket)
     return buckets
 
 

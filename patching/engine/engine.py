@@ -29,6 +29,7 @@ from .alignment import Alignment
 from .batching import WORKING_MEMORY, Prepared, clean_rows, divide, patched_rows, shape_keys
 from .buckets import Bucket, cached_buckets, clean_buckets
 from .generic import by_layer, run_cells
+from .given import GivenStates
 from .resumed import run_resumed
 
 Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
@@ -128,6 +129,7 @@ class PatchingEngine:
         path: PatchPath = "auto",
         batch_size: int | Literal["auto"] = "auto",
         memory: int = WORKING_MEMORY,
+        given: GivenStates | None = None,
     ) -> Prepared:
         """Check the pairs and divide them into shards; nothing is run yet.
 
@@ -142,6 +144,8 @@ class PatchingEngine:
             batch_size: pairs per shard; "auto" keeps the rows of one matrix product near the machine's best.
             memory: bytes that the activations of one shard may take (estimated; beside weights and results). It limits
                 the size of shards with "auto", and that of passes always.
+            given: states that go in instead of the donor's, which is then run for its embedding only, and may be of any
+                length.
 
         Raises:
             LengthMismatchError: a pair's rows have different lengths or are read out at different positions.
@@ -151,9 +155,25 @@ class PatchingEngine:
         resolved = self._path(sweep, path)
         with neutral_state():
             columns = columns or each_position([self.tower.shape_of(item)[0] for item in base])
-            keys = shape_keys(self.tower, base, donor, columns, alignments, sweep.site)
+            keys = shape_keys(self.tower, base, donor, columns, alignments, sweep.site, given=given is not None)
+        if given is not None and alignments is not None:
+            raise SiteError("given states belong to no text, so that there is nothing to align")
         shards = divide(keys, batch_size, clean_rows(self.tower, sweep, memory))
-        return Prepared(base, donor, columns, alignments, sweep, resolved, memory, keys, shards)
+        return Prepared(base, donor, columns, alignments, sweep, resolved, memory, keys, shards, given)
+
+    def encode(self, items: Sequence[Any]) -> Float[Tensor, "item embed"]:
+        """L2-normalised embeddings without a patch, in the precision of the patched ones."""
+        rows: dict[Any, list[int]] = {}
+        for i, item in enumerate(items):
+            rows.setdefault(self.tower.shape_of(item), []).append(i)
+        found: dict[int, Tensor] = {}
+        with neutral_state(self.tower):
+            for members in rows.values():
+                for at in range(0, len(members), 64):
+                    some = members[at : at + 64]
+                    embeddings = normalise(self.tower(self.tower.collate([items[i] for i in some])))
+                    found |= dict(zip(some, embeddings, strict=True))
+        return torch.stack([found[i] for i in range(len(items))])
 
     def stream(self, prepared: Prepared, *, checks: int = 2, seed: int = 0) -> Iterator[PatchedBatch]:
         """The results shard by shard, so that memory is bounded whatever the number of pairs; see :meth:`run`.

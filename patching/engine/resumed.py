@@ -45,7 +45,7 @@ def run_resumed(
                 bucket.columns,
                 bucket.known(tower, sweep),
                 most_rows=most_rows,
-                aligned=bucket.sources is not None,
+                aligned=bucket.sources is not None or bucket.given,
             )
         )
     everything = list(chain.from_iterable(plan.sequences for plan in schedules))
@@ -81,7 +81,7 @@ def _run_pass(
             if record:
                 cache.site.append(states[: pass_.n_clean].clone())
             here, there = pass_.layouts[block].patched
-            wanted = states[there]
+            wanted = (states if cache.given is None else state_at(cache.given, block, site.hook))[there]
             point.output[here] = wanted
             proofs.append((block, point.output[here], wanted))
         result = nnsight.save(tracer.result)

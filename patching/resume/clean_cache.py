@@ -38,7 +38,8 @@ class CleanCache:
     In a causal tower texts with equal beginnings have the same states until they differ, so these rows are shared.
 
     resid: states of layers 0, 1, ... qkv: by block, before positions rotate them. site: activations of the patched site
-    by block. embedding: of all texts (not normalised), after the first pass.
+    by block. embedding: of all texts (not normalised), after the first pass. given: a table of states that replace
+    those of the texts, where they are not another text's.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class CleanCache:
         self.qkv: list[QKV] = []
         self.site: list[Tensor] = []
         self.embedding: Float[Tensor, "text embed"] | None = None
+        self.given: CleanCache | None = None
         self.n_rows = self.n_texts = 0
         self._tree: dict[tuple[int, int, int], int] = {}  # (row before it, token, place): row
 

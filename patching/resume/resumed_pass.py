@@ -63,8 +63,9 @@ class ResumedPass:
 
     parts: patched sequences, in groups that are patched at the same positions. site: where they are patched. If that is
     not queries, keys or values, those of a sequence's first block are known: the clean rows', and where the block's
-    input is patched the donor's. reads_one: the last block computes only the row that is read out of each sequence, in
-    the order of the sequences. keep: later passes resume from the same cache, so it needs queries, keys and values.
+    input is patched the donor's, unless it is given states that no clean row has. reads_one: the last block computes
+    only the row that is read out of each sequence, in the order of the sequences. keep: later passes resume from the
+    same cache, so it needs queries, keys and values.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ResumedPass:
     ) -> None:
         self.cache, self.parts, self.site, self.keep = cache, parts, site, keep
         self.n_clean = cache.n_rows if cache.embedding is None else 0
-        self.known = site.name not in ("q", "k", "v")
+        self.known = site.name not in ("q", "k", "v") and not (cache.given and site.hook == "hook_resid_pre")
         self.device = cache.resid[0].device
         self.rows = [np.empty((len(part), part.width), dtype=np.int64) for part in parts]
         self.layouts: list[BlockLayout] = []

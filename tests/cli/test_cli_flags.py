@@ -45,6 +45,8 @@ def test_every_declared_option_has_a_flag_with_its_help_and_its_default(
     monkeypatch.setenv("COLUMNS", "1000")
     shown = " ".join(run("trace", "--help").out.split())
     for each in dataclasses.fields(TraceOptions):
+        if each.name == "pool":  # a file, see test_cli_pool
+            continue
         if each.name == "keep_embeddings":  # a saved trace has none
             assert flag_name(each.name) not in shown
             continue
@@ -81,12 +83,16 @@ def test_every_flag_reaches_the_tracer_in_its_type(run: Run, pairs: Path, monkey
     run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), *flags)
     run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), "--method", "attribution", "--steps", "5",
         "--exact-sample", "0")  # fmt: skip
+    run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), "--replace", "resample", "--donors", "3")
     assert found == [
         TraceOptions(**{name[2:].replace("-", "_"): value for name, (_, value) in GIVEN.items()}),
         TraceOptions(method="attribution", steps=5, exact_sample=0),
+        TraceOptions(replace="resample", donors=3),
     ]
-    assert {name for name, _ in GIVEN.items()} | {"--steps", "--exact-sample"} == {
-        flag_name(each.name) for each in dataclasses.fields(TraceOptions) if each.name != "keep_embeddings"
+    assert {name for name, _ in GIVEN.items()} | {"--steps", "--exact-sample", "--replace", "--donors"} == {
+        flag_name(each.name)
+        for each in dataclasses.fields(TraceOptions)
+        if each.name not in ("keep_embeddings", "pool")
     }
 
 

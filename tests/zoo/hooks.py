@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.entry import Place, Reading
 
 
-def _hook(module: nn.Module, side: str, seen: Callable[[Tensor], Tensor]) -> torch.utils.hooks.RemovableHandle:
+def put_hook(module: nn.Module, side: str, seen: Callable[[Tensor], Tensor]) -> torch.utils.hooks.RemovableHandle:
     """Let ``seen`` read, and replace, the first input or the (first) output tensor of ``module``.
 
     Ahead of all other hooks: transformers 5 collects ``hidden_states`` by hooks of its own, which must see the patch.
@@ -56,7 +56,7 @@ def recording(reading: Reading, model: nn.Module, layer: int, site: str = "resid
         return state
 
     module, place = site_of(reading, model, layer, site)
-    handle = _hook(module, place.side, keep)
+    handle = put_hook(module, place.side, keep)
     try:
         yield kept
     finally:
@@ -96,7 +96,7 @@ def patched_by_hooks(
     between = site == "mid" and reading.sites.norms is None
     module, place = site_of(reading, model, layer, "attn" if between else site)
     with recording(reading, model, layer, "in") if between else nullcontext() as entering:
-        handle = _hook(module, place.side, put)
+        handle = put_hook(module, place.side, put)
         try:
             patched = reading.embed(model, base)[0]
         finally:

@@ -250,6 +250,7 @@ class Excess:
                 "both must come from the same model"
             )
         alike = {"site": "site", "direction": "direction", "weights_sha256": "model's weights", "method": "method"}
+        alike |= {"replace": "replacement"}
         for key, what in alike.items():
             ours, theirs = (side.provenance.get(key) for side in (self.trace, self.control))
             if ours != theirs and None not in (ours, theirs):

@@ -26,7 +26,7 @@ _SAID = {
     "negated": "negated",
 }
 
-__all__ = ["trace_frame", "trace_summary", "what_the_readout_reads"]
+__all__ = ["replaced_by", "trace_frame", "trace_summary", "what_the_readout_reads"]
 
 
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
@@ -124,6 +124,8 @@ def _settings(trace: CausalTrace) -> list[str]:
         said.append(f"windows of {told['window']} layers")
     if told.get("aligned"):
         said.append(f"aligned ({told['aligned']} positions)")
+    if told.get("replace") not in (None, "foil"):
+        said.append(replaced_by(told))
     method = told.get("method", "exact")
     steps = f", {told['steps']} steps" if (told.get("steps") or 1) > 1 else ""
     said += [] if method == "exact" else [f"method {method}{steps}"]
@@ -143,6 +145,19 @@ def _entered(trace: CausalTrace) -> str:
         return ""
     used, name = pairs_used(trace, None, warn=False)
     return f"{len(used)} enter maps ({name}); "
+
+
+def replaced_by(told: Mapping[str, Any]) -> str:
+    """What a trace puts in, where it is not the other caption's states.
+
+    >>> replaced_by({"replace": "resample", "donors": 3, "pool": {"captions": 28}})
+    "replaced by resample ablation (3 of the pool's 28 captions per pair)"
+    """
+    pool = told.get("pool")
+    size = f"the pool's {pool['captions']} captions" if isinstance(pool, Mapping) and "captions" in pool else "a pool"
+    drawn = f"{told.get('donors') or 1} of " if told["replace"] == "resample" else ""
+    per = " per pair" if drawn else ""
+    return f"replaced by {told['replace']} ablation" + ("" if told["replace"] == "zero" else f" ({drawn}{size}{per})")
 
 
 def what_the_readout_reads(provenance: Mapping[str, Any]) -> str | None:

@@ -71,6 +71,9 @@ class TraceProvenance(_Strict):
     aligned: Text = None
     direction: str = "foil->correct"
     method: str = "exact"
+    replace: str = "foil"
+    donors: PositiveInt | None = None
+    pool: dict[str, Any] | None = None
     steps: PositiveInt | None = None
     dtype: Text = None
     floor: FiniteFloat = Field(default=0, ge=0)

@@ -47,7 +47,10 @@ def pair_keys(tower: Tower, prepared: Prepared, method: str, dtype: str) -> list
         digest = common.copy()
         columns = [[list(column.positions), column.head] for column in prepared.columns[i]]
         aligned = None if prepared.alignments is None else astuple(prepared.alignments[i])
-        digest.update(json.dumps([_row(base), _row(donor), columns, aligned]).encode())
+        told = [_row(base), _row(donor), columns, aligned]
+        if prepared.given is not None:
+            told.append(prepared.given.key(tower, base))
+        digest.update(json.dumps(told).encode())
         keys.append(digest.hexdigest())
     return keys
 

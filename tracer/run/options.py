@@ -23,6 +23,7 @@ from ...validation import (
     Nothing,
     Number,
     Text,
+    Texts,
     Whole,
     Wholes,
     check_option,
@@ -46,6 +47,7 @@ Method = Literal["exact", "attribution", "direct"]
 Align = Literal["none", "auto"]
 PositionPolicy = Literal["shift", "keep"]
 PatchPath = Literal["auto", "resume", "generic"]
+Replace = Literal["foil", "zero", "mean", "resample"]
 ImageDirection = Literal["counterfactual->image", "image->counterfactual"]
 
 AUTO = Choice(("auto",))
@@ -180,6 +182,22 @@ class TraceOptions(Options):
         needs=("align", "auto"),
     )
     direction: Direction = option("foil->correct", Choice(DIRECTIONS), help="Whose states are put into whose run.")
+    replace: Replace = option(
+        "foil",
+        _words(Replace),
+        help="What goes in: the other caption's states, zeros, means over a pool of captions, or those of captions drawn "
+        "from it.",
+    )
+    pool: Sequence[str] | None = option(
+        None,
+        Nothing(),
+        Texts("captions"),
+        help="Captions of the pool; those of all pairs by default.",
+        recorded=False,  # how many there are and their hash are
+    )
+    donors: int = option(
+        1, Whole(1), help="Captions drawn per pair, whose scores are averaged.", needs=("replace", "resample")
+    )
     method: Method = option(
         "exact",
         _words(Method),
@@ -214,12 +232,17 @@ class TraceOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "attribution":
-            for name in ("align", "cache"):
-                if getattr(self, name) != getattr(type(self), name):
-                    raise TraceError(
-                        f"{name}={shown(getattr(self, name))} has no meaning with method='attribution': use "
-                        f"method='exact'"
-                    )
+            self._refuse(("align", "cache", "replace"), "method='attribution': use method='exact'")
+        if self.replace != "foil":
+            self._refuse(("align",), f"replace={self.replace!r}: give pairs of equal lengths")
+        if self.replace not in ("mean", "resample"):
+            self._refuse(("pool",), f"replace={self.replace!r}: it belongs to replace='mean' and 'resample'")
+
+    def _refuse(self, names: Sequence[str], beside: str) -> None:
+        """Refuse options that are not left at their defaults."""
+        for name in names:
+            if getattr(self, name) != getattr(type(self), name):
+                raise TraceError(f"{name}={shown(getattr(self, name))} has no meaning with {beside}")
 
     @property
     def computation(self) -> str:

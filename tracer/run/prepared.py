@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from jaxtyping import Bool
 from ...io.provenance import creation_time
 from ..pairs.batch import PairBatch, as_pairs, make_batch
 from ..pairs.pairs import Pair
-from .cache import Store
+from .cache import Shard, Store
 from .cache_keys import pair_keys
 from .columns import select_columns
 from .options import TraceOptions
+from .replacements import Replacement, replacement
 from .shards import Shards
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PreparedTrace:
     names: tuple[str, ...] | None
     dtype: str
     shards: Shards
+    replacement: Replacement
 
     @property
     def inside(self) -> Bool[np.ndarray, "pair column"]:
@@ -46,7 +48,17 @@ class PreparedTrace:
     @property
     def n_columns(self) -> list[int]:
         """How many columns each patched pair has."""
-        return [len(columns) for columns in self.shards.prepared.columns]
+        drawn = self.replacement.drawn
+        return [len(columns) for columns in self.shards.prepared.columns[:: 1 if drawn is None else drawn.each]]
+
+    def finished(self, advance: Callable[[int], None] | None = None) -> Iterator[tuple[list[int], Shard]]:
+        """The patched pairs of every shard with their embeddings; see :meth:`Shards.finished`."""
+        drawn = self.replacement.drawn
+        for runs, shard in self.shards.finished(advance):
+            if drawn is None:
+                yield runs, shard
+            else:
+                yield from drawn.averaged(runs, shard)
 
 
 def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) -> PreparedTrace:
@@ -73,11 +85,18 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
         engine: PatchingEngine = DirectEngine(model.text, through_mlps=options.through_mlps, dtype=dtype)
     else:
         engine = PatchingEngine(model.text, dtype=dtype)
+    instead = replacement(engine, model.text, batch, options)
+    base, donor = batch.base, batch.donor
+    if instead.drawn is not None:
+        each = instead.drawn.each
+        base, columns = ([one for one in side for _ in range(each)] for side in (base, columns))
+        donor = [row for rows in instead.drawn.donors for row in rows]
     prepared = engine.prepare(
-        batch.base,
-        batch.donor,
+        base,
+        donor,
         sweep=sweep,
         columns=columns,
+        given=instead.given,
         alignments=batch.alignments,
         path=options.path,
         batch_size=options.batch_size,
@@ -85,4 +104,4 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     )
     precision = str(dtype or model.text.dtype).removeprefix("torch.")
     keys = [] if store is None else pair_keys(model.text, prepared, options.computation, precision)
-    return PreparedTrace(batch, names, precision, Shards(engine, prepared, keys, store, options.seed))
+    return PreparedTrace(batch, names, precision, Shards(engine, prepared, keys, store, options.seed), instead)

@@ -16,7 +16,7 @@ from ..pairs.targets import encode_targets
 from ..results.causal_trace import CausalTrace
 from .attribution import attribute
 from .collector import Collector
-from .options import Align, Method, PatchPath, PositionPolicy, TraceOptions
+from .options import Align, Method, PatchPath, PositionPolicy, Replace, TraceOptions
 from .prepared import prepare
 from .progress import ProgressCallback, progress_bar
 from .provenance import trace_provenance
@@ -41,6 +41,9 @@ def trace(
     align: Align = TraceOptions.align,
     position_policy: PositionPolicy = TraceOptions.position_policy,
     direction: Direction = TraceOptions.direction,
+    replace: Replace = TraceOptions.replace,
+    pool: Sequence[str] | None = TraceOptions.pool,
+    donors: int = TraceOptions.donors,
     method: Method = TraceOptions.method,
     steps: int = TraceOptions.steps,
     exact_sample: int = TraceOptions.exact_sample,
@@ -80,6 +83,14 @@ def trace(
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
             the other way round, CTE then being the share of the difference that is restored; "negated->affirmative"
             always puts the negated caption's states into the other one (Quantmeyer et al. 2024), pair by pair.
+        replace: what goes into the base run. "foil": the states of the pair's other caption (the paper's). "zero": zeros;
+            "mean": the mean over a pool of captions with as many tokens, position by position; "resample": the states of
+            captions drawn from the pool (Chan et al. 2022, "Causal scrubbing"). S_corr and S_foil stay those of the
+            pair's captions, so that CTE counts an ablation in units of their difference; what is exactly 0 or 1 with the
+            foil's states need not be.
+        pool: captions for "mean" and "resample"; by default all captions of the pairs.
+        donors: with "resample", how many captions are drawn for each pair (by ``seed``, never its own two); the scores
+            are averaged over them.
         method: "exact": every cell is a real replacement. "attribution": gradient × difference, a whole map from a few
             passes, with its agreement with the exact map on ``exact_sample`` text pairs in ``provenance["agreement"]``
             and ``summary()`` (see :mod:`.attribution`). "direct": real replacements whose effect reaches the readout
@@ -142,15 +153,15 @@ def run_trace(
     batch = prepared.batch
     targets = encode_targets(model, batch.images, batch.ids)
     provenance = trace_provenance(model, batch, targets)
-    with progress_bar(progress, len(batch.base)) as advance:
+    with progress_bar(progress, prepared.shards.n_texts()) as advance:
         if options.method == "attribution":
             attribution = attribute(model.text, prepared, targets, options, advance)
             measured = attribution.provenance
             found: dict[str, Any] = {"scores": attribution.scores}
         else:
-            measured = {"path": prepared.shards.prepared.path}
+            measured = {"path": prepared.shards.prepared.path, **prepared.replacement.recorded}
             keep = Collector(batch, targets, prepared.n_columns, options, prepared.shards.store)
-            for shard, embeddings in prepared.shards.finished(advance):
+            for shard, embeddings in prepared.finished(advance):
                 keep.add(shard, embeddings)
             found = {"scores": keep.scores, **keep.embeddings()}
     site = prepared.shards.prepared.sweep.site

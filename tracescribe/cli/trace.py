@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from ..tracer.run.workers import Team
 
 
-@declared_flags(TraceOptions, leave_out=("keep_embeddings",))  # a saved trace has no embeddings
+@declared_flags(
+    TraceOptions, leave_out=("keep_embeddings", "pool")
+)  # a saved trace has no embeddings; a pool is a file
 def trace(
     model: ModelName,
     pairs: PairsFile,
@@ -44,6 +47,10 @@ def trace(
     attribute: Annotated[str | None, typer.Option(help="Only pairs of this attribute, such as existence.")] = None,
     control: Annotated[
         str | None, typer.Option(help="Another attribute of the same file (a swap without negation), to subtract.")
+    ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Captions for --replace mean and resample: a .txt file with one per line, or a pairs file."),
     ] = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
@@ -65,6 +72,10 @@ def trace(
     from ..tracer.run.workers import team
 
     check_names(options)
+    if pool is not None:
+        if options.replace not in ("mean", "resample"):
+            raise OptionError(f"--pool {pool} has no meaning with --replace {options.replace}: give mean or resample")
+        options = replace(options, pool=_captions(pool))
     with working(json, f"reading {pairs}"):
         records = read_pairs(pairs, outside_images=outside_images)
         chosen = _of(records, attribute, pairs)
@@ -108,6 +119,21 @@ def _share(encoder: DualEncoder, parts: list[list[Pair]], processes: Team, json:
         with progress_bar(json or not processes.is_main, "tracing a share", _count(pairs)) as bar:
             fill_cache(encoder, pairs, options, processes.share, progress=bar.to)
     processes.wait()
+
+
+def _captions(pool: Path) -> tuple[str, ...]:
+    """The captions of a pool's file, each once."""
+    from ..io.json_lines import read_text
+    from ..tracer import read_pairs
+
+    if pool.suffix.lower() == ".txt":
+        captions = [line.strip() for line in read_text(pool).splitlines()]
+    else:
+        captions = [side for pair in read_pairs(pool, outside_images=True) for side in (pair.correct, pair.foil)]
+    found = tuple(dict.fromkeys(caption for caption in captions if caption))
+    if not found:
+        raise OptionError(f"--pool {str(pool)!r} holds no captions")
+    return found
 
 
 def _count(pairs: list[Pair]) -> int:

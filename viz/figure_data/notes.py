@@ -12,6 +12,7 @@ from ...tracer.results.agreement import Agreement
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.profiles import pairs_used
+from ...tracer.results.tables import replaced_by
 from .labels import plural, shorten
 
 __all__ = ["band", "captions", "map_notes", "model_suffix", "reduced", "resampled", "settings", "trace_notes", "unit"]
@@ -82,6 +83,8 @@ def settings(trace: CausalTrace) -> tuple[str, ...]:
         phrases.append(f"windows of {window} layers")
     if about.get("aligned"):
         phrases.append(f"captions of unequal length, aligned ({about['aligned']})")
+    if about.get("replace") not in (None, "foil"):
+        phrases.append(replaced_by(about))
     return (*phrases, *_method(trace))
 
 
