@@ -21,7 +21,7 @@ from tracescribe.benchmark.phantom import build_phantom
 from tracescribe.demo import arms
 from tracescribe.finetune.training.data import training_data
 
-FORMATS = {"demo": "tracescribe.demo/1", "finetune": "tracescribe.run/1", "build": "tracescribe.phantom/1"}
+FORMATS = {"demo": "tracescribe.demo/1", "finetune": "tracescribe.run/2", "build": "tracescribe.phantom/1"}
 
 
 @pytest.fixture(scope="module")

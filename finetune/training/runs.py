@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
     from .result import TrainResult
 
-FORMAT = "tracescribe.run/1"
+FORMAT = "tracescribe.run/2"
+OUTDATED = {
+    "tracescribe.run/1": "in some versions that wrote it an adapter on `out_proj` of torch's attention counted once, "
+    "and stock peft and this version count it twice; train again with its config.json (finetune --config)"
+}
 CONFIG, RESULT = "config.json", "result.json"
 
 
@@ -54,15 +58,16 @@ def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 
-    Raises DataFormatError when the folder is no run, a file of it was changed, its adapters do not fit the model, or
-    they were trained on other weights: to these they would add a change that was never meant for them
-    (:func:`load_lora` loads adapters from elsewhere and asks for none of this).
+    Raises DataFormatError when the folder is no run, or one of an earlier format whose adapters meant something else; a
+    file of it was changed; its adapters do not fit the model; or they were trained on other weights: to these they
+    would add a change that was never meant for them (:func:`load_lora` loads adapters from elsewhere and asks for none
+    of this).
     """
     from ..apply.adapters import merged_copy
     from ..apply.load import load_lora
     from .adapted import rewrap
 
-    read_folder(folder, FORMAT)
+    read_folder(folder, FORMAT, outdated=OUTDATED)
     _check_base(model, Path(folder))
     return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
 

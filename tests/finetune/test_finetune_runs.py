@@ -60,6 +60,16 @@ def test_a_run_of_other_weights_is_refused(model, tmp_path):
     load_lora(model.source, folder / "adapter")  # who asks for the adapters alone gets them
 
 
+def test_a_run_of_the_first_format_is_refused_with_the_reason(model, tmp_path):
+    # adapters on out_proj counted once then: the same file would now give another model
+    folder = run_of(model).save(tmp_path / "run")
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("tracescribe.run/2", "tracescribe.run/1"))
+    with pytest.raises(DataFormatError, match=r"'tracescribe\.run/1'.*counted once.*count it twice.*train again"):
+        load_run(model, folder)
+    assert read_config(folder / "config.json").steps == 2  # what its message advises works
+
+
 @pytest.mark.parametrize("layers", [2, 4])
 def test_adapters_of_a_shorter_or_longer_tower_are_refused(model, make_clip, tmp_path, layers):
     folder = run_of(model).save(tmp_path / "run")

@@ -186,7 +186,7 @@ def test_damaged_files(name: str, tmp_path: Path) -> None:
     run()
 
 
-@pytest.mark.parametrize("read", [read_tensors, lambda path: read_folder(path, "tracescribe.run/1"), ts.load_trace])
+@pytest.mark.parametrize("read", [read_tensors, lambda path: read_folder(path, "tracescribe.run/2"), ts.load_trace])
 def test_damaged_tensor_files_and_folders(read: Callable[[Path], Any], tmp_path: Path) -> None:
     content = (folder() / "trace.safetensors").read_bytes()
 

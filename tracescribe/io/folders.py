@@ -116,8 +116,10 @@ def write_folder(
         release(descriptor)
 
 
-def read_folder(path: str | os.PathLike[str], format: str) -> Manifest:
+def read_folder(path: str | os.PathLike[str], format: str, *, outdated: Mapping[str, str] | None = None) -> Manifest:
     """The manifest of a folder of results, after every file that it lists was compared with its SHA-256.
+
+    outdated: earlier formats that are not read any more, and what to tell the user about each.
 
     Raises:
         DataFormatError: the folder is no result of this format, or a file of it is missing or changed.
@@ -129,7 +131,9 @@ def read_folder(path: str | os.PathLike[str], format: str) -> Manifest:
     if manifest is None:
         raise DataFormatError(f"{name} is no result of tracescribe: it has no {MANIFEST} of format {format!r}")
     if manifest.format != format:
-        raise DataFormatError(f"{name} has format {shown(manifest.format)}, expected {format!r}")
+        advice = (outdated or {}).get(manifest.format)
+        hint = f": {advice}" if advice else ""
+        raise DataFormatError(f"{name} has format {shown(manifest.format)}, expected {format!r}{hint}")
     for file, expected in manifest.sha256.items():
         place = Path(path, file)
         if not place.is_file():
