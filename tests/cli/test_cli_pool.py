@@ -18,7 +18,7 @@ def test_a_pool_is_a_text_file_or_a_pairs_file(run: Run, tmp_path: Path) -> None
     pairs, text, other = (tmp_path / name for name in ("pairs.jsonl", "pool.txt", "pool.jsonl"))
     pairs.write_text(json.dumps(PAIR))
     text.write_text("\n".join(["", *POOL, POOL[0], ""]))
-    other.write_text(json.dumps({"correct": POOL[0], "foil": POOL[1], "image": "../no/such.png"}))
+    other.write_text(json.dumps({"correct": POOL[0], "foil": POOL[1]}))
     found = []
     for pool in (text, other):
         out = tmp_path / f"{pool.suffix}.safetensors"

@@ -185,8 +185,8 @@ class TraceOptions(Options):
     replace: Replace = option(
         "foil",
         _words(Replace),
-        help="What goes in: the other caption's states, zeros, means over a pool of captions, or those of captions drawn "
-        "from it.",
+        help="What goes in: the other caption's states, zeros, means over a pool of captions, or states of captions "
+        "drawn from it.",
     )
     pool: Sequence[str] | None = option(
         None,

@@ -89,7 +89,8 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     base, donor = batch.base, batch.donor
     if instead.drawn is not None:
         each = instead.drawn.each
-        base, columns = ([one for one in side for _ in range(each)] for side in (base, columns))
+        base = [row for row in base for _ in range(each)]
+        columns = [of_pair for of_pair in columns for _ in range(each)]
         donor = [row for rows in instead.drawn.donors for row in rows]
     prepared = engine.prepare(
         base,

@@ -83,11 +83,11 @@ def trace(
         direction: "foil->correct" puts the foil's states into the correct caption's run (the paper's); "correct->foil"
             the other way round, CTE then being the share of the difference that is restored; "negated->affirmative"
             always puts the negated caption's states into the other one (Quantmeyer et al. 2024), pair by pair.
-        replace: what goes into the base run. "foil": the states of the pair's other caption (the paper's). "zero": zeros;
-            "mean": the mean over a pool of captions with as many tokens, position by position; "resample": the states of
-            captions drawn from the pool (Chan et al. 2022, "Causal scrubbing"). S_corr and S_foil stay those of the
-            pair's captions, so that CTE counts an ablation in units of their difference; what is exactly 0 or 1 with the
-            foil's states need not be.
+        replace: what goes into the base run. "foil": the states of the pair's other caption (the paper's). "zero":
+            zeros; "mean": the mean over a pool of captions with as many tokens, position by position; "resample": the
+            states of captions drawn from the pool (Chan et al. 2022, "Causal scrubbing"). S_corr and S_foil stay those
+            of the pair's captions, so that CTE counts an ablation in units of their difference; what is exactly 0 or 1
+            with the foil's states need not be.
         pool: captions for "mean" and "resample"; by default all captions of the pairs.
         donors: with "resample", how many captions are drawn for each pair (by ``seed``, never its own two); the scores
             are averaged over them.
