@@ -12,6 +12,8 @@ import numpy as np
 
 from ..errors import DataFormatError
 from ..io.atomic import write_atomically
+from ..io.quoting import shown_path
+from ..io.reading import MAX_TEXT, open_regular
 from .metrics import Interval, clustered_interval, mcnemar, paired_difference
 from .tables import as_table
 
@@ -71,14 +73,14 @@ def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    file = Path(path)
-    try:
-        if file.suffix == ".parquet":
-            frame = pd.read_parquet(file)
-        else:
-            frame = pd.read_csv(file, dtype={"task": str, "id": str, "group": str}, keep_default_na=True)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{str(path)!r}: cannot be read as items: {str(error)[:200]}") from None
+    with open_regular(path, MAX_TEXT) as file:
+        try:
+            if Path(path).suffix == ".parquet":
+                frame = pd.read_parquet(file)
+            else:
+                frame = pd.read_csv(file, dtype={"task": str, "id": str, "group": str}, keep_default_na=True)
+        except Exception as error:  # parsers of tables raise what they like
+            raise DataFormatError(f"{shown_path(path)}: cannot be read as items: {str(error)[:200]}") from None
     missing = [name for name in FIXED if name not in frame]
     if missing:
         raise DataFormatError(f"{str(path)!r}: no column {missing[0]!r}; items are what `evaluate --items` writes")

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
-from ..tracer.pairs.names import Name, WholeText, image_beside
+from ..io.reading import open_regular
+from ..tracer.pairs.names import Name, WholeText, image_beside, problem_of
 
 __all__ = [
     "CaptionRecord",
@@ -245,6 +246,7 @@ def read_captions(
 
 
 def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outside_images: bool) -> list[R]:
+    open_regular(path).close()  # what has no place to resolve is refused here
     folder = Path(path).resolve().parent
     places: dict[str, str] = {}  # a file has several records per image
     out: list[R] = []
@@ -252,13 +254,7 @@ def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outs
         try:
             record = kind.model_validate(value)
         except ValidationError as error:
-            found = error.errors()[0]
-            field = ".".join(str(part) for part in found["loc"])
-            about = found["msg"].removeprefix("Value error, ")
-            given = "" if found["type"] == "missing" or not field else f", not {shown(found['input'])}"
-            raise DataFormatError(
-                f"{path}:{number}: field {shown(field)}: {about}{given}" if field else f"{path}:{number}: {about}"
-            ) from error
+            raise DataFormatError(f"{path}:{number}: {problem_of(error)}") from error
         if split is not None and record.split not in (split, None):
             continue
         if record.image is None:  # the image is not there; whoever needs it counts such records

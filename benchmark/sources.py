@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
+from ..io.reading import is_file, is_folder
 from .readers import Dataset, read
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
 from .scoring import Encoder, as_array
@@ -45,10 +46,10 @@ def load_records(
     readers: dict[str, Callable[..., Sequence[Record]]]
     readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         found: list[Any] = []
         for name, reader in readers.items():
-            if (path / name).is_file():
+            if is_file(path / name):
                 if images is None:
                     found += reader(path / name, split=split, outside_images=outside_images)
                 else:

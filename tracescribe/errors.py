@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+LONGEST_MESSAGE = 1000  # characters
+
 
 class TracescribeError(Exception):
-    """Base of all errors below; the command line prints its message and exits with code 2."""
+    """Base of all errors below; the command line prints its message and exits with code 2.
+
+    A message has at most 1,000 characters, however long what it quotes is.
+
+    >>> len(str(DataFormatError("x" * 5000)))
+    1000
+    """
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        if len(said) <= LONGEST_MESSAGE:
+            return said
+        return f"{said[: LONGEST_MESSAGE - 300]} ... {said[-295:]}"
 
 
 class LengthMismatchError(TracescribeError, ValueError):

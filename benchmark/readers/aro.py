@@ -24,15 +24,16 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
         image = fields.name(item, "image_id", where)
         path = item.get("image_path")
         attribute = "attribution" if "attributes" in item else "relation"
-        yield Pair(
-            correct=fields.text(item, "true_caption", where),
-            foil=fields.text(item, "false_caption", where),
-            image=folder.find(path if isinstance(path, str) and path else f"{image}.jpg"),
-            id=str(number),
-            group=image,
-            attribute=attribute,
-            template=item.get("relation_name") if attribute == "relation" else None,
-        )
+        with fields.checked(where):
+            yield Pair(
+                correct=fields.text(item, "true_caption", where),
+                foil=fields.text(item, "false_caption", where),
+                image=folder.find(path if isinstance(path, str) and path else f"{image}.jpg"),
+                id=str(number),
+                group=image,
+                attribute=attribute,
+                template=item.get("relation_name") if attribute == "relation" else None,
+            )
 
 
 READERS = (Reader("aro", "ARO: relations and attributes with their arguments swapped", _matches, _records),)

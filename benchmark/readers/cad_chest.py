@@ -37,7 +37,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
         if not facts:
             yield LeftOut(where, "the report names no disease")
             continue
-        yield FactsRecord(id=study, image=folder.find_study(subject, study), group=subject, facts=facts)
+        with fields.checked(where):
+            yield FactsRecord(id=study, image=folder.find_study(subject, study), group=subject, facts=facts)
 
 
 def _fact(value: Any, where: str, name: str) -> Fact:

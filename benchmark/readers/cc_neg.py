@@ -20,19 +20,22 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
     """The caption is true; the foil negates an object that the image shows. Read without executing anything."""
     paths = fields.field(source.first, "image_paths", str(source.path))
     items = fields.field(source.first, "annotations", str(source.path))
+    if not isinstance(paths, list | tuple) or not isinstance(items, list | tuple):
+        raise DataFormatError(f"{source.path}: fields 'image_paths' and 'annotations': expected two lists")
     if len(paths) != len(items):
         raise DataFormatError(f"{source.path}: {len(paths)} image_paths for {len(items)} annotations")
     for number, (path, item) in enumerate(zip(paths, items, strict=True)):
         where = f"{source.path}, annotation {number}"
-        yield Pair(
-            correct=fields.text(fields.field(item, "json", where), "caption", where),
-            foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where),
-            image=folder.find(str(path)),
-            id=str(number),
-            group=str(path),
-            attribute="existence",
-            negation="foil",
-        )
+        with fields.checked(where):
+            yield Pair(
+                correct=fields.text(fields.field(item, "json", where), "caption", where),
+                foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where),
+                image=folder.find(str(path)),
+                id=str(number),
+                group=str(path),
+                attribute="existence",
+                negation="foil",
+            )
 
 
 READERS = (Reader("cc-neg", "CC-Neg: captions and their negated versions", _matches, _records),)

@@ -23,7 +23,7 @@ def _parts(source: Source, names_only: bool = False) -> dict[str, Any]:
     """The file's parts by name. ``names_only``: stops as soon as both lists have been named."""
     found: dict[str, Any] = {}
     for where, value in source.records():
-        name = where.partition(", item ")[2].strip("'\"")
+        name = where.item
         if name not in ("images", "annotations", "info", "licenses", "categories", "type"):
             break  # another format's object of items
         found[name] = None if names_only else value
@@ -44,7 +44,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord | 
         if name not in captions:
             yield LeftOut(where, "the image has no caption")
             continue
-        yield RetrievalRecord(id=name, image=folder.find(path), group=path, captions=tuple(captions.pop(name)))
+        with fields.checked(where):
+            yield RetrievalRecord(id=name, image=folder.find(path), group=path, captions=tuple(captions.pop(name)))
     if captions:
         raise DataFormatError(
             f"{source.path}: captions name the image {shown(next(iter(captions)))}, which is not listed"

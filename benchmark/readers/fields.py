@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from pydantic import ValidationError
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
+from ...tracer.pairs.names import problem_of
 
-__all__ = ["field", "name", "number", "text", "text_list"]
+__all__ = ["checked", "field", "name", "number", "text", "text_list"]
 
 MISSING = ("", "nan", "none", "null", "n/a")
 LONGEST_LIST = 100_000  # characters of a list written as text
 
 
-def field(record: Mapping[str, Any], key: str, where: str) -> Any:
+@contextmanager
+def checked(where: str) -> Iterator[None]:
+    """Make a record in the block: one that is not as its type says becomes an error that names the place."""
+    try:
+        yield
+    except ValidationError as error:
+        raise DataFormatError(f"{where}: {problem_of(error)}") from None
+
+
+def field(record: Any, key: str, where: str) -> Any:
     """The value of a field that must be there."""
+    if not isinstance(record, Mapping):
+        raise DataFormatError(f"{where}: expected an object of fields, not {shown(record)}")
     if key not in record:
         raise DataFormatError(f"{where}: field {key!r} is missing")
     return record[key]
 
 
-def text(record: Mapping[str, Any], key: str, where: str) -> str:
+def text(record: Any, key: str, where: str) -> str:
     """A text that says something."""
     value = field(record, key, where)
     if not isinstance(value, str) or not value.strip():
@@ -31,7 +46,7 @@ def text(record: Mapping[str, Any], key: str, where: str) -> str:
     return value.strip()
 
 
-def name(record: Mapping[str, Any], key: str, where: str) -> str:
+def name(record: Any, key: str, where: str) -> str:
     """An id, written as a text or as a number: pandas makes 7 into 7.0 where a column has gaps."""
     value = field(record, key, where)
     if isinstance(value, float) and value.is_integer():
@@ -44,7 +59,7 @@ def name(record: Mapping[str, Any], key: str, where: str) -> str:
     raise DataFormatError(f"{where}: field {key!r}: expected a name or a number, not {shown(value)}")
 
 
-def number(record: Mapping[str, Any], key: str, where: str) -> float | None:
+def number(record: Any, key: str, where: str) -> float | None:
     """A finite number; None for an empty cell, NaN or null."""
     value = field(record, key, where)
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
@@ -60,7 +75,7 @@ def number(record: Mapping[str, Any], key: str, where: str) -> float | None:
     return found
 
 
-def text_list(record: Mapping[str, Any], key: str, where: str) -> list[str]:
+def text_list(record: Any, key: str, where: str) -> list[str]:
     """A list of texts, also one that is written out as Python does: ``"['a', 'b']"``. Nothing is evaluated."""
     value = field(record, key, where)
     if isinstance(value, str):

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataFormatError
+from ...io.quoting import shown_path
+from ...io.reading import is_folder
 
 __all__ = ["ImageFolder"]
 
@@ -25,8 +27,8 @@ class ImageFolder:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        if not self.root.is_dir():
-            raise DataFormatError(f"the image folder {str(root)!r} does not exist")
+        if not is_folder(root):
+            raise DataFormatError(f"the image folder {shown_path(root)} does not exist")
         self.missing: dict[str, None] = {}
         self._found: dict[str, str | None] = {}
 

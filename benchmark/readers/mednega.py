@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ...errors import DataFormatError
+from ...tracer.pairs.names import problem_of
 from ..records import McqRecord
 from . import fields
 from .images import ImageFolder
@@ -48,11 +49,10 @@ def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOu
     try:
         return McqRecord(**known, group=str(value.get("group", subject)))
     except ValidationError as error:
-        first = error.errors()[0]
-        about = f"field {first['loc'][0]!r}: " if first["loc"] else ""
-        if "same text" in first["msg"]:  # published items whose affirmative wordings collide
-            return LeftOut(where, first["msg"].removeprefix("Value error, "))
-        raise DataFormatError(f"{where}: {about}{first['msg'].removeprefix('Value error, ')}") from None
+        problem = problem_of(error)
+        if "same text" in problem:  # published items whose affirmative wordings collide
+            return LeftOut(where, problem)
+        raise DataFormatError(f"{where}: {problem}") from None
 
 
 READERS = (Reader("mednega", "MedNega-CXR: multiple choice in both wordings", _matches, _records),)

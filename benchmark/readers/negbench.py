@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
 from ...errors import DataFormatError
 from ...io.quoting import shown
 from ..records import ClaimRecord, RetrievalRecord
@@ -41,14 +39,15 @@ def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]
         if len(set(claims)) < len(claims):
             yield LeftOut(where, "two options are the same text")
             continue
-        yield ClaimRecord(
-            id=str(number),
-            image=folder.find(path),
-            group=path,
-            claims=claims,
-            label=int(label),
-            attribute=row.get("correct_answer_template") or "all",
-        )
+        with fields.checked(where):
+            yield ClaimRecord(
+                id=str(number),
+                image=folder.find(path),
+                group=path,
+                claims=claims,
+                label=int(label),
+                attribute=row.get("correct_answer_template") or "all",
+            )
 
 
 def _is_retrieval(source: Source) -> bool:
@@ -59,7 +58,7 @@ def _retrieval(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord]
     for number, (where, row) in enumerate(source.records()):
         path = fields.text(row, "filepath", where)
         objects = {name: fields.text_list(row, name, where) if name in row else [] for name in _OBJECTS}
-        try:
+        with fields.checked(where):
             yield RetrievalRecord(
                 id=fields.name(row, "image_id", where) if row.get("image_id") else str(number),
                 image=folder.find(path),
@@ -68,8 +67,6 @@ def _retrieval(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord]
                 present=tuple(objects["positive_objects"]),
                 absent=tuple(objects["negative_objects"]),
             )
-        except ValidationError as error:
-            raise DataFormatError(f"{where}: field 'captions': {error.errors()[0]['msg']}") from None
 
 
 _OBJECTS = ("positive_objects", "negative_objects")

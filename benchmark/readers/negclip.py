@@ -21,14 +21,15 @@ def _matches(source: Source) -> bool:
 def _records(source: Source, folder: ImageFolder) -> Iterator[CaptionRecord]:
     for number, (where, row) in enumerate(source.records()):
         path = fields.text(row, "filepath", where)
-        yield CaptionRecord(
-            id=str(number),
-            image=folder.find(path),
-            group=path,
-            caption=fields.text(row, "title", where),
-            neg_captions=tuple(fields.text_list(row, "neg_caption", where)),
-            neg_images=tuple(_row_numbers(row, where)),
-        )
+        with fields.checked(where):
+            yield CaptionRecord(
+                id=str(number),
+                image=folder.find(path),
+                group=path,
+                caption=fields.text(row, "title", where),
+                neg_captions=tuple(fields.text_list(row, "neg_caption", where)),
+                neg_images=tuple(_row_numbers(row, where)),
+            )
 
 
 def _row_numbers(row: dict[str, str], where: str) -> list[str]:

@@ -42,7 +42,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
             yield LeftOut(where, "the report names no finding")
             continue
         image = projections.get(name)
-        yield FactsRecord(id=name, image=folder.find(image) if image else None, group=name, facts=facts)
+        with fields.checked(where):
+            yield FactsRecord(id=name, image=folder.find(image) if image else None, group=name, facts=facts)
 
 
 def _frontal_images(source: Source) -> dict[str, str]:

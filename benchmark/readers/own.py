@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from ...errors import DataFormatError
-from ...io.quoting import shown
 from ...tracer import Pair, Text
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, RetrievalRecord
+from . import fields
 from .images import ImageFolder
 from .registry import Reader
 from .source import Source
@@ -36,12 +35,8 @@ def _records(kind: type[R]) -> Callable[[Source, ImageFolder], Iterator[R]]:
                 given["image"] = folder.find(image)
             elif isinstance(image, dict) and list(image) == ["text"]:
                 given["image"] = Text(image["text"])
-            try:
+            with fields.checked(where):
                 yield kind.model_validate({"image": None, **given})
-            except ValidationError as error:
-                first = error.errors()[0]
-                about = f"field {shown('.'.join(map(str, first['loc'])))}: " if first["loc"] else ""
-                raise DataFormatError(f"{where}: {about}{first['msg'].removeprefix('Value error, ')}") from None
 
     return records
 

@@ -10,12 +10,28 @@ from typing import Any, Literal, TextIO
 
 from ...errors import DataFormatError
 from ...io.json_lines import read_jsonl
+from ...io.quoting import shown
+from ...io.reading import open_regular
 from ...io.tables import open_text, read_table
 
-__all__ = ["Source"]
+__all__ = ["Place", "Source"]
 
 Kind = Literal["table", "lines", "array", "object", "tensors"]
 TABLES = (".csv", ".tsv", ".txt")
+MAX_TENSORS = 2**32  # bytes of a file of torch.save
+
+
+class Place(str):
+    """Where a record stands, as an error names it. item: its number or name in a JSON document, unshortened."""
+
+    item = ""
+
+    @classmethod
+    def of_item(cls, path: Path, item: str) -> Place:
+        """The place of an item of a JSON array or object."""
+        place = cls(f"{path}, item {shown(item)}")
+        place.item = item
+        return place
 
 
 class Source:
@@ -56,18 +72,18 @@ class Source:
             return "object"
         raise DataFormatError(f"{self.path}: a .json file must hold an array or an object, found {start[:20]!r}")
 
-    def records(self) -> Iterator[tuple[str, Any]]:
+    def records(self) -> Iterator[tuple[Place, Any]]:
         """Every record with its place: a line (of a table or of JSON lines), or an item's number or name."""
         if self.kind in ("table", "lines"):
             rows = read_table(self.path) if self.kind == "table" else read_jsonl(self.path)
             for line, row in rows:
-                yield f"{self.path}:{line}", row
+                yield Place(f"{self.path}:{line}"), row
         elif self.kind == "tensors":
-            yield str(self.path), _tensors(self.path)
+            yield Place(self.path), _tensors(self.path)
         else:
             yield from self._json()
 
-    def _json(self) -> Iterator[tuple[str, Any]]:
+    def _json(self) -> Iterator[tuple[Place, Any]]:
         import ijson
 
         with open_text(self.path) as text:
@@ -75,10 +91,10 @@ class Source:
             try:
                 if self.kind == "array":
                     for number, value in enumerate(ijson.items(raw, "item", use_float=True)):
-                        yield f"{self.path}, item {number}", value
+                        yield Place.of_item(self.path, str(number)), value
                 else:
                     for name, value in ijson.kvitems(raw, "", use_float=True):
-                        yield f"{self.path}, item {name!r}", value
+                        yield Place.of_item(self.path, name), value
             except (ijson.JSONError, UnicodeDecodeError, RecursionError, OSError, EOFError) as error:
                 raise DataFormatError(f"{self.path}: not JSON: {str(error).strip()[:200]}") from None
 
@@ -114,9 +130,10 @@ def _tensors(path: Path) -> Any:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DataFormatError(f"cannot read {str(path)!r}: it does not exist") from None
+        with open_regular(path, MAX_TENSORS) as handle:
+            return torch.load(handle, map_location="cpu", weights_only=True)
+    except DataFormatError:
+        raise
     except Exception as error:  # torch's unpickler raises whatever it meets in junk
         raise DataFormatError(
             f"{path}: holds something else than plain values and tensors, or is damaged; it was not executed "

@@ -35,17 +35,18 @@ def _pairs(source: Source, folder: ImageFolder, captions: tuple[str, ...]) -> It
         if not isinstance(item, dict):
             raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
         image = fields.text(item, "filename", where)
-        key = where.partition(", item ")[2].strip("'\"") or str(number)
+        key = where.item or str(number)
         for caption in captions:
-            yield Pair(
-                correct=fields.text(item, caption, where),
-                foil=fields.text(item, "negative_caption", where),
-                image=folder.find(image),
-                id=key if len(captions) == 1 else f"{key}-{caption}",
-                group=image,
-                attribute=source.path.name.partition(".")[0],
-                template=caption,
-            )
+            with fields.checked(where):
+                yield Pair(
+                    correct=fields.text(item, caption, where),
+                    foil=fields.text(item, "negative_caption", where),
+                    image=folder.find(image),
+                    id=key if len(captions) == 1 else f"{key}-{caption}",
+                    group=image,
+                    attribute=source.path.name.partition(".")[0],
+                    template=caption,
+                )
 
 
 READERS = (

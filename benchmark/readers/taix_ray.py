@@ -70,13 +70,14 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
             continue
         image = fields.name(row, names[0], where)
         split = (row.get("Split") or row.get("split") or "").lower()
-        yield FactsRecord(
-            id=image,
-            image=folder.find(image if "." in image else f"{image}.png"),
-            group=fields.name(row, patients[0], where),
-            split=_SPLITS.get(split),
-            facts=facts,
-        )
+        with fields.checked(where):
+            yield FactsRecord(
+                id=image,
+                image=folder.find(image if "." in image else f"{image}.png"),
+                group=fields.name(row, patients[0], where),
+                split=_SPLITS.get(split),
+                facts=facts,
+            )
 
 
 READERS = (Reader("taix-ray", "TAIX-Ray: findings graded by side and severity", _matches, _records),)

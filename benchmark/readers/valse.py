@@ -32,16 +32,17 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
             yield LeftOut(where, f"fewer than {MIN_VOTES} annotators found the caption valid (mturk.caption)")
             continue
         image = fields.text(item, "image_file", where)
-        yield Pair(
-            correct=fields.text(item, "caption", where),
-            foil=fields.text(item, "foil", where),
-            image=folder.find(image),
-            id=where.partition(", item ")[2].strip("'\""),
-            group=image,
-            attribute=str(item.get("linguistic_phenomena") or "valse"),
-            template=item.get("foil_method"),
-            negation=_negated(item),
-        )
+        with fields.checked(where):
+            yield Pair(
+                correct=fields.text(item, "caption", where),
+                foil=fields.text(item, "foil", where),
+                image=folder.find(image),
+                id=where.item,
+                group=image,
+                attribute=str(item.get("linguistic_phenomena") or "valse"),
+                template=item.get("foil_method"),
+                negation=_negated(item),
+            )
 
 
 def _negated(item: dict[str, object]) -> Literal["correct", "foil"] | None:

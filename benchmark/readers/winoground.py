@@ -21,12 +21,13 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[WinogroundRecord]:
         if not isinstance(item, dict):
             raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
         images = tuple(folder.find(_file(fields.text(item, f"image_{i}", where))) for i in range(2))
-        yield WinogroundRecord(
-            id=fields.name(item, "id", where) if "id" in item else str(number),
-            images=(images[0], images[1]),
-            captions=(fields.text(item, "caption_0", where), fields.text(item, "caption_1", where)),
-            tag=item.get("collapsed_tag") or item.get("tag") or None,
-        )
+        with fields.checked(where):
+            yield WinogroundRecord(
+                id=fields.name(item, "id", where) if "id" in item else str(number),
+                images=(images[0], images[1]),
+                captions=(fields.text(item, "caption_0", where), fields.text(item, "caption_1", where)),
+                tag=item.get("collapsed_tag") or item.get("tag") or None,
+            )
 
 
 def _file(name: str) -> str:

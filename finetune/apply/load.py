@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...errors import DataFormatError
+from ...io.reading import is_file
 from .blocks import source_of
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
     from .peft_attention import give_out_proj_its_gradient, out_proj_factor
 
     path = Path(folder)
-    if not (path / "adapter_config.json").is_file():
+    if not is_file(path / "adapter_config.json"):
         raise DataFormatError(f"{folder}: holds no adapters (adapter_config.json is missing)")
     # without a file peft would look for the folder's name on the network
-    if not any((path / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+    if not any(is_file(path / f"adapter_model.{kind}") for kind in ("safetensors", "bin")):
         raise DataFormatError(f"{folder}: holds no adapters (adapter_model.safetensors is missing)")
     source = source_of(module)
     config, saved_by = _read_config(path / "adapter_config.json", source)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_text, shown
+from ...io.quoting import shown_path
+from ...io.reading import is_file
 from .plan import Prescription
 from .stability import Stability
 
@@ -107,11 +109,9 @@ def load_plan(path: str | Path) -> Prescription:
     Raises DataFormatError naming the file, the field and what was expected.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataFormatError(f"{path}: there is no such plan file")
-    if path.stat().st_size > MAX_BYTES:
-        raise DataFormatError(f"{path}: larger than {MAX_BYTES >> 20} MiB; this is not a plan file")
-    text = read_text(path)
+    if not is_file(path):
+        raise DataFormatError(f"{shown_path(path)}: there is no such plan file")
+    text = read_text(path, MAX_BYTES)
     try:
         content = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
     except json.JSONDecodeError as problem:

@@ -368,7 +368,7 @@ def test_what_is_no_plan_file(tmp_path):
     path = tmp_path / "big.json"
     with path.open("wb") as file:
         file.truncate(1 << 27)  # sparse
-    with pytest.raises(DataFormatError, match="larger than 64 MiB"):
+    with pytest.raises(DataFormatError, match="at most 67,108,864 are read"):
         ts.load_plan(path)
 
 

@@ -136,6 +136,6 @@ def test_files_that_are_not_valse_are_refused(tmp_path, content, words):
     path.write_text(content)
     with pytest.raises(DataFormatError, match=words) as caught:
         read_valse(path)
-    assert repr(str(path)) in str(caught.value)
+    assert str(path) in str(caught.value)
     with pytest.raises(DataFormatError, match="cannot read"):
         read_valse(tmp_path / "gone.json")

@@ -149,9 +149,11 @@ def test_images_are_read_from_files_too(tmp_path: Path) -> None:
     assert base64.b64encode(PNG).decode() in html
 
 
-@pytest.mark.parametrize("image", [b"not an image", "missing.png"])
-def test_a_broken_image_leaves_no_page(tmp_path: Path, image: bytes | str) -> None:
-    with pytest.raises(DataFormatError, match="image"):
+@pytest.mark.parametrize(
+    ("image", "problem"), [(b"not an image", "not a PNG"), ("missing.png", "'missing.png'"), ("/dev/zero", "a device")]
+)
+def test_a_broken_image_leaves_no_page(tmp_path: Path, image: bytes | str, problem: str) -> None:
+    with pytest.raises(DataFormatError, match=problem):
         report(tmp_path / "r.html", Report("t", sections=[Section("s", images=[Picture(image)])]))
     assert list(tmp_path.iterdir()) == []
 

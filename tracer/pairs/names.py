@@ -38,6 +38,23 @@ Name = Annotated[WholeText, BeforeValidator(_number_to_str)]
 """A name, or a number that serves as one: 7 and numpy's int64(7) are "7"."""
 
 
+def problem_of(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, as a sentence that names its field and quotes what was found.
+
+    >>> from tracescribe import Pair
+    >>> try:
+    ...     Pair(correct=3, foil="mild edema")
+    ... except ValidationError as error:
+    ...     print(problem_of(error))
+    field 'correct': Input should be a valid string, not 3
+    """
+    found = error.errors()[0]
+    field = ".".join(str(part) for part in found["loc"])
+    about = found["msg"].removeprefix("Value error, ")
+    given = "" if found["type"] == "missing" else f", not {shown(found['input'])}"
+    return f"field {shown(field)}: {about}{given}" if field else about
+
+
 def first_problem(error: ValidationError, record: Mapping[str, Any], fields: Sequence[str]) -> str:
     """The first thing that is wrong with a record, as a sentence that names the field and quotes its value."""
     first = error.errors()[0]

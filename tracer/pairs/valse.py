@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from ...errors import DataFormatError
+from ...io.json_lines import read_json, shown
+from ...io.quoting import shown_path
+from .names import problem_of
 from .pairs import Pair
 
 __all__ = ["read_valse", "rephrase"]
@@ -36,12 +40,7 @@ def read_valse(
         DataFormatError: the file is missing, not JSON, or an item lacks a field; names the item.
     """
     file = Path(path)
-    try:
-        items = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataFormatError(f"cannot read {str(file)!r}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise DataFormatError(f"{str(file)!r} is not JSON: {error}") from error
+    items = read_json(file)
     if not isinstance(items, dict):
         raise DataFormatError(f"{str(file)!r} is not VALSE: expected an object of items by name")
     pairs = []
@@ -49,8 +48,12 @@ def read_valse(
         try:
             if item["mturk"]["caption"] >= MIN_VOTES:
                 pairs.append(_pair(name, item, images))
-        except (KeyError, TypeError) as error:
-            raise DataFormatError(f"{str(file)!r}, item {name!r}: missing or malformed field {error}") from None
+        except ValidationError as error:
+            raise DataFormatError(f"{shown_path(file)}, item {shown(name)}: {problem_of(error)}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataFormatError(
+                f"{shown_path(file)}, item {shown(name)}: missing or malformed field {shown(error)}"
+            ) from None
     if count_tokens is None:
         return pairs
     return [

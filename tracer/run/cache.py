@@ -21,6 +21,7 @@ from jaxtyping import Float32
 from ...errors import DataFormatError, OutputError, StaleCacheError, TraceWarning
 from ...io.atomic import remove_abandoned, write_atomically
 from ...io.json_lines import read_json
+from ...io.reading import is_folder
 from ...io.tensors import TensorFile, read_tensors, write_tensors
 from .cache_keys import shard_key
 
@@ -63,7 +64,7 @@ class Store:
         self._shards = self.folder / "shards"
         self._known: dict[str, tuple[Path, int]] | None = None  # which shard holds a text pair, and in which row
         name = os.fspath(folder)
-        if self.folder.exists() and not self.folder.is_dir():
+        if os.path.exists(folder) and not is_folder(folder):  # noqa: PTH110 (never raises)
             raise StaleCacheError(
                 f"the cache {name!r} is a file, but a cache is a folder: give a new or empty folder (a saved trace is "
                 f"read by load_trace)"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..io.reading import is_file
 from .common import (
     Device,
     Json,
@@ -85,7 +86,7 @@ def finetune(
     check_run_folder(output, overwrite=overwrite)
     files = {name: data / f"{name}.jsonl" for name in ("captions", "claims")}
     for path in files.values():
-        if not path.is_file():
+        if not is_file(path):
             raise OptionError(f"there is no {path.name} in {str(data)!r}: `tracescribe build phantom` shows the layout")
     if plan is not None and weighting == "uniform":
         raise OptionError("--plan would not be used with --weighting uniform: leave one of the two out")

@@ -25,7 +25,7 @@ from ..errors import DataFormatError, OutputError
 from .json_lines import read_json
 from .places import abandoned, locked_temporary, real_place, refusing, release, remove_abandoned, try_to_write
 from .quoting import shown, shown_path
-from .reading import MAX_DOCUMENT
+from .reading import MAX_DOCUMENT, is_file
 
 __all__ = ["MANIFEST", "Manifest", "check_folder", "file_hash", "put_back", "read_folder", "write_folder"]
 
@@ -136,7 +136,7 @@ def read_folder(path: str | os.PathLike[str], format: str, *, outdated: Mapping[
         raise DataFormatError(f"{name} has format {shown(manifest.format)}, expected {format!r}{hint}")
     for file, expected in manifest.sha256.items():
         place = Path(path, file)
-        if not place.is_file():
+        if not is_file(place):
             raise DataFormatError(f"{name} is damaged: {shown(file)}, which its {MANIFEST} lists, is missing")
         if file_hash(place) != expected:
             raise DataFormatError(

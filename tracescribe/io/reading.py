@@ -10,10 +10,24 @@ from typing import BinaryIO
 from ..errors import DataFormatError
 from .quoting import shown_path
 
-__all__ = ["MAX_DOCUMENT", "MAX_TEXT", "open_regular", "read_bytes", "read_text"]
+__all__ = ["MAX_DOCUMENT", "MAX_TEXT", "is_file", "is_folder", "open_regular", "read_bytes", "read_text"]
 
 MAX_TEXT = 2**30  # bytes of a table that is read as a whole
 MAX_DOCUMENT = 2**28  # bytes of a JSON document: a plan, a configuration, a manifest
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file is there; unlike `Path.is_file` also False of a name that is too long for any file.
+
+    >>> is_file("x" * 300), is_folder("a\\0b")
+    (False, False)
+    """
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is there; False, too, of a name that none can have."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:

@@ -6,19 +6,23 @@ import codecs
 import csv
 import gzip
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from typing import IO, cast
 
 from ..errors import DataFormatError
-from .quoting import shown
+from .json_lines import MAX_LINES
+from .quoting import shown, shown_path
 from .reading import open_regular
 
 __all__ = ["open_text", "read_table"]
 
 DELIMITERS = ",;\t"
 LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
+LONGEST_LINE = 2**26  # characters
+BROKEN = (OSError, EOFError, zlib.error)  # a disk, or a gzip stream
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 
 
@@ -30,7 +34,7 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
         DataFormatError: it is no regular file, or cannot be read.
     """
     with ExitStack() as handles:
-        raw = cast("IO[bytes]", handles.enter_context(open_regular(path)))
+        raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
         try:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
@@ -38,8 +42,8 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
                 raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
             start = raw.read(4)
             raw.seek(0)
-        except (OSError, EOFError) as error:
-            raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
+        except BROKEN as error:
+            raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
         encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
         yield handles.enter_context(TextIOWrapper(raw, encoding=encoding, newline=""))
 
@@ -64,12 +68,13 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
     with open_text(path) as text:
         csv.field_size_limit(LONGEST_CELL)
         try:
-            first = text.readline()
+            lines = _lines(text, path)
+            first = next(lines, "")
             delimiter = max(DELIMITERS, key=first.count)
             names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             index = bool(names) and not names[0]
             _check_columns(names[index:], f"{path}:1")
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             while True:
                 line = reader.line_num + 2  # where the record begins; the header is line 1
                 row = next(reader, None)
@@ -88,8 +93,17 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
             raise DataFormatError(f"{path}: not a table of text: {error}") from None
         except UnicodeDecodeError as error:
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
-        except (OSError, EOFError) as error:  # a broken gzip stream
-            raise DataFormatError(f"cannot read {str(path)!r}: {error}") from error
+        except BROKEN as error:
+            raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
+
+
+def _lines(text: TextIOWrapper, path: str | os.PathLike[str]) -> Iterator[str]:
+    number = 0
+    while line := text.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataFormatError(f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters")
+        yield line
 
 
 def _check_columns(names: list[str], where: str) -> None:

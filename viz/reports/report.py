@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import DataFormatError, FigureError
 from ...io.atomic import ensure_writable, write_atomically
+from ...io.quoting import shown_path
+from ...io.reading import MAX_DOCUMENT, read_bytes
 from .. import theme
 from ..figure_data.labels import MINUS, writable
 from ..interactive.html import figure_div, plotly_script
@@ -200,11 +202,7 @@ def _data_uri(image: str | os.PathLike[str] | bytes) -> str:
     if isinstance(image, bytes):
         content, name = image, "an image of the report"
     else:
-        name = repr(os.fspath(image))
-        try:
-            content = Path(image).read_bytes()
-        except OSError as error:
-            raise DataFormatError(f"cannot read the image {name}: {error.strerror}") from error
+        content, name = read_bytes(image, MAX_DOCUMENT), f"the image {shown_path(image)}"
     kind = next((kind for start, kind in _SIGNATURES.items() if content.startswith(start)), None)
     if kind is None:
         raise DataFormatError(f"{name} is not a PNG, JPEG or GIF image")

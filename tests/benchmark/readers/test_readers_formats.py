@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from published import VALSE
 
 import tracescribe as ts
 from tracescribe.benchmark.records import Fact
@@ -98,16 +99,8 @@ def test_negbench_retrieval_reads_lists_without_evaluating_them(tmp_path: Path) 
 
 
 def test_valse_keeps_what_two_annotators_found_valid(tmp_path: Path) -> None:
-    item = {
-        "image_file": "v7w_1.jpg",
-        "linguistic_phenomena": "existence",
-        "caption": "There are no people.",
-        "foil": "There are people.",
-        "provenance_of_foils": "zero_to_something",
-        "mturk": {"foil": 0, "caption": 3, "other": 0},
-    }
-    other = {**item, "linguistic_phenomena": "plurals", "mturk": {"caption": 1}}
-    data = ts.read(written(tmp_path / "existence.json", {"a": item, "b": other}))
+    other = {**VALSE, "linguistic_phenomena": "plurals", "mturk": {"caption": 1}}
+    data = ts.read(written(tmp_path / "existence.json", {"a": VALSE, "b": other}))
     (pair,) = data.pairs
     assert (pair.id, pair.negation, pair.attribute, pair.group) == ("a", "correct", "existence", "v7w_1.jpg")
     assert list(data.left_out.values()) == [1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,6 +16,7 @@ import tracescribe as ts
 from tracescribe.benchmark.readers import registry
 from tracescribe.benchmark.readers.images import ImageFolder
 from tracescribe.errors import DataFormatError, TracescribeError
+from tracescribe.io import tables
 
 MCQ = 'image_path,correct_answer,caption_0,caption_1\n1.jpg,0,"a, b",c\n'
 
@@ -53,6 +55,12 @@ def test_a_quoted_cell_may_span_lines_and_later_lines_keep_their_numbers(tmp_pat
         ("a.csv", "x,y\n1,2\n", "of no known format"),
         ("a.csv", MCQ + "2.jpg,7,a,b\n", "not '7'"),
         ("a.csv", MCQ + "2.jpg,0,a,\n", "field 'caption_1': expected a text"),
+        ("a.csv", "image_path,correct_answer,caption_0,caption_1\n1.jpg,1,a,\n", "field 'caption_1'"),
+        (
+            "a.jsonl",
+            '{"image_0": "a", "image_1": "b", "caption_0": "x", "caption_1": "y", "tag": true}\n',
+            r"a.jsonl:1: field 'tag': .*, not True",
+        ),
         ("a.json", "[", "not JSON"),
         ("a.json", "[" * 5000, "not JSON"),
         ("a.json", "7", "must hold an array or an object"),
@@ -69,6 +77,41 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: str, message
         ts.read(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert len(str(error.value)) < 600
+
+
+def test_a_format_that_is_named_is_held_to_by_every_record(tmp_path: Path) -> None:
+    """Found by fuzzing: records that the format's rules allow and the record's own do not."""
+    one = "image_path,correct_answer,caption_0,baption_1\n1.jpg,0,a,b\n"
+    with pytest.raises(DataFormatError, match=r"a.csv:2: .*claims must be two or more different texts"):
+        ts.read(written(tmp_path / "a.csv", one), format="negbench-mcq")
+    broken = {"image_paths": ["1.jpg"], "annotations": [{"json": None, "sop_data": {}}]}
+    with pytest.raises(DataFormatError, match="annotation 0: expected an object of fields, not None"):
+        ts.read(written(tmp_path / "a.pt", broken))
+    with pytest.raises(DataFormatError, match="expected two lists"):
+        ts.read(written(tmp_path / "b.pt", {**broken, "annotations": 3}))
+
+
+def test_an_items_name_is_its_id_whatever_is_in_it(tmp_path: Path) -> None:
+    item = {"filename": "1.jpg", "caption": "a red car", "negative_caption": "a blue car"}
+    names = ["it's", '"a"', "a, item 'b'", "\\", "x" * 3000, "x" * 3001]
+    data = ts.read(written(tmp_path / "add_att.json", dict.fromkeys(names, item)))
+    assert [pair.id for pair in data.pairs] == names
+    with pytest.raises(DataFormatError) as caught:
+        ts.read(written(tmp_path / "swap.json", {"y": item, "x" * 3000: {**item, "caption": 3}}))
+    assert "field 'caption'" in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_broken_stream_and_an_endless_line_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = bytearray(gzip.compress(MCQ.encode() * 50, mtime=0))
+    for at in range(12, len(packed), 3):
+        path = tmp_path / "a.csv.gz"
+        path.write_bytes(packed[:at] + bytes([packed[at] ^ 0x5A]) + packed[at + 1 :])
+        with pytest.raises(DataFormatError):
+            ts.read(path)
+    monkeypatch.setattr(tables, "LONGEST_LINE", 1000)
+    for content in (f"a,{'b' * 2000}\n", MCQ + f'2.jpg,0,"{"c" * 2000}",d\n'):
+        with pytest.raises(DataFormatError, match=r"a.csv:\d: a line of more than 1,000 characters"):
+            ts.read(written(tmp_path / "a.csv", content), format="negbench-mcq")
 
 
 def test_equal_ids_are_refused(tmp_path: Path) -> None:
