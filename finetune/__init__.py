@@ -1,6 +1,7 @@
 """Training with a trace: prescribe layer weights, apply them, LoRA, losses, the training loop.
 
-prescription/ makes the plan, apply/ puts it to use in any training loop, training/ is a loop of our own.
+prescription/ makes the plan, apply/ puts it to use in any training loop, training/ is a loop of our own, study/
+compares ways of training over rates and seeds.
 The names are imported on first use: a plan can be made and read without loading torch or peft.
 """
 
@@ -16,7 +17,7 @@ if not __name__.startswith("tracescribe."):
     )
 
 if TYPE_CHECKING:
-    from . import apply, losses, prescription, training
+    from . import apply, losses, prescription, study, training
     from .apply.adapters import effective_weights, merged_copy
     from .apply.attachment import Attachment, attach
     from .apply.block_gradients import BlockGradients, block_gradients
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from .prescription.plan import Prescription
     from .prescription.prescribe import prescribe
     from .prescription.stability import Stability
+    from .study.analysis import StudyResult, read_study_result
+    from .study.config import StudyConfig, read_study
+    from .study.runs import run_study
     from .training.config import TrainConfig, read_config
     from .training.loop import train
     from .training.result import TrainResult
@@ -42,6 +46,8 @@ __all__ = [
     "Prescription",
     "ScaleInvariantOptimizerWarning",
     "Stability",
+    "StudyConfig",
+    "StudyResult",
     "TrainConfig",
     "TrainResult",
     "UpdateShare",
@@ -64,6 +70,10 @@ __all__ = [
     "prescribe",
     "prescription",
     "read_config",
+    "read_study",
+    "read_study_result",
+    "run_study",
+    "study",
     "train",
     "training",
     "update_share",
@@ -71,7 +81,7 @@ __all__ = [
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    submodules=["apply", "losses", "prescription", "training"],
+    submodules=["apply", "losses", "prescription", "study", "training"],
     submod_attrs={
         "apply.adapters": ["effective_weights", "merged_copy"],
         "apply.attachment": ["Attachment", "attach"],
@@ -86,6 +96,9 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "prescription.plan": ["Prescription"],
         "prescription.prescribe": ["prescribe"],
         "prescription.stability": ["Stability"],
+        "study.analysis": ["StudyResult", "read_study_result"],
+        "study.config": ["StudyConfig", "read_study"],
+        "study.runs": ["run_study"],
         "training.config": ["TrainConfig", "read_config"],
         "training.loop": ["train"],
         "training.result": ["TrainResult"],

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,20 +37,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[arms.Task]:
 
 def numbers(run: arms.Run) -> tuple[object, ...]:
     return run.name, run.seed, run.top3, run.scores.to_dict()
-
-
-def test_a_killed_process_is_replaced_by_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(tasks: list[str], processes: int, done: dict[int, str], notify: Callable[[int], None]) -> None:
-        done[1] = "run of b, beside"
-        notify(1)
-        raise arms.BrokenProcessPool("a process in the process pool was terminated abruptly")
-
-    monkeypatch.setattr(arms, "_run_beside", killed)
-    monkeypatch.setattr(arms, "run_arm", lambda task: f"run of {task}, here")
-    heard: list[int] = []
-    runs = arms.run_arms(["a", "b", "c"], 2, heard.append)  # type: ignore[list-item]
-    assert runs == ("run of a, here", "run of b, beside", "run of c, here")
-    assert heard == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

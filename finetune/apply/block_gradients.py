@@ -14,6 +14,8 @@ from ...errors import NonFiniteError, PrescriptionError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from ...patching import DualEncoder
+
 B = TypeVar("B")
 
 
@@ -32,7 +34,7 @@ class BlockGradients:
 
 
 def block_gradients(
-    module: nn.Module, loss: Callable[[B], Tensor], batches: Iterable[B], *, max_batches: int = 5
+    module: nn.Module | DualEncoder, loss: Callable[[B], Tensor], batches: Iterable[B], *, max_batches: int = 5
 ) -> BlockGradients:
     """Gradients of ``loss(batch)`` by text block, over the first ``max_batches`` batches; nothing is changed.
 

@@ -82,7 +82,7 @@ def train(
     rows = []
     with attached:
         for number, batch in enumerate(data.batches(config.batch_size, config.steps, config.seed), start=1):
-            clip, claim = _losses(texts, batch, scale)
+            clip, claim = batch_losses(texts, batch, scale)
             loss = nast_loss(clip, claim, config.lambda_)
             values = (loss.item(), clip.item(), claim.item())
             if not np.isfinite(values).all():
@@ -150,7 +150,7 @@ def _needs(plan: Prescription | None) -> Prescription:
     return plan
 
 
-def _losses(
+def batch_losses(
     embed: Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]], batch: Batch, scale: float
 ) -> tuple[Tensor, Tensor]:
     """L_CLIP and L_claim of one batch; each distinct text is run once."""

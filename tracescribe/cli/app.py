@@ -24,6 +24,7 @@ from . import info as describing
 from . import plot as looking
 from . import prescribe as prescribing
 from . import reproduce as reproducing
+from . import study as comparing_training
 from . import trace as tracing
 from .streams import give_up_stdout, shortened, writable_streams
 
@@ -66,6 +67,7 @@ app.command()(tracing.trace)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)
+app.command()(comparing_training.study)
 app.command()(scoring.evaluate)
 app.command()(comparing.compare)
 app.command()(reproducing.reproduce)

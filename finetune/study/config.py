@@ -1,0 +1,168 @@
+"""What a study compares: its arms, rates and seeds, and the data; read from YAML or given as an object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ...errors import DataFormatError
+from ...io.quoting import shown
+from ..prescription.selectors import By, check_by
+from ..training.config import TrainConfig
+
+# Options of a run that the study sets itself.
+SET_BY_THE_STUDY = (
+    "model",
+    "captions",
+    "claims",
+    "split",
+    "outside_images",
+    "lr",
+    "seed",
+    "plan",
+    "weighting",
+    "lora_mode",
+    "budget",
+)
+
+
+class Arm(BaseModel):
+    """One way of training: which plan, and how it is applied.
+
+    by: what chooses the blocks; see :func:`tracescribe.prescribe`. source: of a plan by the trace and its controls, the
+    trace itself or its excess over the control trace. aggregate, normalize, layers, beta, budget, k, decay: options of
+    prescribe. weighting, lora_mode: how the plan acts; see TrainConfig.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    by: By = "trace"
+    source: Literal["trace", "excess"] = "trace"
+    aggregate: str = "sum"
+    normalize: str | None = None
+    layers: Literal["blocks", "inner"] = "blocks"
+    beta: float = Field(default=1.0, ge=0)
+    budget: Literal["mean", "none"] = "mean"
+    k: int | None = None
+    decay: float | None = None
+    weighting: Literal["uniform", "lr", "update", "gradient"] = "update"
+    lora_mode: Literal["scale", "rank", "mask"] | None = None
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Arm:
+        check_by(self.by, self.k, self.decay)
+        return self
+
+
+PRESETS: dict[str, Arm] = {
+    "uniform": Arm(by="uniform", weighting="uniform"),
+    "nast": Arm(),
+    "nast_gradient": Arm(weighting="gradient"),
+    "nast_scale": Arm(weighting="uniform", lora_mode="scale"),
+    "nast_rank": Arm(weighting="uniform", lora_mode="rank"),
+    "nast_mask": Arm(weighting="uniform", lora_mode="mask", budget="none"),
+    "nast_inner": Arm(layers="inner"),
+    "nast_floor": Arm(normalize="floor"),
+    "excess": Arm(source="excess", layers="inner"),
+    "differing": Arm(aggregate="differing", layers="inner"),
+    "permuted": Arm(by="permuted"),
+    "inverse": Arm(by="inverse"),
+    "auto_rgn": Arm(by="gradient"),
+    "fisher": Arm(by="fisher"),
+    "weight_change": Arm(by="weight_change"),
+    "front": Arm(by="front", k=4),
+    "decay": Arm(by="decay", decay=0.8),
+    "random": Arm(by="random", k=4),
+}
+
+
+class StudyConfig(BaseModel):
+    """A comparison of ways of training, every one tuned alike.
+
+    model: any name that ``ts.load`` takes, or "module:function" of a Python function that returns a DualEncoder.
+    data: a folder with pairs.jsonl, captions.jsonl, claims.jsonl and mcq.jsonl (``tracescribe build phantom``): runs
+        train on the split "train", rates are chosen on "val", scores are those on "test".
+    attribute: which pairs are traced; control: of which attributes the control pairs are. n_pairs: at most so many.
+    arms: names of presets, or name: options of :class:`Arm`.
+    rates: learning rates that every arm is tried with. tuning_seeds: seeds of each of these runs; the other seeds are
+        run at the rate that is best on validation.
+    select: what is best on validation: "balanced", the mean of claim accuracy, affirmative and negated accuracy and
+        R@1; or one of them.
+    interpolation: shares of the way from the base weights to the tuned ones that are scored too (WiSE-FT, arXiv
+        2109.01903), by which arms are compared at equal preservation.
+    train: options of TrainConfig that all arms share (steps, batch_size, rank, warmup, ...).
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str = "phantom"
+    data: Path
+    attribute: str = "existence"
+    control: tuple[str, ...] = ("severity", "location")
+    n_pairs: int = Field(default=2000, ge=2)
+    arms: dict[str, Arm] = Field(
+        default_factory=lambda: {name: PRESETS[name] for name in ("uniform", "nast", "permuted", "inverse")},
+        min_length=1,
+    )
+    rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-3, 3e-3), min_length=1)
+    seeds: int = Field(default=8, ge=1, le=1000)
+    tuning_seeds: int = Field(default=2, ge=1)
+    select: Literal["balanced", "claims", "negated", "affirmative", "r1"] = "balanced"
+    interpolation: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.25, 0.5, 0.75)
+    train: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _presets_by_name(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            given = dict.fromkeys(given)
+        if not isinstance(given, dict):
+            raise ValueError("arms must be a list of names, or name: options")
+        arms = {}
+        for name, options in given.items():
+            if options is None and name not in PRESETS:
+                raise ValueError(f"there is no arm {shown(name)}; known are {', '.join(PRESETS)}, or give its options")
+            arms[name] = PRESETS[name] if options is None else options
+        return arms
+
+    @model_validator(mode="after")
+    def _seeds_and_training(self) -> StudyConfig:
+        if self.tuning_seeds > self.seeds:
+            raise ValueError(f"tuning_seeds is {self.tuning_seeds}, more than seeds ({self.seeds})")
+        if len(set(self.rates)) < len(self.rates):
+            raise ValueError("a rate is given twice")
+        taken = [name for name in self.train if name in SET_BY_THE_STUDY]
+        if taken:
+            raise ValueError(f"train.{taken[0]} is set by the study itself; leave it out")
+        TrainConfig(**self.train)
+        return self
+
+
+def read_study(path: str | Path) -> StudyConfig:
+    """A study from a YAML file; ``data`` in it is relative to the file.
+
+    Raises DataFormatError naming the file, the field and what was expected.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from ...io.json_lines import read_text
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as problem:
+        raise DataFormatError(f"{path}: not YAML: {' '.join(str(problem).split())[:300]}") from problem
+    if not isinstance(content, dict):
+        raise DataFormatError(f"{path}: expected fields such as data: and arms:, not {shown(content)}")
+    try:
+        config = StudyConfig.model_validate(content)
+    except ValidationError as problem:
+        found = problem.errors()[0]
+        where = ".".join(map(str, found["loc"])) or "the study"
+        message = found["msg"].removeprefix("Value error, ")
+        raise DataFormatError(f"{path}: field {shown(where)}: {message}") from problem
+    return config.model_copy(update={"data": path.parent / config.data})

@@ -1,0 +1,352 @@
+"""Runs a study: one file per run, made once; a study that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...errors import DataFormatError, NonFiniteError, OutputError
+from ...io.atomic import write_atomically
+from ...io.json_lines import read_json
+from ...processes import run_beside
+from ...threads import threads
+from ..apply.update_share import update_share
+from ..prescription.io import load_plan
+from ..training.adapted import rewrap
+from ..training.config import TrainConfig
+from ..training.data import TrainingData, training_data
+from ..training.loop import train
+from .config import StudyConfig
+from .sources import Sources
+
+if TYPE_CHECKING:
+    from ...benchmark import Evaluation
+    from ...patching import DualEncoder
+    from ..prescription.plan import Prescription
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "tracescribe.study/1"
+DECIMALS = 4  # of the plans' weights: training that differs in the seventh may differ by points in the end
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One training run of an arm."""
+
+    arm: str
+    rate: float
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.arm}-{self.rate:g}-{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs for one run."""
+
+    run: Run
+    config: StudyConfig
+    folder: Path
+    interpolate: bool
+
+
+def run_study(
+    config: StudyConfig,
+    folder: str | Path,
+    *,
+    processes: int = 1,
+    notify: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Path:
+    """Train and score every arm; returns the folder, with ``study.json``, ``plans/`` and one file per run.
+
+    Every arm is trained at every rate with ``tuning_seeds`` seeds; the rate that is best on validation is then run with
+    the other seeds. Files that exist are not made again. processes: runs at once, each on one thread.
+
+    Raises OutputError when the folder holds another study or cannot be written, DataFormatError for missing data.
+    """
+    folder = Path(folder)
+    _open(config, folder)
+    notify("preparing", 0, 1)
+    plans = folder / "plans"
+    plans.mkdir(exist_ok=True)
+    prepared = _Prepared.of(config)
+    sources = Sources(config, prepared.model, prepared.data)
+    for name, arm in config.arms.items():
+        for seed in range(config.seeds) if arm.by in ("random", "permuted") else (0,):
+            path = plans / f"{name}-{seed}.json"
+            if not path.exists():
+                plan = sources.plan(arm, seed)
+                if plan is not None:
+                    _rounded(plan).save(path)
+    _write(folder / "base.json", _scores(prepared, prepared.model))
+
+    tuning = [Run(a, rate, seed) for seed in range(config.tuning_seeds) for a in config.arms for rate in config.rates]
+    _do(config, folder, tuning, processes, notify, "tuning rates", interpolate=False)
+    chosen = best_rates(config, folder)
+    final = [Run(a, chosen[a], seed) for seed in range(config.seeds) for a in config.arms]
+    _do(config, folder, final, processes, notify, "training", interpolate=True)
+    return folder
+
+
+def best_rates(config: StudyConfig, folder: Path) -> dict[str, float]:
+    """The rate of each arm that is best on validation, over the tuning seeds."""
+    best = {}
+    for arm in config.arms:
+        means = {
+            rate: float(
+                np.mean(
+                    [
+                        select_score(read_record(folder / "runs" / Run(arm, rate, seed).file)["val"], config.select)
+                        for seed in range(config.tuning_seeds)
+                    ]
+                )
+            )
+            for rate in config.rates
+        }
+        best[arm] = max(means, key=lambda rate: means[rate])
+    return best
+
+
+def select_score(scores: dict[str, float], select: str) -> float:
+    """What rates are chosen by; a run that diverged scores least."""
+    if scores.get("diverged"):
+        return -1.0
+    names = ("claims", "negated", "affirmative", "r1") if select == "balanced" else (select,)
+    return float(np.mean([scores[name] for name in names]))
+
+
+def _open(config: StudyConfig, folder: Path) -> None:
+    """The folder of this study, new or to be continued."""
+    content = {"format": FORMAT, "config": config.model_dump(mode="json")}
+    path = folder / "study.json"
+    if path.exists():
+        found = read_record(path)
+        mine, theirs = (_fixed(c) for c in (content, found))
+        if mine != theirs:
+            different = sorted(name for name in mine if mine.get(name) != theirs.get(name))
+            raise OutputError(
+                f"{folder} holds a study with other settings ({', '.join(different)}); go on with its own, or choose "
+                "another folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files and no study; choose a new folder")
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    _write(path, content)
+
+
+def _fixed(content: dict[str, Any]) -> dict[str, Any]:
+    """The settings that runs which exist depend on: arms, seeds and rates may be added."""
+    free = ("arms", "seeds", "rates", "tuning_seeds", "select")
+    return {name: value for name, value in content.get("config", {}).items() if name not in free}
+
+
+def _do(
+    config: StudyConfig,
+    folder: Path,
+    runs: Sequence[Run],
+    processes: int,
+    notify: Callable[[str, int, int], None],
+    what: str,
+    *,
+    interpolate: bool,
+) -> None:
+    missing = [run for run in runs if not _done(folder / "runs" / run.file, interpolate)]
+    done = len(runs) - len(missing)
+    notify(what, done, len(runs))
+    for number, _ in enumerate(
+        run_beside(_run, [Task(run, config, folder, interpolate) for run in missing], processes), start=done + 1
+    ):
+        notify(what, number, len(runs))
+
+
+def _done(path: Path, interpolated: bool) -> bool:
+    return path.exists() and (not interpolated or "interpolation" in read_record(path))
+
+
+def _run(task: Task) -> None:
+    """Train and score one run, and write its file."""
+    prepared = _Prepared.of(task.config)
+    run, arm = task.run, task.config.arms[task.run.arm]
+    plan = _plan_of(task)
+    config = TrainConfig(
+        **{
+            **task.config.train,
+            "lr": run.rate,
+            "seed": run.seed,
+            "split": None,
+            "plan": plan,
+            "weighting": arm.weighting,
+            "lora_mode": arm.lora_mode,
+            "budget": "none",  # the plan has its budget already
+        }
+    )
+    started = time.perf_counter()
+    with threads(1):
+        try:
+            result = train(config, prepared.model, data=prepared.data)
+        except NonFiniteError as problem:
+            return _write(task.folder / "runs" / run.file, {**asdict(run), **_diverged(str(problem))})
+        traced = task.folder / "plans" / "nast-0.json"
+        share = update_share(prepared.model.source, result.source, load_plan(traced) if traced.exists() else None)
+        scores = _scores(prepared, result.model)
+        steps: dict[str, Any] = {}
+        if task.interpolate:
+            for weight in task.config.interpolation:
+                between = _between(prepared.model, result.model, weight)
+                steps[f"{weight:g}"] = _scores(prepared, between, splits=("test",))["test"]
+            steps["1"] = scores["test"]
+    content = {
+        **asdict(run),
+        **scores,
+        "loss": [float(result.history.loss[0]), float(result.history.loss[-10:].mean())],
+        "update": {
+            "size": share.size.tolist(),
+            "effective_layers": share.effective_layers,
+            **(
+                {}
+                if share.order is None
+                else {"top3_cte": share.top(3), "top5_cte": share.top(min(5, len(share.size)))}
+            ),
+            "top3_size": share.top(3, by="size"),
+        },
+        "seconds": time.perf_counter() - started,
+        **({"interpolation": steps} if task.interpolate else {}),
+    }
+    return _write(task.folder / "runs" / run.file, content)
+
+
+def _diverged(why: str) -> dict[str, Any]:
+    worst = {"diverged": True, **dict.fromkeys(("claims", "negated", "affirmative", "r1"), 0.0)}
+    return {"val": worst, "test": worst, "diverged": why, "interpolation": {}}
+
+
+def _plan_of(task: Task) -> Prescription | None:
+    plans = task.folder / "plans"
+    for seed in (task.run.seed, 0):
+        path = plans / f"{task.run.arm}-{seed}.json"
+        if path.exists():
+            return load_plan(path)
+    return None
+
+
+def _rounded(plan: Prescription) -> Prescription:
+    from dataclasses import replace
+
+    return replace(plan, alpha=plan.alpha.round(DECIMALS), ci=None)
+
+
+def _between(base: DualEncoder, tuned: DualEncoder, weight: float) -> DualEncoder:
+    """The model whose weights are ``(1 - weight) * base + weight * tuned``."""
+    source = copy.deepcopy(base.source)
+    ours, theirs = source.state_dict(), tuned.source.state_dict()
+    with torch.no_grad():
+        for name, value in ours.items():
+            if value.is_floating_point():
+                value.lerp_(theirs[name].to(value), weight)
+    return rewrap(base, source)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """The model, the training data and the embedded images, once a process."""
+
+    config: StudyConfig
+    model: DualEncoder
+    data: TrainingData
+    images: dict[str, Any]
+    before: dict[str, Evaluation]
+
+    @classmethod
+    def of(cls, config: StudyConfig) -> _Prepared:
+        return _prepare(config.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _prepare(config_json: str) -> _Prepared:
+    from ...benchmark import embed_images, evaluate
+
+    config = StudyConfig.model_validate_json(config_json)
+    model = load_model(config.model)
+    for name in ("captions.jsonl", "claims.jsonl", "pairs.jsonl"):
+        if not (config.data / name).is_file():
+            raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
+    data = training_data(model, config.data / "captions.jsonl", config.data / "claims.jsonl", split="train")
+    images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}
+    before = {
+        split: evaluate(model, config.data, split=split, image_embeddings=images[split], n_boot=2)  # type: ignore[arg-type]
+        for split in images
+    }
+    return _Prepared(config, model, data, images, before)
+
+
+def load_model(name: str) -> DualEncoder:
+    """A model by name, or what a function ``module:function`` returns."""
+    from importlib import import_module
+
+    from ...patching import load
+
+    module, colon, function = name.partition(":")
+    if colon and "." in module and function.isidentifier():
+        return getattr(import_module(module), function)()
+    return load(name)
+
+
+def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("val", "test")) -> dict[str, Any]:
+    from ...benchmark import evaluate
+
+    found = {}
+    for split in splits:
+        result = evaluate(
+            model,
+            prepared.config.data,
+            split=split,  # type: ignore[arg-type]
+            image_embeddings=prepared.images[split],
+            before=prepared.before[split],
+            n_boot=2,
+        )
+        found[split] = {
+            "claims": result.claim_accuracy,
+            "negated": result.negated_accuracy,
+            "affirmative": result.affirmative_accuracy,
+            "gap": None if result.gap is None else result.gap.value,
+            "both_right": result.both_right,
+            "r1": result.retrieval_r1,
+            "preservation": result.preservation,
+            "claims_by_polarity": dict(result.claims_by_polarity),
+        }
+    return found
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A file that the study wrote.
+
+    Raises DataFormatError when it was changed or damaged since.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(content):
+        raise DataFormatError(f"{path}: was changed or damaged after it was written; delete it, and it is made again")
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    plain = json.loads(json.dumps(content))
+    with write_atomically(path) as handle:
+        handle.write(json.dumps({**plain, "sha256": _checksum(plain)}, indent=1) + "\n")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

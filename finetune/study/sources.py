@@ -1,0 +1,116 @@
+"""What the arms' plans are made from, measured once: traces, gradients, the change of a short run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import DataFormatError
+from ...patching.torch_state import neutral_state
+from ...patching.towers.tower import normalise
+from ..apply.block_gradients import BlockGradients, block_gradients
+from ..apply.update_share import UpdateShare
+from ..losses import nast_loss
+from ..prescription.plan import Prescription
+from ..prescription.prescribe import prescribe
+from ..training.config import TrainConfig
+from ..training.loop import batch_losses, train
+from .config import Arm, StudyConfig
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder
+    from ...tracer import CausalTrace, Excess
+    from ..training.data import TrainingData
+
+logger = logging.getLogger(__name__)
+
+GRADIENT_BATCHES = 20
+SHORT = 5  # a run of a fifth of the steps tells where uniform training changes the weights
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Everything that plans of a study are made from; each is measured when an arm first asks for it."""
+
+    config: StudyConfig
+    model: DualEncoder
+    data: TrainingData
+
+    @cached_property
+    def trace(self) -> CausalTrace:
+        return self._trace((self.config.attribute,))
+
+    @cached_property
+    def control(self) -> CausalTrace:
+        return self._trace(self.config.control)
+
+    @cached_property
+    def excess(self) -> Excess:
+        return self.trace.control(self.control)
+
+    @cached_property
+    def gradients(self) -> BlockGradients:
+        texts = self.data
+
+        def embed(wanted: torch.Tensor) -> torch.Tensor:
+            longest = int(texts.lengths[wanted].max())
+            return normalise(self.model.text(texts.tokens[wanted][:, :longest]))
+
+        def loss(batch: Any) -> torch.Tensor:
+            clip, claim = batch_losses(embed, batch, float(self.model.logit_scale))
+            return nast_loss(clip, claim, self._train.lambda_)
+
+        batches = texts.batches(self._train.batch_size, GRADIENT_BATCHES, self.config.seed)
+        with neutral_state(grad=True):
+            return block_gradients(self.model, loss, batches, max_batches=GRADIENT_BATCHES)
+
+    @cached_property
+    def update(self) -> UpdateShare:
+        steps = max(1, self._train.steps // SHORT)
+        rate = sorted(self.config.rates)[len(self.config.rates) // 2]
+        short = self._train.model_copy(update={"steps": steps, "lr": rate, "seed": self.config.seed})
+        return train(short, self.model, data=self.data).update
+
+    @property
+    def _train(self) -> TrainConfig:
+        return TrainConfig(**self.config.train)
+
+    def _trace(self, attributes: tuple[str, ...]) -> CausalTrace:
+        from ...tracer import read_pairs, trace
+
+        path = self.config.data / "pairs.jsonl"
+        pairs = [pair for pair in read_pairs(path) if pair.attribute in attributes]
+        if len(pairs) < 2:
+            raise DataFormatError(f"{path}: {len(pairs)} pairs have the attribute {' or '.join(attributes)}")
+        step = max(1, len(pairs) // self.config.n_pairs)
+        return trace(self.model, pairs[::step][: self.config.n_pairs], keep_embeddings=False, progress=False)
+
+    def plan(self, arm: Arm, seed: int) -> Prescription | None:
+        """The arm's plan; of "random" and "permuted" another one for each seed. None for uniform training."""
+        if arm.weighting == "uniform" and arm.lora_mode is None:
+            return None
+        source: Any
+        if arm.by in ("gradient", "fisher"):
+            source = self.gradients
+        elif arm.by == "weight_change":
+            source = self.update
+        elif arm.by in ("front", "decay", "random"):
+            source = self.model
+        else:
+            source = self.excess if arm.source == "excess" else self.trace
+        return prescribe(
+            source,
+            by=arm.by,
+            beta=arm.beta,
+            aggregate=arm.aggregate,
+            normalize=arm.normalize,
+            layers=arm.layers,
+            budget=arm.budget,
+            seed=seed,
+            k=arm.k,
+            decay=arm.decay,
+        )

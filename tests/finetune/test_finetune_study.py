@@ -1,0 +1,230 @@
+"""The study: the same table however often it was stopped, every arm tuned alike, hand-computed statistics."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tracescribe.errors import DataFormatError, OutputError
+from tracescribe.finetune.study import runs as study_runs
+from tracescribe.finetune.study.analysis import StudyResult, crossing, holm, read_study_result
+from tracescribe.finetune.study.config import PRESETS, StudyConfig, read_study
+from tracescribe.finetune.study.runs import read_record, run_study
+
+TRAIN = {"steps": 2, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    from tracescribe.benchmark.phantom import build_phantom
+
+    return build_phantom(tmp_path_factory.mktemp("study") / "data", 40, 0)
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    return StudyConfig(
+        data=data,
+        n_pairs=12,
+        arms={"nast": None, "front": {"by": "front", "k": 2}},
+        rates=(1e-3, 1e-2),
+        seeds=2,
+        tuning_seeds=1,
+        interpolation=(0.5,),
+        train=TRAIN,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    return run_study(config, tmp_path_factory.mktemp("study") / "out")
+
+
+def test_every_arm_is_tuned_on_validation_and_run_with_every_seed(config, folder):
+    result = read_study_result(folder)
+    assert sorted(zip(result.runs["arm"], result.runs["seed"], strict=True)) == sorted(
+        (arm, seed) for arm in config.arms for seed in range(2)
+    )
+    for arm in config.arms:
+        val = {rate: read_record(folder / "runs" / f"{arm}-{rate:g}-0.json")["val"] for rate in config.rates}
+        means = {r: np.mean([v[n] for n in ("claims", "negated", "affirmative", "r1")]) for r, v in val.items()}
+        assert set(result.runs[result.runs["arm"] == arm]["rate"]) == {max(means, key=means.get)}
+
+
+def test_arms_change_the_blocks_that_they_name(folder, config):
+    from tracescribe.finetune import load_plan
+
+    plan = load_plan(folder / "plans" / "front-0.json")
+    np.testing.assert_allclose(plan.multipliers, [4, 4, 0, 0, 0, 0, 0, 0])
+    sizes = [
+        read_record(path)["update"]["size"] for path in (folder / "runs").iterdir() if path.name.startswith("front")
+    ]
+    assert all(min(size[:2]) > 0 and max(size[2:]) == 0 for size in sizes)
+
+
+@pytest.mark.slow
+def test_a_study_that_was_stopped_ends_in_the_same_numbers(config, folder, tmp_path, monkeypatch):
+    made = []
+
+    def stop_at_the_third(task, run=study_runs._run):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(task.run)
+        return run(task)
+
+    monkeypatch.setattr(study_runs, "_run", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, tmp_path / "out")
+    monkeypatch.undo()
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").iterdir()}
+    assert len(times) == 2
+    run_study(config, tmp_path / "out")
+    for path in sorted((folder / "runs").iterdir()):
+        found, again = (read_record(f / "runs" / path.name) for f in (folder, tmp_path / "out"))
+        assert {**found, "seconds": 0} == {**again, "seconds": 0}
+    result = read_study_result(tmp_path / "out")
+    pd.testing.assert_frame_equal(result.table(), read_study_result(folder).table())
+
+
+def test_the_curve_begins_at_the_base_and_ends_at_the_tuned_weights(folder):
+    result = read_study_result(folder)
+    one = result.curves[(result.curves["arm"] == "nast") & (result.curves["seed"] == 1)].set_index("share")
+    assert one.index.tolist() == [0.0, 0.5, 1.0]
+    assert one.loc[0.0, "claims"] == result.base["claims"]
+    tuned = result.runs[(result.runs["arm"] == "nast") & (result.runs["seed"] == 1)].iloc[0]
+    assert one.loc[1.0, "claims"] == tuned["claims"]
+
+
+def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_path):
+    with pytest.raises(OutputError, match=r"other settings \(train\)"):
+        run_study(config.model_copy(update={"train": {**TRAIN, "steps": 3}}), folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="holds other files"):
+        run_study(config, tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+    path = tmp_path / "run.json"
+    content = json.loads(next((folder / "runs").glob("nast-*-0.json")).read_text())
+    content["test"]["claims"] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataFormatError, match="changed or damaged"):
+        read_record(path)
+    with pytest.raises(DataFormatError, match="holds no study"):
+        read_study_result(tmp_path)
+
+
+# -- the statistics ------------------------------------------------------------------------------------------------
+
+
+def synthetic(gain_of, n_seeds=6, base=None):
+    """Runs of arms whose claim and negated accuracy are given by ``gain_of[arm]``, one number per seed."""
+    base = base or {
+        "claims": 20.0,
+        "negated": 30.0,
+        "affirmative": 98.0,
+        "r1": 60.0,
+        "gap": 68.0,
+        "both_right": 30.0,
+        "preservation": 1.0,
+    }
+    runs, curves = [], []
+    for arm, gains in gain_of.items():
+        for seed in range(n_seeds):
+            end = {"claims": gains[seed], "negated": gains[seed], "affirmative": 94.0, "r1": 58.0}
+            runs.append({"arm": arm, "seed": seed, "rate": 1e-3, **base, **end, "diverged": False})
+            for share in (0.0, 0.5, 1.0):
+                between = {n: base[n] + share * (end[n] - base[n]) for n in end}
+                curves.append({"arm": arm, "seed": seed, "share": share, **between})
+    config = StudyConfig(data=".", arms=["uniform", "nast"])
+    return StudyResult(config, pd.DataFrame(runs), base, pd.DataFrame(curves))
+
+
+def test_differences_are_paired_by_seed_and_corrected_for_the_number_of_arms():
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    uniform = 60 + 10 * rng.normal(size=6)
+    nast, front = uniform + 1 + 0.2 * rng.normal(size=6), uniform + 5 * rng.normal(size=6)
+    table = synthetic({"uniform": uniform, "nast": nast, "front": front}).table().set_index("arm")
+    for arm, values in (("nast", nast), ("front", front)):
+        assert table.loc[arm, "p"] == pytest.approx(stats.ttest_rel(values, uniform).pvalue)
+        interval = stats.ttest_rel(values, uniform).confidence_interval()
+        np.testing.assert_allclose(table.loc[arm, ["lo", "hi"]].astype(float), interval)
+    assert np.isnan(table.loc["uniform", "p"])
+    assert table.loc["nast", "p_holm"] == pytest.approx(2 * table.loc["nast", "p"])
+    assert table.loc["front", "p_holm"] == pytest.approx(table.loc["front", "p"])
+
+
+def test_arms_are_compared_where_they_have_lost_the_same():
+    # affirmative accuracy falls by 4 and R@1 by 2: half of the way loses 2 points
+    result = synthetic({"uniform": np.full(6, 60.0), "nast": np.full(6, 70.0)})
+    equal = result.at_equal_preservation()
+    np.testing.assert_allclose(equal["share"], 0.5)
+    np.testing.assert_allclose(equal[equal["arm"] == "nast"]["gain"], ((20 + 70) / 2 + (30 + 70) / 2) / 2)
+    np.testing.assert_allclose(result.at_equal_preservation(allowed=10)["share"], 1.0)
+
+
+def test_collapse_is_flagged():
+    result = synthetic({"uniform": np.full(6, 60.0)})
+    result.runs.loc[0, "affirmative"] = 27.0
+    assert result.table()["collapsed"].tolist() == [1]
+    assert "collapsed: 1" in result.as_text("markdown")
+
+
+def test_holm_agrees_with_its_definition():
+    p = np.array([0.04, 0.001, 0.03, 0.5])
+    np.testing.assert_allclose(holm(p), [0.09, 0.004, 0.09, 0.5])
+    assert holm(np.array([0.9, 0.8])).max() == 1
+
+
+def test_crossing_takes_the_first_loss_beyond_what_is_allowed():
+    share = np.array([0, 0.25, 0.5, 1])
+    assert crossing(share, np.array([0, 3, 1, 9]), 2) == pytest.approx(0.25 * 2 / 3)
+    assert crossing(share, np.array([0, -1, 0, 2]), 2) == 1
+    assert crossing(share, np.array([0, 8, 8, 8]), 0) == 0
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_file_names_presets_or_spells_arms_out(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("data: films\narms:\n  uniform:\n  mine: {by: front, k: 3, weighting: lr}\ntrain: {steps: 5}\n")
+    config = read_study(file)
+    assert config.data == tmp_path / "films"
+    assert config.arms["uniform"] == PRESETS["uniform"]
+    assert (config.arms["mine"].k, config.arms["mine"].weighting) == (3, "lr")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("arms: [uniform]", "field 'data'"),
+        ("data: d\narms: [unifrom]", "no arm 'unifrom'; known are uniform, nast"),
+        ("data: d\narms: {a: {by: front}}", "the selector 'front' needs k"),
+        ("data: d\narms: {a: {bye: front}}", "bye"),
+        ("data: d\nrate: [1]", "'rate'"),
+        ("data: d\nrates: [0]", "rates"),
+        ("data: d\nrates: [0.1, 0.1]", "given twice"),
+        ("data: d\nseeds: 1\ntuning_seeds: 2", "more than seeds"),
+        ("data: d\ntrain: {lr: 1}", "set by the study itself"),
+        ("data: d\ntrain: {stepps: 1}", "stepps"),
+        ("data: d\narms: 3", "list of names"),
+        ("- data", "expected fields"),
+        ("data: [", "not YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_by_field(tmp_path, text, sentence):
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(DataFormatError, match=sentence):
+        read_study(file)
+
+
+def test_missing_data_is_said_before_anything_is_trained(tmp_path):
+    with pytest.raises(DataFormatError, match=r"captions\.jsonl is missing"):
+        run_study(StudyConfig(data=tmp_path / "nowhere", train=TRAIN), tmp_path / "out")

@@ -1,0 +1,54 @@
+"""`study`: compares ways of training, every one tuned alike, over seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .common import Json, announce, check_output, progress_bar, show
+
+
+def study(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="STUDY",
+            help="A YAML file: data, arms, rates, seeds (docs/training.md).",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The study's folder; one that was stopped goes on where it was.")
+    ],
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Runs at once, each on one thread.")] = 1,
+    table: Annotated[Literal["text", "markdown", "latex", "csv"], typer.Option(help="Form of the table.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="Also every number of the table: .csv.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Train and score several arms (uniform, weighted by a trace, rivals, controls) at several rates and seeds.
+
+    Example:  tracescribe study study.yaml -o studies/phantom --processes 2 --table markdown
+    """
+    if out is not None:
+        check_output(out, (".csv",))
+    from ..finetune.study.config import read_study
+
+    config = read_study(file)
+    announce(json)
+    from ..finetune.study.analysis import read_study_result
+    from ..finetune.study.runs import run_study
+    from ..io.atomic import write_atomically
+
+    with progress_bar(json, "study", 1) as bar:
+        run_study(config, output, processes=processes, notify=lambda what, done, total: bar.to(done, total, note=what))
+    result = read_study_result(output)
+    numbers = result.table()
+    if out is not None:
+        with write_atomically(out) as handle:
+            numbers.to_csv(handle, index=False)
+    rows = numbers.astype(object).where(numbers.notna(), None).to_dict(orient="records")
+    show(json, {"output": output, "base": dict(result.base), "arms": rows}, result.as_text(table))
