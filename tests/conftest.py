@@ -8,6 +8,7 @@ import os
 # Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import typechecking
 from jaxtyping import install_import_hook
 
 # Shapes and types that annotations state are checked at every call of what computes with arrays. (What users call takes
@@ -19,4 +20,4 @@ COMPUTING = (
     "finetune.losses",
     "tracer.results.scoring",
 )
-install_import_hook([f"tracescribe.{module}" for module in COMPUTING], "typechecking.checked")
+install_import_hook([f"tracescribe.{module}" for module in COMPUTING], f"{typechecking.__name__}.checked")

@@ -12,6 +12,7 @@ from beartype.roar import BeartypeDecorHintException
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # PEP 484: where a float is asked for, an int will do
 
 
+@_check  # here, so that beartype loads all of its modules now: it cannot once nnsight has put a method on `object`
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` with its annotations checked at every call.
 

@@ -13,6 +13,7 @@ from ...errors import UnsupportedTowerError
 from ..towers.image_tower import ImageTower
 from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
+from ..towers.tokenizers import TextTokenizer
 from .weights import linear, stateless
 
 Pooled = tuple[Pooling, list[nn.Module]]
@@ -102,13 +103,26 @@ class EncoderReader:
             UnsupportedTowerError: the tokenizer pads with another id than the one that the source model hides.
         """
         tower = self.build(encoder, tokenizer, pooling, head)
-        hidden, padded = encoder.config.pad_token_id, tower.tokenizer.pad_id
-        if tower.spec.padding == "mask" and hidden != padded:
-            raise UnsupportedTowerError(
-                f"the model hides padding by id {hidden}, but the tokenizer pads with {padded}: this tokenizer does "
-                f"not belong to this model"
-            )
+        if tower.spec.padding == "mask":
+            check_padding(encoder.config.pad_token_id, tower.tokenizer)
         return tower
+
+
+def check_padding(hidden: int | None, tokenizer: TextTokenizer) -> None:
+    """Make sure that the tokenizer pads with the id that the source model hides.
+
+    A tokenizer that does not pad takes the model's id.
+
+    Raises:
+        UnsupportedTowerError: it pads with another one.
+    """
+    if hidden is not None and not getattr(tokenizer, "pad_known", True):
+        tokenizer.pad_id = hidden
+    if hidden != tokenizer.pad_id:
+        raise UnsupportedTowerError(
+            f"the model hides padding by id {hidden}, but the tokenizer pads with {tokenizer.pad_id}: this tokenizer "
+            f"does not belong to this model"
+        )
 
 
 def context_of(tokenizer: Any, limit: int | None) -> int:

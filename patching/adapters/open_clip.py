@@ -13,24 +13,24 @@ from ..towers.layers import FusedQKV, Project, Scale, TokenEmbedding
 from ..towers.spec import Padding, Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
-from .base import Adapter
+from .base import Adapter, check_padding
 from .vision_open_clip import build_image_tower
 from .weights import layer_norm, linear, plain, stateless, table
 from .wrappers import kinds, unwrapped
 
 NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
 OWN_ATTENTION_LINEARS = NATIVE_LINEARS.replace("attn", r"attn\.out_proj")
-_OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
+OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
 
 
 def _text(source: Any) -> Any:
     """The module that holds the text transformer: the model itself, or its ``.text``."""
-    return source.text if kinds(source) & _OWN_TEXT else source
+    return source.text if kinds(source) & OWN_TEXT else source
 
 
 def _matches(source: Any) -> bool:
-    if kinds(source) & _OWN_TEXT:
-        return "open_clip.HFTextEncoder" not in kinds(source.text)
+    if kinds(source) & OWN_TEXT:
+        return not kinds(source.text) & {"open_clip.HFTextEncoder", "open_clip.ModernTextTransformer"}
     return "open_clip.CLIP" in kinds(source)
 
 
@@ -46,11 +46,8 @@ def native_tower(text: Any, tokenizer: Any, context_length: int) -> TextTower:
     pooling: Pooling = "last" if appended else _pool_type(text)
     causal = text.attn_mask is not None
     adapted = adapt_tokenizer(tokenizer, context_length)
-    if (appended or getattr(text, "use_pad_mask", False)) and adapted.pad_id != text.pad_id:
-        raise UnsupportedTowerError(
-            f"the model hides padding by id {text.pad_id}, but the tokenizer pads with {adapted.pad_id}: this "
-            f"tokenizer does not belong to this model"
-        )
+    if appended or getattr(text, "use_pad_mask", False):
+        check_padding(text.pad_id, adapted)
     return TextTower(
         spec=TowerSpec(
             causal=causal,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import UnsupportedTowerError
 from ..towers.layers import Project, TokenEmbedding
 from ..towers.spec import TowerSpec
 from ..towers.text_tower import TextTower
@@ -22,15 +21,14 @@ def _matches(source: Any) -> bool:
 
 
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
-    if source.text_projection.dtype != source.positional_embedding.dtype:
-        raise UnsupportedTowerError(
-            f"OpenAI's CLIP keeps its text projection in {source.text_projection.dtype} and its positions in "
-            f"{source.positional_embedding.dtype} on a GPU: bring it to one precision first, model.float()"
-        )
+    # on a GPU: weights of linear layers in half precision, embeddings and norms in single
+    precision, positions = source.text_projection.dtype, source.positional_embedding
     return TextTower(
         spec=TowerSpec(causal=True, pooling="argmax", padding="trim", context_length=source.context_length),
         tokenizer=adapt_tokenizer(tokenizer, source.context_length),
-        embedding=TokenEmbedding(table(source.token_embedding), source.positional_embedding),
+        embedding=TokenEmbedding(
+            table(source.token_embedding), positions, cast=None if precision == positions.dtype else precision
+        ),
         blocks=[open_clip_block(block) for block in source.transformer.resblocks],
         ln_final=layer_norm(source.ln_final),
         projection=Project(source.text_projection),

@@ -66,14 +66,14 @@ def _load_adapters() -> None:
 
 
 def _register_this_package() -> None:
-    from . import open_clip, open_clip_hf, transformers_dual
+    from . import open_clip, open_clip_hf, open_clip_modern, transformers_dual
     from .conch import ADAPTER as conch
     from .cxr_bert import ADAPTER as cxr_bert
     from .gloria import ADAPTER as gloria
     from .medclip import ADAPTER as medclip
     from .openai_clip import ADAPTER as openai_clip
 
-    families = [family.ADAPTER for family in (open_clip, open_clip_hf, transformers_dual)]
+    families = [family.ADAPTER for family in (open_clip, open_clip_hf, open_clip_modern, transformers_dual)]
     for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria):
         _ADAPTERS.setdefault(adapter.name, adapter)
 

@@ -73,12 +73,13 @@ def layer_norm(layer: nn.Module) -> LayerNorm:
     return LayerNorm(source)
 
 
-def rms_norm(layer: nn.Module) -> RMSNorm:
-    """Our RMS norm over ``layer``'s weight."""
+def rms_norm(layer: nn.Module, cast: bool = False) -> RMSNorm:
+    """Our RMS norm over ``layer``'s weight; cast: see :class:`RMSNorm`."""
     source: Any = plain(layer)
-    if [name for name, _ in source.named_parameters()] != ["weight"] or not hasattr(source, "variance_epsilon"):
+    eps = getattr(source, "variance_epsilon", getattr(source, "eps", None))
+    if [name for name, _ in source.named_parameters()] != ["weight"] or eps is None or isinstance(source, nn.LayerNorm):
         raise UnsupportedTowerError(f"expected an RMS norm, found {type(layer).__name__}")
-    return RMSNorm(source.weight, source.variance_epsilon)
+    return RMSNorm(source.weight, eps, cast)
 
 
 def batch_norm(layer: nn.Module) -> BatchNorm:

@@ -27,8 +27,9 @@ class Fresh(NamedTuple):
 class Attention(nn.Module):
     """Multi-head self-attention.
 
-    relative: positions that the attention itself knows, a module of :mod:`.relative`; ``hook_q`` and ``hook_k`` stand
-    before it. scale: factor on the scores, by default d_head ** -0.5.
+    relative: positions that the attention itself knows, a module of :mod:`.relative_positions`; ``hook_q`` and
+    ``hook_k`` stand before it. scale: factor on the scores, by default d_head ** -0.5. gate: z is multiplied by
+    sigmoid(gate x), channel by channel, behind ``hook_z``.
 
     ``explicit`` computes the attention pattern and each head's contribution as tensors, so that ``hook_pattern`` and
     ``hook_result`` fire; otherwise torch's fused kernel does the same sum faster.
@@ -42,18 +43,27 @@ class Attention(nn.Module):
         *,
         relative: nn.Module | None = None,
         scale: float | None = None,
+        gate: Linear | None = None,
     ) -> None:
         super().__init__()
         self.qkv, self.out, self.n_heads, self.explicit = qkv, out, n_heads, False
-        self.relative, self.scale = relative, scale
+        self.relative, self.scale, self.gate = relative, scale, gate
         self.hook_q, self.hook_k, self.hook_v = HookPoint(), HookPoint(), HookPoint()
         self.hook_pattern, self.hook_z, self.hook_result = HookPoint(), HookPoint(), HookPoint()
 
     def forward(
-        self, x: Float[Tensor, "*rows d"], attend: Attend, queries: Tensor | None = None
+        self,
+        x: Float[Tensor, "*rows d"],
+        attend: Attend,
+        queries: Int[Tensor, " query"] | None = None,
+        asked: Float[Tensor, "*queries d"] | None = None,
     ) -> Float[Tensor, "*queries d"]:
+        """asked: the input of the rows whose output is computed, where ``attend`` adds some to those of ``x``."""
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in self.qkv(x, queries))
         z = self.hook_z(attend(self, self.hook_q(q), self.hook_k(k), self.hook_v(v)))  # (*queries, head, d_head)
+        if self.gate is not None:
+            asked = _chosen(x, queries) if asked is None else asked
+            z = z * self.gate(asked).sigmoid().unflatten(-1, (self.n_heads, -1))
         if not self.explicit:
             return self.out(z.flatten(-2))
         by_head = self.out.weight.unflatten(1, (self.n_heads, -1))  # (d, head, d_head)
@@ -141,8 +151,10 @@ class Block(nn.Module):
         """
         rows, asking = (x, queries) if fresh is None else (x[fresh.rows], fresh.queries)
         before, after = (_unchanged, self.ln_1) if self.post_norm else (self.ln_1, _unchanged)
-        attended = self.hook_attn_out(self.scale_attn(self.attn(before(rows), attend, asking)))
-        x = self.hook_resid_mid(after((x if queries is None else x.index_select(0, queries)) + attended))
+        kept = _chosen(x, queries)
+        asked = before(kept) if self.attn.gate is not None and fresh is not None else None
+        attended = self.hook_attn_out(self.scale_attn(self.attn(before(rows), attend, asking, asked)))
+        x = self.hook_resid_mid(after(kept + attended))
         before, after = (_unchanged, self.ln_2) if self.post_norm else (self.ln_2, _unchanged)
         return self.hook_resid_post(after(x + self.hook_mlp_out(self.scale_mlp(self.mlp(before(x))))))
 
@@ -168,3 +180,7 @@ class OpaqueBlock(nn.Module):
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def _chosen(x: Float[Tensor, "*rows d"], rows: Int[Tensor, " chosen"] | None) -> Float[Tensor, "*chosen d"]:
+    return x if rows is None else x.index_select(0, rows)

@@ -54,18 +54,22 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """w * x / sqrt(mean x² + eps): a layer norm without mean and offset (Zhang and Sennrich 2019)."""
+    """w * x / sqrt(mean x² + eps): a layer norm without mean and offset (Zhang and Sennrich 2019).
+
+    cast: the weight is brought to the precision of the states, as open_clip does; else they follow the usual promotion.
+    """
 
     weight: Tensor
 
-    def __init__(self, weight: Float[Tensor, " d_model"], eps: float) -> None:
+    def __init__(self, weight: Float[Tensor, " d_model"], eps: float, cast: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.cast_weight = eps, cast
         hold(self, "weight", weight)
 
     def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         square = x.float().pow(2).mean(-1, keepdim=True)  # half precision would overflow
-        return self.weight * (x * torch.rsqrt(square + self.eps)).to(x.dtype)
+        weight = self.weight.to(x.dtype) if self.cast_weight else self.weight
+        return weight * (x * torch.rsqrt(square + self.eps)).to(x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -89,14 +93,19 @@ class BatchNorm(nn.Module):
 
 
 class GatedHalves(nn.Module):
-    """activation(a) * b of the two halves of the channels, for an MLP whose gate and values are one weight."""
+    """activation(a) * b of the two halves of the channels, for an MLP whose gate and values are one weight.
 
-    def __init__(self, activation: nn.Module) -> None:
+    gate_last: the gate is the second half.
+    """
+
+    def __init__(self, activation: nn.Module, gate_last: bool = False) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.gate_last = activation, gate_last
 
     def forward(self, x: Float[Tensor, "*rows twice_d"]) -> Float[Tensor, "*rows d"]:
         gate, values = x.chunk(2, dim=-1)
+        if self.gate_last:
+            gate, values = values, gate
         return self.activation(gate) * values
 
 

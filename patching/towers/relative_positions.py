@@ -1,4 +1,5 @@
-"""Positions inside attention: biases by distance (T5, MPNet), rotated queries and keys, local windows (ModernBERT).
+"""Positions inside attention: biases by distance (T5, MPNet), rotated queries and keys, local windows (ModernBERT);
+norms of queries and keys.
 
 Each is a module ``(q, k, mask, first) -> (q, k, mask)`` that an :class:`~.block.Attention` applies before its softmax.
 Keys stand at positions 0, 1, ...; the queries are consecutive too, from ``first`` on, so that a resumed pass, which
@@ -53,17 +54,21 @@ class DistanceBias(nn.Module):
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al. 2021): pairs of channels turn by position times frequency.
 
-    Channel i goes with channel i + d_head / 2. frequencies: radians a position, one for each pair. scaling: a factor on
-    the rotated queries and keys. window: the largest distance attended to; None for all.
+    frequencies: radians per position, one for each pair. scaling: a factor on the rotated queries and keys. window: the
+    largest distance attended to; None for all. adjacent: channels 2i and 2i + 1 are a pair, else i and i + d_head / 2.
     """
 
     def __init__(
-        self, frequencies: Float[Tensor, " half_d_head"], scaling: float = 1.0, window: int | None = None
+        self,
+        frequencies: Float[Tensor, " half_d_head"],
+        scaling: float = 1.0,
+        window: int | None = None,
+        adjacent: bool = False,
     ) -> None:
         super().__init__()
         # numbers rather than a buffer: a tower cast to half precision must not round them
         self.frequencies: Sequence[float] = frequencies.tolist()
-        self.scaling, self.window = scaling, window
+        self.scaling, self.window, self.adjacent = scaling, window, adjacent
 
     def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*n m keys"] | None, first: int) -> Related:
         if self.window is not None:
@@ -76,5 +81,19 @@ class Rotary(nn.Module):
         positions = torch.arange(first, first + x.shape[-2], device=x.device, dtype=torch.float32)
         angles = positions[:, None] * torch.tensor(self.frequencies, device=x.device, dtype=torch.float32)
         cos, sin = ((part * self.scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
-        one, other = x.float().chunk(2, dim=-1)
-        return torch.cat([one * cos - other * sin, other * cos + one * sin], dim=-1).to(x.dtype)
+        wide = x.float()
+        one, other = (wide[..., ::2], wide[..., 1::2]) if self.adjacent else wide.chunk(2, dim=-1)
+        turned = one * cos - other * sin, other * cos + one * sin
+        return (torch.stack(turned, dim=-1).flatten(-2) if self.adjacent else torch.cat(turned, dim=-1)).to(x.dtype)
+
+
+class NormedHeads(nn.Module):
+    """Queries and keys are normalised head by head (Henry et al. 2020), before positions turn them, if any do."""
+
+    def __init__(self, q: nn.Module, k: nn.Module, positions: nn.Module | None) -> None:
+        super().__init__()
+        self.q, self.k, self.positions = q, k, positions
+
+    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*n m keys"] | None, first: int) -> Related:
+        q, k = self.q(q), self.k(k)
+        return (q, k, mask) if self.positions is None else self.positions(q, k, mask, first)

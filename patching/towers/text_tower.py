@@ -43,8 +43,9 @@ class TextTower(Tower):
         blocks: Sequence[Block | OpaqueBlock],
         ln_final: nn.Module | None,
         projection: nn.Module | None,
+        head: nn.Module | None = None,
     ) -> None:
-        super().__init__(spec=spec, blocks=blocks, ln_final=ln_final, projection=projection)
+        super().__init__(spec=spec, blocks=blocks, ln_final=ln_final, projection=projection, head=head)
         if spec.padding == "attend" and not getattr(tokenizer, "pad_known", True):
             raise UnsupportedTowerError(
                 "this model attends to padding, and the tokenizer does not tell which id it pads with: make it pad to "

@@ -79,8 +79,8 @@ class CallableTokenizer:
     that stands behind the tokens of an empty text. Such a function may cut texts without a word. A text is refused
     where saying it twice gives the same tokens as saying it once, since what was added has then been cut.
 
-    pad_known: whether the id of padding was seen or declared; otherwise 0 is assumed, which only towers that do not
-    attend to padding may use.
+    pad_known: whether the id of padding was seen or declared. Otherwise rows are not padded, and ``pad_id`` is 0 until
+    an adapter puts in the id that its model hides; towers that attend to padding refuse such a tokenizer.
     """
 
     def __init__(self, function: Callable[[list[str]], Any], context_length: int) -> None:
@@ -105,6 +105,9 @@ class CallableTokenizer:
         # where the token that ends a text also pads (CLIP's in transformers), the first of them is no padding
         self._pad_ends = len(empty) == len(probe) and 0 < self.pad_id == max(empty)
         self.special_ids = frozenset(self._tokens(""))
+        ends = {"sot_token_id": "[SOT]", "bos_token_id": "[SOT]", "eot_token_id": "[EOT]", "eos_token_id": "[EOT]"}
+        declared_ends = {getattr(function, attribute, None): name for attribute, name in ends.items()}
+        self._names = {i: name for i, name in declared_ends.items() if i in self.special_ids}
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -130,7 +133,7 @@ class CallableTokenizer:
         if mask is not None:
             return [i for i, kept in zip(ids, mask, strict=True) if kept]
         end = len(ids)
-        while end and ids[end - 1] == self.pad_id:
+        while self.pad_known and end and ids[end - 1] == self.pad_id:
             end -= 1
         return ids[: end + 1] if self._pad_ends else ids[:end]
 
@@ -138,7 +141,7 @@ class CallableTokenizer:
         decode = getattr(self._function, "decode", None)
         if decode is None:
             return [f"#{i}" for i in ids]
-        raw = [str(decode([i])) for i in ids]
+        raw = [self._names.get(i) or _decoded(decode, i) for i in ids]
         names = [text.strip() if i in self.special_ids else None for i, text in zip(ids, raw, strict=True)]
         if any(text.endswith(" ") for text in raw):  # as open_clip's: a space ends each word
             pieces = [text.strip() + "</w>" * text.endswith(" ") for text in raw]
@@ -162,6 +165,14 @@ class CallableTokenizer:
 
 
 _PROBE = "a photo of a cat on a mat"  # longer than an empty text in any tokenizer
+
+
+def _decoded(decode: Callable[[list[int]], Any], token: int) -> str:
+    """A token's text; its number where it has none: start and end tokens may lie outside what can be decoded."""
+    try:
+        return str(decode([token])) or f"#{token}"
+    except Exception:  # the code of others may raise anything
+        return f"#{token}"
 
 
 def _rows(ids: Any) -> list[list[int]] | None:

@@ -162,7 +162,7 @@ class Tower(nn.Module):
         raise NotImplementedError
 
     def counted(self, inputs: Tensor) -> Bool[Tensor, "batch pos"] | None:
-        """The positions that enter a mean; None for all."""
+        """The positions that enter a mean, or that a head reads; None for all."""
         return None
 
     # the forward pass -----------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Tower(nn.Module):
             return self.readout(x[torch.arange(len(x), device=x.device), pooled])
         x = self.ln_final(x)
         if self.head is not None:
-            return self.projection(self.head(x))
+            return self.projection(self.head(x) if counted is None else self.head(x, counted))
         if counted is None:
             return self.projection(x.mean(dim=1))
         weights = counted.to(x.dtype)

@@ -159,7 +159,9 @@ class LensAttention(Attention):
     """Attention that computes every activation TransformerLens names, with its weights in TransformerLens' shapes."""
 
     def __init__(self, source: Attention) -> None:
-        super().__init__(source.qkv, source.out, source.n_heads, relative=source.relative, scale=source.scale)
+        super().__init__(
+            source.qkv, source.out, source.n_heads, relative=source.relative, scale=source.scale, gate=source.gate
+        )
         self.explicit = True  # so that hook_pattern and hook_result fire
         self.hook_q_input, self.hook_k_input, self.hook_v_input = HookPoint(), HookPoint(), HookPoint()
 

@@ -35,6 +35,7 @@ TOKENIZERS: dict[str, Callable[[list[str]], Any]] = {
     "lists": ragged,
     "rows of the longest text": lambda texts: WORDS.rows(texts, None),
     "full width": lambda texts: WORDS.rows(texts, 12),
+    "narrower than the context": lambda texts: WORDS.rows(texts, 11),
     "wider than the context": lambda texts: WORDS.rows(texts, 20),
     "numpy": lambda texts: WORDS.rows(texts, 12).numpy(),
     "mapping": mapping,
@@ -49,6 +50,16 @@ def test_rows_of_any_length_are_read(kind: str, make: Callable[[], nn.Module]) -
     text = ts.wrap(make(), tokenizer=TOKENIZERS[kind]).text
     assert [text.token_ids(one) for one in TEXTS] == [WORDS.encode(one) for one in TEXTS]
     assert torch.equal(text.encode(TEXTS), expected.encode(TEXTS))
+
+
+def test_rows_without_padding_take_the_id_that_the_model_hides() -> None:
+    """RoBERTa hides 1, and 0 is its start token: nothing may be taken for padding."""
+    words = WordTokenizer(64, 1, sot_id=0, eot_id=0)
+    source = open_clip_hf_model(text="Roberta")
+    text = ts.wrap(source, tokenizer=lambda texts: [words.encode(text) for text in texts]).text
+    assert text.tokenizer.pad_id == 1
+    assert [text.token_ids(one) for one in TEXTS] == [words.encode(one) for one in TEXTS]
+    assert torch.equal(text.encode(TEXTS), ts.wrap(source, tokenizer=words).text.encode(TEXTS))
 
 
 def test_an_end_token_that_also_pads_is_kept() -> None:
@@ -132,3 +143,26 @@ def test_open_clips_low_precisions_say_what_the_source_says(precision: str) -> N
     assert (single.encode(TEXTS) - expected).abs().max() <= TOLERANCE[dtype]
     trace = ts.trace(model, [ts.Pair(correct=TEXTS[0], foil="there is some edema.", image=images[0])], floor=0)
     assert trace.cte.shape[:2] == (1, 4)
+
+
+def test_openais_own_model_in_mixed_half_precision_says_what_it_says() -> None:
+    """As ``clip.load`` gives it on a GPU: embeddings and norms in single precision, all linear weights in half."""
+    from zoo.replicas.openai_clip import CLIP as OpenAI
+    from zoo.replicas.openai_clip import convert_weights
+
+    torch.manual_seed(0)
+    source = shaken(OpenAI(EMBED, 32, 1, 64, 16, 12, 64, 64, 1, 3), 0)
+    convert_weights(source)
+    assert source.positional_embedding.dtype == source.ln_final.weight.dtype == torch.float32
+    assert source.text_projection.dtype == torch.float16
+    model = ts.wrap(source, tokenizer=WORDS)
+    assert model.text.dtype == torch.float16
+    with torch.no_grad():
+        expected = nn.functional.normalize(source.encode_text(model.text.tokenize(TEXTS)).float(), dim=-1)
+    assert (model.encode_texts(TEXTS) - expected).abs().max() <= TOLERANCE[torch.float16]
+    images = model.encode_images(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    pair = ts.Pair(correct=TEXTS[0], foil="there is some edema.", image=images[0])
+    trace = ts.trace(model, [pair], dtype=torch.float32, floor=0)  # and traced in single precision
+    assert trace.cte[0, -1, -1] == 1
+    single = model.text.twin(torch.float32).encode(TEXTS)
+    assert (single - expected).abs().max() <= TOLERANCE[torch.float16]

@@ -83,7 +83,7 @@ def check_residual_cells(entry: Entry, source: torch.nn.Module, tower: TextTower
             torch.testing.assert_close(cells[0, position], clean, atol=TOLERANCE, rtol=0)
         if tower.causal and position < differs.index(True):
             torch.testing.assert_close(cells[:, position], clean.expand_as(cells[:, position]), atol=2e-6, rtol=0)
-    if tower.readout_layers == (tower.n_layers,) and tower.pooling != "mean":
+    if tower.readout_layers == (tower.n_layers,) and tower.spec.reads_one:
         pooled = int(tower.pooled_positions(tower.collate(tower.rows(TEXTS[:1])))[0])
         torch.testing.assert_close(cells[-1, pooled], other, atol=TOLERANCE, rtol=0)
         others = [p for p in range(cells.shape[1]) if p != pooled]

@@ -84,6 +84,58 @@ _MODERNBERT = Reading(
 )
 
 
+# as open_clip 4's moderntext-ViT-B-32-256, and what else its options give
+_MODERN: dict[str, dict[str, Any]] = {
+    "modern text (moderntext-*)": {"attn_gated": True},
+    "modern text, bidirectional, map, sandwich norms": {
+        "attention_mode": "bidirectional",
+        "pool_type": "map",
+        "qk_norm": True,
+        "norm_placement": "sandwich",
+        "pre_norm": True,
+        "bias": True,
+        "attn_gated": True,
+    },
+    "modern text, bidirectional, mean, no positions": {
+        "attention_mode": "bidirectional",
+        "pool_type": "mean",
+        "pos_embed": "none",
+        "mlp_type": "mlp",
+        "norm_type": "layernorm",
+    },
+    "modern text, causal, mean, LayerScale": {
+        "pool_type": "mean",
+        "qk_norm": True,
+        "norm_type": "layernorm",
+        "mlp_type": "relu2",
+        "ls_init_value": 0.3,
+    },
+}
+
+
+def modern_text(seed: int, **options: Any) -> nn.Module:
+    """open_clip's ``CustomTextCLIP`` over a replica of the text tower of its next version."""
+    from open_clip.model import CustomTextCLIP
+
+    from zoo.replicas.open_clip_modern import ModernTextTransformer
+
+    torch.manual_seed(seed)
+    sizes = {"width": WIDTH, "heads": HEADS, "layers": LAYERS, "vocab_size": VOCABULARY, "context_length": CONTEXT}
+    model = CustomTextCLIP(EMBED, VISION, sizes)
+    model.text = ModernTextTransformer(sizes | {"pad_id": 58, "eos_id": 57} | options, EMBED)
+    return shaken(model, seed)
+
+
+def _modern_reading(name: str) -> Reading:
+    return Reading(
+        name,
+        encode_text,
+        lambda model: model.text.blocks,
+        Sites(Place("ls1"), Place("norm2", "in"), Place("ls2")),
+        partial(WordTokenizer, pad_id=58, sot_id=59, eot_id=57),
+    )
+
+
 def open_clip_variants() -> list[Entry]:
     """Entries named ``open_clip variant: ...``."""
     made = []
@@ -95,4 +147,6 @@ def open_clip_variants() -> list[Entry]:
         config = {"vision_cfg": {}, "text_cfg": text | {"hf_model_name": name.partition(",")[0]}}
         made.append((name, reading_of(config), partial(build, config)))
     made.append(("ModernBERT, cls_last_hidden_state_pooler, mlp", _MODERNBERT, _modernbert))
+    for name, options in _MODERN.items():
+        made.append((name, _modern_reading(name), partial(modern_text, **options)))
     return [Entry(f"open_clip variant: {name}", "open_clip", reading, make) for name, reading, make in made]
