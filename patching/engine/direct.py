@@ -18,6 +18,7 @@ from .buckets import Bucket, Cells
 from .engine import PatchingEngine, PatchPath
 from .generic import by_layer
 from .replacement import hook_point, prove
+from .resumed import Watch
 
 # Hook points of a block in the order of the forward pass, and the parts that compute what is held still.
 _ORDER = ("hook_resid_pre", "attn", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
@@ -60,9 +61,11 @@ class DirectEngine(PatchingEngine):
             raise SiteError("path='resume' does not hold anything still: use path='auto' for direct effects")
         return super()._path(sweep, "generic")
 
-    def _cells(self, bucket: Bucket, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
+    def _cells(
+        self, bucket: Bucket, sweep: Sweep, most_rows: int, watch: Watch | None = None
+    ) -> Float[Tensor, "batch layer column embed"]:
         held = {hook: run_clean(self.tower, bucket.inputs, hook) for hook in self._held_hooks()}
-        return by_layer(self.tower, bucket, sweep, most_rows, partial(self._direct, held))
+        return by_layer(self.tower, bucket, sweep, most_rows, partial(self._direct, held), watch)
 
     def _held_hooks(self) -> tuple[str, ...]:
         return ("hook_attn_out",) if self.through_mlps else tuple(_WRITES)

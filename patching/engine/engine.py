@@ -30,7 +30,7 @@ from .batching import WORKING_MEMORY, Prepared, clean_rows, divide, patched_rows
 from .buckets import Bucket, cached_buckets, clean_buckets
 from .generic import by_layer, run_cells
 from .given import GivenStates
-from .resumed import run_resumed
+from .resumed import Watch, run_resumed
 
 Direction = Literal["foil->correct", "correct->foil", "negated->affirmative"]
 PatchPath = Literal["auto", "resume", "generic"]
@@ -188,12 +188,23 @@ class PatchingEngine:
         for number, shard in enumerate(prepared.shards):
             yield self.run(prepared, shard, checks=checks, seed=seed + number)
 
-    def run(self, prepared: Prepared, shard: Sequence[int], *, checks: int = 2, seed: int = 0) -> PatchedBatch:
+    def run(
+        self,
+        prepared: Prepared,
+        shard: Sequence[int],
+        *,
+        checks: int = 2,
+        seed: int = 0,
+        watch: Watch | None = None,
+    ) -> PatchedBatch:
         """Patch the pairs of one shard.
 
         Args:
             checks: with "resume", this many cells of the shard, chosen by ``seed``, are run again by the generic path
                 and must agree.
+            watch: called with the numbers of pairs and their cells [pair, layer, column, embed] after each part of the
+                run; layers that are not finished are NaN. What it raises ends the run. The map is then run in groups of
+                layers instead of all at once, which may change the last bits of its numbers.
 
         Raises:
             PatchDidNotFireError: a hook point did not hold the donor's activation.
@@ -202,20 +213,22 @@ class PatchingEngine:
             TorchStateError: see :func:`.torch_state.neutral_state`.
         """
         with neutral_state(self.tower):
-            return self._run(prepared, shard, checks, np.random.default_rng(seed))
+            return self._run(prepared, shard, checks, np.random.default_rng(seed), watch)
 
-    def _run(self, prepared: Prepared, shard: Sequence[int], checks: int, rng: np.random.Generator) -> PatchedBatch:
+    def _run(
+        self, prepared: Prepared, shard: Sequence[int], checks: int, rng: np.random.Generator, watch: Watch | None
+    ) -> PatchedBatch:
         sweep = prepared.sweep
         self._spell_out(sweep)
         longest = max(prepared.keys[i][0] for i in shard)
         most_rows = patched_rows(self.tower, longest, prepared.memory)
         if prepared.path == "resume":
             buckets, cache = cached_buckets(self.tower, prepared, shard)
-            found = run_resumed(self._model, self.tower, buckets, cache, sweep, most_rows)
+            found = run_resumed(self._model, self.tower, buckets, cache, sweep, most_rows, watch)
             self._check(buckets, found, sweep, checks, rng)
         else:
             buckets = clean_buckets(self.tower, prepared, shard)
-            found = [self._cells(bucket, sweep, most_rows) for bucket in buckets]
+            found = [self._cells(bucket, sweep, most_rows, watch) for bucket in buckets]
         for bucket, cells in zip(buckets, found, strict=True):
             if not bool((torch.isfinite(cells) | ~bucket.possible[:, None, :, None]).all()):
                 raise NonFiniteError("a patched text embedding is NaN or infinite: check the text tower's weights")
@@ -251,9 +264,11 @@ class PatchingEngine:
             if isinstance(block, Block):
                 block.attn.explicit = sweep.site.name == "pattern"
 
-    def _cells(self, bucket: Bucket, sweep: Sweep, most_rows: int) -> Float[Tensor, "batch layer column embed"]:
+    def _cells(
+        self, bucket: Bucket, sweep: Sweep, most_rows: int, watch: Watch | None = None
+    ) -> Float[Tensor, "batch layer column embed"]:
         """Every cell of a bucket by the generic path."""
-        return by_layer(self.tower, bucket, sweep, most_rows, partial(run_cells, self._model, self.tower))
+        return by_layer(self.tower, bucket, sweep, most_rows, partial(run_cells, self._model, self.tower), watch)
 
     def _check(
         self, buckets: Sequence[Bucket], found: Sequence[Tensor], sweep: Sweep, checks: int, rng: np.random.Generator

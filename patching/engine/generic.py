@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..resume.clean_cache import state_at
 from ..sites import Sweep
@@ -23,15 +23,28 @@ RunCells = Callable[[Bucket, Sweep, int, Cells], Float[Tensor, "cell embed"]]
 
 
 def by_layer(
-    tower: Tower, bucket: Bucket, sweep: Sweep, most_rows: int, run: RunCells
+    tower: Tower,
+    bucket: Bucket,
+    sweep: Sweep,
+    most_rows: int,
+    run: RunCells,
+    watch: Callable[[list[int], Tensor], None] | None = None,
 ) -> Float[Tensor, "batch layer column embed"]:
-    """Every cell of a bucket, layer by layer, in passes of at most ``most_rows`` rows."""
+    """Every cell of a bucket, layer by layer, in passes of at most ``most_rows`` rows.
+
+    watch: called after each layer with the pairs' numbers and their cells; see :meth:`PatchingEngine.run`.
+    """
     cells = [(pair, column) for pair in range(len(bucket.members)) for column in range(len(bucket.columns[0]))]
     size = max(1, most_rows // bucket.length)
     layers = []
     for at in range(sweep.site.n_layers(tower.n_layers)):
         parts = [run(bucket, sweep, at, cells[start : start + size]) for start in range(0, len(cells), size)]
         layers.append(normalise(torch.cat(parts)).unflatten(0, (len(bucket.members), -1)))
+        if watch is not None:
+            missing = sweep.site.n_layers(tower.n_layers) - len(layers)
+            watch(
+                bucket.members, nn.functional.pad(torch.stack(layers, dim=1), (0, 0, 0, 0, 0, missing), value=torch.nan)
+            )
     return bucket.blank(torch.stack(layers, dim=1))
 
 

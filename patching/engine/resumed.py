@@ -2,63 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..resume.clean_cache import CachedRun, CleanCache, state_at
+from ..resume.known_cells import BASE
 from ..resume.patched_sequences import PatchedSequences
 from ..resume.resumed_pass import ResumedPass, resume
-from ..resume.schedule import divide_into_passes, schedule
+from ..resume.schedule import Schedule, divide_into_passes, schedule
 from ..sites import Sweep
 from ..towers.tower import Tower, normalise
 from .buckets import Bucket
 from .generic import run_cells
 from .replacement import hook_point, prove
 
+# called with the numbers of pairs and their cells [pair, layer, column, embed], NaN in layers that are not finished
+Watch = Callable[[list[int], Tensor], None]
+
+GROUPS = 8  # parts of about equal work that a watched map is run in, last layers first
+GROUP_ROWS = 12_288  # and the most rows × blocks of one
+
 
 def run_resumed(
-    model: Any, tower: Tower, buckets: Sequence[Bucket], cache: CleanCache, sweep: Sweep, most_rows: int
+    model: Any,
+    tower: Tower,
+    buckets: Sequence[Bucket],
+    cache: CleanCache,
+    sweep: Sweep,
+    most_rows: int,
+    watch: Watch | None = None,
 ) -> list[Float[Tensor, "batch layer column embed"]]:
     """Every cell of every bucket, in passes of about ``most_rows`` rows; the first pass fills the cache.
 
     model: the tower, wrapped by nnsight.
+    watch: run the layers in groups, the last ones first, and call this after each pass. What it raises ends the run.
 
     Raises:
         PatchDidNotFireError: a hook point did not hold the donor's activation.
     """
-    schedules = []
-    for bucket in buckets:
-        base, donor = bucket.base, bucket.donor
-        assert isinstance(base, CachedRun) and isinstance(donor, CachedRun)
-        schedules.append(
-            schedule(
-                tower,
-                sweep,
-                base,
-                donor,
-                bucket.columns,
-                bucket.known(tower, sweep),
-                most_rows=most_rows,
-                aligned=bucket.sources is not None or bucket.given,
-            )
-        )
-    everything = list(chain.from_iterable(plan.sequences for plan in schedules))
-    passes = divide_into_passes(everything, cache.n_rows, most_rows)
-    results = [_run_pass(model, tower, part, cache, sweep, keep=part is not passes[-1]) for part in passes]
-    embeddings = iter(normalise(torch.cat(results)).split([len(part) for part in everything]))
-    found = [bucket.known_embeddings(tower, sweep) for bucket in buckets]
-    for bucket, plan, cells in zip(buckets, schedules, found, strict=True):
-        for part in plan.sequences:
-            cells[torch.from_numpy(part.cells).to(cells.device).unbind(dim=1)] = next(embeddings)
-        for pair, layer, column in plan.not_resumable:
-            cells[pair, layer, column] = normalise(run_cells(model, tower, bucket, sweep, layer, [(pair, column)]))[0]
+    n_layers = sweep.site.n_layers(tower.n_layers)
+    n_rows = sum(len(bucket.members) * bucket.length**2 / 2 for bucket in buckets)  # a sequence starts at each position
+    groups = [range(n_layers)] if watch is None else layer_groups(n_layers, n_rows)
+    known: list[Tensor] = []
+    found: list[Tensor] = []
+    for number, layers in enumerate(groups):
+        schedules = [_schedule(tower, sweep, bucket, layers, most_rows) for bucket in buckets]
+        everything = list(chain.from_iterable(plan.sequences for plan in schedules))
+        n_clean = 0 if number else cache.n_rows
+        passes = divide_into_passes(everything, n_clean, most_rows) if everything or n_clean else []
+        last = number == len(groups) - 1
+        results = []
+        for members in passes:
+            results.append(_run_pass(model, tower, members, cache, sweep, keep=not last or members is not passes[-1]))
+            _show(watch, buckets, found)
+        if not number:
+            known = [bucket.known_embeddings(tower, sweep) for bucket in buckets]
+            found = known if watch is None else [torch.full_like(cells, torch.nan) for cells in known]
+        embeddings = iter(normalise(torch.cat(results)).split([len(part) for part in everything]) if results else ())
+        here = slice(layers.start, layers.stop)
+        for bucket, plan, cells, filled in zip(buckets, schedules, found, known, strict=True):
+            cells[:, here] = filled[:, here]
+            for part in plan.sequences:
+                cells[torch.from_numpy(part.cells).to(cells.device).unbind(dim=1)] = next(embeddings)
+            for pair, layer, column in plan.not_resumable:
+                run = run_cells(model, tower, bucket, sweep, layer, [(pair, column)])
+                cells[pair, layer, column] = normalise(run)[0]
+        _show(watch, buckets, found)
     return found
+
+
+def _show(watch: Watch | None, buckets: Sequence[Bucket], found: Sequence[Tensor]) -> None:
+    if watch is not None and found:
+        for bucket, cells in zip(buckets, found, strict=True):
+            watch(bucket.members, cells)
+
+
+def layer_groups(n_layers: int, n_rows: float) -> list[range]:
+    """Indices of the layer axis in groups of about equal work, the last and cheapest layers first.
+
+    n_rows: of one layer's patched sequences. Those of the layer at index i run through the blocks behind it.
+
+    >>> layer_groups(9, 32)
+    [range(5, 9), range(4, 5), range(3, 4), range(2, 3), range(1, 2), range(0, 1)]
+    """
+    most = min(GROUP_ROWS, n_rows * n_layers * (n_layers - 1) / 2 / GROUPS)
+    groups, stop, work = [], n_layers, 0.0
+    for at in reversed(range(n_layers)):
+        work += n_rows * (n_layers - 1 - at)
+        if work >= most or at == 0:
+            groups.append(range(at, stop))
+            stop, work = at, 0.0
+    return groups
+
+
+def _schedule(tower: Tower, sweep: Sweep, bucket: Bucket, layers: range, most_rows: int) -> Schedule:
+    """What has to be run of a bucket's cells in some layers."""
+    base, donor = bucket.base, bucket.donor
+    assert isinstance(base, CachedRun) and isinstance(donor, CachedRun)
+    known = bucket.known(tower, sweep)
+    if len(layers) < known.shape[1]:
+        outside = np.ones(known.shape[1], dtype=bool)
+        outside[layers.start : layers.stop] = False
+        known = np.where(outside[:, None], BASE, known)
+    aligned = bucket.sources is not None or bucket.given
+    return schedule(tower, sweep, base, donor, bucket.columns, known, most_rows=most_rows, aligned=aligned)
 
 
 def _run_pass(

@@ -12,6 +12,7 @@ from .cache import Shard, Store
 if TYPE_CHECKING:
     from ...patching import PatchingEngine
     from ...patching.engine.batching import Prepared
+    from ...patching.engine.resumed import Watch
 
 __all__ = ["Shards"]
 
@@ -21,6 +22,7 @@ class Shards:
     """The shards of a trace: fixed by its text pairs and options, whoever runs them and whatever is known already.
 
     keys: one per text pair, for the cache.
+    watch: see :meth:`tracescribe.patching.PatchingEngine.run`.
     """
 
     engine: PatchingEngine
@@ -28,6 +30,7 @@ class Shards:
     keys: list[str]
     store: Store | None
     seed: int
+    watch: Watch | None = None
 
     def n_texts(self, share: tuple[int, int] = (0, 1)) -> int:
         """How many text pairs a share holds."""
@@ -60,7 +63,7 @@ class Shards:
         known = None if self.store is None else self.store.read(keys)
         if known is not None:
             return known
-        batch = self.engine.run(self.prepared, texts, seed=self.seed + number)
+        batch = self.engine.run(self.prepared, texts, seed=self.seed + number, watch=self.watch)
         assert batch.members == texts  # shards are sorted by shape, as buckets are
         shard = Shard(*(side.float().cpu().numpy() for side in (batch.base, batch.donor, batch.patched)))
         if self.store is not None:

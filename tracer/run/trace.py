@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float32
 
 from ...errors import DegenerateTraceError
+from ..pairs.batch import PairBatch
 from ..pairs.descriptions import descriptions
 from ..pairs.directions import Direction
 from ..pairs.pairs import Pair
-from ..pairs.targets import encode_targets
+from ..pairs.targets import Targets, encode_targets
 from ..results.causal_trace import CausalTrace
 from .attribution import attribute
 from .collector import Collector
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
     from .options import Heads, Keep, Positions
 
-__all__ = ["fill_cache", "run_trace", "trace"]
+__all__ = ["WatchMap", "fill_cache", "run_trace", "trace"]
+
+WatchMap = Callable[[int, Float32[np.ndarray, "layer column"]], None]
 
 
 def trace(
@@ -146,12 +151,22 @@ def trace(
 
 
 def run_trace(
-    model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions, progress: bool | ProgressCallback = True
+    model: DualEncoder,
+    pairs: Sequence[Pair],
+    options: TraceOptions,
+    progress: bool | ProgressCallback = True,
+    watch: WatchMap | None = None,
 ) -> CausalTrace:
-    """:func:`trace` with its options as one object."""
+    """:func:`trace` with its options as one object.
+
+    watch: called with the number of a patched pair and its scores so far, as the first of its pairs has them; what it
+        raises ends the trace. See :meth:`tracescribe.patching.PatchingEngine.run`.
+    """
     prepared = prepare(model, pairs, options)
     batch = prepared.batch
     targets = encode_targets(model, batch.images, batch.ids)
+    if watch is not None:
+        prepared = replace(prepared, shards=replace(prepared.shards, watch=_scored(watch, batch, targets)))
     provenance = trace_provenance(model, batch, targets)
     with progress_bar(progress, prepared.shards.n_texts()) as advance:
         if options.method == "attribution":
@@ -187,6 +202,18 @@ def run_trace(
             f"tell the two captions apart; use other images or pairs, or lower floor="
         )
     return result
+
+
+def _scored(watch: WatchMap, batch: PairBatch, targets: Targets) -> Callable[[list[int], torch.Tensor], None]:
+    """From patched embeddings to the scores that ``watch`` takes."""
+    rows, first = targets.of_pairs, batch.example_of_patched
+
+    def show(members: list[int], cells: torch.Tensor) -> None:
+        embeddings = cells.float().cpu().numpy()
+        for number, of_pair in zip(members, embeddings, strict=True):
+            watch(number, (of_pair.astype(np.float64) @ rows[first[number]]).astype(np.float32))
+
+    return show
 
 
 def fill_cache(
