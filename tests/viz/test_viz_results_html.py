@@ -141,14 +141,14 @@ def test_an_evaluation_shows_every_task_beside_chance() -> None:
         ClaimRecord(
             id=str(i),
             image="x.png",
-            claims=["There is an opacity.", "There is no opacity."],
+            claims=["There is opacity.", "There is no opacity."],
             label=0,
             group=str(i),
             attribute="existence",
         )
         for i in range(4)
     ]
-    captions = [CaptionRecord(id=str(i), image="x.png", caption="There is an opacity.", group=str(i)) for i in range(2)]
+    captions = [CaptionRecord(id=str(i), image="x.png", caption="There is opacity.", group=str(i)) for i in range(2)]
     found = ts.benchmark.evaluate(
         model, [*records, *captions], split=None, n_boot=20, image_embeddings={"x.png": np.eye(model.embed_dim)[0]}
     )
