@@ -8,24 +8,34 @@ if not __name__.startswith("tracescribe."):
 from ..errors import FigureError
 from .figures import export, export_overlay, heatmap, overlay, profile
 from .interactive.html import save_html
+from .layouts import alpha_bars, curves, draw, panels, pareto
+from .paper.figure import PaperFigure
+from .published import published_maps
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
 from .tables import caption, export_table
 
 __all__ = [
     "FigureError",
     "Note",
+    "PaperFigure",
     "Picture",
     "Plot",
     "Report",
     "Section",
     "Table",
+    "alpha_bars",
     "caption",
+    "curves",
+    "draw",
     "export",
     "export_overlay",
     "export_table",
     "heatmap",
     "overlay",
+    "panels",
+    "pareto",
     "profile",
+    "published_maps",
     "report",
     "save_html",
 ]

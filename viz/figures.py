@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
 from ..tracer.results.maps import LayerProfile
 from .figure_data import (
     Data,
+    HeatmapData,
+    OverlayData,
     Profiled,
     Source,
     Statistics,
@@ -21,7 +23,9 @@ from .figure_data import (
     profile_data,
 )
 from .figure_data.labels import quoted
+from .paper.figure import PaperFigure
 from .paper.files import PaperOptions, rendered, suffix_of
+from .theme import PALETTE
 
 if TYPE_CHECKING:
     from .interactive.figure import NotebookFigure
@@ -42,6 +46,7 @@ def heatmap(
     limit: float | None = None,
     width: int | None = None,
     height: int | None = None,
+    palette: str = PALETTE,
     align: str | None = None,
     reduce: str | None = None,
     segment: str | None = None,
@@ -61,10 +66,11 @@ def heatmap(
     limit: colours run from -limit to limit; None = the largest absolute value. Where cells lie beyond it, the end of
         the colour bar says "≤" or "≥".
     width, height: pixels; None = from the numbers of tokens and layers.
+    palette: "RdBu", "PuOr" or "BrBG" (ColorBrewer).
     align, reduce, segment: as in :meth:`CausalTrace.map`.
     aggregate, ci, n_boot, seed: of the profile beside the cells, as in :meth:`CausalTrace.per_layer`.
 
-    Colours are ColorBrewer's RdBu, safe for colour-blind readers, centred at 0. Tokens that differ between the captions
+    Colours are safe for colour-blind readers and centred at 0. Tokens that differ between the captions
     are in bold under a mark; for one pair the foil's token follows a stroke: "severe / no". Parts of a word are marked:
     "no·", "·dule". The notes say which pairs entered and how they were traced.
 
@@ -82,6 +88,7 @@ def heatmap(
     paper = replace(_PICTURE, values=values)
     statistics = Statistics(align, reduce, segment, aggregate, ci, n_boot, seed)
     data = heatmap_data(source, pair, profile=profile, limit=limit, title=title, statistics=statistics)
+    data = replace(data, palette=palette)
 
     from .interactive.heatmap import draw_heatmap
 
@@ -134,6 +141,7 @@ def overlay(
     limit: float | None = None,
     title: str | None = None,
     width: int | None = None,
+    palette: str = PALETTE,
 ) -> NotebookFigure:
     """Causal tracing effect by layer and patch over the image, as a plotly figure; hovering shows the numbers.
 
@@ -141,7 +149,9 @@ def overlay(
     title: in place of the default one; "" for none.
     width: pixels; None = from the number of layers.
 
-    Blue is negative, red positive (ColorBrewer's RdBu, centred at 0); patches whose pixels differ are outlined.
+    palette: "RdBu" (blue is negative, red positive), "PuOr" or "BrBG" (ColorBrewer), centred at 0.
+
+    Patches whose pixels differ are outlined.
 
     Raises:
         FigureError: not an image trace, no such pair or layer, or an image of another shape.
@@ -153,7 +163,7 @@ def overlay(
     >>> [annotation.text for annotation in figure.layout.annotations[:2]]
     ['layer 0', 'layer 1']
     """
-    data = overlay_data(trace, image, pair, layers, limit, title)
+    data = replace(overlay_data(trace, image, pair, layers, limit, title), palette=palette)
 
     from .interactive.overlay import draw_overlay
 
@@ -161,7 +171,7 @@ def overlay(
 
 
 def export(
-    source: Profiled | Mapping[str, Profiled] | NotebookFigure,
+    source: Profiled | Mapping[str, Profiled] | NotebookFigure | PaperFigure,
     path: str | os.PathLike[str],
     width: str | float = "column",
     *,
@@ -173,6 +183,8 @@ def export(
     limit: float | None = None,
     height: float | None = None,
     font: str | None = None,
+    size: float = 6.5,
+    palette: str = PALETTE,
     dpi: int = 300,
     align: str | None = None,
     reduce: str | None = None,
@@ -182,11 +194,13 @@ def export(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Path:
-    """Write a figure for a paper and return its path; the suffix chooses among .pdf, .svg, .eps and .png.
+    """Write a figure for a paper and return its path; the suffix chooses among .pdf, .svg, .eps, .pgf
+    and .png.
 
     source: a CausalTrace, TraceMap or Excess gives the heatmap of :func:`heatmap`; a LayerProfile, or a dict from names
-        to any of these, gives the curves of :func:`profile`; a figure of :func:`heatmap`, :func:`profile` or
-        :func:`overlay` gives what it shows (not what was changed in it afterwards).
+        to any of these, gives the curves of :func:`profile`; a figure of :func:`heatmap`, :func:`profile`,
+        :func:`overlay`, :func:`panels`, :func:`alpha_bars`, :func:`pareto` or :func:`curves` gives what it shows (not
+        what was changed in it afterwards).
     width: "column" (3.25 inches), "page" (6.75), "icml", "neurips", "iclr", "acl", "nature" (the template's column or
         text width; also "icml-page", "acl-page", "nature-page"), or inches; the file is exactly that wide.
     pair: number or id of one pair of a trace.
@@ -198,6 +212,8 @@ def export(
         bar ends in an arrow.
     height: inches; None = from the content.
     font: an installed font family; None = DejaVu Sans, which comes with matplotlib, so that every machine draws alike.
+    size: of ticks and tokens, in points; the other texts follow from it.
+    palette: "RdBu", "PuOr" or "BrBG" (ColorBrewer), of maps.
     dpi: of a PNG; the other formats hold no bitmap.
     align, reduce, segment, aggregate, ci, n_boot, seed: as in :func:`heatmap`, or :func:`profile` for curves.
 
@@ -216,7 +232,7 @@ def export(
     ...     export(cells, f"{folder}/fig3.svg").name
     'fig3.svg'
     """
-    paper = PaperOptions(width, height, values, bool(title), notes, font, dpi)
+    paper = PaperOptions(width, height, values, bool(title), notes, font, dpi, size)
     statistics = Statistics(align, reduce, segment, aggregate, ci, n_boot, seed)
     suffix = suffix_of(path)
     ensure_writable(path)
@@ -236,8 +252,10 @@ def export(
             )
         data = profile_data(source, statistics, title or None)
     else:
-        data = heatmap_data(source, pair, profile=profile, limit=limit, title=title or None, statistics=statistics)
-    return _write(data, path, suffix, paper)
+        # anything else is refused there, by its name
+        cells = cast("Source", source)
+        data = heatmap_data(cells, pair, profile=profile, limit=limit, title=title or None, statistics=statistics)
+    return _write(_coloured(data, palette), path, suffix, paper)
 
 
 def export_overlay(
@@ -252,6 +270,8 @@ def export_overlay(
     title: str | None = None,
     notes: bool = False,
     font: str | None = None,
+    size: float = 6.5,
+    palette: str = PALETTE,
     dpi: int = 300,
 ) -> Path:
     """Write the overlay as a figure for a paper (.pdf, .svg, .eps, .png) and return its path.
@@ -262,10 +282,20 @@ def export_overlay(
         FigureError: see :func:`overlay`; an unknown suffix, width or font.
         OutputError: nothing can be written at ``path``; nothing was written.
     """
-    paper = PaperOptions(width, title=bool(title), notes=notes, font=font, dpi=dpi)
+    paper = PaperOptions(width, title=bool(title), notes=notes, font=font, dpi=dpi, size=size)
     suffix = suffix_of(path)
     ensure_writable(path)
-    return _write(overlay_data(trace, image, pair, layers, limit, title or None), path, suffix, paper)
+    data = _coloured(overlay_data(trace, image, pair, layers, limit, title or None), palette)
+    return _write(data, path, suffix, paper)
+
+
+def _coloured(data: Data, palette: str) -> Data:
+    """The data in another palette; what is drawn already keeps its own where none is asked for."""
+    if palette == PALETTE:
+        return data
+    if isinstance(data, HeatmapData | OverlayData):
+        return replace(data, palette=palette)
+    raise FigureError(f"palette={quoted(palette)} applies to maps; panels take it when they are made")
 
 
 def _write(data: Data, path: str | os.PathLike[str], suffix: str, paper: PaperOptions) -> Path:

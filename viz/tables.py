@@ -12,23 +12,19 @@ import numpy as np
 
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
-from .figure_data import Data, HeatmapData, OverlayData, ProfileData
-from .figure_data.labels import number, quoted
+from ..tracer.results.maps import LayerProfile
+from .figure_data import AlphaData, Data, HeatmapData, OverlayData, PanelsData, PointsData, ProfileData
+from .figure_data.labels import number, quoted, tex_text
 
 if TYPE_CHECKING:
     from .interactive.figure import NotebookFigure
+    from .paper.figure import PaperFigure
 
 __all__ = ["caption", "export_table"]
 
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "→": r"$\rightarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$",
-}  # fmt: skip
 
-
-def caption(figure: NotebookFigure) -> str:
-    """A caption to start from, for a figure of :func:`heatmap`, :func:`profile` or :func:`overlay`.
+def caption(figure: NotebookFigure | PaperFigure) -> str:
+    """A caption to start from, for a figure of :func:`heatmap`, :func:`profile`, :func:`overlay`, :func:`panels`, ...
 
     It says what is drawn, how colours are to be read, which pairs entered, how they were traced, and what the band is.
 
@@ -45,11 +41,12 @@ def caption(figure: NotebookFigure) -> str:
     return caption_of(_data(figure))
 
 
-def export_table(figure: NotebookFigure, path: str | os.PathLike[str], *, decimals: int = 2) -> Path:
+def export_table(figure: NotebookFigure | PaperFigure, path: str | os.PathLike[str], *, decimals: int = 2) -> Path:
     """Write the numbers that a figure shows and return the path: .tex (booktabs), .md or .csv by the suffix.
 
-    One line per layer, from the last to the first as in the figure. A heatmap has a column per token and the profile
-    beside it; a profile has a column per curve, with its interval.
+    One line per layer, from the last to the first as in a heatmap. A heatmap has a column per token and the profile
+    beside it, panels have those of each panel; a profile has a column per curve, with its interval. Layer weights have
+    a line per block, trade-offs per point, other curves per point of each curve.
 
     decimals: of .tex and .md; a .csv holds every digit.
 
@@ -85,58 +82,94 @@ def export_table(figure: NotebookFigure, path: str | os.PathLike[str], *, decima
 def _data(figure: Any) -> Data:
     shown = getattr(figure, "shown", None)
     if shown is None:
-        raise FigureError(f"give a figure of heatmap, profile or overlay, not a {type(figure).__name__}")
+        raise FigureError(f"give a figure of tracescribe.viz (heatmap, profile, panels), not a {type(figure).__name__}")
     return cast("Data", shown)
 
 
-def _columns(data: Data) -> tuple[list[str], list[list[float | int]]]:
-    """Header and lines: layers downwards, then what stands in them."""
+Cell = float | int | str
+
+
+def _columns(data: Data) -> tuple[list[str], list[list[Cell]]]:
+    """Header and lines: layers downwards as in the figure, blocks or points in order, then what stands in them."""
     if isinstance(data, OverlayData):
         raise FigureError("an overlay has a table per layer: write trace.to_frame() instead")
-    names: list[str] = []
-    columns: list[np.ndarray] = []
     if isinstance(data, HeatmapData):
-        layers = data.layers.tolist()
-        names += data.labels
-        columns += list(data.values.T)
-        curves = [(data.profile_name, data.profile)] if data.profile is not None else []
-    else:
-        assert isinstance(data, ProfileData)
+        return _by_layer(data.layers.tolist(), _of_map(data))
+    if isinstance(data, PanelsData):
+        columns = [
+            (f"{name}: {column}", layers, values)
+            for name, view in zip(data.names, data.views, strict=True)
+            for column, layers, values in _of_map(view)
+        ]
+        return _by_layer(data.views[0].layers.tolist(), columns)
+    if isinstance(data, ProfileData):
         layers = sorted({layer for _, curve in data.series for layer in curve.layers.tolist()})
-        curves = [(name or data.quantity, curve) for name, curve in data.series]
-    for name, curve in curves:
-        interval = [] if curve.ci is None else [(f"{curve.ci:.0%} low", curve.lo), (f"{curve.ci:.0%} high", curve.hi)]
-        for column_name, values in ((name, curve.value), *interval):
-            by_layer = dict(zip(curve.layers.tolist(), np.asarray(values).tolist(), strict=True))
-            names.append(column_name)
-            columns.append(np.array([by_layer.get(layer, np.nan) for layer in layers]))
-    lines = [[layer, *(float(column[i]) for column in columns)] for i, layer in enumerate(layers)]
-    return ["layer", *names], lines[::-1]
+        return _by_layer(layers, [c for name, curve in data.series for c in _of_curve(name or data.quantity, curve)])
+    if isinstance(data, AlphaData):
+        bounds = [] if data.lo is None or data.hi is None else [("low", data.lo), ("high", data.hi)]
+        columns_of = [("alpha", data.alpha), *bounds, ("multiplier", data.multipliers), *data.shares]
+        lines: list[list[Cell]] = [
+            [i + 1, *(float(values[i]) for _, values in columns_of)] for i in range(len(data.alpha))
+        ]
+        return ["block", *(name for name, _ in columns_of)], lines
+    if isinstance(data, PointsData):
+        header = ["name", *(f"{axis}{part}" for axis in (data.x_name, data.y_name) for part in ("", ", low", ", high"))]
+        return header, [
+            [name, *map(float, x), *map(float, y)] for name, x, y in zip(data.names, data.x, data.y, strict=True)
+        ]
+    names, curves = ["name", data.x_name, data.y_name, "low", "high"], list[list[Cell]]()
+    for name, (x, y, lo, hi) in zip(data.names, data.curves, strict=True):
+        bands = [np.full(len(x), np.nan) if bound is None else bound for bound in (lo, hi)]
+        curves += [[name, *map(float, line)] for line in zip(x, y, *bands, strict=True)]
+    return names, curves
 
 
-def _shown(value: float | int, decimals: int) -> str:
-    return str(value) if isinstance(value, int) else number(value, decimals) if np.isfinite(value) else "–"
+Column = tuple[str, list[int], np.ndarray]  # its name, the layers it has, the values there
 
 
-def _latex(names: list[str], lines: list[list[float | int]], decimals: int) -> str:
+def _of_map(data: HeatmapData) -> list[Column]:
+    layers = data.layers.tolist()
+    columns = [(label, layers, values) for label, values in zip(data.labels, data.values.T, strict=True)]
+    return columns + ([] if data.profile is None else _of_curve(data.profile_name, data.profile))
+
+
+def _of_curve(name: str, curve: LayerProfile) -> list[Column]:
+    layers, columns = curve.layers.tolist(), [(name, curve.value)]
+    if curve.ci is not None and curve.lo is not None and curve.hi is not None:
+        columns += [(f"{curve.ci:.0%} low", curve.lo), (f"{curve.ci:.0%} high", curve.hi)]
+    return [(name, layers, values) for name, values in columns]
+
+
+def _by_layer(layers: list[int], columns: list[Column]) -> tuple[list[str], list[list[Cell]]]:
+    found = [dict(zip(known, np.asarray(values).tolist(), strict=True)) for _, known, values in columns]
+    lines: list[list[Cell]] = [[layer, *(float(values.get(layer, np.nan)) for values in found)] for layer in layers]
+    return ["layer", *(name for name, _, _ in columns)], lines[::-1]
+
+
+def _shown(value: Cell, decimals: int) -> str:
+    return str(value) if isinstance(value, int | str) else number(value, decimals) if np.isfinite(value) else "–"
+
+
+def _latex(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     def row(cells: list[str]) -> str:
-        return " & ".join("".join(_TEX.get(c, c) for c in cell) for cell in cells) + r" \\"
+        return " & ".join(map(tex_text, cells)) + r" \\"
 
+    aligned = "".join("l" if lines and isinstance(cell, str) else "r" for cell in (lines[0] if lines else names))
     body = "\n".join(row([_shown(value, decimals) for value in line]) for line in lines)
     return (
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{'r' * len(names)}}}\n\\toprule\n{row(names)}\n"
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{aligned}}}\n\\toprule\n{row(names)}\n"
         f"\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
     )
 
 
-def _markdown(names: list[str], lines: list[list[float | int]], decimals: int) -> str:
+def _markdown(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     table = [names, ["---:"] * len(names), *([_shown(value, decimals) for value in line] for line in lines)]
     rows = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<") for cell in cells] for cells in table]
     rule = "|" + "---:|" * len(names)
     return "\n".join(rule if i == 1 else f"| {' | '.join(cells)} |" for i, cells in enumerate(rows)) + "\n"
 
 
-def _csv(names: list[str], lines: list[list[float | int]], decimals: int) -> str:
+def _csv(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(names)

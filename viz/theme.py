@@ -6,13 +6,14 @@ import numpy as np
 
 __all__ = [
     "ACCENT",
-    "DIVERGING",
     "FAINT",
     "FONTS",
     "GRID",
     "INK",
     "MISSING",
     "MUTED",
+    "PALETTE",
+    "PALETTES",
     "SERIES",
     "colour_at",
     "colour_limit",
@@ -20,21 +21,23 @@ __all__ = [
     "text_colour",
 ]
 
-# ColorBrewer's RdBu, reversed (matplotlib's RdBu_r; Apache-2.0, colorbrewer.org): blue is negative, red positive. +v
-# and -v stay apart under simulated deuteranopia, protanopia and tritanopia, and both are darker than 0 in grey.
-DIVERGING = (
-    "#053061",
-    "#2166ac",
-    "#4393c3",
-    "#92c5de",
-    "#d1e5f0",
-    "#f7f7f7",
-    "#fddbc7",
-    "#f4a582",
-    "#d6604d",
-    "#b2182b",
-    "#67001f",
-)
+# ColorBrewer's diverging scales, low to high (Apache-2.0, colorbrewer.org). +v and -v stay apart under simulated
+# deuteranopia, protanopia and tritanopia, and both are darker than 0 in grey.
+PALETTES = {
+    "RdBu": (  # reversed: blue is negative, red positive
+        *("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7"),
+        *("#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f"),
+    ),
+    "PuOr": (  # reversed: purple is negative, orange positive
+        *("#2d004b", "#542788", "#8073ac", "#b2abd2", "#d8daeb", "#f7f7f7"),
+        *("#fee0b6", "#fdb863", "#e08214", "#b35806", "#7f3b08"),
+    ),
+    "BrBG": (  # reversed: teal is negative, brown positive
+        *("#003c30", "#01665e", "#35978f", "#80cdc1", "#c7eae5", "#f5f5f5"),
+        *("#f6e8c3", "#dfc27d", "#bf812d", "#8c510a", "#543005"),
+    ),
+}
+PALETTE = "RdBu"
 # Okabe and Ito's colour-blind-safe series, without yellow (too light for lines on white), the darker ones first.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1a1a1a")
 
@@ -60,25 +63,25 @@ def colour_limit(values: np.ndarray) -> float:
     return max(float(finite.max(initial=0.0)), _SMALLEST_LIMIT)
 
 
-def colour_at(value: float, limit: float) -> tuple[float, float, float]:
-    """Red, green, blue (0..1) of ``value`` on the diverging scale from -limit to limit, as both renderers draw it.
+def colour_at(value: float, limit: float, palette: str = PALETTE) -> tuple[float, float, float]:
+    """Red, green, blue (0..1) of ``value`` on a diverging scale from -limit to limit, as all renderers draw it.
 
     >>> colour_at(0.0, 1.0) == tuple(int("f7", 16) / 255 for _ in "rgb")
     True
     """
-    position = (np.clip(value / limit, -1.0, 1.0) + 1) / 2 * (len(DIVERGING) - 1)
-    stops = np.array([_rgb(colour) for colour in DIVERGING])
+    position = (np.clip(value / limit, -1.0, 1.0) + 1) / 2 * (len(PALETTES[palette]) - 1)
+    stops = np.array([_rgb(colour) for colour in PALETTES[palette]])
     red, green, blue = (float(np.interp(position, np.arange(len(stops)), stops[:, i])) for i in range(3))
     return red, green, blue
 
 
-def text_colour(value: float, limit: float) -> str:
+def text_colour(value: float, limit: float, palette: str = PALETTE) -> str:
     """The one of ink and white that has more contrast with the colour of ``value`` (WCAG relative luminance).
 
     >>> text_colour(0.0, 1.0) == INK, text_colour(1.0, 1.0), text_colour(-1.0, 1.0)
     (True, '#ffffff', '#ffffff')
     """
-    cell = _luminance(colour_at(value, limit))
+    cell = _luminance(colour_at(value, limit, palette))
     with_white = 1.05 / (cell + 0.05)
     with_ink = (cell + 0.05) / (_luminance(_rgb(INK)) + 0.05)
     return "#ffffff" if with_white > with_ink else INK

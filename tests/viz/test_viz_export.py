@@ -238,7 +238,7 @@ def test_every_option_is_in_the_signature(function: Callable[..., object]) -> No
 
 
 def test_names_of_files_and_options_are_checked_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(FigureError, match=r"suffix '\.docx'.*\.pdf, \.svg, \.eps, \.png"):
+    with pytest.raises(FigureError, match=r"suffix '\.docx'.*\.pdf, \.svg, \.eps, \.pgf, \.png"):
         export(TRACE, tmp_path / "figure.docx")
     with pytest.raises(FigureError, match="no suffix"):
         export(TRACE, tmp_path / "figure")

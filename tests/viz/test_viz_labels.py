@@ -58,15 +58,16 @@ def test_wrapping_loses_no_word(phrases: list[str], columns: int) -> None:
     assert all(len(line) <= columns for line in lines)
 
 
-def test_text_contrasts_with_every_cell_colour() -> None:
+@pytest.mark.parametrize("palette", theme.PALETTES)
+def test_text_contrasts_with_every_cell_colour(palette: str) -> None:
     def luminance(rgb: tuple[float, ...]) -> float:
         return float(
             np.dot([0.2126, 0.7152, 0.0722], [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb])
         )
 
     for value in np.linspace(-1, 1, 201):
-        cell = luminance(theme.colour_at(value, 1.0))
-        ink = theme.text_colour(value, 1.0)
+        cell = luminance(theme.colour_at(value, 1.0, palette))
+        ink = theme.text_colour(value, 1.0, palette)
         text = luminance(tuple(int(ink[i : i + 2], 16) / 255 for i in (1, 3, 5)))
         # The best that black or white can do on a mid tone is 4.6; ours is a soft black.
         assert (max(cell, text) + 0.05) / (min(cell, text) + 0.05) >= 4.0
@@ -100,17 +101,19 @@ def lab(linear_rgb: np.ndarray) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
+@pytest.mark.parametrize("palette", theme.PALETTES)
 @pytest.mark.parametrize("kind", DEFICIENCIES)
-def test_signs_stay_apart_for_colour_blind_readers(kind: str) -> None:
+def test_signs_stay_apart_for_colour_blind_readers(kind: str, palette: str) -> None:
     seen = np.array(DEFICIENCIES[kind])
     for value in np.linspace(0.2, 1.0, 9):
-        sides = [lab(seen @ linear(theme.colour_at(sign * value, 1.0))) for sign in (-1, 1)]
+        sides = [lab(seen @ linear(theme.colour_at(sign * value, 1.0, palette))) for sign in (-1, 1)]
         assert np.linalg.norm(sides[0] - sides[1]) > 4 * 2.3  # four times the difference that is just seen
 
 
-def test_strength_can_be_read_in_grey() -> None:
+@pytest.mark.parametrize("palette", theme.PALETTES)
+def test_strength_can_be_read_in_grey(palette: str) -> None:
     for sign in (-1, 1):
-        lightness = [lab(linear(theme.colour_at(sign * value, 1.0)))[0] for value in np.linspace(0, 1, 101)]
+        lightness = [lab(linear(theme.colour_at(sign * value, 1.0, palette)))[0] for value in np.linspace(0, 1, 101)]
         assert (np.diff(lightness) < 0).all() and lightness[0] - lightness[-1] > 60
 
 

@@ -33,7 +33,7 @@ def test_names_are_safe_in_latex_and_markdown(tmp_path: Path) -> None:
     figure = heatmap(TraceMap(np.array([[np.nan, -0.25]]), (odd, "no·"), np.arange(1), np.array([1, 1])), profile=False)
     tex = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8")
     name = r"a\&b\_\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}|\textgreater{}"
-    assert rf"layer & {name} & no$\cdot$ \\" in tex and r"0 & – & $-$0.25 \\" in tex
+    assert rf"layer & {name} & no$\cdot$ \\" in tex and r"0 & -- & $-$0.25 \\" in tex
     lines = export_table(figure, tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
     assert lines == ["| layer | a&b_%$#{}\\\\~^\\<\\|> | no· |", "|---:|---:|---:|", "| 0 | – | −0.25 |"]
 

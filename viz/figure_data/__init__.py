@@ -3,21 +3,32 @@
 from .heatmap import HeatmapData, heatmap_data
 from .options import Statistics
 from .overlay import OverlayData, overlay_data
+from .panels import PanelsData, panels_data
+from .plans import AlphaData, alpha_data
+from .points import CurvesData, PointsData, curves_data, points_data
 from .profile import ProfileData, profile_data
 from .select import Profiled, Source, pair_number
 
-Data = HeatmapData | OverlayData | ProfileData
+Data = HeatmapData | PanelsData | OverlayData | ProfileData | AlphaData | PointsData | CurvesData
 
 __all__ = [
+    "AlphaData",
+    "CurvesData",
     "Data",
     "HeatmapData",
     "OverlayData",
+    "PanelsData",
+    "PointsData",
     "ProfileData",
     "Profiled",
     "Source",
     "Statistics",
+    "alpha_data",
+    "curves_data",
     "heatmap_data",
     "overlay_data",
     "pair_number",
+    "panels_data",
+    "points_data",
     "profile_data",
 ]

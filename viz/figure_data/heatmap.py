@@ -15,7 +15,7 @@ from ...tracer.results.statistics import aggregate_rows
 from .. import theme
 from .labels import MINUS, clean, shorten, tidy_token
 from .notes import band, captions, map_notes, model_suffix, reduced, settings, trace_notes, unit
-from .options import COUNTING, Statistics
+from .options import COUNTING, Statistics, check_palette
 from .select import Source, pair_number
 
 __all__ = ["HeatmapData", "heatmap_data"]
@@ -35,7 +35,7 @@ class HeatmapData:
     profile: one number per layer to draw beside the cells; None for none.
     quantity: what a cell is, for the colour bar. unit: what the columns are.
     title: "" for none. notes: what the numbers stand on, in phrases.
-    limit: colours run from -limit to limit.
+    limit: colours run from -limit to limit. palette: of :data:`tracescribe.viz.theme.PALETTES`.
     """
 
     values: Float[np.ndarray, "layer column"]
@@ -50,8 +50,10 @@ class HeatmapData:
     title: str
     notes: tuple[str, ...]
     limit: float
+    palette: str = theme.PALETTE
 
     def __post_init__(self) -> None:
+        check_palette(self.palette)
         for name in ("columns", "foils"):
             object.__setattr__(self, name, tuple(map(clean, getattr(self, name))))
         for name in ("quantity", "unit"):

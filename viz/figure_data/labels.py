@@ -19,6 +19,7 @@ __all__ = [
     "plural",
     "quoted",
     "shorten",
+    "tex_text",
     "text_units",
     "tidy_token",
     "wrap_phrases",
@@ -36,6 +37,12 @@ _SPECIALS = {
     "</s>": "[EOS]",
     "<pad>": "[PAD]",
 }
+_TEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "−": "$-$", "→": r"$\rightarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "×": r"$\times$",
+    "α": r"$\alpha$", "β": r"$\beta$", "–": "--", "—": "---", "“": "``", "”": "''", "…": r"\ldots{}",
+}  # fmt: skip
 MINUS = "−"  # a true minus sign: as wide as a digit, and not taken for a hyphen
 
 
@@ -150,6 +157,15 @@ def plotly_text(text: str) -> str:
     '&lt;b&gt; costs &#36;5&#36; &amp; up'
     """
     return html.escape(text, quote=False).replace("$", "&#36;")
+
+
+def tex_text(text: str) -> str:
+    """Text that LaTeX typesets as it is.
+
+    >>> tex_text("50_% $x$ → {y}")
+    '50\\\\_\\\\% \\\\$x\\\\$ $\\\\rightarrow$ \\\\{y\\\\}'
+    """
+    return "".join(_TEX.get(character, character) for character in text)
 
 
 def text_units(text: str) -> float:

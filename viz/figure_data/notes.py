@@ -15,7 +15,18 @@ from ...tracer.results.profiles import pairs_used
 from ...tracer.results.tables import replaced_by
 from .labels import plural, shorten
 
-__all__ = ["band", "captions", "map_notes", "model_suffix", "reduced", "resampled", "settings", "trace_notes", "unit"]
+__all__ = [
+    "band",
+    "captions",
+    "map_notes",
+    "model_suffix",
+    "reduced",
+    "resampled",
+    "settings",
+    "shared_settings",
+    "trace_notes",
+    "unit",
+]
 
 _ARROWS = {
     "foil->correct": "foil → correct",
@@ -86,6 +97,15 @@ def settings(trace: CausalTrace) -> tuple[str, ...]:
     if about.get("replace") not in (None, "foil"):
         phrases.append(replaced_by(about))
     return (*phrases, *_method(trace))
+
+
+def shared_settings(sources: Sequence[Any]) -> tuple[str, ...]:
+    """The settings that all traces have in common; none where one of the sources is no trace."""
+    traces = [source.trace if isinstance(source, Excess) else source for source in sources]
+    found = [settings(trace) for trace in traces if isinstance(trace, CausalTrace)]
+    if len(found) < len(traces):
+        return ()
+    return tuple(phrase for phrase in found[0] if all(phrase in other for other in found))
 
 
 def _heads(site: str, heads: Any) -> list[str]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ...errors import FigureError
+from .. import theme
+from .labels import quoted
 
-__all__ = ["Statistics"]
+__all__ = ["Statistics", "check_palette"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class Statistics:
     def _differs(self, name: str) -> bool:
         default = next(f.default for f in fields(self) if f.name == name)
         return bool(getattr(self, name) != default)
+
+
+def check_palette(palette: object) -> None:
+    """Refuse what is no palette.
+
+    Raises:
+        FigureError: see there.
+
+    >>> check_palette("jet")
+    Traceback (most recent call last):
+    tracescribe.errors.FigureError: palette='jet': choose RdBu, PuOr or BrBG, which colour-blind readers can tell apart
+    """
+    if not isinstance(palette, str) or palette not in theme.PALETTES:
+        *most, last = theme.PALETTES
+        raise FigureError(
+            f"palette={quoted(palette)}: choose {', '.join(most)} or {last}, which colour-blind readers can tell apart"
+        )
 
 
 COUNTING = ("reduce", "segment", "aggregate", "ci", "n_boot", "seed")

@@ -14,6 +14,7 @@ from ...tracer.results.causal_trace import CausalTrace
 from .. import theme
 from .labels import MINUS, clean, number, quoted, shorten
 from .notes import model_suffix, settings
+from .options import check_palette
 from .select import pair_number
 
 __all__ = ["OUTLINE", "OverlayData", "blended", "overlay_data"]
@@ -40,8 +41,10 @@ class OverlayData:
     limit: float
     title: str
     notes: tuple[str, ...]
+    palette: str = theme.PALETTE
 
     def __post_init__(self) -> None:
+        check_palette(self.palette)
         object.__setattr__(self, "title", shorten(clean(self.title), 300))
         object.__setattr__(self, "notes", tuple(map(clean, self.notes)))
 
@@ -170,7 +173,10 @@ def _film(image: Any, size: tuple[int, int], covered: tuple[int, int]) -> Float[
 
 
 def blended(
-    film: Float[np.ndarray, "h w"], values: Float[np.ndarray, "row column"], limit: float
+    film: Float[np.ndarray, "h w"],
+    values: Float[np.ndarray, "row column"],
+    limit: float,
+    palette: str = theme.PALETTE,
 ) -> Float[np.ndarray, "y x 3"]:
     """The film with the map over it: the stronger an effect, the more its colour covers the film.
 
@@ -181,7 +187,7 @@ def blended(
     at = [(np.arange(n) + 0.5) / n * whole for n, whole in zip((rows, columns), film.shape, strict=True)]
     paler = 0.12 + 0.80 * film[np.ix_(at[0].astype(int), at[1].astype(int))]
     shown = np.nan_to_num(values)
-    colour = np.array([[theme.colour_at(value, limit) for value in row] for row in shown])
+    colour = np.array([[theme.colour_at(value, limit, palette) for value in row] for row in shown])
     strength = 0.72 * np.minimum(1.0, np.abs(shown) / limit) ** 0.6
     wide = [np.repeat(np.repeat(part, repeat[0], axis=0), repeat[1], axis=1) for part in (colour, strength)]
     return paler[..., None] * (1 - wide[1][..., None]) + wide[0] * wide[1][..., None]

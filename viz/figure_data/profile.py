@@ -12,7 +12,7 @@ from ...errors import FigureError
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from .labels import clean, plural, shorten
-from .notes import map_notes, model_suffix, resampled, settings, trace_notes
+from .notes import map_notes, model_suffix, resampled, shared_settings, trace_notes
 from .options import COUNTING, Statistics
 from .select import Profiled
 
@@ -88,18 +88,9 @@ def profile_data(
         notes = tuple(
             f"{name}: {plural(curve.n_pairs, 'pair')}" for name, curve in series if curve.n_pairs
         )  # what differs between traces stands in their names; what they share follows
-        notes += _shared_settings(list(named.values()))
+        notes += shared_settings(list(named.values()))
     title = quantity + model_suffix(only) if title is None else title
     return ProfileData(series, quantity, title, (*notes, *_bands([curve for _, curve in series])))
-
-
-def _shared_settings(sources: list[Any]) -> tuple[str, ...]:
-    """The settings that all traces have in common."""
-    traces = [source.trace if isinstance(source, Excess) else source for source in sources]
-    found = [settings(trace) for trace in traces if isinstance(trace, CausalTrace)]
-    if len(found) < len(traces):
-        return ()
-    return tuple(phrase for phrase in found[0] if all(phrase in other for other in found))
 
 
 def _bands(curves: list[LayerProfile]) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ class _Frame:
 def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
     import plotly.graph_objects as go
 
-    stops = np.linspace(0, 1, len(theme.DIVERGING))
+    stops = np.linspace(0, 1, len(theme.PALETTES[view.palette]))
     tokens, quantity = [plotly_text(label) for label in view.labels], plotly_text(view.quantity)
     extra = [""] * len(tokens) if view.counts is None else [f"<br>{n:,} pairs" for n in view.counts.tolist()]
     hover = [
@@ -98,7 +98,7 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
         zmin=-view.limit,
         zmax=view.limit,
         zmid=0,
-        colorscale=[[float(stop), colour] for stop, colour in zip(stops, theme.DIVERGING, strict=True)],
+        colorscale=[[float(stop), colour] for stop, colour in zip(stops, theme.PALETTES[view.palette], strict=True)],
         xgap=1,
         ygap=1,
         # Without a colour of its own, plotly writes each cell dark or light, whichever contrasts with the cell.

@@ -49,7 +49,7 @@ def draw_overlay(view: OverlayData, width: int | None) -> NotebookFigure:
     )
     for at in range(n_panels):
         where = {"row": at // across + 1, "col": at % across + 1}
-        picture = blended(view.film, view.values[at], view.limit)
+        picture = blended(view.film, view.values[at], view.limit, view.palette)
         dx, dy = columns / picture.shape[1], rows / picture.shape[0]
         # plotly puts a pixel's centre, not its corner, at x0, y0
         figure.add_trace(go.Image(source=_png(picture), x0=dx / 2, y0=dy / 2, dx=dx, dy=dy, hoverinfo="skip"), **where)
@@ -102,7 +102,7 @@ def _colour_bar(view: OverlayData) -> go.Scatter:
     """A trace without points that only carries the scale."""
     import plotly.graph_objects as go
 
-    stops = np.linspace(0, 1, len(theme.DIVERGING))
+    stops = np.linspace(0, 1, len(theme.PALETTES[view.palette]))
     return go.Scatter(
         x=[None],
         y=[None],
@@ -113,7 +113,9 @@ def _colour_bar(view: OverlayData) -> go.Scatter:
             "color": [0],
             "cmin": -view.limit,
             "cmax": view.limit,
-            "colorscale": [[float(stop), colour] for stop, colour in zip(stops, theme.DIVERGING, strict=True)],
+            "colorscale": [
+                [float(stop), colour] for stop, colour in zip(stops, theme.PALETTES[view.palette], strict=True)
+            ],
             "showscale": True,
             "colorbar": {
                 "title": {"text": "CTE", "side": "top", "font": {"size": 12, "color": theme.MUTED}},

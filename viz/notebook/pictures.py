@@ -90,7 +90,9 @@ def _shades(view: HeatmapData, wide: float) -> list[str]:
             shade = theme.MISSING
             if np.isfinite(value):
                 step = round(_STEPS * float(np.clip(value / view.limit, -1, 1)))
-                shade = "#" + "".join(f"{round(255 * part):02x}" for part in theme.colour_at(step / _STEPS, 1.0))
+                shade = "#" + "".join(
+                    f"{round(255 * part):02x}" for part in theme.colour_at(step / _STEPS, 1.0, view.palette)
+                )
             drawn.setdefault(shade, []).append(
                 f"M{_LABELS + at * wide:.4g} {row * _CELL}h{wide - 0.5:.3g}v14.5h-{wide - 0.5:.3g}z"
             )

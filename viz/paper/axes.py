@@ -7,28 +7,36 @@ slanted or thinned and how many lines of cells there are, and with them the figu
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from .. import theme
 from ..figure_data.labels import wrap_phrases
+from ..figure_data.numbers import nice_below, short_number
 from .fonts import Fonts, Weight
 
 __all__ = [
+    "DASHES",
     "EDGE",
-    "LABEL",
     "LINE",
-    "SMALL",
-    "TICK",
+    "MARKERS",
     "Header",
     "colours",
+    "draw_scale",
     "header_height",
     "layer_step",
+    "legend_above",
+    "legend_inside",
+    "legend_size",
     "mark_clipped",
     "new_figure",
     "place_axes",
@@ -40,8 +48,9 @@ __all__ = [
 
 Header = tuple[str, tuple[str, ...]]  # title and notes; empty = none
 
-LABEL, TICK, SMALL = 7.0, 6.5, 6.0  # points: a paper's 8-9 pt caption stays larger than the figure's text
 LINE = 1.2  # line height over font size
+DASHES = ("-", (0, (4, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (7, 2)), "-", (0, (4, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "o", "s")  # with the dashes, they tell curves apart without colour
 EDGE = 3.0  # points kept free at the figure's edges
 
 
@@ -67,8 +76,40 @@ def styled(axes: Axes) -> Axes:
     return axes
 
 
-def set_ticks(axis: Any, places: list[Any], fonts: Fonts, labels: list[str] | None = None, size: float = TICK) -> None:
-    axis.set_ticks(places, labels if labels is not None else [str(place) for place in places], **fonts.style(size))
+def set_ticks(
+    axis: Any, places: list[Any], fonts: Fonts, labels: list[str] | None = None, size: float | None = None
+) -> None:
+    axis.set_ticks(
+        places, labels if labels is not None else [str(place) for place in places], **fonts.style(size or fonts.tick)
+    )
+
+
+def legend_above(axes: Axes, fonts: Fonts, columns: int) -> None:
+    """A legend over the axes, where no data are."""
+    _legend(axes, fonts, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns)
+
+
+def legend_inside(axes: Axes, fonts: Fonts) -> None:
+    """A legend where the axes are emptiest."""
+    _legend(axes, fonts, loc="best")
+
+
+def _legend(axes: Axes, fonts: Fonts, **where: Any) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: not isinstance(handles[i], BarContainer))  # bars first
+    box = axes.legend(
+        [handles[i] for i in order], [names[i] for i in order], frameon=False, borderpad=0, borderaxespad=0.4,
+        handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25, **where,
+        prop={"family": fonts.families, "size": fonts.tick},
+    )  # fmt: skip
+    box.set_zorder(4)
+
+
+def legend_size(fonts: Fonts, names: Sequence[str], inches: float) -> tuple[int, float]:
+    """Columns that fit side by side, and the height of the legend in points."""
+    entry = max(fonts.width(name, fonts.tick) for name in names) + 28
+    columns = max(1, min(len(names), int((inches * 72 - 30) // entry)))
+    return columns, math.ceil(len(names) / columns) * fonts.tick * 1.45 + 3
 
 
 def layer_step(n_layers: int, pitch: float, needed: float) -> int:
@@ -80,7 +121,7 @@ def layer_step(n_layers: int, pitch: float, needed: float) -> int:
 
 def header_height(fonts: Fonts, header: Header, inches: float) -> float:
     title, notes = _header_lines(fonts, header, inches)
-    return len(title) * 8 * LINE + len(notes) * SMALL * 1.3 + (3 if title or notes else 0)
+    return len(title) * fonts.title * LINE + len(notes) * fonts.small * 1.3 + (3 if title or notes else 0)
 
 
 def _header_lines(fonts: Fonts, header: Header, inches: float) -> tuple[list[str], list[str]]:
@@ -97,15 +138,15 @@ def _header_lines(fonts: Fonts, header: Header, inches: float) -> tuple[list[str
             wrapped = wrap_phrases(phrases, columns)
         return wrapped
 
-    return lines(titles, 8, "bold"), lines(about, SMALL, "normal")
+    return lines(titles, fonts.title, "bold"), lines(about, fonts.small, "normal")
 
 
 def write_header(figure: Figure, fonts: Fonts, header: Header, height: float, inches: float) -> None:
     title, notes = _header_lines(fonts, header, inches)
     top = EDGE
     for lines, size, weight, colour, line_height in (
-        (title, 8.0, "bold", theme.INK, 8 * LINE),
-        (notes, SMALL, "normal", theme.MUTED, SMALL * 1.3),
+        (title, fonts.title, "bold", theme.INK, fonts.title * LINE),
+        (notes, fonts.small, "normal", theme.MUTED, fonts.small * 1.3),
     ):
         for line in lines:
             style = fonts.style(size, "bold" if weight == "bold" else "normal")
@@ -113,7 +154,7 @@ def write_header(figure: Figure, fonts: Fonts, header: Header, height: float, in
             top += line_height
 
 
-def mark_clipped(axes: Axes, ends: tuple[bool, bool], *, horizontal: bool) -> None:
+def mark_clipped(axes: Axes, ends: tuple[bool, bool], palette: str, *, horizontal: bool) -> None:
     """Arrows in the colour of the limit at each end of a colour bar that stands for everything beyond it."""
     inch = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
     for end, present in enumerate(ends):
@@ -123,13 +164,45 @@ def mark_clipped(axes: Axes, ends: tuple[bool, bool], *, horizontal: bool) -> No
             place = (end, 0.5) if horizontal else (0.5, end)
             axes.plot(
                 *([value] for value in place), marker=marker, markersize=4.4, markeredgewidth=0, clip_on=False,
-                color=theme.DIVERGING[-end], transform=axes.transAxes + ScaledTranslation(*along, inch),
+                color=theme.PALETTES[palette][-end], transform=axes.transAxes + ScaledTranslation(*along, inch),
             )  # fmt: skip
+
+
+class Scaled(Protocol):
+    """What has a colour scale."""
+
+    @property
+    def limit(self) -> float: ...
+
+    @property
+    def palette(self) -> str: ...
+
+    @property
+    def clipped_ends(self) -> tuple[bool, bool]: ...
+
+
+def draw_scale(figure: Figure, left: float, top: float, high: float, view: Scaled, name: str, fonts: Fonts) -> None:
+    """An upright colour bar at a place given in points, its name above it."""
+    bar = place_axes(figure, left, top, 5, high)
+    edges = np.linspace(-view.limit, view.limit, 129)
+    bar.pcolormesh(
+        [0, 1], edges, ((edges[:-1] + edges[1:]) / 2)[:, None], cmap=colours(view.palette),
+        norm=Normalize(-view.limit, view.limit), edgecolors="face", linewidth=0.2,
+    )  # fmt: skip
+    bar.set(xlim=(0, 1), ylim=(-view.limit, view.limit))
+    step = nice_below(view.limit)
+    bar.yaxis.tick_right()
+    bar.set_xticks([])
+    bar.set_yticks([-step, 0, step], [short_number(value) for value in (-step, 0.0, step)], **fonts.style(fonts.tick))
+    bar.spines[:].set_visible(False)
+    mark_clipped(bar, view.clipped_ends, view.palette, horizontal=False)
+    pad = 8 if view.clipped_ends[1] else 6
+    bar.set_title(fonts.drawable(name), pad=pad, color=theme.INK, loc="left", **fonts.style(fonts.label))
 
 
 def weight_of(marked: Any) -> Weight:
     return "bold" if marked else "normal"
 
 
-def colours() -> Colormap:
-    return LinearSegmentedColormap.from_list("tracescribe", theme.DIVERGING, N=1024).with_extremes(bad=theme.MISSING)
+def colours(palette: str) -> Colormap:
+    return LinearSegmentedColormap.from_list(palette, theme.PALETTES[palette], N=1024).with_extremes(bad=theme.MISSING)

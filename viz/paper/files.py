@@ -1,8 +1,9 @@
-"""Figures for papers: vector PDF, SVG and EPS (and PNG) of an exact width, the same bytes each time, no display."""
+"""Figures for papers: PDF, SVG, EPS, PGF and PNG of an exact width, the same bytes each time, no display."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from ...errors import FigureError
 from ..figure_data import Data
 from ..figure_data.heatmap import HeatmapData
 from ..figure_data.labels import quoted
+from ..figure_data.overlay import OverlayData
+from ..figure_data.panels import PanelsData
+from ..figure_data.plans import AlphaData
+from ..figure_data.points import PointsData
 from ..figure_data.profile import ProfileData
 
 if TYPE_CHECKING:
@@ -22,18 +27,21 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "WIDTHS", "PaperOptions", "inches_of", "matplotlib_settings", "rendered", "suffix_of"]
 
-FORMATS = (".pdf", ".svg", ".eps", ".png")
-WIDTHS = {  # inches, from the templates' own settings; "column" and "page" are ICML's and the usual two-column ones
+FORMATS = (".pdf", ".svg", ".eps", ".pgf", ".png")
+WIDTHS = {
+    # Inches, from the templates' own settings: icml2022.sty to icml2026.sty (\\textwidth 487.8225pt, \\columnwidth
+    # 234.8775pt), neurips_*.sty and iclr*_conference.sty (5.5in), acl.sty (A4, margins 2.5 cm, \\columnsep 0.6 cm),
+    # and Nature's guide to figures (89 and 183 mm). "column" and "page" are ICML's.
     "column": 3.25,
     "page": 6.75,
     "icml": 3.25,
     "icml-page": 6.75,
     "neurips": 5.5,
     "iclr": 5.5,
-    "acl": 3.03,  # 7.7 cm
-    "acl-page": 6.30,  # 16 cm
-    "nature": 3.5,  # 89 mm
-    "nature-page": 7.2,  # 183 mm
+    "acl": 7.7 / 2.54,
+    "acl-page": 16 / 2.54,
+    "nature": 89 / 25.4,
+    "nature-page": 183 / 25.4,
 }
 
 _RC = {
@@ -41,6 +49,7 @@ _RC = {
     "ps.fonttype": 42,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "tracescribe",
+    "pgf.rcfonts": False,  # the document's font
     "text.usetex": False,
     "text.parse_math": False,  # "$" is a token, not LaTeX
     "text.hinting": "none",
@@ -76,7 +85,7 @@ def inches_of(width: str | float) -> float:
     """
     if isinstance(width, str):
         if width not in WIDTHS:
-            names = ", ".join(f"{name!r} ({size} in)" for name, size in WIDTHS.items())
+            names = ", ".join(f"{name!r} ({size:.3g} in)" for name, size in WIDTHS.items())
             raise FigureError(f"unknown width {quoted(width)}; choose {names} or a number of inches")
         return WIDTHS[width]
     if isinstance(width, bool) or not isinstance(width, int | float) or not 1.5 <= width <= 40:
@@ -90,8 +99,14 @@ def matplotlib_settings() -> Iterator[None]:
     import matplotlib
     import matplotlib.style
 
-    with matplotlib.style.context(_RC, after_reset=True):
-        yield
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of every fallback font that has no bold face
+    try:
+        with matplotlib.style.context(_RC, after_reset=True):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class PaperOptions:
     notes: bool = False
     font: str | None = None
     dpi: int = 300
+    size: float = 6.5
 
     def __post_init__(self) -> None:
         inches_of(self.width)
@@ -116,6 +132,8 @@ class PaperOptions:
             raise FigureError(f'values={quoted(self.values)}: choose True, False or "auto"')
         if self.height is not None and (isinstance(self.height, bool) or not 0.5 <= self.height <= 100):
             raise FigureError(f"height={quoted(self.height)}: give inches between 0.5 and 100")
+        if isinstance(self.size, bool) or not isinstance(self.size, int | float) or not 4 <= self.size <= 14:
+            raise FigureError(f"size={quoted(self.size)}: give the size of ticks in points, between 4 and 14")
         if isinstance(self.dpi, bool) or not isinstance(self.dpi, int) or not 20 <= self.dpi <= 2400:
             raise FigureError(f"dpi={quoted(self.dpi)}: give a whole number between 20 and 2400")
 
@@ -132,16 +150,34 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
         from .fonts import Fonts
         from .heatmap import draw_heatmap
         from .overlay import draw_overlay
+        from .panels import draw_panels
+        from .plans import draw_alpha
+        from .points import draw_curves, draw_points
         from .profile import draw_profile
 
-        fonts, inches = Fonts(options.font), inches_of(options.width)
+        if suffix == ".pgf" and isinstance(data, OverlayData):
+            raise FigureError("an overlay holds a bitmap, which a PGF file cannot: write a .pdf")
+        fonts, inches = Fonts(options.font, options.size), inches_of(options.width)
         header = (data.title if options.title else "", data.notes if options.notes else ())
+        height, transparent = options.height, suffix != ".eps"
         if isinstance(data, HeatmapData):
-            figure = draw_heatmap(data, fonts, inches, header, values=options.values, height=options.height)
+            figure = draw_heatmap(data, fonts, inches, header, values=options.values, height=height)
+        elif isinstance(data, PanelsData):
+            figure = draw_panels(data, fonts, inches, header, values=options.values, height=height)
         elif isinstance(data, ProfileData):
-            figure = draw_profile(data, fonts, inches, header, height=options.height, transparent=suffix != ".eps")
-        else:
+            figure = draw_profile(data, fonts, inches, header, height=height, transparent=transparent)
+        elif isinstance(data, AlphaData):
+            figure = draw_alpha(data, fonts, inches, header, height=height)
+        elif isinstance(data, PointsData):
+            figure = draw_points(data, fonts, inches, header, height=height)
+        elif isinstance(data, OverlayData):
             figure = draw_overlay(data, fonts, inches, header)
+        else:
+            figure = draw_curves(data, fonts, inches, header, height=height, transparent=transparent)
+        if suffix == ".pgf":
+            from .pgf import pgf_of
+
+            return pgf_of(figure)
         if suffix == ".eps" and not fonts.has_glyph_names:
             matplotlib.rcParams["ps.fonttype"] = 3  # outlines by themselves; restored with the other settings
         return _saved(figure, suffix, data.title, ". ".join(data.notes), options.dpi)

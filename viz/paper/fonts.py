@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from ...errors import FigureError
@@ -32,7 +34,10 @@ _FALLBACKS = (
     "Symbola",
     "Segoe UI Symbol",
 )
+_SCRIPTS = ("Noto Sans", "Noto Naskh", "Noto Serif", "Lohit", "Amiri")  # other families: asked after those above
 _REPLACEMENT = "\ufffd"
+# Joiners, variation selectors and tones of skin draw nothing by themselves.
+_INVISIBLE = {"\u200c", "\u200d", "\ufe0e", "\ufe0f", *map(chr, range(0x1F3FB, 0x1F400))}
 _HAS_GLYPH_NAMES = 1 << 9  # FreeType's FT_FACE_FLAG_GLYPH_NAMES
 _DPI = 720  # of the ruler: a tenth of a point
 
@@ -40,45 +45,60 @@ Weight = Literal["normal", "bold"]
 
 
 class Fonts:
-    """The font families of one figure, and a ruler. Sizes and widths are in points.
+    """The font families and sizes of one figure, and a ruler. Sizes and widths are in points.
+
+    tick: size of ticks and tokens; label of axes, small of numbers and notes, and title follow from it.
 
     >>> fonts = Fonts()
     >>> fonts.width("severe", 7) < fonts.width("severe", 7, "bold")
     True
     """
 
-    def __init__(self, family: str | None = None) -> None:
-        from matplotlib.font_manager import fontManager
-
-        self._installed = set(fontManager.get_font_names())
+    def __init__(self, family: str | None = None, size: float = 6.5) -> None:
+        self._installed = _names()
         if family is not None and family not in self._installed:
             raise FigureError(f"no font family {family!r} is installed; leave font out for {_BASE}")
+        # Points. A paper's caption of 8 or 9 points stays larger than its figure's text.
+        self.tick, self.label, self.small, self.title = size, size * 14 / 13, size * 12 / 13, size * 16 / 13
         self.families = [family, _BASE] if family and family != _BASE else [_BASE]
 
     def admit(self, *texts: str) -> None:
-        """Add the fallback families that these texts need; warn of characters that no installed font has."""
-        missing = {c for text in texts for c in text if ord(c) > 0x7E} - self._covered(*self.families)
-        for family in _FALLBACKS:
-            if not missing:
-                return
-            if family in self._installed and family not in self.families and missing & self._covered(family):
-                self.families.append(family)
-                missing -= self._covered(family)
-        missing = {c for c in missing if c not in "\u200d\ufe0e\ufe0f"}  # joiners and variation selectors draw nothing
+        """Add the fallback families that these texts need; warn of characters that no installed font has.
+
+        Fonts that were installed after matplotlib made its list of fonts are found too.
+        """
+        needed = {c for text in texts for c in text if ord(c) > 0x7E and c not in _INVISIBLE}
+        missing = self._admit(needed - self._covered(*self.families))
+        if missing and _list_new_fonts():
+            self._installed = _names()
+            missing = self._admit(missing)
         if missing:
             shown = " ".join(sorted(missing)[:10])
+            several = f"{len(missing)} characters" if len(missing) > 1 else "1 character"
+            instead = " or ".join(sorted({"its name in brackets" if named(c) else _REPLACEMENT for c in missing}))
             warnings.warn(
-                f"no installed font has {shown} ({len(missing)} characters): they are drawn as {_REPLACEMENT}; install "
-                "one that has, such as Noto Sans CJK or Noto Emoji",
+                f"no installed font has {shown} ({several}): drawn as {instead}; install one that has, such as Noto "
+                "Sans CJK or Noto Emoji",
                 stacklevel=5,
             )
 
+    def _admit(self, missing: set[str]) -> set[str]:
+        """Add families until nothing is missing that an installed font has; what still is."""
+        others = sorted(name for name in self._installed - {*_FALLBACKS} if name.startswith(_SCRIPTS))
+        for family in (*_FALLBACKS, *others):
+            if not missing:
+                break
+            if family in self._installed and family not in self.families and missing & self._covered(family):
+                self.families.append(family)
+                missing = missing - self._covered(family)
+        return missing
+
     def drawable(self, text: str) -> str:
-        """The text with a replacement for each character that none of the families has."""
+        """The text with a replacement for each character that none of the families has: of a picture, its name."""
         if text.isascii():
             return text
         covered = self._covered(*self.families)
-        kept = (c if c.isascii() or c in covered else _REPLACEMENT for c in text if c not in "\u200d\ufe0e\ufe0f")
+        kept = (c if c.isascii() or c in covered else named(c) or _REPLACEMENT for c in text if c not in _INVISIBLE)
         return "".join(kept)
 
     def style(self, size: float, weight: Weight = "normal", **more: Any) -> dict[str, Any]:
@@ -117,7 +137,39 @@ class Fonts:
         return set().union(*(_characters(family) for family in families))
 
 
-def _characters(family: str) -> set[str]:
+def named(character: str) -> str:
+    """The name of a picture or symbol in brackets, "" of other characters.
+
+    >>> named("🫁"), named("無")
+    ('[lungs]', '')
+    """
+    if unicodedata.category(character) != "So":
+        return ""
+    name = unicodedata.name(character, "").lower()
+    return f"[{name[:24]}]" if name else ""
+
+
+def _names() -> set[str]:
+    from matplotlib.font_manager import fontManager
+
+    return set(fontManager.get_font_names())
+
+
+@cache
+def _list_new_fonts() -> bool:
+    """Whether fonts were installed after matplotlib made its list, which it never renews; they are on it now."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {entry.fname for entry in fontManager.ttflist}
+    new = sorted(set(findSystemFonts(fontext="ttf")) - known)
+    for file in new:
+        with contextlib.suppress(Exception):  # a file that is no font, or one that FreeType cannot read
+            fontManager.addfont(file)
+    return bool(new)
+
+
+@cache
+def _characters(family: str) -> frozenset[str]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    return {chr(code) for code in get_font(findfont(FontProperties(family=[family]))).get_charmap()}
+    return frozenset(map(chr, get_font(findfont(FontProperties(family=[family]))).get_charmap()))

@@ -21,10 +21,7 @@ from ..figure_data.labels import cell_text, shorten
 from ..figure_data.numbers import nice_below, short_number
 from .axes import (
     EDGE,
-    LABEL,
     LINE,
-    SMALL,
-    TICK,
     Header,
     colours,
     header_height,
@@ -36,6 +33,7 @@ from .axes import (
     weight_of,
     write_header,
 )
+from .cells import value_size
 from .fonts import Fonts
 
 __all__ = ["draw_heatmap"]
@@ -85,7 +83,7 @@ def draw_heatmap(
     write_header(figure, fonts, header, plan.height, inches)
 
     n_layers, n_columns = view.values.shape
-    size = _value_size(view, plan, fonts, values)
+    size = value_size(view, plan.pitch, plan.row, fonts, values)
     for line in range(plan.lines):
         chosen = slice(line * plan.per_line, min((line + 1) * plan.per_line, n_columns))
         wide = (chosen.stop - chosen.start) * plan.pitch
@@ -99,7 +97,7 @@ def draw_heatmap(
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
-                _draw_beside(beside, view.profile, view.profile_name, cells.get_ylim(), fonts)
+                _draw_beside(beside, view.profile, view.profile_name, cells.get_ylim(), plan.beside, fonts)
     return figure
 
 
@@ -108,7 +106,7 @@ def _plan(
 ) -> _Plan:
     n_layers, n_columns = view.values.shape
     wide, has_profile = inches * 72, view.profile is not None
-    left = 15 + fonts.width(str(int(view.layers[-1])), TICK)
+    left = 15 + fonts.width(str(int(view.layers[-1])), fonts.tick)
     gap, right = (_gap(inches), 6.0) if has_profile else (0.0, EDGE)
     beside = np.clip(0.14 * wide, 34, 76) if has_profile else 0.0
     room = wide - left - gap - beside - right
@@ -128,9 +126,9 @@ def _plan(
     reach = [_reach(label, size, angle, fonts, mark) for label, mark in zip(labels, view.marked, strict=True)]
     below = [max(reach[i : i + per_line]) for i in range(0, n_columns, per_line)]
     if has_profile:
-        below[0] = max(below[0], 3 + LINE * (SMALL * 2 + SMALL))
+        below[0] = max(below[0], 3 + LINE * (fonts.small * 2 + fonts.small))
     marks = 7.0 if view.marked.any() else 3.0
-    scale = 4 + SMALL * LINE + 2
+    scale = 4 + fonts.small * LINE + 2
     top = header_height(fonts, header, inches) + EDGE + scale + marks
     row = float(np.clip(144 / n_layers, 4.4, 12.0))
     total = top + lines * row * n_layers + sum(below) + (lines - 1) * marks + EDGE
@@ -168,14 +166,14 @@ def _label_fit(
     def widths(size: float) -> list[float]:
         return [fonts.width(label, size, weight_of(m)) for label, m in zip(labels, marked, strict=True)]
 
-    for size in (TICK, 6.0):
+    for size in (fonts.tick, fonts.small):
         if max(widths(size)) <= pitch - 2.5:
             return size, 0
     slant = math.cos(math.pi / 4)
-    inside = all(w * slant <= left + (i % per_line + 0.5) * pitch - EDGE for i, w in enumerate(widths(TICK)))
-    if pitch * slant >= TICK * LINE and inside:
-        return TICK, 45
-    return float(np.clip(pitch / LINE, 4.6, TICK)), 90
+    inside = all(w * slant <= left + (i % per_line + 0.5) * pitch - EDGE for i, w in enumerate(widths(fonts.tick)))
+    if pitch * slant >= fonts.tick * LINE and inside:
+        return fonts.tick, 45
+    return float(np.clip(pitch / LINE, 4.6, fonts.tick)), 90
 
 
 def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> float:
@@ -191,7 +189,7 @@ def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, plan:
         np.arange(n_columns + 1) - 0.5,
         np.arange(n_layers + 1) - 0.5,
         np.ma.masked_invalid(values),
-        cmap=colours(),
+        cmap=colours(view.palette),
         norm=Normalize(-view.limit, view.limit),
         edgecolors="white",
         linewidth=min(0.3, plan.pitch / 12),
@@ -203,7 +201,7 @@ def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, plan:
                 if text:
                     axes.text(
                         column, layer, text, ha="center", va="center_baseline",
-                        color=theme.text_colour(float(value), view.limit), **fonts.style(size),
+                        color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
                     )  # fmt: skip
     columns = np.flatnonzero(view.marked[chosen])
     if len(columns):
@@ -235,10 +233,10 @@ def _label_tokens(axes: Axes, labels: tuple[str, ...], marked: np.ndarray, plan:
 
 
 def _label_layers(axes: Axes, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
-    step = layer_step(len(view.layers), plan.row, TICK * 1.1)
+    step = layer_step(len(view.layers), plan.row, fonts.tick * 1.1)
     shown = [i for i, layer in enumerate(view.layers.tolist()) if layer % step == 0]
     set_ticks(axes.yaxis, shown, fonts, [str(int(view.layers[i])) for i in shown])
-    axes.set_ylabel("layer", labelpad=2, **fonts.style(LABEL))
+    axes.set_ylabel("layer", labelpad=2, **fonts.style(fonts.label))
 
 
 def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
@@ -249,23 +247,25 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
     axes = place_axes(figure, left, top, wide, 4)
     edges = np.linspace(-bound, bound, 129)
     axes.pcolormesh(
-        edges, [0, 1], [(edges[:-1] + edges[1:]) / 2], cmap=colours(), norm=Normalize(-bound, bound),
+        edges, [0, 1], [(edges[:-1] + edges[1:]) / 2], cmap=colours(view.palette), norm=Normalize(-bound, bound),
         edgecolors="face", linewidth=0.2,
     )  # fmt: skip
     axes.set(xlim=(-bound, bound), ylim=(0, 1), yticks=[])
     axes.spines[:].set_visible(False)
-    mark_clipped(axes, view.clipped_ends, horizontal=True)
+    mark_clipped(axes, view.clipped_ends, view.palette, horizontal=True)
     step = nice_below(bound)
     axes.xaxis.set_ticks_position("top")
-    set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=SMALL)
+    set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=fonts.small)
     axes.tick_params(axis="x", length=1.5, pad=0.5)
     axes.annotate(
         fonts.drawable(view.quantity), (0, 0.5), xytext=(beside, 0), xycoords="axes fraction",
-        textcoords="offset points", ha="right", va="center_baseline", color=theme.INK, **fonts.style(SMALL),
+        textcoords="offset points", ha="right", va="center_baseline", color=theme.INK, **fonts.style(fonts.small),
     )  # fmt: skip
 
 
-def _draw_beside(axes: Axes, curve: LayerProfile, name: str, span: tuple[float, float], fonts: Fonts) -> None:
+def _draw_beside(
+    axes: Axes, curve: LayerProfile, name: str, span: tuple[float, float], wide: float, fonts: Fonts
+) -> None:
     place = np.arange(len(curve.layers))
     if curve.lo is not None and curve.hi is not None:
         axes.fill_betweenx(place, curve.lo, curve.hi, color=theme.over_white(theme.SERIES[0], 0.2), linewidth=0)
@@ -279,22 +279,14 @@ def _draw_beside(axes: Axes, curve: LayerProfile, name: str, span: tuple[float, 
     axes.set_xlim(low - room, high + room)
     step = nice_below(max(-low, high) or 1.0)
     shown = [v for v in (-step, 0.0, step) if low - room <= v <= high + room]
-    set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=SMALL)
+    needed = (fonts.width(short_number(-step), fonts.small) + fonts.width("0", fonts.small)) / 2 + 2
+    if step * wide / (high - low + 2 * room) < needed:  # two of the numbers would touch
+        shown = [v for v in shown if v != 0] if len(shown) == 3 else [0.0]
+    set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=fonts.small)
     axes.set_xlabel(
-        fonts.drawable(name).replace(" over ", " over\n"), labelpad=1, linespacing=1.0, **fonts.style(SMALL)
+        fonts.drawable(name).replace(" over ", " over\n"), labelpad=1, linespacing=1.0, **fonts.style(fonts.small)
     )
     axes.spines[["left", "top", "right"]].set_visible(False)
-
-
-def _value_size(view: HeatmapData, plan: _Plan, fonts: Fonts, values: Literal["auto"] | bool) -> float:
-    """Font size of the cells' numbers; 0 = none."""
-    texts = {cell_text(float(value)) for value in view.values.ravel()} - {""}
-    if values is False or not texts:
-        return 0.0
-    for size in (6.0, 5.5, 5.0, 4.5):
-        if max(fonts.width(text, size) for text in texts) <= plan.pitch - 1.2 and size * 1.1 <= plan.row:
-            return size
-    return 4.5 if values is True else 0.0
 
 
 def _gap(inches: float) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -13,12 +13,14 @@ from .. import theme
 from ..figure_data.labels import shorten
 from ..figure_data.profile import ProfileData
 from .axes import (
+    DASHES,
     EDGE,
-    LABEL,
-    TICK,
+    MARKERS,
     Header,
     header_height,
     layer_step,
+    legend_above,
+    legend_size,
     new_figure,
     set_ticks,
     styled,
@@ -26,10 +28,7 @@ from .axes import (
 )
 from .fonts import Fonts
 
-__all__ = ["draw_profile"]
-
-_DASHES = ("-", (0, (4, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (7, 2)), "-", (0, (4, 1.5)))
-_MARKERS = ("o", "s", "^", "D", "v", "o", "s")
+__all__ = ["draw_profile", "put_profile"]
 
 
 def draw_profile(
@@ -44,9 +43,7 @@ def draw_profile(
     fonts.admit(*names, header[0], *header[1], view.quantity)
     names = [fonts.drawable(name) for name in names]
     several = len(names) > 1
-    entry = max(fonts.width(name, TICK) for name in names) + 28
-    columns = max(1, min(len(names), int((wide - 30) // entry)))
-    legend = math.ceil(len(names) / columns) * TICK * 1.45 + 3 if several else 0.0
+    columns, legend = legend_size(fonts, names, inches) if several else (1, 0.0)
     head = header_height(fonts, header, inches)
     total = 72 * height if height is not None else head + legend + np.clip(0.56 * wide, 105, 190) + 26
     figure = new_figure(inches, total)
@@ -55,8 +52,16 @@ def draw_profile(
     below = (0, 0, 1, 1 - (head + EDGE) / total)
     figure.set_layout_engine("constrained", rect=below, w_pad=EDGE / 72, h_pad=EDGE / 72)
     axes = styled(figure.add_subplot())
+    put_profile(axes, view, fonts, wide - 40, total - head - legend - 30, transparent=transparent)
+    if several:
+        legend_above(axes, fonts, columns)
+    return figure
 
-    for i, (name, curve) in enumerate(view.series):
+
+def put_profile(axes: Axes, view: ProfileData, fonts: Fonts, wide: float, high: float, *, transparent: bool) -> None:
+    """The curves, their bands and the names of the axes, into axes of about this size in points."""
+    names = [fonts.drawable(shorten(name, 36)) for name, _ in view.series]
+    for i, (name, (_, curve)) in enumerate(zip(names, view.series, strict=True)):
         colour = theme.SERIES[i % len(theme.SERIES)]
         if curve.lo is not None and curve.hi is not None:
             shade: dict[str, Any] = (
@@ -66,32 +71,24 @@ def draw_profile(
             for edge in () if transparent else (curve.lo, curve.hi):  # where bands hide each other
                 axes.plot(curve.layers, edge, color=theme.over_white(colour, 0.55), linewidth=0.4, zorder=2)
         axes.plot(
-            curve.layers, curve.value, color=colour, linewidth=1.1, linestyle=_DASHES[i % len(_DASHES)],
-            marker=_MARKERS[i % len(_MARKERS)], markersize=3.0, markeredgewidth=0.5, label=name, zorder=3,
+            curve.layers, curve.value, color=colour, linewidth=1.1, linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[i % len(MARKERS)], markersize=3.0, markeredgewidth=0.5, label=name, zorder=3,
         )  # fmt: skip
     if view.span[0] <= 0 <= view.span[1]:
         axes.axhline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
     layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
-    step = layer_step(len(layers), (wide - 40) / max(len(layers), 1), TICK * 1.6)
+    step = layer_step(len(layers), wide / max(len(layers), 1), fonts.tick * 1.6)
     axes.set_ylim(*view.span)
     axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
     set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
-    name, quantity = view.axis_name, fonts.drawable(view.quantity)
-    if fonts.width(name, LABEL) > wide - 40:
-        name = "layer"
-    if fonts.width(quantity, LABEL) > total - head - legend - 30:
+    axis_name, quantity = view.axis_name, fonts.drawable(view.quantity)
+    if fonts.width(axis_name, fonts.label) > wide:
+        axis_name = "layer"
+    if fonts.width(quantity, fonts.label) > high:
         quantity = quantity.replace(", ", ",\n")
-    axes.set_xlabel(name, labelpad=2, **fonts.style(LABEL))
-    axes.set_ylabel(quantity, labelpad=2, **fonts.style(LABEL))
+    axes.set_xlabel(axis_name, labelpad=2, **fonts.style(fonts.label))
+    axes.set_ylabel(quantity, labelpad=2, **fonts.style(fonts.label))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     for label in axes.get_yticklabels():
-        label.set(**fonts.style(TICK))
+        label.set(**fonts.style(fonts.tick))
     axes.spines[["top", "right"]].set_visible(False)
-    if several:
-        box = axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False, borderpad=0, borderaxespad=0.4,
-            handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25,
-            prop={"family": fonts.families, "size": TICK},
-        )  # fmt: skip
-        box.set_zorder(4)
-    return figure

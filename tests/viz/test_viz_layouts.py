@@ -1,0 +1,404 @@
+"""Figures of several results: panels on one scale, layer weights, trade-offs, curves, and an author's axes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from builders import synthetic_trace
+from matplotlib.figure import Figure
+from PIL import Image
+
+import tracescribe as ts
+from tracescribe.benchmark.metrics import Interval
+from tracescribe.tracer import LayerProfile, TraceMap
+from tracescribe.viz import (
+    FigureError,
+    PaperFigure,
+    alpha_bars,
+    caption,
+    curves,
+    draw,
+    export,
+    export_table,
+    panels,
+    pareto,
+    published_maps,
+)
+from tracescribe.viz.figure_data import AlphaData, PanelsData, PointsData
+from tracescribe.viz.paper.files import WIDTHS, PaperOptions, inches_of, matplotlib_settings, rendered
+from tracescribe.viz.paper.fonts import Fonts
+from tracescribe.viz.paper.panels import draw_panels
+
+TRACE, OTHER = synthetic_trace(8, 12), synthetic_trace(8, 12, seed=1)
+GOLDEN = Path(__file__).parents[1] / "golden" / "cte_clip_vit_b32_valse.json"
+HASHES = Path(__file__).with_name("figure_hashes.json")
+
+
+def a_map(n_rows: int, n_layers: int, marked: int = 3, seed: int = 0) -> TraceMap:
+    rows = [f"token{i}" for i in range(n_rows)]
+    rows[marked] = "first differing"
+    values = np.random.default_rng(seed).normal(0, 0.4, (n_layers + 1, n_rows))
+    return TraceMap(values, tuple(rows), np.arange(n_layers + 1), np.full(n_rows, 9), n_pairs=9)
+
+
+def a_plan(beta: float = 1.0) -> ts.Prescription:
+    return ts.prescribe(TRACE, beta=beta)
+
+
+# -- the published figure ------------------------------------------------------------------------------------------
+
+
+def test_the_published_figure_takes_three_lines_and_shows_the_published_numbers(tmp_path: Path) -> None:
+    maps = published_maps()
+    figure = panels(maps)
+    path = export(figure, tmp_path / "figure.pdf", "page")
+    assert path.stat().st_size > 5000
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    shown = figure.shown
+    assert isinstance(shown, PanelsData) and shown.names == ("negation in the foil", "negation in the caption")
+    for view, key, n in zip(shown.views, ("foil_correct", "caption_correct"), (81, 72), strict=True):
+        np.testing.assert_array_equal(view.values.T, np.array(golden["maps"][key]["cte"]))
+        assert view.columns == tuple(golden["rows"]) and view.limit == shown.limit == 1.0
+        assert view.profile is not None and view.counts is not None and set(view.counts) == {n}
+        np.testing.assert_allclose(view.profile.value, view.values.sum(axis=1))
+    # The published sums of the foil map by layer 1..12 (FIGURE: arXiv 2407.10488's arrays, read by NAST).
+    sums = [0.947, 1.016, 0.989, 1.012, 0.849, 0.856, 0.811, 0.775, 0.792, 0.823, 0.877, 1.0]
+    assert shown.views[0].profile is not None
+    np.testing.assert_allclose(shown.views[0].profile.value[1:], sums, atol=5e-4)
+    assert set(published_maps(wrong=True)) == {*maps, "negation in the foil, model wrong"}
+
+
+def test_bars_may_be_the_published_locality() -> None:
+    shown = panels(published_maps(), bars="locality").shown
+    assert isinstance(shown, PanelsData) and shown.bars_name == "locality over rows"
+    # Quantmeyer et al.: layer means .236 and .249
+    means = [float(view.profile.value.mean()) for view in shown.views if view.profile is not None]
+    np.testing.assert_allclose(means, [0.236, 0.249], atol=1e-3)
+
+
+# -- panels --------------------------------------------------------------------------------------------------------
+
+
+def test_panels_share_one_scale_and_keep_each_maps_numbers() -> None:
+    small = replace(a_map(6, 12), values=0.1 * a_map(6, 12).values)
+    shown = panels({"a": a_map(6, 12), "b": small}).shown
+    assert isinstance(shown, PanelsData)
+    assert {view.limit for view in shown.views} == {float(np.abs(a_map(6, 12).values).max())}
+    np.testing.assert_array_equal(shown.views[1].values, small.values)
+
+
+def test_a_difference_is_the_second_minus_the_first_over_common_rows() -> None:
+    first, second = a_map(6, 4), a_map(5, 4, seed=1)
+    shown = panels({"before": first, "after": second}, difference="after − before").shown
+    assert isinstance(shown, PanelsData) and shown.names[2] == "after − before"
+    np.testing.assert_allclose(shown.views[2].values, second.values - first.values[:, :5])
+    assert shown.views[2].profile is not None and shown.views[2].profile.lo is None
+    with pytest.raises(FigureError, match="needs two maps, a first and a second, not 3"):
+        panels({"a": first, "b": first, "c": first}, difference="d")
+    with pytest.raises(FigureError, match="no token row in common"):
+        panels({"a": first, "b": replace(first, rows=tuple("uvwxyz"))}, difference="d")
+
+
+def test_bars_of_traces_have_their_interval_and_the_caption_says_so() -> None:
+    figure = panels({"negation": TRACE, "control": OTHER}, n_boot=200)
+    shown = figure.shown
+    assert isinstance(shown, PanelsData) and shown.views[0].profile is not None
+    np.testing.assert_array_equal(shown.views[0].profile.lo, TRACE.per_layer(n_boot=200).lo)
+    said = caption(figure)
+    for part in ("Negation: 8 pairs", "control: 8 pairs", "foil → correct", "residual stream", "95% bootstrap interval",
+                 "run from −1 to 1", "Below: sum over tokens", "tokens in which the two captions differ"):  # fmt: skip
+        assert part in said, part
+
+
+@pytest.mark.parametrize(("n_rows", "n_layers", "n_panels", "inches"), [
+    (8, 12, 2, 6.75), (8, 12, 2, 3.25), (8, 12, 7, 6.75), (77, 32, 2, 6.75), (77, 12, 1, 3.25), (6, 32, 3, 3.03),
+])  # fmt: skip
+def test_no_text_of_panels_is_cut_off_or_collides(n_rows: int, n_layers: int, n_panels: int, inches: float) -> None:
+    names = {f"condition {i} with a name of some length": a_map(n_rows, n_layers, seed=i) for i in range(n_panels)}
+    shown = panels(names).shown
+    assert isinstance(shown, PanelsData)
+    with matplotlib_settings():
+        figure = draw_panels(shown, Fonts(), inches, ("", ()), values="auto", height=None)
+        figure.draw_without_rendering()
+        width, height = figure.bbox.width, figure.bbox.height
+        boxes = []
+        for axes in figure.axes:
+            titles = [axes.title, axes._left_title]  # type: ignore[attr-defined]
+            for text in (*titles, *axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label):
+                if text.get_text():
+                    box = text.get_window_extent()
+                    assert box.x0 >= -0.5 and box.x1 <= width + 0.5, text.get_text()
+                    assert box.y0 >= -0.5 and box.y1 <= height + 0.5, text.get_text()
+                    assert text.get_fontsize() >= 4.5
+                    boxes.append((box, text.get_text()))
+        slack = 0.01 * figure.dpi  # a glyph's box has an empty rim of a hundredth of an inch
+        for i, (one, said) in enumerate(boxes):
+            for other, told in boxes[:i]:
+                across = min(one.x1, other.x1) - max(one.x0, other.x0)
+                along = min(one.y1, other.y1) - max(one.y0, other.y0)
+                assert min(across, along) <= slack, (said, told)
+        assert height / figure.dpi <= 9.0  # a page's text is that high
+        assert "first differing" in {said for _, said in boxes}
+
+
+def test_panels_that_cannot_be_drawn_are_refused() -> None:
+    with pytest.raises(FigureError, match="dict of names"):
+        panels([TRACE])  # type: ignore[arg-type]
+    with pytest.raises(FigureError, match="dict of names"):
+        panels({})
+    with pytest.raises(FigureError, match="same layers"):
+        panels({"a": a_map(4, 4), "b": a_map(4, 5)})
+    with pytest.raises(FigureError, match="bars='median'"):
+        panels({"a": TRACE}, bars="median")  # type: ignore[arg-type]
+    with pytest.raises(FigureError, match="per_row=0"):
+        panels({"a": TRACE}, per_row=0)
+    with pytest.raises(FigureError, match="leave no room"):
+        rendered(panels({str(i): a_map(4, 32) for i in range(9)}, per_row=9).shown, ".svg", PaperOptions("column"))
+    with pytest.raises(FigureError, match="palette='jet'"):
+        panels({"a": TRACE}, palette="jet")
+    with pytest.raises(FigureError, match="LayerProfile"):
+        panels({"a": TRACE.per_layer()})  # type: ignore[dict-item]
+
+
+# -- layer weights, trade-offs, curves -----------------------------------------------------------------------------
+
+
+def test_alpha_bars_hold_the_plans_numbers_and_shares_sum_to_one(tmp_path: Path) -> None:
+    plan = a_plan(beta=2)
+    figure = alpha_bars(plan, {"uniform": np.ones(12), "CTE-weighted": plan.multipliers})
+    shown = figure.shown
+    assert isinstance(shown, AlphaData)
+    np.testing.assert_array_equal(shown.alpha, plan.alpha)
+    np.testing.assert_array_equal(shown.multipliers, plan.multipliers)
+    assert shown.power == "α²" and [round(share.sum(), 9) for _, share in shown.shares] == [1, 1]
+    lines = export_table(figure, tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "block,alpha,low,high,multiplier,uniform,CTE-weighted" and len(lines) == 13
+    assert "multiplier α²" in caption(figure)
+    with pytest.raises(FigureError, match="12 numbers"):
+        alpha_bars(plan, np.ones(3))
+    with pytest.raises(FigureError, match="not a CausalTrace"):
+        alpha_bars(TRACE)
+
+
+def test_an_update_share_is_drawn_as_its_share() -> None:
+    from tracescribe.finetune import UpdateShare
+
+    size = np.arange(1.0, 13.0)
+    shown = alpha_bars(a_plan(), UpdateShare(size)).shown
+    assert isinstance(shown, AlphaData)
+    np.testing.assert_allclose(shown.shares[0][1], size / size.sum())
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    points = {"a": (1.0, 3.0), "b": (2.0, 2.0), "c": (1.5, 1.0), "d": (3.0, 1.0), "e": (2.0, 2.0)}
+    shown = pareto(points, "x", "y").shown
+    assert isinstance(shown, PointsData) and shown.front.tolist() == [True, True, False, True, True]
+    lower = pareto(points, "x", "y", better=("lower", "higher")).shown
+    assert isinstance(lower, PointsData) and lower.front.tolist() == [True, False, False, False, False]
+    with_interval = pareto({"a": (Interval(1, 0, 2), 3)}, "x", "y").shown
+    assert isinstance(with_interval, PointsData) and with_interval.x.tolist() == [[1, 0, 2]]
+    unknown = pareto({"a": (Interval(1, float("nan"), float("nan")), 3)}, "x", "y").shown
+    assert isinstance(unknown, PointsData) and unknown.x.tolist() == [[1, 1, 1]]
+    for bad in ({}, {"a": (1,)}, {"a": (1, float("nan"))}, {"a": "xy"}, {"a": 3}):
+        with pytest.raises(FigureError):
+            pareto(bad, "x", "y")  # type: ignore[arg-type]
+
+
+def test_curves_are_refused_where_arrays_do_not_fit(tmp_path: Path) -> None:
+    figure = curves({"by CTE": ([0, 1], [0.0, 1.0], [0.0, 0.9], [0.1, 1.0]), "random": ([0, 1], [0, 1])}, "n", "f")
+    table = export_table(figure, tmp_path / "t.md").read_text(encoding="utf-8")
+    assert "| by CTE | 1.00 | 1.00 | 0.90 | 1.00 |" in table and "| random | 0.00 | 0.00 | – | – |" in table
+    for bad in ({}, {"a": ([0, 1], [0])}, {"a": ([0, np.nan], [0, 1])}, {"a": ([], [])}, {"a": 3}, {"a": ("x", "y")}):
+        with pytest.raises(FigureError):
+            curves(bad, "n", "f")
+
+
+KINDS: dict[str, Callable[[], PaperFigure]] = {
+    "panels": lambda: panels(published_maps()),
+    "difference": lambda: panels(dict(zip("ab", published_maps().values(), strict=True)), difference="b − a"),
+    "alpha": lambda: alpha_bars(ts.Prescription(np.linspace(0, 1, 12), beta=2), {"uniform": np.ones(12)}),
+    "pareto": lambda: pareto({"CLIP": (90, 24.6), "NegCLIP": (80, 41.3), "NAST": (84, 55.6)}, "kept", "claims"),
+    "curves": lambda: curves({"a": ([0, 1, 2], [0, 0.8, 1]), "b": ([0, 1, 2], [0, 0.4, 1])}, "cells", "faithfulness"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"difference"}))
+def test_each_kind_is_written_in_every_format_at_its_width_the_same_each_time(kind: str, tmp_path: Path) -> None:
+    figure = KINDS[kind]()
+    for suffix in (".pdf", ".svg", ".pgf"):  # embedding fonts in an EPS takes seconds; see test_viz_export
+        one, two = (export(figure, tmp_path / f"{i}{suffix}", "acl").read_bytes() for i in "ab")
+        assert one == two and len(one) > 2000
+    pdf = (tmp_path / "a.pdf").read_bytes()
+    box = re.search(rb"/MediaBox \[ ?([-\d. ]+)\]", pdf)
+    assert box is not None and float(box[1].split()[2]) / 72 == pytest.approx(7.7 / 2.54, abs=1e-4)
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf and b"/Subtype /Image" not in pdf
+    bundle = figure._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html", "image/png"} and "<script" not in bundle["text/html"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_looks_as_it_did_when_a_person_judged_it(kind: str) -> None:
+    """A coarse grey picture, so that another version of a font or of matplotlib does not count, but a moved axis does.
+
+    To renew after looking at the figure: `PYTHONPATH=tests python tests/viz/test_viz_layouts.py`.
+    """
+    stored = np.array(json.loads(HASHES.read_text(encoding="utf-8"))[kind])
+    found = thumbnail(KINDS[kind]())
+    assert found.shape == stored.shape
+    # Text that moves by a pixel changes a cell of 8-bit grey by a few; a panel or an axis that moves, by dozens.
+    assert np.abs(found - stored).mean() < 4 and np.quantile(np.abs(found - stored), 0.98) < 40
+
+
+def thumbnail(figure: PaperFigure) -> np.ndarray:
+    import io
+
+    picture = Image.open(io.BytesIO(rendered(figure.shown, ".png", PaperOptions("page", dpi=100))))
+    return np.asarray(picture.convert("L").resize((32, 16), Image.Resampling.BOX)).astype(int)
+
+
+# -- sizes, fonts, palettes ----------------------------------------------------------------------------------------
+
+
+def test_widths_are_those_of_the_templates() -> None:
+    points = {"icml": 234.8775, "icml-page": 487.8225}  # icml2024.sty, TeX points: 72.27 to the inch
+    for name, size in points.items():
+        assert inches_of(name) == pytest.approx(size / 72.27, abs=1e-3)
+    millimetres = {"acl": 77, "acl-page": 160, "nature": 89, "nature-page": 183, "neurips": 139.7, "iclr": 139.7}
+    for name, size in millimetres.items():
+        assert inches_of(name) == pytest.approx(size / 25.4, abs=1e-6)
+    assert set(WIDTHS) == {*points, *millimetres, "column", "page"}
+
+
+def test_size_and_palette_are_the_authors(tmp_path: Path) -> None:
+    def sizes(path: Path) -> set[float]:
+        return {
+            float(size)
+            for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", path.read_text(encoding="utf-8"))
+        }
+
+    plain, large = (sizes(export(TRACE, tmp_path / f"{s}.svg", "page", size=s)) for s in (6.5, 9.0))
+    assert max(large) > max(plain) >= 6.5 and 9.0 in large
+    drawn = {p: export(TRACE, tmp_path / f"{p}.svg", palette=p).read_text(encoding="utf-8") for p in ("RdBu", "PuOr")}
+    assert "#67001f" in drawn["RdBu"] and "#67001f" not in drawn["PuOr"] and "#7f3b08" in drawn["PuOr"]
+    with pytest.raises(FigureError, match="size=99"):
+        export(TRACE, tmp_path / "x.svg", size=99)
+    with pytest.raises(FigureError, match="applies to maps"):
+        export(TRACE.per_layer(), tmp_path / "x.svg", palette="PuOr")
+
+
+def test_pgf_holds_every_token_as_text_and_needs_no_latex(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no LaTeX to be found
+    rows = ("negator", "50%_$x$", "\\input{a}", "a^b~c#d&e")
+    cells = TraceMap(np.eye(4), rows, np.arange(4), np.ones(4, dtype=int))
+    code = export(panels({"one & two": cells}), tmp_path / "a.pgf", "icml").read_text(encoding="utf-8")
+    escaped = (r"50\%\_\$x\$", r"\textbackslash{}input\{a\}", r"a\textasciicircum{}b\textasciitilde{}c\#d\&e")
+    for text in (*escaped, r"one \& two"):
+        assert text in code, text
+    assert r"\input{a}" not in code and "DejaVu" not in code
+    assert r"\pgfqpoint{3.250000in}" in code and code.count(r"\begin{pgfpicture}") == 1
+    with pytest.raises(FigureError, match=r"write a \.pdf"):
+        film = np.zeros((8, 8))
+        from tracescribe.viz.figure_data import OverlayData
+
+        data = OverlayData(film, np.zeros((1, 2, 2)), np.zeros(1, int), {}, np.zeros((2, 2), bool), 1.0, "", ())
+        rendered(data, ".pgf", PaperOptions())
+
+
+def test_a_picture_without_a_font_is_told_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracescribe.viz.paper import fonts
+
+    monkeypatch.setattr(fonts, "_names", lambda: {"DejaVu Sans"})
+    monkeypatch.setattr(fonts, "_list_new_fonts", lambda: False)
+    cells = TraceMap(np.eye(2), ("🫁\ufe0f lung", "無し"), np.arange(2), np.ones(2, dtype=int))
+    with pytest.warns(UserWarning, match=r"no installed font has .*\(3 characters\).*its name in brackets or �"):
+        svg = export(cells, tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert "[lungs] lung" in svg and "��" in svg and "無" not in svg
+
+
+def test_scripts_have_a_font_where_one_is_installed(tmp_path: Path) -> None:
+    wanted = {"لا": "Noto Sans Arabic", "नहीं": "Noto Sans Devanagari", "無し": "Noto Sans CJK SC"}
+    fonts = Fonts()
+    with matplotlib_settings():
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fonts.admit(*wanted)
+    missing = [text for text in wanted if fonts.drawable(text) != text]
+    if missing:
+        pytest.skip(f"no installed font has {missing[0]}")
+    # Joined: an Arabic letter in a word is narrower than the same letters apart.
+    assert fonts.width("ععععع", 10) < 0.9 * 5 * fonts.width("ع", 10)
+
+
+# -- an author's axes ----------------------------------------------------------------------------------------------
+
+
+def test_a_map_is_drawn_into_an_authors_axes() -> None:
+    figure = Figure(figsize=(6.75, 2.5))
+    left, right = figure.subplots(1, 2)
+    before = dict(matplotlib.rcParams)
+    mesh = draw(TRACE, left, title="a", palette="PuOr", values=False)
+    assert draw({"a": TRACE, "b": OTHER}, right, n_boot=50) is None
+    assert dict(matplotlib.rcParams) == before
+    np.testing.assert_allclose(mesh.get_array().reshape(6, 13), TRACE.map().values.T)
+    assert mesh.get_clim() == (-1.0, 1.0) and left.get_xlabel() == "layer"
+    assert [label.get_text() for label in left.get_yticklabels()] == list(TRACE.map().rows)
+    assert left.get_title(loc="left") == "a" and len(left.texts) == 0
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["a", "b"]
+    figure.colorbar(mesh, ax=left)
+    figure.draw_without_rendering()
+
+
+def test_names_in_an_authors_axes_are_thinned_to_what_it_has_room_for() -> None:
+    axes = Figure(figsize=(2, 2)).subplots()
+    draw(a_map(77, 32, marked=40), axes)
+    named = [label.get_text() for label in axes.get_yticklabels()]
+    assert "first differing" in named and len(named) < 25
+    assert len(axes.get_xticks()) < 20 and not axes.texts
+
+
+@pytest.mark.parametrize("kind", ["alpha", "pareto", "curves"])
+def test_other_kinds_are_drawn_into_an_authors_axes(kind: str) -> None:
+    axes = Figure(figsize=(3, 2)).subplots()
+    assert draw(KINDS[kind](), axes) is None and axes.has_data()
+
+
+def test_what_needs_a_figure_of_its_own_is_refused() -> None:
+    axes = Figure().subplots()
+    with pytest.raises(FigureError, match="need a figure of their own"):
+        draw(KINDS["panels"](), axes)
+    with pytest.raises(FigureError, match="not a str"):
+        draw(TRACE, "axes")  # type: ignore[arg-type]
+    with pytest.raises(FigureError, match="ndarray"):
+        draw(np.ones((2, 2)), axes)  # type: ignore[arg-type]
+
+
+def test_the_numbers_of_panels_are_in_their_table(tmp_path: Path) -> None:
+    figure = panels({"a|b": a_map(2, 1, marked=0), "c_d": a_map(2, 1, marked=0, seed=1)})
+    frame = export_table(figure, tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert frame[0].startswith("layer,a|b: first differing,a|b: token1,a|b: sum over rows,c_d: first differing")
+    values = np.array([[float(cell) for cell in line.split(",")] for line in frame[1:]])
+    np.testing.assert_array_equal(values[::-1, 1:3], a_map(2, 1, marked=0).values)
+    tex = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert r"c\_d: token1" in tex and r"\toprule" in tex
+
+
+def test_a_profile_beside_a_map_has_no_numbers_that_touch(tmp_path: Path) -> None:
+    values = np.full((4, 8), 0.02)
+    values[1] = -0.025
+    cells = TraceMap(values, tuple(f"head {i}" for i in range(8)), np.arange(1, 5), np.ones(8, dtype=int))
+    svg = export(cells, tmp_path / "a.svg", "column").read_text(encoding="utf-8")
+    assert "sum over" in svg
+    assert isinstance(cells.per_layer(), LayerProfile)
+
+
+if __name__ == "__main__":
+    HASHES.write_text(json.dumps({kind: thumbnail(make()).tolist() for kind, make in KINDS.items()}) + "\n")

@@ -1,0 +1,80 @@
+"""Draws into axes that an author made: the place and the size are theirs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ...errors import FigureError
+from .. import theme
+from ..figure_data.heatmap import HeatmapData
+from ..figure_data.labels import shorten
+from ..figure_data.plans import AlphaData
+from ..figure_data.points import CurvesData, PointsData
+from ..figure_data.profile import ProfileData
+from .axes import layer_step, legend_inside, set_ticks, styled
+from .cells import draw_cells, label_layers, label_rows, value_size
+from .fonts import Fonts
+from .plans import draw_weights
+from .points import put_curves, put_points
+from .profile import put_profile
+
+__all__ = ["put"]
+
+
+def put(
+    view: HeatmapData | ProfileData | AlphaData | PointsData | CurvesData,
+    axes: Axes,
+    *,
+    title: str | None,
+    values: Literal["auto"] | bool,
+    font: str | None,
+    size: float,
+) -> Any:
+    """The picture, with its names and numbers where the axes have room for them."""
+    figure = axes.get_figure(root=True)
+    if figure is None:
+        raise FigureError("the axes belong to no figure any more")
+    fonts = Fonts(font, size)
+    box = axes.get_window_extent()
+    wide, high = box.width * 72 / figure.dpi, box.height * 72 / figure.dpi
+    fonts.admit(title or "")
+    styled(axes)
+    cells = None
+    if isinstance(view, HeatmapData):
+        cells = _map(axes, view, wide, high, values, fonts)
+    elif isinstance(view, ProfileData):
+        fonts.admit(view.quantity, *(name for name, _ in view.series))
+        put_profile(axes, view, fonts, wide, high, transparent=True)
+    elif isinstance(view, AlphaData):
+        fonts.admit(view.power)
+        draw_weights(axes, view, fonts)
+        blocks = range(1, len(view.alpha) + 1)
+        step = layer_step(len(blocks), wide / len(blocks), fonts.tick * 1.6)
+        set_ticks(axes.xaxis, [block for block in blocks if block % step == 0], fonts)
+        axes.set_xlabel("block", **fonts.style(fonts.label))
+    else:
+        fonts.admit(*view.names, view.x_name, view.y_name)
+        if isinstance(view, PointsData):
+            put_points(axes, view, fonts, named=True)
+        else:
+            put_curves(axes, view, fonts, transparent=True)
+    if len(axes.get_legend_handles_labels()[1]) > 1 and not isinstance(view, PointsData):
+        legend_inside(axes, fonts)
+    if title:
+        axes.set_title(fonts.drawable(title), loc="left", color=theme.INK, **fonts.style(fonts.title, "bold"))
+    return cells
+
+
+def _map(axes: Axes, view: HeatmapData, wide: float, high: float, values: Literal["auto"] | bool, fonts: Fonts) -> Any:
+    labels = tuple(shorten(label, 30) for label in view.labels)
+    fonts.admit(*labels)
+    n_layers, n_rows = view.values.shape
+    pitch, row = wide / n_layers, high / n_rows
+    # numbers leave a margin: an author's layout may still take some of the axes for a colour bar
+    cells = draw_cells(axes, view, pitch, row, value_size(view, 0.85 * pitch, 0.9 * row, fonts, values), fonts)
+    label_rows(axes, tuple(map(fonts.drawable, labels)), np.asarray(view.marked), row, fonts)
+    label_layers(axes, view.layers.tolist(), pitch, fonts)
+    return cells

@@ -1,0 +1,93 @@
+"""Cells with layers across and tokens down, and bars per layer beneath: what panels and an author's axes share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import Normalize
+
+from ...tracer.results.maps import LayerProfile
+from .. import theme
+from ..figure_data.heatmap import HeatmapData
+from ..figure_data.labels import cell_text
+from ..figure_data.numbers import nice_below, short_number
+from .axes import colours, layer_step, set_ticks, weight_of
+from .fonts import Fonts
+
+__all__ = ["draw_bars", "draw_cells", "label_layers", "label_rows", "value_size"]
+
+
+def draw_cells(axes: Axes, view: HeatmapData, pitch: float, row: float, size: float, fonts: Fonts) -> QuadMesh:
+    """Tokens from the top down, layers from left to right; numbers where ``size`` is not 0. pitch, row: in points."""
+    values = view.values.T  # [token, layer]
+    n_rows, n_layers = values.shape
+    mesh = axes.pcolormesh(
+        np.arange(n_layers + 1) - 0.5, np.arange(n_rows + 1) - 0.5, np.ma.masked_invalid(values),
+        cmap=colours(view.palette), norm=Normalize(-view.limit, view.limit),
+        edgecolors="white", linewidth=min(0.3, pitch / 12, row / 12),
+    )  # fmt: skip
+    for (token, layer), value in np.ndenumerate(values if size else np.empty((0, 0))):
+        text = cell_text(float(value))
+        if text:
+            axes.text(
+                layer, token, text, ha="center", va="center_baseline",
+                color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
+            )  # fmt: skip
+    axes.set_xlim(-0.5, n_layers - 0.5)
+    axes.set_ylim(n_rows - 0.5, -0.5)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return mesh
+
+
+def label_rows(axes: Axes, labels: tuple[str, ...], marked: np.ndarray, row: float, fonts: Fonts) -> None:
+    """The tokens' names, as many as rows of this height have room for; those that differ always, in bold."""
+    size = min(fonts.tick, max(row / 1.18, 4.6))
+    step = layer_step(len(labels), row, size * 1.05)
+    named = [i for i in range(len(labels)) if i % step == 0 or marked[i]]
+    for mark in np.flatnonzero(marked).tolist():
+        named = [i for i in named if i == mark or marked[i] or abs(i - mark) * row >= size * 1.05]
+    axes.set_yticks(named, [labels[i] for i in named], **fonts.style(size))
+    for i, label in zip(named, axes.get_yticklabels(), strict=True):
+        label.set(fontweight=weight_of(marked[i]), color=theme.ACCENT if marked[i] else theme.INK)
+
+
+def label_layers(axes: Axes, layers: list[int], pitch: float, fonts: Fonts, *, name: bool = True) -> None:
+    """The numbers of the layers below the axes, thinned where they would touch."""
+    step = layer_step(len(layers), pitch, fonts.width(str(max(layers)), fonts.tick) + 2)
+    shown = [i for i, layer in enumerate(layers) if layer % step == 0]
+    set_ticks(axes.xaxis, shown, fonts, [str(layers[i]) for i in shown])
+    axes.tick_params(axis="x", length=0)
+    if name:
+        axes.set_xlabel("layer", labelpad=1, **fonts.style(fonts.label))
+
+
+def draw_bars(axes: Axes, curve: LayerProfile, span: tuple[float, float], fonts: Fonts, *, numbers: bool) -> None:
+    """One bar per layer with its interval, under the cells of the same layers."""
+    place = np.arange(len(curve.layers))
+    axes.bar(place, np.nan_to_num(curve.value), width=0.72, color=theme.SERIES[0], linewidth=0)
+    if curve.lo is not None and curve.hi is not None:
+        axes.vlines(place, curve.lo, curve.hi, color=theme.INK, linewidth=0.6)
+    axes.axhline(0, color=theme.FAINT, linewidth=0.5)
+    axes.set_xlim(-0.5, len(place) - 0.5)
+    axes.set_ylim(*span)
+    step = nice_below(max(-span[0], span[1]))
+    shown = [value for value in (-step, 0.0, step) if span[0] <= value <= span[1]]
+    if not numbers:
+        shown = []
+    set_ticks(axes.yaxis, shown, fonts, [short_number(value) for value in shown], size=fonts.small)
+    axes.spines[["right", "top", "bottom"]].set_visible(False)
+
+
+def value_size(view: HeatmapData, pitch: float, row: float, fonts: Fonts, values: Literal["auto"] | bool) -> float:
+    """Font size of the cells' numbers; 0 = none, because they were not asked for or do not fit."""
+    texts = {cell_text(float(value)) for value in view.values.ravel()} - {""}
+    if values is False or not texts:
+        return 0.0
+    for size in (fonts.small, *(fixed for fixed in (5.5, 5.0, 4.5) if fixed < fonts.small)):
+        if max(fonts.width(text, size) for text in texts) <= pitch - 1.2 and size * 1.1 <= row:
+            return size
+    return 4.5 if values is True else 0.0
