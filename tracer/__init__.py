@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .pairs.valse import read_valse
     from .results.causal_trace import CausalTrace, Scores
     from .results.maps import Excess, LayerProfile, TraceMap
+    from .results.metrics import register_metric
     from .results.storage import load_trace
     from .run.negator_attention import NegatorAttention, negator_attention
     from .run.trace import trace
@@ -47,6 +48,7 @@ __all__ = [
     "pairs",
     "read_pairs",
     "read_valse",
+    "register_metric",
     "results",
     "run",
     "trace",
@@ -63,6 +65,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pairs.valse": ["read_valse"],
         "results.causal_trace": ["CausalTrace", "Scores"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
+        "results.metrics": ["register_metric"],
         "results.storage": ["load_trace"],
         "run.negator_attention": ["NegatorAttention", "negator_attention"],
         "run.trace": ["trace"],

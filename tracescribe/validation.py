@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from .errors import TraceError
+from .errors import TraceError, TracescribeError
 from .io.json_lines import shown
 
 __all__ = [
@@ -224,6 +224,8 @@ def check_option(name: str, value: Any, allowed: Sequence[Allowed]) -> Any:
     for kind in allowed:
         try:
             return kind.read(value)
+        except TracescribeError:  # a kind that says more than which kinds there are
+            raise
         except (TypeError, ValueError, OverflowError):
             continue
     if len(allowed) == 1 and isinstance(allowed[0], Choice):

@@ -74,6 +74,9 @@ GIVEN = {
     "--through-mlps": (None, True),
     "--memory": ("0.5", 2**29),
     "--cache": ("kept", "kept"),
+    "--metric": ("probability", "probability"),
+    "--against": ("caption", "caption"),
+    "--logit-scale": ("20", 20.0),
 }
 
 
@@ -90,7 +93,7 @@ def test_every_flag_reaches_the_tracer_in_its_type(run: Run, pairs: Path, monkey
         TraceOptions(replace="resample", donors=3),
     ]
     named = {flag_name(each.name) for each in dataclasses.fields(TraceOptions)} - {"--keep-embeddings", "--pool"}
-    assert {*GIVEN, "--steps", "--exact-sample", "--replace", "--donors"} == named
+    assert {*GIVEN, "--steps", "--exact-sample", "--replace", "--donors", "--candidates"} == named
 
 
 BAD = [
@@ -104,6 +107,10 @@ BAD = [
     *(("--dtype", value) for value in ("int8", "float")),
     *(("--site", value) for value in ("residual", "", "x" * 300)),
     *(("--cache", value) for value in ("", "a\0b", "\ud800")),
+    *(("--metric", value) for value in ("euclid", "", "cosine,rank")),
+    *(("--candidates", value) for value in ("no/such.txt", "pool.csv", "", "\0", "5")),
+    *(("--logit-scale", value) for value in ("0", "nan", "10")),  # a cosine has none
+    *(("--against", "image"), ("--against", "target")),
     *(("--steps", "5"), ("--position-policy", "keep"), ("--align", "rows"), ("--direction", "foil")),
 ]
 
@@ -120,6 +127,18 @@ def test_a_bad_value_is_refused_before_anything_is_read(
     refused(done, flag[0][2:].split("-")[0])
     assert len(done.err) < 600
     assert [path.name for path in pairs.parent.iterdir()] == [pairs.name]
+
+
+def test_candidates_of_a_file_are_what_python_is_given(run: Run, pairs: Path, tmp_path: Path) -> None:
+    texts = ["There is no effusion.", "There is severe effusion.", "There is mild effusion."]
+    (tmp_path / "pool.txt").write_text("\n".join(texts), encoding="utf-8")
+    out = tmp_path / "t.safetensors"
+    flags = ("--metric", "log_probability", "--candidates", tmp_path / "pool.txt")
+    done = run("trace", "phantom", pairs, "-o", out, "--floor", "0", *flags)
+    assert done.code == 0 and "log probability among 3 candidates" in done.out
+    given = ts.read_pairs(pairs)
+    expected = ts.trace(ts.load("phantom"), given, metric="log_probability", candidates=texts, floor=0, progress=False)
+    assert ts.load_trace(out).scores.patched.tobytes() == expected.scores.patched.tobytes()
 
 
 @pytest.mark.filterwarnings("default:the model prefers the foil")  # a line on stderr here, no error

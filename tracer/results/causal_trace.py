@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ...errors import TraceError
 from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
 from .maps import Excess, LayerProfile, TraceMap
+from .metrics import Metric, metric_of
 from .read_only import ReadOnlyArrays, read_only, set_array
 from .validation import check_trace
 
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-__all__ = ["CausalTrace", "Scores"]
+    from ...patching import DualEncoder
+    from .scorer import Against
 
-DEFAULT_FLOOR = 1e-4  # cosine; for traces whose provenance does not say
+__all__ = ["CausalTrace", "Scores"]
 
 
 @dataclass(frozen=True, eq=False)
 class Scores(ReadOnlyArrays):
-    """Cosine similarities with the pair's image: of the correct caption, of the foil, and of every patched run.
+    """S of the correct caption, of the foil and of every patched run: cosines with the pair's image, or another metric.
 
     patched: NaN outside a pair's tokens. Layer 0 is the embedding output, layer l the output of block l. The last axis
         is the tokens, or what :attr:`CausalTrace.columns` names.
@@ -67,6 +69,7 @@ class CausalTrace(ReadOnlyArrays):
         pattern, and which caption is negated ("correct" or "foil"). None: no pair says it.
     provenance: model, weights, site, direction, floor, versions, ...: everything JSON can hold.
     embeddings: patched text embeddings of length 1; with the two unpatched ones they give :meth:`rescore`.
+    target_embeddings, target: distinct targets of length 1, and which each pair is judged by; kept with the embeddings.
     """
 
     scores: Scores
@@ -81,6 +84,8 @@ class CausalTrace(ReadOnlyArrays):
     embeddings: Float[np.ndarray, "text_pair layer token embed"] | None = None
     correct_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
     foil_embeddings: Float32[np.ndarray, "text_pair embed"] | None = None
+    target_embeddings: Float32[np.ndarray, "target embed"] | None = None
+    target: Int64[np.ndarray, "pair"] | None = None
     columns: tuple[str, ...] | None = None
     noising: Bool[np.ndarray, "pair"] | None = None
     named: Bool[np.ndarray, "pair"] | None = None
@@ -93,12 +98,11 @@ class CausalTrace(ReadOnlyArrays):
     def __post_init__(self) -> None:
         for name, dtype, ndim in (("differs", np.bool_, 2), ("kinds", np.int8, 2), ("text_pair", np.int64, 1)):
             set_array(self, name, dtype, ndim)
-        for name, ndim in (("embeddings", 4), ("correct_embeddings", 2), ("foil_embeddings", 2)):
+        embeddings = {"embeddings": 4, "correct_embeddings": 2, "foil_embeddings": 2, "target_embeddings": 2}
+        given = [(name, None, ndim) for name, ndim in embeddings.items()]
+        for name, kind, axes in (*given, ("noising", np.bool_, 1), ("named", np.bool_, 1), ("target", np.int64, 1)):
             if getattr(self, name) is not None:
-                set_array(self, name, None, ndim)
-        for name in ("noising", "named"):
-            if getattr(self, name) is not None:
-                set_array(self, name, np.bool_, 1)
+                set_array(self, name, kind, axes)
         object.__setattr__(self, "provenance", dict(self.provenance))
         check_trace(self)
 
@@ -142,8 +146,13 @@ class CausalTrace(ReadOnlyArrays):
 
     @property
     def floor(self) -> float:
-        """Smallest |S_corr - S_foil| (cosine) of a valid pair."""
-        return float(self.provenance.get("floor", DEFAULT_FLOOR))
+        """Smallest |S_corr - S_foil| of a valid pair, in the unit of S."""
+        return float(self.provenance.get("floor", self.metric.floor))
+
+    @property
+    def metric(self) -> Metric:
+        """What S is: cosine, rank among candidates, ...; see :mod:`tracescribe.tracer.results.metrics`."""
+        return metric_of(self.provenance)
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "pair token"]:
@@ -156,7 +165,7 @@ class CausalTrace(ReadOnlyArrays):
 
     @cached_property
     def denominator(self) -> Float[np.ndarray, "pair"]:
-        """S_corr - S_foil (cosine), in float64."""
+        """S_corr - S_foil, in float64."""
         return read_only(self.scores.correct.astype(np.float64) - self.scores.foil.astype(np.float64))
 
     @property
@@ -169,8 +178,9 @@ class CausalTrace(ReadOnlyArrays):
         """By 100 (S_corr - S_foil) per pair: "incorrect" below -1, "ambiguous" below 1, else "correct".
 
         Source: Quantmeyer, Mosteiro, Gatt 2024 (arXiv 2407.10488). The scale is 100 whatever the model's logit scale.
+        Of other metrics than cosines, 1 over their ``unit``.
         """
-        margin = 100 * self.denominator
+        margin = 1 / self.metric.unit * self.denominator
         return np.select([margin < -1, margin < 1], ["incorrect", "ambiguous"], default="correct")
 
     @property
@@ -179,7 +189,7 @@ class CausalTrace(ReadOnlyArrays):
         return float(np.mean(self.denominator <= 0))
 
     def effect(self, pairs: Int[np.ndarray, "used"] | slice = slice(None)) -> Float[np.ndarray, "used layer token"]:
-        """The numerator of CTE (a difference of cosines), in float64; NaN outside a pair's tokens."""
+        """The numerator of CTE (a difference of S), in float64; NaN outside a pair's tokens."""
         patched, noising = self.scores.patched[pairs].astype(np.float64), self._noising[pairs]
         base = np.where(noising, self.scores.correct[pairs], self.scores.foil[pairs]).astype(np.float64)
         return np.where(noising, 1.0, -1.0)[:, None, None] * (base[:, None, None] - patched)
@@ -281,22 +291,37 @@ class CausalTrace(ReadOnlyArrays):
         return selected(self, pairs, ids=ids, attributes=attribute, templates=template, negated=negated)
 
     def with_floor(self, floor: float) -> CausalTrace:
-        """The same scores with another smallest |S_corr - S_foil| (cosine) for valid pairs."""
+        """The same scores with another smallest |S_corr - S_foil| for valid pairs."""
         if not (np.isfinite(floor) and floor >= 0):
-            raise TraceError(f"floor must be a finite cosine difference >= 0, not {floor!r}")
+            raise TraceError(f"floor must be a finite difference of scores >= 0, not {floor!r}")
         return replace(self, provenance={**self.provenance, "floor": float(floor)})
 
-    def rescore(self, image_embeddings: Any, text_pair: Any = None, groups: Sequence[str] | None = None) -> CausalTrace:
-        """The trace with other images and no new forward pass: patched texts do not depend on the image.
+    def rescore(
+        self,
+        image_embeddings: Any = None,
+        text_pair: Any = None,
+        groups: Sequence[str] | None = None,
+        *,
+        metric: str | Callable[..., Any] | None = None,
+        candidates: Any = None,
+        against: Against = "caption",
+        logit_scale: float | None = None,
+        model: DualEncoder | None = None,
+    ) -> CausalTrace:
+        """The trace with other images, or another score, and no new forward pass: patched texts depend on neither.
 
-        image_embeddings: [n, embed], of any length > 0.
+        image_embeddings: [n, embed], of any length > 0; None: the targets that the trace has.
         text_pair: [n], which of the text pairs each image is for; None = one image for each pair, in order; "each" =
             every text pair with every image, one text pair after another.
         groups: the pairs' bootstrap clusters; None = those they have if ``text_pair`` is None, else the image each is
             judged by (pairs with equal images are no independent observations).
+        metric, candidates, against, logit_scale: as in :func:`tracescribe.trace`; None: the trace's own metric. Lists
+            of candidates go by the new trace's pairs. Another metric has its own floor.
+        model: encodes candidates that are texts; the model that was traced.
 
         Raises:
-            TraceError: the trace holds no embeddings, or shapes do not fit.
+            TraceError: the trace holds no embeddings, or shapes do not fit; an option without a meaning; another model.
+            DataFormatError: candidates that do not fit.
             NonFiniteError: an image embedding holds NaN or infinity, or is 0.
 
         >>> import tracescribe as ts
@@ -311,10 +336,14 @@ class CausalTrace(ReadOnlyArrays):
         >>> every = trace.rescore(films, text_pair="each")
         >>> every.ids, every.groups
         (('opacity/0', 'opacity/1', 'effusion/0', 'effusion/1'), ('0', '1', '0', '1'))
+        >>> others = ["There is no effusion.", "There is no nodule."]
+        >>> among = trace.rescore(metric="rank", candidates=others, model=model)
+        >>> among.scores.correct, among.metric.name
+        (array([-3., -2.], dtype=float32), 'rank')
         """
         from .rescore import rescored
 
-        return rescored(self, image_embeddings, text_pair, groups)
+        return rescored(self, image_embeddings, text_pair, groups, metric, candidates, against, logit_scale, model)
 
     # -- files, tables, pictures --------------------------------------------------------------------------------
 

@@ -257,6 +257,9 @@ class Excess:
                 raise TraceError(
                     f"the trace and its control differ in their {what} ({ours!r} and {theirs!r}): trace both alike"
                 )
+        if self.trace.metric != self.control.metric:
+            names = f"{self.trace.metric.name} and {self.control.metric.name}"
+            raise TraceError(f"the trace and its control differ in their metric ({names}): score both alike")
 
     def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
         """Difference of the two maps over the rows that both have; counts are the smaller of the two."""

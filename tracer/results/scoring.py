@@ -1,4 +1,4 @@
-"""Cosine similarities of patched text embeddings with images: one matrix product, no forward pass."""
+"""Scores of patched text embeddings with images: cosines by one matrix product, other metrics from these."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ..pairs.indexing import distinct, side_by_side
+from .scorer import Scorer
 
 __all__ = ["PairScores", "TextMap", "pairs_of", "score_maps"]
 
@@ -64,6 +65,7 @@ class PairScores:
 
     images, image: distinct images of length 1, and which of them judges each pair. What a pair is scored is decided by
     its text pair's embeddings and its images in order, not by what else is scored along with them.
+    scorer: makes other scores of the cosines; None: the cosines themselves.
 
     >>> texts = np.eye(2, dtype=np.float32)
     >>> scores = PairScores(texts, np.array([0, 1]), np.array([0, 0]), n_layers=1, n_columns=2)
@@ -80,8 +82,9 @@ class PairScores:
         text_pair: Int[np.ndarray, "pair"],
         n_layers: int,
         n_columns: int,
+        scorer: Scorer | None = None,
     ) -> None:
-        self._images, self._image, self._pairs = images, image, pairs_of(text_pair)
+        self._images, self._image, self._pairs, self._scorer = images, image, pairs_of(text_pair), scorer
         self.correct = np.empty(len(text_pair), dtype=np.float32)
         self.foil = np.empty(len(text_pair), dtype=np.float32)
         self.patched = np.empty((len(text_pair), n_layers, n_columns), dtype=np.float32)
@@ -120,15 +123,24 @@ class PairScores:
             double = single.astype(np.float64)
             anchored = double @ anchors.T
             for one, step, own, anchor in zip(maps, steps, pairs, anchored.T, strict=True):
+                here: Any = (
+                    slice(own.start + at, own.start + at + len(single))
+                    if isinstance(own, slice)
+                    else own[at : at + _TILE]
+                )
                 scores = np.empty((len(single), len(one.rows) + 1), dtype=np.float32)
-                scores[:, 0], scores[:, -1] = anchor, np.nan
+                scores[:, -1] = np.nan
                 product = (single if many else double) @ step
-                np.add(anchor[:, None], product, out=scores[:, 1:-1], casting="same_kind")
-                if isinstance(own, slice):
-                    here: Any = slice(own.start + at, own.start + at + len(single))
+                if self._scorer is None:
+                    scores[:, 0] = anchor
+                    np.add(anchor[:, None], product, out=scores[:, 1:-1], casting="same_kind")
+                else:
+                    cosines = np.column_stack([anchor, anchor[:, None] + product])
+                    members = np.arange(here.start, here.stop) if isinstance(here, slice) else here
+                    scores[:, :-1] = self._scorer(one.rows, one.foil, single, cosines, members)
+                if isinstance(here, slice):
                     np.take(scores, one.place, axis=1, out=cells[here], mode="clip")
                 else:
-                    here = own[at : at + _TILE]
                     cells[here] = np.take(scores, one.place, axis=1)
                 self.correct[here], self.foil[here] = scores[:, 0], scores[:, one.foil]
 
@@ -141,12 +153,13 @@ def score_maps(
     foil: Float32[np.ndarray, "text_pair embed"],
     cells: Float32[np.ndarray, "text_pair layer column embed"],
     inside: Bool[np.ndarray, "text_pair column"],
+    scorer: Scorer | None = None,
 ) -> PairScores:
     """Scores of all pairs from all embeddings; of ``cells``, which may be gigabytes or on disk, a few at a time.
 
     inside: the columns of each text pair that have scores.
     """
-    scores = PairScores(images, image, text_pair, cells.shape[1], cells.shape[2])
+    scores = PairScores(images, image, text_pair, cells.shape[1], cells.shape[2], scorer)
     size = max(1, MAP_BYTES // max(1, cells[0].nbytes))
     for at in range(0, len(scores.texts), size):
         some = scores.texts[at : at + size]

@@ -34,6 +34,9 @@ def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str]
     if trace.embeddings is not None and len(kept) < len(trace.embeddings):  # nothing to drop: no copy of gigabytes
         for name in ("embeddings", "correct_embeddings", "foil_embeddings"):
             changes[name] = getattr(trace, name)[kept]
+    if trace.target is not None and trace.target_embeddings is not None:
+        used, changes["target"] = np.unique(trace.target[index], return_inverse=True)
+        changes["target_embeddings"] = trace.target_embeddings[used]
     return rebuilt(trace, scores, index, text_pair, **changes)
 
 
@@ -59,7 +62,7 @@ def rebuilt(
     for name in ("tokens", "foil_tokens", "ids", "groups", *PAIR_TEXTS):
         if name not in changes and getattr(trace, name) is not None:
             changes[name] = picked(getattr(trace, name), index)
-    for name in ("noising", "named"):
+    for name in ("noising", "named", "target"):
         if name not in changes and getattr(trace, name) is not None:
             changes[name] = getattr(trace, name)[index]
     kinds, differs = (np.take(of_pairs, index, axis=0) for of_pairs in (trace.kinds, trace.differs))

@@ -27,15 +27,23 @@ FORMAT = "tracescribe.trace/2"
 _FIRST = "tracescribe.trace/1"  # texts as JSON in the header, no checksum
 _SCORES = ("correct", "foil", "patched")
 _ARRAYS = ("differs", "kinds", "text_pair")
-_OPTIONAL = ("embeddings", "correct_embeddings", "foil_embeddings", "noising", "named")
+_OPTIONAL = (
+    "embeddings",
+    "correct_embeddings",
+    "foil_embeddings",
+    "target_embeddings",
+    "target",
+    "noising",
+    "named",
+)
 
 
 def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
     """Write a trace so that :func:`load_trace` gives it back bit for bit.
 
     Raises:
-        OutputError: nothing can be written at ``path``, or the trace holds what no reader would accept: scores that are
-            no cosines, or a provenance that is not JSON.
+        OutputError: nothing can be written at ``path``, or the trace holds what no reader would accept: scores that its
+            metric cannot have, or a provenance that is not JSON.
     """
     tensors = {f"scores.{name}": getattr(trace.scores, name) for name in _SCORES}
     tensors |= {name: getattr(trace, name) for name in _ARRAYS}
@@ -52,7 +60,7 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
         check_arrays(tensors)
         check_scores(trace)
     except (TypeError, ValueError, RecursionError, TracescribeError) as error:
-        raise OutputError(f"cannot write {shown_path(path)}: the trace is not JSON and cosines: {error}") from error
+        raise OutputError(f"cannot write {shown_path(path)}: the trace is not JSON and scores: {error}") from error
     with write_atomically(path, binary=True) as handle:
         write_tensors(handle, tensors, {"format": FORMAT, **metadata})
 

@@ -26,7 +26,7 @@ _SAID = {
     "negated": "negated",
 }
 
-__all__ = ["replaced_by", "trace_frame", "trace_summary", "what_the_readout_reads"]
+__all__ = ["replaced_by", "told_metric", "trace_frame", "trace_summary", "what_the_readout_reads"]
 
 
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
@@ -126,10 +126,29 @@ def _settings(trace: CausalTrace) -> list[str]:
         said.append(f"aligned ({told['aligned']} positions)")
     if told.get("replace") not in (None, "foil"):
         said.append(replaced_by(told))
+    said += told_metric(told)
     method = told.get("method", "exact")
     steps = f", {told['steps']} steps" if (told.get("steps") or 1) > 1 else ""
     said += [] if method == "exact" else [f"method {method}{steps}"]
     return [*said, trace.direction]
+
+
+def told_metric(provenance: Mapping[str, Any]) -> list[str]:
+    """What S is, where it is not the cosine.
+
+    >>> told_metric({"metric": {"name": "rank", "candidates": 1000, "against": "caption"}}), told_metric({})
+    (['S: rank among 1,000 candidates'], [])
+    >>> told_metric({"metric": {"name": "probability", "candidates": None, "against": "caption"}})
+    ['S: probability against the foil']
+    """
+    told = provenance.get("metric") or {"name": "cosine"}
+    if told["name"] == "cosine":
+        return []
+    among = ""
+    if "against" in told:
+        kind = "targets" if told["against"] == "target" else "candidates"
+        among = f" among {told['candidates']:,} {kind}" if told.get("candidates") else " against the foil"
+    return [f"S: {str(told['name']).replace('_', ' ')}{among}"]
 
 
 def _example(trace: CausalTrace) -> str:

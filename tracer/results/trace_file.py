@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from ...errors import TraceError
 from ...io.quoting import shown
+from .metrics import metric_of
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
@@ -29,6 +30,8 @@ _TYPES = {
     "embeddings": ("float16", "float32", "float64"),
     "correct_embeddings": ("float32",),
     "foil_embeddings": ("float32",),
+    "target_embeddings": ("float32",),
+    "target": ("int64",),
 }
 Text = str | None
 
@@ -56,6 +59,16 @@ class _Agreement(BaseModel):
     relative_error: FiniteFloat | None
 
 
+class _Metric(_Strict):
+    name: str
+    unit: FiniteFloat = Field(default=1, gt=0)
+    against: Text = None
+    candidates: NonNegativeInt | None = None
+    per_pair: bool | None = None
+    candidates_sha256: Text = None
+    logit_scale: FiniteFloat | None = Field(default=None, gt=0)
+
+
 class TraceProvenance(_Strict):
     """The entries of a trace's provenance that results are computed or described from; others are kept as they are."""
 
@@ -76,6 +89,7 @@ class TraceProvenance(_Strict):
     pool: dict[str, Any] | None = None
     steps: PositiveInt | None = None
     dtype: Text = None
+    metric: _Metric | None = None
     floor: FiniteFloat = Field(default=0, ge=0)
     seed: int | None = None
     created: Text = None
@@ -114,14 +128,18 @@ def check_arrays(tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def check_scores(trace: CausalTrace) -> None:
-    """Refuse scores that are no cosines.
+    """Refuse scores that the trace's metric cannot have, such as a cosine of 2.
 
     Raises:
-        TraceError: quotes the value that is farthest from -1 to 1.
+        TraceError: quotes the value that is farthest outside.
     """
+    metric = metric_of(trace.provenance)
+    low, high = metric.bounds
     for name in ("correct", "foil", "patched"):
         scores = getattr(trace.scores, name)
-        extremes = np.nanmin(scores, initial=0), np.nanmax(scores, initial=0)
-        worst = max(extremes, key=abs)
-        if abs(worst) > 1 + ROUNDING:
-            raise TraceError(f"scores.{name} holds {worst:.6g}, but cosines lie between -1 and 1")
+        start = min(0.0, high)  # within the bounds, for a trace without a cell
+        least, most = np.nanmin(scores, initial=start), np.nanmax(scores, initial=start)
+        worst = least if low - least > most - high else most
+        if not low - ROUNDING <= worst <= high + ROUNDING:
+            what = "cosines lie between -1 and 1" if metric.name == "cosine" else f"{metric.name} cannot be that"
+            raise TraceError(f"scores.{name} holds {worst:.6g}, but {what}")

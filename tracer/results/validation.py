@@ -52,6 +52,14 @@ def check_trace(trace: CausalTrace) -> None:
             shapes[name] = (() if value is None else value.shape, (n_texts, width))
         if trace.text_pair.max() >= n_texts:
             raise TraceError(f"text_pair must lie within 0..{n_texts - 1}, the text pairs that have embeddings")
+    if trace.target_embeddings is not None or trace.target is not None:
+        if trace.target_embeddings is None or trace.target is None:
+            raise TraceError("CausalTrace.target_embeddings and target must be given together")
+        width = trace.target_embeddings.shape[1] if trace.embeddings is None else trace.embeddings.shape[3]
+        shapes["target"] = (trace.target.shape, (n_pairs,))
+        shapes["target_embeddings"] = (trace.target_embeddings.shape, (len(trace.target_embeddings), width))
+        if trace.target.size and not 0 <= trace.target.min() <= trace.target.max() < len(trace.target_embeddings):
+            raise TraceError(f"target must lie within 0..{len(trace.target_embeddings) - 1}, the targets' embeddings")
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")

@@ -14,6 +14,7 @@ from ...errors import OutputError, TraceWarning
 from ..pairs.batch import PairBatch
 from ..pairs.targets import Targets
 from ..results.causal_trace import Scores
+from ..results.scorer import Scorer
 from ..results.scoring import PairScores, TextMap, pairs_of
 from .cache import Shard, Store
 from .options import TraceOptions
@@ -29,8 +30,15 @@ class Collector:
     """
 
     def __init__(
-        self, batch: PairBatch, targets: Targets, n_columns: Sequence[int], options: TraceOptions, store: Store | None
+        self,
+        batch: PairBatch,
+        targets: Targets,
+        n_columns: Sequence[int],
+        options: TraceOptions,
+        store: Store | None,
+        scorer: Scorer | None = None,
     ) -> None:
+        self._scorer = scorer
         self._batch, self._targets, self._n_columns, self._store = batch, targets, n_columns, store
         self._keep, self._budget = options.keep_embeddings, options.memory // 2
         self._noising = batch.noising[batch.example_of_text]
@@ -70,19 +78,22 @@ class Collector:
         assert self._scores is not None
         return Scores(correct=self._scores.correct, foil=self._scores.foil, patched=self._scores.patched)
 
-    def embeddings(self) -> dict[str, np.ndarray | None]:
-        """The embeddings of all text pairs by their names in a CausalTrace; None where they were not kept."""
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """The embeddings of all text pairs and targets by their names in a CausalTrace; nothing if not kept."""
         if self._file is not None:
             self._file.flush()
             # the file has no name: it goes when nothing maps it any more
             self._kept["embeddings"] = np.memmap(self._file, dtype=np.float32, mode="r", shape=self._shape)
             self._file.close()
             self._file = None
-        return {name: self._kept.get(name) for name in ("embeddings", "correct_embeddings", "foil_embeddings")}
+        targets = {"target_embeddings": self._targets.rows, "target": self._targets.index} if self._kept else {}
+        return {**self._kept, **targets}
 
     def _allocate(self, n_layers: int, embed: int) -> None:
         n_texts, widest = len(self._noising), max(self._n_columns)
-        self._scores = PairScores(self._targets.rows, self._targets.index, self._batch.text_pair, n_layers, widest)
+        self._scores = PairScores(
+            self._targets.rows, self._targets.index, self._batch.text_pair, n_layers, widest, self._scorer
+        )
         self._shape = (n_texts, n_layers, widest, embed)
         size = 4 * int(np.prod(self._shape))
         keep: Any = self._keep

@@ -29,6 +29,9 @@ from ...validation import (
     check_option,
 )
 from ..pairs.directions import DIRECTIONS, Direction
+from ..results.candidates import CandidateList
+from ..results.metrics import MetricName
+from ..results.scorer import Against, check_metric
 
 if TYPE_CHECKING:
     import os
@@ -103,7 +106,12 @@ class Options:
         help="Precision of the tower's passes; the tower's own by default.",
         recorded=False,  # the precision that was used is
     )
-    floor: float = option(1e-4, Number(0), help="Least |S_corr - S_foil| (cosine) of a valid pair.")
+    floor: float | None = option(
+        None,
+        Nothing(),
+        Number(0),
+        help="Least |S_corr - S_foil| of a valid pair; by default the metric's, 1e-4.",
+    )
     seed: int = option(0, Whole(0), help="Seed of the cells that are checked against the generic path.")
 
     def __post_init__(self) -> None:
@@ -216,6 +224,33 @@ class TraceOptions(Options):
     through_mlps: bool = option(
         False, Flag(), help="Let later MLPs recompute, with direct effects.", needs=("method", "direct")
     )
+    metric: str = option(
+        "cosine",
+        MetricName(),
+        help="What S is: cosine, distance, margin, log_probability, probability, rank, or a registered function.",
+        recorded=False,  # with its candidates
+    )
+    candidates: Any = option(
+        None,
+        Nothing(),
+        CandidateList(),
+        help="What a caption competes with, by margin, probability or rank: a .txt file of captions, or a .jsonl file "
+        "of the candidates of each pair's id; by default the pair's foil.",
+        recorded=False,
+    )
+    against: Against = option(
+        "caption",
+        _words(Against),
+        help="Whether candidates compete with the caption, or with the pair's target.",
+        recorded=False,
+    )
+    logit_scale: float | None = option(
+        None,
+        Nothing(),
+        Number(1e-6),
+        help="Factor of cosines in probabilities; the model's by default.",
+        recorded=False,
+    )
     memory: int = option(GIB, Whole(1), help="Bytes that tracing may take beside the model.", recorded=False)
     keep_embeddings: Keep = option(
         "auto", Flag(), AUTO, help="Keep the patched embeddings, to score other images later.", recorded=False
@@ -232,11 +267,14 @@ class TraceOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "attribution":
-            self._refuse(("align", "cache", "replace"), "method='attribution': use method='exact'")
+            self._refuse(("align", "cache", "metric", "replace"), "method='attribution': use method='exact'")
         if self.replace != "foil":
             self._refuse(("align",), f"replace={self.replace!r}: give pairs of equal lengths")
         if self.replace not in ("mean", "resample"):
             self._refuse(("pool",), f"replace={self.replace!r}: it belongs to replace='mean' and 'resample'")
+        if self.donors > 1:
+            self._refuse(("metric",), f"donors={self.donors}: only a cosine of the mean is the mean cosine")
+        check_metric(self.metric, self.candidates, self.against, self.logit_scale)
 
     def _refuse(self, names: Sequence[str], beside: str) -> None:
         """Refuse options that are not left at their defaults."""

@@ -14,9 +14,12 @@ from ...errors import DegenerateTraceError
 from ..pairs.batch import PairBatch
 from ..pairs.descriptions import descriptions
 from ..pairs.directions import Direction
-from ..pairs.pairs import Pair
+from ..pairs.pairs import Pair, Text
 from ..pairs.targets import Targets, encode_targets
+from ..results.candidates import text_encoder
 from ..results.causal_trace import CausalTrace
+from ..results.metrics import METRICS
+from ..results.scorer import Against, Scorer, make_scorer
 from .attribution import attribute
 from .collector import Collector
 from .options import Align, Method, PatchPath, PositionPolicy, Replace, TraceOptions
@@ -56,7 +59,11 @@ def trace(
     path: PatchPath = TraceOptions.path,
     batch_size: int | Literal["auto"] = TraceOptions.batch_size,
     dtype: torch.dtype | str | None = TraceOptions.dtype,
-    floor: float = TraceOptions.floor,
+    floor: float | None = TraceOptions.floor,
+    metric: str | Callable[..., Any] = TraceOptions.metric,
+    candidates: Any = TraceOptions.candidates,
+    against: Against = TraceOptions.against,
+    logit_scale: float | None = TraceOptions.logit_scale,
     memory: int = TraceOptions.memory,
     keep_embeddings: Keep = TraceOptions.keep_embeddings,
     seed: int = TraceOptions.seed,
@@ -111,9 +118,19 @@ def trace(
         dtype: precision of the text tower's passes, its own by default; TF32 is never used in float32 passes, and
             scores are summed in float64, or from 256 images of a text pair on in float32 as differences from the
             correct caption's, which is as exact (:class:`tracescribe.tracer.results.scoring.TextMap`).
-        floor: pairs with |S_corr - S_foil| (cosine) below it are not valid: their CTE is NaN. The scores are exact to
-            about 1e-7, so that at the default floor rounding moves a CTE by 0.001; whether a difference *means*
-            something is what ``segment`` says.
+        floor: pairs with |S_corr - S_foil| below it are not valid: their CTE is NaN. Cosines are exact to about 1e-7,
+            so that at the default floor, 1e-4, rounding moves a CTE by 0.001; other metrics have floors to match.
+            Whether a difference *means* something is what ``segment`` says.
+        metric: what S is: "cosine"; "distance"; "margin", "log_probability", "probability" or "rank" of the caption
+            among candidates; or a function that :func:`tracescribe.tracer.register_metric` gave a name. See
+            :mod:`tracescribe.tracer.results.metrics` for each definition. A rank that no foil changes leaves a pair
+            without a denominator, and not valid. The cache holds embeddings and serves every metric.
+        candidates: what the caption competes with: texts or embeddings [n, embed] that all pairs share, a list of them
+            per pair, a mapping of pairs' ids to such lists, or a file (.txt, .jsonl); None: the pair's foil alone. A
+            candidate that is the pair's own correct caption is left out: the caption scored stands in its place.
+        against: "caption": candidates are captions, for the pair's target (multiple choice, claims); "target":
+            candidates are targets, for the pair's caption (a retrieval pool), given as embeddings or as target texts.
+        logit_scale: factor of the cosines in probabilities; the model's own by default.
         memory: bytes that tracing may take beside the model and the scores: half for the passes of one batch, half for
             the embeddings that "auto" keeps in memory.
         keep_embeddings: keep the patched embeddings, so that :meth:`CausalTrace.rescore` works: True in memory; "auto"
@@ -165,6 +182,7 @@ def run_trace(
     prepared = prepare(model, pairs, options)
     batch = prepared.batch
     targets = encode_targets(model, batch.images, batch.ids)
+    scorer = _scorer(model, batch, options)
     if watch is not None:
         prepared = replace(prepared, shards=replace(prepared.shards, watch=_scored(watch, batch, targets)))
     provenance = trace_provenance(model, batch, targets)
@@ -175,12 +193,17 @@ def run_trace(
             found: dict[str, Any] = {"scores": attribution.scores}
         else:
             measured = {"path": prepared.shards.prepared.path, **prepared.replacement.recorded}
-            keep = Collector(batch, targets, prepared.n_columns, options, prepared.shards.store)
+            by_cosine = options.metric == "cosine"
+            keep = Collector(
+                batch, targets, prepared.n_columns, options, prepared.shards.store, None if by_cosine else scorer
+            )
             for shard, embeddings in prepared.finished(advance):
                 keep.add(shard, embeddings)
             found = {"scores": keep.scores, **keep.embeddings()}
     site = prepared.shards.prepared.sweep.site
-    recorded = {"first_layer": site.first_layer, **options.recorded(), "site": site.name, "dtype": prepared.dtype}
+    floor = scorer.metric.floor if options.floor is None else options.floor
+    asked = {**options.recorded(), "floor": floor, "metric": scorer.provenance}
+    recorded = {"first_layer": site.first_layer, **asked, "site": site.name, "dtype": prepared.dtype}
     result = CausalTrace(
         tokens=batch.tokens,
         foil_tokens=batch.foil_tokens,
@@ -197,8 +220,8 @@ def run_trace(
     )
     if not result.valid.any():
         raise DegenerateTraceError(
-            f"none of the {len(batch.pairs)} pairs can be traced: the largest |S_corr - S_foil| is "
-            f"{np.abs(result.denominator).max():.1e}, below the floor {options.floor:g}, so that the image does not "
+            f"none of the {len(batch.pairs)} pairs can be traced: the largest |S_corr - S_foil| ({options.metric}) is "
+            f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the image does not "
             f"tell the two captions apart; use other images or pairs, or lower floor="
         )
     return result
@@ -214,6 +237,23 @@ def _scored(watch: WatchMap, batch: PairBatch, targets: Targets) -> Callable[[li
             watch(number, (of_pair.astype(np.float64) @ rows[first[number]]).astype(np.float32))
 
     return show
+
+
+def _scorer(model: DualEncoder, batch: PairBatch, options: TraceOptions) -> Scorer:
+    scale = options.logit_scale
+    if scale is None and METRICS[options.metric].scaled:
+        scale = model.logit_scale
+    return make_scorer(
+        options.metric,
+        options.candidates,
+        options.against,
+        scale,
+        encode=text_encoder(model),
+        ids=batch.ids,
+        width=model.embed_dim,
+        captions=[pair.correct for pair in batch.pairs],
+        targets=[image.text if isinstance(image, Text) else "" for image in batch.images],
+    )
 
 
 def fill_cache(

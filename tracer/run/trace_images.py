@@ -23,6 +23,7 @@ from ..pairs.names import first_problem
 from ..pairs.roles import TokenKind
 from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace, Scores
+from ..results.metrics import METRICS
 from ..results.scoring import score_maps
 from .options import ImageDirection, ImageTraceOptions, PatchPath
 from .progress import ProgressCallback, progress_bar
@@ -52,7 +53,7 @@ def trace_images(
     path: PatchPath = ImageTraceOptions.path,
     batch_size: int | Literal["auto"] = ImageTraceOptions.batch_size,
     dtype: torch.dtype | str | None = ImageTraceOptions.dtype,
-    floor: float = ImageTraceOptions.floor,
+    floor: float | None = ImageTraceOptions.floor,
     keep_embeddings: bool = ImageTraceOptions.keep_embeddings,
     seed: int = ImageTraceOptions.seed,
     progress: bool | ProgressCallback = True,
@@ -121,6 +122,9 @@ def trace_images(
     patched = np.concatenate([one.patched.cpu().float().numpy() for one in found])
     sides = [np.concatenate([getattr(one, side).cpu().float().numpy() for one in found]) for side in ("base", "donor")]
     correct, foil = sides if noising else sides[::-1]
+    floor = METRICS["cosine"].floor if options.floor is None else options.floor
+    kept: dict[str, Any] = {"embeddings": patched, "correct_embeddings": correct, "foil_embeddings": foil}
+    kept |= {"target_embeddings": captions, "target": np.arange(len(captions))}
     every = np.ones((len(patched), len(names)), dtype=bool)
     scores = score_maps(captions, np.arange(len(captions)), batch.image_pair, correct, foil, patched, every)
     kinds = np.full((len(batch.pairs), tower.context_length), TokenKind.ORDINARY, dtype=np.int8)
@@ -144,17 +148,15 @@ def trace_images(
         text_pair=batch.image_pair,
         ids=batch.ids,
         groups=batch.groups,
-        provenance=provenance | options.recorded() | measured,
-        embeddings=patched if options.keep_embeddings else None,
-        correct_embeddings=correct if options.keep_embeddings else None,
-        foil_embeddings=foil if options.keep_embeddings else None,
+        provenance=provenance | options.recorded() | {"floor": floor, "metric": {"name": "cosine"}} | measured,
+        **(kept if options.keep_embeddings else {}),
         columns=names,
         **descriptions(batch.pairs),
     )
     if not result.valid.any():
         raise DegenerateTraceError(
             f"none of the {len(batch.pairs)} image pairs can be traced: the largest |S_image - S_counterfactual| is "
-            f"{np.abs(result.denominator).max():.1e}, below the floor {options.floor:g}, so that the captions do not "
+            f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the captions do not "
             f"tell the images apart; use other captions or images, or lower floor="
         )
     return result

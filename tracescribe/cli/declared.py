@@ -112,6 +112,8 @@ def _metavar(each: Field[Any]) -> str:
             words.extend(FloatType.names)
         elif isinstance(kind, Wholes):
             words.append("INTEGER,INTEGER,...")
+        elif hasattr(kind, "metavar"):
+            words.append(kind.metavar)
         elif not isinstance(kind, Nothing):
             words.append({Whole: "INTEGER", Number: "NUMBER", Text: "TEXT"}.get(type(kind), "DIR"))
     return "|".join(words)
