@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,11 +17,9 @@ from .maps import Excess, LayerProfile, TraceMap
 from .metrics import Metric, metric_of
 from .read_only import ReadOnlyArrays, read_only, set_array
 from .validation import check_trace
+from .views import TraceViews
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
-
     from ...patching import DualEncoder
     from .scorer import Against
 
@@ -47,7 +44,7 @@ class Scores(ReadOnlyArrays):
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTrace(ReadOnlyArrays):
+class CausalTrace(TraceViews, ReadOnlyArrays):
     """Causal tracing effects of caption pairs: which layer and token carry what tells correct from foil.
 
     With direction "foil->correct" (NAST, arXiv 2602.12498: states of the foil are put into the correct caption's run)
@@ -345,59 +342,6 @@ class CausalTrace(ReadOnlyArrays):
 
         return rescored(self, image_embeddings, text_pair, groups, metric, candidates, against, logit_scale, model)
 
-    # -- files, tables, pictures --------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trace as safetensors (format "tracescribe.trace/2"); :func:`load_trace` reads it back exactly."""
-        from .storage import save_trace
-
-        save_trace(self, path)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line per (pair, layer, token) as a pandas table: ids, token, role, score, effect, denominator, CTE, ...
-
-        Pairs that enter a map by default come first, and those whose CTE is not defined last. The numbers of a figure
-        are those of ``trace.map().to_frame()`` and ``trace.per_layer().to_frame()``.
-        """
-        from .tables import trace_frame
-
-        return trace_frame(self)
-
-    def heatmap(self, **options: Any) -> go.Figure:
-        """Interactive plotly heatmap; options as in :func:`tracescribe.viz.heatmap`."""
-        from ...viz import heatmap
-
-        return heatmap(self, **options)
-
-    def profile(self, **options: Any) -> go.Figure:
-        """Interactive plotly layer profile; options as in :func:`tracescribe.viz.profile`."""
-        from ...viz import profile
-
-        return profile(self, **options)
-
-    def overlay(self, image: Any, **options: Any) -> go.Figure:
-        """Interactive plotly map over the image, of a trace of images; as in :func:`tracescribe.viz.overlay`."""
-        from ...viz import overlay
-
-        return overlay(self, image, **options)
-
-    def export(self, path: str | os.PathLike[str], **options: Any) -> Any:
-        """Write a paper figure (pdf, svg, png, eps); options as in :func:`tracescribe.viz.export`."""
-        from ...viz import export
-
-        return export(self, path, **options)
-
-    def summary(self) -> str:
-        """What a person wants to know first, in one line."""
-        from .tables import trace_summary
-
-        return trace_summary(self)
-
     def __repr__(self) -> str:
         cells = f"{self.kinds.shape[1]} tokens" if self.columns is None else f"{len(self.columns)} columns"
         return f"CausalTrace({self.n_pairs} pairs, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"
-
-    def _repr_html_(self) -> str:
-        from ...viz.notebook.results import trace_html
-
-        return trace_html(self)
