@@ -184,6 +184,19 @@ print(json.dumps([seconds, [name for name in {HEAVY!r} if name in sys.modules]])
     assert seconds <= 0.5
 
 
+def test_loading_the_miniature_imports_no_library_of_models() -> None:
+    """They took two thirds of the time; torch takes most of the rest."""
+    libraries = ("open_clip", "torchvision", "timm", "transformers", "torch._dynamo")
+    code = f"""
+import json, sys
+import tracescribe as ts
+model = ts.load("phantom")
+model.encode_texts(["There is no effusion."])
+print(json.dumps([name for name in {libraries!r} if name in sys.modules]))
+"""
+    assert json.loads(fresh_process(code)) == []
+
+
 def test_help_and_reading_results_need_no_torch() -> None:
     code = f"""
 import contextlib, io, json, sys

@@ -1,9 +1,9 @@
-"""The miniature: a small CLIP of open_clip's own classes, trained on phantom films and blind to negation."""
+"""The miniature: a small CLIP, trained on phantom films and blind to negation."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ...errors import DataFormatError
 from .drawing import SIZE
+from .network import MiniatureCLIP
 from .tokenizer import CONTEXT_LENGTH, PhantomTokenizer
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ WEIGHTS = Path(__file__).with_name("weights") / "miniature.safetensors"
 FORMAT = "tracescribe.phantom-miniature/1"
 
 EMBED_DIM = 64
-VISION = {"image_size": SIZE, "layers": (1, 1, 1, 1), "width": 12, "head_width": 32}
-TEXT = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 4, "layers": 8}
+# as open_clip's configurations name them
+VISION: Final[dict[str, Any]] = {"image_size": SIZE, "layers": (1, 1, 1, 1), "width": 12, "head_width": 32}
+TEXT: Final[dict[str, Any]] = {"context_length": CONTEXT_LENGTH, "width": 64, "heads": 4, "layers": 8}
 
 
 class Source(NamedTuple):
@@ -58,17 +60,6 @@ def normalise(film: Float[np.ndarray, "*batch size size"]) -> Float[torch.Tensor
     return x.unsqueeze(-3).expand(*x.shape[:-2], 3, *x.shape[-2:])
 
 
-def build(vocab_size: int) -> Any:
-    """The miniature's architecture with fresh weights from torch's current random state (open_clip's `CLIP`)."""
-    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-
-    return CLIP(
-        embed_dim=EMBED_DIM,
-        vision_cfg=CLIPVisionCfg(**VISION),
-        text_cfg=CLIPTextCfg(**TEXT, vocab_size=vocab_size),
-    )
-
-
 def load_source(
     device: str | torch.device = "cpu", *, weights: str | Path | None = None, dtype: torch.dtype | None = None
 ) -> Source:
@@ -96,7 +87,16 @@ def load_source(
         raise DataFormatError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}")
     with torch.random.fork_rng(devices=[]):
         # Fresh weights draw from the global random state, which is the caller's.
-        module = build(tokenizer.vocab_size)
+        module = MiniatureCLIP(
+            EMBED_DIM,
+            image_size=VISION["image_size"],
+            width=VISION["width"],
+            context=TEXT["context_length"],
+            vocab=tokenizer.vocab_size,
+            d_model=TEXT["width"],
+            heads=TEXT["heads"],
+            layers=TEXT["layers"],
+        )
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

@@ -83,7 +83,7 @@ def train_miniature(
     facts, images = films(recipe.n_images, recipe.seed)
     with use_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = miniature.build(tokenizer.vocab_size)
+        model = untrained(tokenizer.vocab_size)
         rng = np.random.default_rng([recipe.seed, 10**6])
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -106,6 +106,17 @@ def train_miniature(
             if on_step is not None:
                 on_step(step, float(loss.detach()))
     return model.eval(), tokenizer
+
+
+def untrained(vocab_size: int) -> Any:
+    """open_clip's ``CLIP`` in the miniature's sizes, with fresh weights from torch's current random state."""
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    return CLIP(
+        embed_dim=miniature.EMBED_DIM,
+        vision_cfg=CLIPVisionCfg(**miniature.VISION),
+        text_cfg=CLIPTextCfg(**miniature.TEXT, vocab_size=vocab_size),
+    )
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

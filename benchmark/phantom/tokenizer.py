@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,19 @@ class UnknownTokenWarning(UserWarning):
 
 @lru_cache(maxsize=1)
 def _bpe() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
+    """open_clip's tokenizer of OpenAI's byte-pair encoding.
 
-    return SimpleTokenizer()
+    Its module is run by itself: importing it as a part of open_clip runs all of open_clip first, which takes seconds.
+    """
+    loaded = sys.modules.get("open_clip.tokenizer")
+    if loaded is None:
+        package = find_spec("open_clip")
+        assert package is not None and package.origin is not None  # a dependency of ours
+        spec = spec_from_file_location("_open_clip_tokenizer", Path(package.origin).with_name("tokenizer.py"))
+        assert spec is not None and spec.loader is not None
+        loaded = module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    return loaded.SimpleTokenizer()
 
 
 class PhantomTokenizer:

@@ -20,6 +20,8 @@ from .wrappers import kinds, unwrapped
 
 NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
 OWN_ATTENTION_LINEARS = NATIVE_LINEARS.replace("attn", r"attn\.out_proj")
+# open_clip's own class, and the one of the shipped miniature, which has the same parts
+_ROOT_TEXT = {"open_clip.CLIP", "tracescribe.MiniatureCLIP"}
 OWN_TEXT = {"open_clip.CustomTextCLIP", "open_clip.CoCa"}  # classes that keep the text tower under ``.text``
 
 
@@ -31,7 +33,7 @@ def _text(source: Any) -> Any:
 def _matches(source: Any) -> bool:
     if kinds(source) & OWN_TEXT:
         return not kinds(source.text) & {"open_clip.HFTextEncoder", "open_clip.ModernTextTransformer"}
-    return "open_clip.CLIP" in kinds(source)
+    return bool(kinds(source) & _ROOT_TEXT)
 
 
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
@@ -98,7 +100,7 @@ def _padding(text: Any, causal: bool, pooling: str) -> Padding:
 
 def _refuse_unsupported(text: Any) -> None:
     found = kinds(text)
-    if not found & {"open_clip.CLIP", "open_clip.TextTransformer"}:
+    if not found & {*_ROOT_TEXT, "open_clip.TextTransformer"}:
         raise UnsupportedTowerError(
             f"open_clip's text tower is a {type(text).__name__}; this version reads open_clip's own text transformer"
         )

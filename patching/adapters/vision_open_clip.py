@@ -26,7 +26,7 @@ def build_image_tower(source: Any, grid: int | None) -> ImageReading:
         SiteError: the encoder has no such grid.
     """
     found = kinds(source.visual)
-    if "open_clip.ModifiedResNet" in found:
+    if found & {"open_clip.ModifiedResNet", "tracescribe.MiniatureResNet"}:
         return build_resnet(source.visual, grid)
     if "open_clip.TimmModel" in found:
         return build_timm(source.visual, grid)

@@ -101,6 +101,12 @@ def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor
             f"the tower built by the adapter {adapter.name!r} gives embeddings of shape {list(got.shape)} for "
             f"{len(ids)} texts, and {type(source).__name__} itself gives {list(expected.shape)}"
         )
+    if len(theirs) != len(ours):
+        raise TowerMismatchError(
+            f"the adapter {adapter.name!r} names {len(ours)} modules of {type(source).__name__} that show layers 0 to "
+            f"{tower.n_layers}, but encoding a text calls them {len(theirs)} times instead of once each: the adapter's "
+            f"`blocks` or `embedding_stage` is wrong"
+        )
     # where padding is masked out, what stands at it is nobody's business
     kept = torch.ones_like(rows, dtype=torch.bool)
     if tower.spec.padding == "mask" or tower.spec.appended:

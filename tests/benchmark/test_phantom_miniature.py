@@ -107,6 +107,22 @@ def test_trimmed_text_encoding_is_the_models_own() -> None:
     assert difference.abs().max() < 1e-5  # the same sums over other block sizes, in float32
 
 
+def test_its_own_network_is_open_clips() -> None:
+    """The shipped weights were trained in open_clip's classes, and are read without importing open_clip."""
+    source = miniature.load_source()
+    theirs = pretraining.untrained(source.tokenizer.vocab_size).eval()
+    theirs.load_state_dict(source.module.state_dict())  # strict: the same names
+    tokens = source.tokenizer(["pacemaker", "There is no pleural effusion.", "There is severe left pleural effusion."])
+    pixels = miniature.normalise(np.stack([draw(Facts(), (3, i)) for i in range(3)]))
+    with torch.no_grad():
+        assert torch.equal(source.module.encode_text(tokens), theirs.encode_text(tokens))  # the same operations
+        images, expected = source.module.encode_image(pixels), theirs.encode_image(pixels)
+        # attention pooling computes one query where open_clip computes all: other block sizes in float32
+        assert (images - expected).abs().max() <= 1e-5 * expected.abs().max()
+        for one, other in zip(source.module(pixels, tokens), theirs(pixels, tokens), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_films_of_training_and_of_data_sets_are_different_patients() -> None:
     from tracescribe.benchmark.phantom.dataset import studies
 

@@ -66,3 +66,16 @@ def test_the_pages_that_error_messages_name_exist() -> None:
     named = {name for path in folder.rglob("*.py") for name in re.findall(r"docs/\w+\.md", path.read_text("utf-8"))}
     assert "docs/add_a_tower.md" in named
     assert [name for name in named if not (PAGE.parents[1] / name).exists()] == []
+
+
+def test_an_adapter_that_names_modules_that_are_never_called_is_told_so() -> None:
+    from models import WordTokenizer, open_clip_model
+
+    from tracescribe.patching.adapters.open_clip import ADAPTER
+    from tracescribe.patching.loading.verification import verify
+
+    source = open_clip_model()
+    tower = ADAPTER.build_tower(source, WordTokenizer())
+    wrong = replace(ADAPTER, name="mine", embedding_stage=lambda source: (source.visual, True))
+    with pytest.raises(TowerMismatchError, match=r"'mine' names 4 modules of CLIP .* calls them 3 times"):
+        verify(tower, wrong, source)
