@@ -51,7 +51,7 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "viz/interactive": {"figure_data"},
     "viz/notebook": {"figure_data"},
     "viz/paper": {"figure_data"},
-    "viz/reports": {"figure_data", "interactive"},
+    "viz/reports": {"figure_data", "interactive", "paper"},
 }
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
 HANDS_TO = {"tracer/results/views.py": {"viz"}, "tracer/results/maps.py": {"viz"}}

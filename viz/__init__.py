@@ -12,6 +12,7 @@ from .layouts import alpha_bars, curves, draw, panels, pareto
 from .paper.figure import PaperFigure
 from .published import published_maps
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
+from .reports.trace_page import trace_page
 from .tables import caption, export_table
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "published_maps",
     "report",
     "save_html",
+    "trace_page",
 ]

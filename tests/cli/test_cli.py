@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run
+from commands import Run, refused
 
 import tracescribe as ts
 
@@ -88,8 +88,24 @@ def test_finetune_then_evaluate(run: Run, data: Path, traced: Path, tmp_path: Pa
     scores = run("evaluate", "phantom", data, "--run", folder, "--split", "all", "--json").document
     # the adapters were read back: two steps of training changed the captions' embeddings, but not beyond recognition
     assert 0.5 < scores["after"]["preservation"] < 1 - 1e-6
+    page = run("report", folder, "-o", tmp_path / "run.html", "--json").document
+    assert page["kind"] == "run" and page["title"] == "Fine-tuning of phantom"
+    shares, written = done["update_share"], (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert f"{100 * max(shares):.0f} % of the whole update" in page["lead"] and f">{100 * shares[0]:.2f}<" in written
+    refused(run("report", folder, "-o", tmp_path / "run.html", "--control", traced), "--control")
+    (folder / "result.json").write_text("{}")
+    refused(run("report", folder, "-o", tmp_path / "run.html"), "damaged")
     alone = run("evaluate", "phantom", data, "--split", "all", "--json").document
     assert alone["affirmative"] == scores["before"]["affirmative"]
+
+
+def test_report_writes_the_page_that_python_writes(run: Run, traced: Path, tmp_path: Path) -> None:
+    found = run("report", traced, "-o", tmp_path / "a.html", "--control", traced, "--json").document
+    trace = ts.load_trace(traced)
+    trace.report(tmp_path / "b.html", control=trace)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert found["kind"] == "trace" and found["title"] == "Causal trace of phantom"
+    assert found["lead"] in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
 def test_demo_quick(run: Run, tmp_path: Path) -> None:
@@ -117,7 +133,7 @@ def test_a_closed_pipe_is_no_error_message(traced: Path, tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-COMMANDS = ["demo", "info", "trace", "plot", "prescribe", "finetune", "evaluate", "build phantom"]
+COMMANDS = ["demo", "info", "trace", "plot", "report", "prescribe", "finetune", "evaluate", "build phantom"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -28,11 +28,12 @@ def commands(data: Path, traced: Path) -> dict[str, tuple[tuple[object, ...], st
         "finetune": (("finetune", "phantom", data, "--steps", 10**9, "-o"), ""),  # would not end
         "trace": (("trace", "phantom", data / "pairs.jsonl", "-o"), ".safetensors"),
         "plot": (("plot", traced, "-o"), ".pdf"),
+        "report": (("report", traced, "-o"), ".html"),
         "prescribe": (("prescribe", traced, "-o"), ".json"),
     }
 
 
-COMMANDS = ("build", "demo", "finetune", "trace", "plot", "prescribe")
+COMMANDS = ("build", "demo", "finetune", "trace", "plot", "report", "prescribe")
 FOLDERS = ("build", "demo", "finetune")
 
 

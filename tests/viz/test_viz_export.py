@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from builders import synthetic_trace
 
+import tracescribe as ts
 from tracescribe.errors import OutputError
 from tracescribe.tracer import TraceMap
 from tracescribe.viz import FigureError, export, export_overlay, heatmap, overlay, profile
@@ -268,3 +269,11 @@ def test_a_trace_exports_itself(tmp_path: Path) -> None:
     TRACE.export(tmp_path / "a.svg", pair=1)
     export(TRACE, tmp_path / "b.svg", pair=1)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize("function", [export, heatmap, overlay, profile])
+def test_a_traces_methods_have_the_options_of_the_functions(function: Callable[..., object]) -> None:
+    """Two signatures that an editor shows, and one set of options."""
+    method = inspect.signature(getattr(ts.CausalTrace, function.__name__))
+    ours, theirs = list(method.parameters.values())[1:], list(inspect.signature(function).parameters.values())[1:]
+    assert [(p.name, p.kind, p.default) for p in ours] == [(p.name, p.kind, p.default) for p in theirs]

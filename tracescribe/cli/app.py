@@ -23,6 +23,7 @@ from . import finetune as training
 from . import info as describing
 from . import plot as looking
 from . import prescribe as prescribing
+from . import report as reporting
 from . import reproduce as reproducing
 from . import study as comparing_training
 from . import trace as tracing
@@ -70,6 +71,7 @@ app.command()(training.finetune)
 app.command()(comparing_training.study)
 app.command()(scoring.evaluate)
 app.command()(comparing.compare)
+app.command()(reporting.report)
 app.command()(reproducing.reproduce)
 for one in (building.phantom, building.mednega, building.contextual, building.pairs):
     build.command(one.__name__)(one)

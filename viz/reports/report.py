@@ -19,6 +19,8 @@ from ...io.reading import MAX_DOCUMENT, read_bytes
 from .. import theme
 from ..figure_data.labels import MINUS, writable
 from ..interactive.html import figure_div, plotly_script
+from ..paper.figure import PaperFigure
+from ..paper.files import PaperOptions, rendered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,14 +28,18 @@ if TYPE_CHECKING:
 __all__ = ["Note", "Picture", "Plot", "Report", "Section", "Table", "report"]
 
 _NUMERIC = re.compile(r"[-−+±]?\d[\d\s.,…–−±%()\[\]+-]*(pp)?")
+_PICTURE = PaperOptions("page", dpi=200)
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A plotly figure with what is said under it, and what a screen reader says in its place."""
+    """A plotly figure, or one of :func:`tracescribe.viz.panels` and its like, with what is said under it.
 
-    figure: go.Figure
+    alt: what a screen reader says in its place.
+    """
+
+    figure: go.Figure | PaperFigure
     caption: str = ""
     alt: str = ""
 
@@ -111,7 +117,7 @@ class Section:
 
     heading: str
     text: Sequence[str] = ()
-    figures: Sequence[Plot | go.Figure] = ()
+    figures: Sequence[Plot | go.Figure | PaperFigure] = ()
     tables: Sequence[Table] = ()
     images: Sequence[Picture] = ()
     notes: Sequence[Note | str] = ()
@@ -181,13 +187,16 @@ def _prepared(section: Section, number: int) -> dict[str, Any]:
     """What the template needs of a section: figures as fragments, images as data."""
     from markupsafe import Markup
 
-    plots = []
+    plots, pictures = [], []
+    drawn: list[Picture] = []
     for i, plot in enumerate(section.figures, 1):
         plot = plot if isinstance(plot, Plot) else Plot(plot)
+        if isinstance(plot.figure, PaperFigure):
+            drawn.append(Picture(rendered(plot.figure.shown, ".png", _PICTURE), plot.caption, plot.alt))
+            continue
         fragment = figure_div(plot.figure, f"figure-{number}-{i}")
         plots.append({"html": Markup(fragment), "caption": plot.caption, "alt": plot.alt or _described(plot)})
-    pictures = []
-    for picture in section.images:
+    for picture in (*drawn, *section.images):
         images = [picture.image] if isinstance(picture.image, str | os.PathLike | bytes) else list(picture.image)
         pictures.append({"uris": [_data_uri(image) for image in images], "of": picture})
     notes = [note if isinstance(note, Note) else Note(note) for note in section.notes]

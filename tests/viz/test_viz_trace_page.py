@@ -1,0 +1,124 @@
+"""The page about a trace says what the trace holds; text from files stays text; a browser finds nothing amiss."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import synthetic_trace
+from plotly.offline import get_plotlyjs
+
+from tracescribe.errors import OutputError, TraceError
+from tracescribe.viz import Report, report, trace_page
+
+TRACE, CONTROL = synthetic_trace(24, 8, n_texts=24), synthetic_trace(24, 8, n_texts=24, seed=1)
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+AXE = Path(os.environ.get("TRACESCRIBE_AXE", Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"))
+
+
+def text_of(page: Report) -> str:
+    """Every string of a page."""
+    parts = [page.title, page.lead, page.footer, *(part for fact in page.facts for part in fact)]
+    for section in page.sections:
+        notes = [note if isinstance(note, str) else note.text for note in section.notes]
+        cells = [cell for table in section.tables for row in table.rows for cell in row]
+        parts += [section.heading, *section.text, *notes, *map(str, cells)]
+    return "\n".join(parts)
+
+
+def test_the_page_says_what_the_trace_holds() -> None:
+    page = trace_page(TRACE, control=CONTROL)
+    curve, said = TRACE.per_layer(), text_of(page)
+    assert curve.lo is not None and curve.hi is not None
+    peak = 1 + int(np.argmax(curve.value[1:-1]))  # between the ends, which are 1 by construction
+    assert f"highest at layer {peak}: {curve.value[peak]:.2f}" in page.lead
+    assert f"interval {curve.lo[peak]:.2f} to {curve.hi[peak]:.2f}" in page.lead
+    used = int((TRACE.valid & (TRACE.denominator > 0)).sum())
+    assert ("pairs in the map", f"{used} of 24") in list(page.facts)
+    assert f"correlate at {TRACE.split_half():.2f}" in said and "Beyond the control" in said
+    tables = {section.heading: section.tables for section in page.sections}
+    np.testing.assert_array_equal([row[1:] for row in tables["Where the difference is carried"][0].rows][::-1],
+                                  TRACE.map().values)  # fmt: skip
+    np.testing.assert_array_equal([row[1] for row in tables["By layer"][0].rows], curve.value)
+    margins = [row[3] for row in tables["Pairs"][0].rows]
+    np.testing.assert_array_equal(margins, TRACE.denominator[np.argsort(-np.abs(TRACE.denominator))[:12]])
+
+
+def test_the_layer_where_the_end_token_takes_over_is_the_last_crossing() -> None:
+    cells = TRACE.map()
+    ahead = cells.row("[end]") > cells.row("first differing")
+    layer = int(re.search(r"From layer (\d+) on", trace_page(TRACE).lead)[1])  # type: ignore[index]
+    assert ahead[layer:].all() and not ahead[layer - 1]
+
+
+def test_a_trace_without_a_usable_pair_has_a_page_that_says_so() -> None:
+    page = trace_page(TRACE.with_floor(1.0))
+    assert page.lead.startswith("No CTE is defined: none of the 24 pairs")
+    assert [section.heading for section in page.sections] == ["Pairs", "How it came about"]
+
+
+def test_a_control_of_another_model_is_refused() -> None:
+    with pytest.raises(TraceError, match="layers"):
+        trace_page(TRACE, control=synthetic_trace(8, 4))
+
+
+def test_one_pair_has_no_interval_and_no_halves() -> None:
+    said = text_of(trace_page(TRACE.select([int(np.argmax(TRACE.denominator))])))
+    assert "too few clusters" in said or "one cluster" in said
+    assert "nan" not in said.lower().replace("nan_", "")
+
+
+@pytest.mark.parametrize("columns", [("head 0", "head 1"), None], ids=["heads", "tokens"])
+def test_text_from_files_stays_text(tmp_path: Path, columns: tuple[str, ...] | None) -> None:
+    names = (EVIL,) * TRACE.n_pairs
+    evil = replace(TRACE, captions=names, foil_captions=names, ids=tuple(f"{EVIL}{i}" for i in range(TRACE.n_pairs)),
+                   provenance={**TRACE.provenance, "model": EVIL, EVIL: EVIL})  # fmt: skip
+    if columns is not None:
+        scores = replace(evil.scores, patched=evil.scores.patched[:, :, :2])
+        evil = replace(evil, scores=scores, columns=columns)
+    written = evil.report(tmp_path / "page.html").read_text(encoding="utf-8").replace(get_plotlyjs(), "")
+    assert "<script>alert" not in written and "<img" not in written and "&lt;script&gt;alert(1)" in written
+    assert not re.search(r'(src|href)="(?!data:|#)', written) and "@import" not in written
+
+
+def test_the_page_is_dark_where_the_reader_wants_it_and_prints_light(tmp_path: Path) -> None:
+    written = report(tmp_path / "page.html", Report("t")).read_text(encoding="utf-8")
+    assert "@media screen and (prefers-color-scheme: dark)" in written and "@media print" in written
+    assert '<html lang="en">' in written and 'content="light dark"' in written
+
+
+def test_an_unwritable_path_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError):
+        TRACE.report(tmp_path / "missing" / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_no_violation(tmp_path: Path, dark: bool) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None or not AXE.is_file():
+        pytest.skip("needs chromium, and axe-core by `npm install axe-core` or TRACESCRIBE_AXE=axe.min.js")
+    page = TRACE.report(tmp_path / "page.html", control=CONTROL).read_text(encoding="utf-8")
+    script = (
+        f"<script>{AXE.read_text(encoding='utf-8')}</script><script>addEventListener('load', () => axe.run().then(r => "
+        "{ const p = document.createElement('pre'); p.id = 'axe-result'; p.textContent = JSON.stringify("
+        "r.violations.map(v => [v.id, v.help, v.nodes.map(n => n.html.slice(0, 200))])); document.body.append(p) }))"
+        "</script>"
+    )
+    end = page.rindex("</body>")
+    checked = tmp_path / "checked.html"
+    checked.write_text(page[:end] + script + page[end:], encoding="utf-8")
+    options = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    done = subprocess.run([*command, *options, str(checked)], capture_output=True, text=True, timeout=300, check=True)
+    found = re.search(r'<pre id="axe-result">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found is not None and json.loads(html.unescape(found[1])) == []
