@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
-    from ...viz.interactive.figure import NotebookFigure
     from .causal_trace import CausalTrace
     from .maps import LayerProfile
 
@@ -57,7 +57,7 @@ class TraceViews:
         ci: float | None = 0.95,
         n_boot: int = 1000,
         seed: int = 0,
-    ) -> NotebookFigure:
+    ) -> go.Figure:
         """Interactive plotly heatmap; see :func:`tracescribe.viz.heatmap`."""
         from ...viz import heatmap
 
@@ -93,7 +93,7 @@ class TraceViews:
         ci: float | None = 0.95,
         n_boot: int = 1000,
         seed: int = 0,
-    ) -> NotebookFigure:
+    ) -> go.Figure:
         """Interactive plotly layer profile; see :func:`tracescribe.viz.profile`."""
         from ...viz import profile
 
@@ -121,7 +121,7 @@ class TraceViews:
         title: str | None = None,
         width: int | None = None,
         palette: str = "RdBu",
-    ) -> NotebookFigure:
+    ) -> go.Figure:
         """Interactive plotly map over the image, of a trace of images; see :func:`tracescribe.viz.overlay`."""
         from ...viz import overlay
 
