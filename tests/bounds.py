@@ -10,6 +10,12 @@ import numpy as np
 
 import tracescribe as ts
 
+# On trained adapters and losses, in float64. Two orders of summation move a gradient by about 1e-15 of its largest
+# terms. Adam divides by sqrt(v) + 1e-8, so that where a gradient is near 0 the difference may grow by 1e8 and a step by
+# 1e-7 of the rate: 4e-9 in 8 steps of 5e-3. In float32 (1e-7) such a step could differ by all of itself: training has
+# no bound there, and tests that compare it run in float64. About 1e-15 is found.
+TRAINED = 1e-8
+
 # On a cosine: float32 and other orders of summation over at most 4 blocks give about 1e-6.
 S_ERROR = 2e-5
 

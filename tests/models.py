@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from zoo.open_clip_models import BERT_SITES, NATIVE_SITES, VISION
 from zoo.tokens import WordTokenizer
 from zoo.transformers_models import CLIP_SITES, CLIP_TEXT, EFFICIENTNET, alone, dual, vision_text
 
+import tracescribe as ts
+
 __all__ = [
     "VISION",
     "WordTokenizer",
@@ -21,6 +24,7 @@ __all__ = [
     "chinese_clip_model",
     "clip_text_only_model",
     "clipseg_model",
+    "in_double",
     "open_clip_hf_model",
     "open_clip_model",
     "patched_by_hooks",
@@ -38,6 +42,11 @@ def word_tokenizer(source: nn.Module) -> WordTokenizer:
     encoder = getattr(source, "text_model", None) or getattr(getattr(source, "text", None), "transformer", None)
     config = getattr(encoder, "config", None)
     return WordTokenizer(pad_id=config.pad_token_id if hasattr(config, "type_vocab_size") else 0)
+
+
+def in_double(model: ts.DualEncoder) -> ts.DualEncoder:
+    """The same model in float64, where what is trained can be compared: see :data:`bounds.TRAINED`."""
+    return ts.wrap(copy.deepcopy(model.source).double(), tokenizer=model.tokenizer)
 
 
 def open_clip_model(

@@ -158,7 +158,7 @@ def _embed(
     }
     vectors = {i: torch.as_tensor(vector) for i, vector in given.items() if getattr(vector, "ndim", None) == 1}
     files = [i for i in range(len(images)) if i not in vectors]
-    out = torch.empty(len(images), width, device=device)
+    out = torch.empty(len(images), width, device=device, dtype=torch.promote_types(model.text.dtype, torch.float32))
     if files:
         out[files] = model.encode_images([images[i] for i in files], batch_size).to(out)
     for i, vector in vectors.items():

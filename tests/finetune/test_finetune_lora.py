@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from bounds import TRAINED
 
 from tracescribe.errors import DataFormatError, PrescriptionError
 from tracescribe.finetune import (
@@ -224,8 +225,9 @@ def test_what_reaches_the_layers_under_adamw(make_clip):
     order and the equality of rates and scaled steps are the property; the shares depend on the model.
     """
     plan = Prescription(PUBLISHED)
-    base = make_clip(layers=12)
-    target = torch.nn.functional.normalize(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+    base = make_clip(layers=12).double()  # rounding would grow from step to step: see bounds.TRAINED
+    target = torch.randn(16, 16, generator=torch.Generator().manual_seed(1)).double()
+    target = torch.nn.functional.normalize(target, dim=-1)
     ids = torch.zeros(16, 12, dtype=torch.long)
     ids[:, 0], ids[:, 1], ids[:, 2] = 62, torch.arange(1, 17), 63
 
@@ -252,5 +254,5 @@ def test_what_reaches_the_layers_under_adamw(make_clip):
     assert share["gradient"] < share["uniform"] + 0.05  # cancelled (but for the layer frozen by alpha = 0)
     assert share["rates"] > share["uniform"] + 0.1
     assert share["scale"] > share["uniform"] + 0.1
-    assert share["update"] == pytest.approx(share["rates"], abs=1e-4)  # the same without weight decay
+    assert share["update"] == pytest.approx(share["rates"], abs=TRAINED)  # the same without weight decay
     assert 0.2 < share["uniform"] < 0.35  # three of twelve blocks

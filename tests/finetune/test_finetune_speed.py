@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from models import WordTokenizer, open_clip_model, source_encoder, transformers_model
+from bounds import TRAINED
+from models import WordTokenizer, in_double, open_clip_model, source_encoder, transformers_model
 from torch.nn.functional import normalize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +27,7 @@ CONFIG = {"steps": 8, "batch_size": 4, "lr": 5e-3, "rank": 2, "lora_alpha": 4.0}
 
 def prepared(model: ts.DualEncoder) -> tuple[TrainingData, torch.Tensor]:
     """Captions and claims of two to ten words on 12 images, and the pixels of the images."""
-    pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(model.text.dtype)
     captions, claims = [], []
     for i in range(12):
         image, finding = model.encode_images(pixels[i : i + 1])[0], FINDINGS[i % 6]
@@ -106,18 +107,17 @@ ARMS = {
 @pytest.mark.parametrize("arm", ARMS)
 def test_losses_and_adapters_are_those_of_the_plain_loop(model, arm):
     config = TrainConfig(**CONFIG, **ARMS[arm], budget="none")
+    model = in_double(model)
     data, pixels = prepared(model)
     losses, adapters = plain_loop(model, data, pixels, config, config.weighting)
     result = train(config, model, data=data)
-    # fp32, 8 steps: losses near 1 differ by rounding (1e-6), which Adam's m / sqrt(v) can blow up where a gradient is
-    # close to 0, and by no more than a few per cent of one step (lr = 5e-3) in the sum
-    np.testing.assert_allclose(result.history.loss, losses, rtol=2e-4)
+    np.testing.assert_allclose(result.history.loss, losses, rtol=TRAINED)
     ours = adapters_of(result.source)
     assert ours.keys() == adapters.keys()
     for name, value in ours.items():
-        torch.testing.assert_close(value, adapters[name], rtol=0, atol=5e-4, msg=name)
+        torch.testing.assert_close(value, adapters[name], rtol=0, atol=TRAINED, msg=name)
     learnt = max(float(value.abs().max()) for name, value in ours.items() if ".lora_B." in name)
-    assert learnt > 20 * 5e-4  # B starts at 0: the tolerance is a small part of what training does
+    assert learnt > 1e-2  # B starts at 0
     assert all(parameter.requires_grad for name, parameter in result.source.named_parameters() if ".lora_" in name)
 
 

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import WordTokenizer, open_clip_model, transformers_model
+from bounds import TRAINED
+from models import WordTokenizer, in_double, open_clip_model, transformers_model
 from pydantic import ValidationError
 
 import tracescribe as ts
@@ -84,16 +85,16 @@ def test_adapted_tower_computes_what_the_adapted_source_computes(model, encode, 
 
 
 def test_gradients_are_those_of_the_adapted_source(model, encode, make_ids, randomise_adapters):
-    encoder = AdaptedText(model, lambda source: attach_lora(source, lora_config(source, r=2)), seed=0)
+    encoder = AdaptedText(in_double(model), lambda source: attach_lora(source, lora_config(source, r=2)), seed=0)
     randomise_adapters(encoder.source)
     ids = make_ids()
-    target = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(1))
+    target = torch.randn(len(ids), 16, generator=torch.Generator().manual_seed(1)).double()
     gradients = []
     trainable = [parameter for parameter in encoder.source.parameters() if parameter.requires_grad]
     for embeddings in (encoder(ids[:, :8]), torch.nn.functional.normalize(encode(encoder.source, ids), dim=-1)):
         gradients.append(torch.autograd.grad((embeddings * target).sum(), trainable))
     for ours, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10 * float(theirs.abs().max()))  # float64: 1e-15
 
 
 # -- what training changes ------------------------------------------------------------------------------------------
@@ -152,7 +153,10 @@ def test_runs_are_reproducible_and_paired(clip, data):
     assert weighted.history.loss[0] == one.history.loss[0]  # same adapters, same batch
 
 
-def test_weights_move_the_update_to_their_blocks(clip, data):
+def test_weights_move_the_update_to_their_blocks(clip, records):
+    clip = in_double(clip)
+    data = training_data(clip, *records)
+
     def share(**options) -> np.ndarray:
         config = TrainConfig(**QUICK | {"weight_decay": 0.0}, plan=PLAN if options else None, **options)
         return train(config, clip, data=data).update.share
@@ -160,9 +164,10 @@ def test_weights_move_the_update_to_their_blocks(clip, data):
     uniform, update, lr = share(), share(weighting="update"), share(weighting="lr")
     assert update[1] > uniform[1] + 0.05
     assert update[0] < uniform[0] - 0.05
-    np.testing.assert_allclose(update, lr, atol=1e-5)  # AdamW without decay: the same algorithm
+    np.testing.assert_allclose(update, lr, atol=TRAINED)  # AdamW without decay: the same algorithm
     with pytest.warns(ScaleInvariantOptimizerWarning):
-        np.testing.assert_allclose(share(weighting="gradient"), uniform, atol=1e-3)  # cancelled
+        # cancelled, but for eps, which becomes eps / 0.2: 5e-8 beside gradients of 1e-4 and more
+        np.testing.assert_allclose(share(weighting="gradient"), uniform, atol=1e-3)
     np.testing.assert_allclose(share(lora_mode="mask")[0], 0)
 
 
@@ -174,13 +179,16 @@ def test_a_plan_acts_once_or_is_refused():
     assert TrainConfig(plan=PLAN, lora_mode="rank", weighting="lr").plan is PLAN
 
 
-def test_warmup_starts_small_and_keeps_the_proportions(clip, data):
+def test_warmup_starts_small_and_keeps_the_proportions(clip, records):
+    clip = in_double(clip)
+    data = training_data(clip, *records)
+
     def sizes(**options) -> np.ndarray:
         config = TrainConfig(**QUICK | {"steps": 1, "weight_decay": 0.0}, plan=PLAN, weighting="lr", **options)
         return train(config, clip, data=data).update.size
 
     # the first step moves LoRA's B alone (A has no gradient while B is 0), in proportion to the rate
-    np.testing.assert_allclose(sizes(warmup=9), sizes() / 10, rtol=1e-3)
+    np.testing.assert_allclose(sizes(warmup=9), sizes() / 10, rtol=1e-10)
 
 
 def test_budget(clip, data):
@@ -191,21 +199,26 @@ def test_budget(clip, data):
     assert mean.update.size.sum() > raw.update.size.sum()
 
 
-def test_result_traces_with_its_adapters(clip, data):
+def test_result_traces_with_its_adapters(clip, records):
+    clip = in_double(clip)
+    data = training_data(clip, *records)
     result = train(TrainConfig(**QUICK | {"steps": 20}), clip, data=data)
     pair = ts.Pair(correct="there is no effusion .", foil="there is some effusion .", image=torch.randn(16).numpy())
     before, after = (ts.trace(m, [pair], progress=False) for m in (clip, result.model))
     assert after.n_layers == before.n_layers == 3
     assert np.nanmax(np.abs(after.scores.patched - before.scores.patched)) > 1e-3
-    assert update_share(clip.source, result.model.source).size == pytest.approx(result.update.size, rel=1e-3)
+    # W + D - W: rounding of W, 1e-16, over a change of 1e-3 of it
+    assert update_share(clip.source, result.model.source).size == pytest.approx(result.update.size, rel=1e-9)
 
 
-def test_a_second_round_starts_from_the_first(clip, data):
+def test_a_second_round_starts_from_the_first(clip, records):
+    clip = in_double(clip)
+    data = training_data(clip, *records)
     first = train(TrainConfig(**QUICK), clip, data=data)
     on_adapted = ts.wrap(first.source, tokenizer=clip.text.tokenizer)
     second = train(TrainConfig(**QUICK, seed=1), on_adapted, data=data)
     merged = train(TrainConfig(**QUICK, seed=1), first.model, data=data)
-    np.testing.assert_allclose(second.history.loss, merged.history.loss, rtol=1e-4)
+    np.testing.assert_allclose(second.history.loss, merged.history.loss, rtol=TRAINED)
 
 
 # -- data -----------------------------------------------------------------------------------------------------------
