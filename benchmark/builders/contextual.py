@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..records import Fact, FactsRecord
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
-from .lexicon import TERMS, Term, term_of
+from .lexicon import TERMS, Term, term_of, together
 from .mednega import certain
 
 __all__ = ["caption_items", "contextual_items", "details"]
@@ -41,7 +41,7 @@ def contextual_items(
     >>> films = [film("1", yes, yes), film("2", yes, no), film("3", no, yes), film("4", no, no)]
     >>> items = list(contextual_items(films))
     >>> [item["claims"][item["label"]] for item in items][1]
-    'This chest film demonstrates pulmonary edema, but no sign of a pleural effusion.'
+    'This chest film demonstrates pulmonary edema, with no sign of a pleural effusion.'
     """
     counts = report if report is not None else {}
     blocks: Blocks[Study] = Blocks()
@@ -80,6 +80,8 @@ def _choices(record: FactsRecord) -> Mapping[str, list[tuple[Key, int]]]:
     found: dict[str, list[tuple[Key, int]]] = {"existence": [], "severity": [], "side": []}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
+            if not together((TERMS[one], TERMS[other])):
+                continue
             found["existence"].append((("existence", one, other), BOTH.index((known[one], known[other]))))
     for name in names:
         term = TERMS[name]
@@ -144,7 +146,7 @@ def _claims(attribute: str, terms: list[Term], negator: str, swapped: bool) -> l
         both = term.many or term.noun
         places = [f"{term.phrase()} on the left", f"{term.phrase()} on the right", f"{both} on both sides"]
     else:
-        places = [term.phrase("left"), term.phrase("right"), term.on_both_sides()]
+        places = [term.phrase("left-sided"), term.phrase("right-sided"), term.on_both_sides()]
     return [*(([place], []) for place in places), none]
 
 
@@ -162,8 +164,10 @@ def caption_items(records: Iterable[FactsRecord], *, seed: int = 0) -> Iterator[
         rng = rng_of(seed, "captions", record.id)
         one = absent[rng.integers(len(absent))]
         others = [name for name in known if name != one]
-        n_others = min(len(others), int(rng.integers(3)))
-        chosen = [one, *(others[i] for i in rng.permutation(len(others))[:n_others].tolist())]
+        most, chosen = 1 + int(rng.integers(3)), [one]
+        for i in rng.permutation(len(others)).tolist():
+            if len(chosen) < most and together(TERMS[name] for name in (*chosen, others[i])):
+                chosen.append(others[i])
         order = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
         frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
         terms = [TERMS[name] for name in order]

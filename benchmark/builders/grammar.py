@@ -19,6 +19,8 @@ FRAMES = (
 )
 NEGATORS = ("no", "no evidence of", "no sign of")
 """Ways of saying that a condition is absent."""
+WITH = ", with "
+"""Joins what is absent to what is present, in both wordings: "with no effusion", "with sharp costophrenic angles"."""
 Lists = tuple[list[str], list[str]]  # phrases of what is present, and of what is absent
 
 
@@ -62,12 +64,12 @@ def sentence(frame: str, present: Sequence[str], missing: Sequence[str] = ()) ->
     What is absent comes last: "no effusion and edema" would also say that there is no edema.
 
     >>> sentence(FRAMES[0], ["cardiomegaly"], ["no pneumothorax", "no pneumonia"])
-    'The radiograph shows cardiomegaly, but no pneumothorax and no pneumonia.'
+    'The radiograph shows cardiomegaly, with no pneumothorax and no pneumonia.'
     >>> sentence(FRAMES[0], [], ["no pneumothorax"])
     'The radiograph shows no pneumothorax.'
     """
     lists = [join(phrases) for phrases in (present, missing) if phrases]
-    return frame.format(", but ".join(lists))
+    return frame.format(WITH.join(lists))
 
 
 _SPLIT = re.compile(r",? and |, ")
@@ -81,7 +83,7 @@ def parse_findings(text: str) -> dict[str, int] | None:
 
     It reads words, and knows nothing of how a sentence was made.
 
-    >>> parse_findings("The radiograph shows cardiomegaly, but no pneumothorax and no sign of pulmonary edema.")
+    >>> parse_findings("The radiograph shows cardiomegaly, with no pneumothorax and no sign of pulmonary edema.")
     {'cardiomegaly': 1, 'pneumothorax': 0, 'edema': 0}
     >>> parse_findings("The radiograph shows no pneumothorax and cardiomegaly.") is None  # of which is it "no"?
     True
@@ -90,7 +92,7 @@ def parse_findings(text: str) -> dict[str, int] | None:
     if not bodies:
         return None
     facts: dict[str, int] = {}
-    lists = bodies[0].split(", but ")
+    lists = bodies[0].split(WITH)
     if len(lists) > 2:
         return None
     for number, phrases in enumerate(lists):

@@ -5,14 +5,15 @@ The names are those of CheXpert, MIMIC-CXR-JPG, TAIX-Ray, CAD-Chest and the phan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "term_of"]
+__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "term_of", "together"]
 
 MILD = ("mild", "moderate", "severe")
 SMALL = ("small", "moderate", "large")
+SIZED = ("small", "medium-sized", "large")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class Term:
 
     noun: without article. many: its plural, where it takes "a" or "an" in the singular. plural: is a plural.
     healthy: what one sees, said without negation, where the condition is absent; no two terms share it.
+    regions: what the condition and its healthy wording speak of. Conditions of one region imply each other
+        (consolidation is a lung opacity) or contradict each other's healthy wording ("atelectasis, with clear lung
+        fields"): one sentence names at most one of them (`together`).
     severities: words for mild, moderate and severe; None where the condition is not graded.
     paired: has a left and a right side.
     """
@@ -28,6 +32,7 @@ class Term:
     name: str
     noun: str
     healthy: str
+    regions: frozenset[str] = frozenset()
     many: str | None = None
     plural: bool = False
     severities: tuple[str, str, str] | None = None
@@ -54,29 +59,33 @@ def article(words: str) -> str:
     return "an" if words[0] in "aeiou" else "a"
 
 
+LUNG, HEART, VESSELS = frozenset({"lung"}), frozenset({"heart"}), frozenset({"vessels"})
+
 _TERMS = (
-    Term("atelectasis", "atelectasis", "full lung expansion down to the bases", severities=MILD, paired=True),
-    Term("cardiomegaly", "cardiomegaly", "a heart of normal size", severities=MILD),
-    Term("congestion", "pulmonary vascular congestion", "pulmonary vessels of normal calibre", severities=MILD),
-    Term("consolidation", "consolidation", "aerated alveoli in every lobe", severities=MILD, paired=True),
-    Term("edema", "pulmonary edema", "crisp vascular markings", severities=MILD),
+    Term("atelectasis", "atelectasis", "lung bases of normal volume", LUNG, severities=MILD, paired=True),
+    Term("cardiomegaly", "cardiomegaly", "a heart of normal size", HEART, severities=MILD),
+    Term("congestion", "pulmonary vascular congestion", "pulmonary vessels of normal caliber", VESSELS, severities=MILD),
+    Term("consolidation", "consolidation", "fully aerated lobes", LUNG, severities=MILD, paired=True),
+    Term("edema", "pulmonary edema", "crisp vascular markings", LUNG | VESSELS, severities=MILD),
     Term(
         "enlarged cardiomediastinum",
         "enlarged cardiomediastinal silhouette",
         "a mediastinum of normal width",
+        HEART,
         many="enlarged cardiomediastinal silhouettes",
     ),
     Term("fracture", "rib fracture", "intact ribs", many="rib fractures", paired=True),
-    Term("lung lesion", "lung lesion", "uniform lung texture", many="lung lesions", severities=SMALL, paired=True),
+    Term("lung lesion", "lung lesion", "uniform lung texture", LUNG, many="lung lesions", severities=SIZED, paired=True),
     Term(
         "lung opacity",
         "lung opacity",
         "lung fields of normal density",
+        LUNG,
         many="lung opacities",
         severities=SMALL,
         paired=True,
     ),
-    Term("opacities", "pulmonary opacities", "clear lung fields", plural=True, severities=MILD, paired=True),
+    Term("opacities", "pulmonary opacities", "clear lung fields", LUNG, plural=True, severities=MILD, paired=True),
     Term(
         "pleural effusion",
         "pleural effusion",
@@ -86,11 +95,11 @@ _TERMS = (
         paired=True,
     ),
     Term("pleural other", "pleural thickening", "thin pleural surfaces", severities=MILD, paired=True),
-    Term("pneumonia", "pneumonia", "lungs of healthy appearance", paired=True),
+    Term("pneumonia", "pneumonia", "lungs of healthy appearance", LUNG, paired=True),
     Term(
         "pneumothorax",
         "pneumothorax",
-        "lung markings that reach the chest wall",
+        "peripheral lung markings on both sides",
         many="pneumothoraces",
         severities=SMALL,
         paired=True,
@@ -111,6 +120,20 @@ _OTHER_NAMES = {
     "nodule": "lung lesion",
     "lung nodule": "lung lesion",
 }
+
+
+def together(terms: Iterable[Term]) -> bool:
+    """Whether one sentence may speak of all these conditions: no two are of one region.
+
+    >>> together([TERMS["pneumonia"], TERMS["cardiomegaly"]]), together([TERMS["pneumonia"], TERMS["lung opacity"]])
+    (True, False)
+    """
+    seen: set[str] = set()
+    for term in terms:
+        if seen & term.regions:
+            return False
+        seen |= term.regions
+    return True
 
 
 def term_of(condition: str) -> Term | None:

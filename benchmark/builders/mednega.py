@@ -16,7 +16,7 @@ import numpy as np
 from ..records import LETTERS, Fact, FactsRecord, Split
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, lists, sentence
-from .lexicon import TERMS, term_of
+from .lexicon import TERMS, term_of, together
 from .rewriting import Wordings
 
 __all__ = ["QUESTION", "mednega_items"]
@@ -34,7 +34,7 @@ _SETS_WITH = {
 }
 Options = tuple[State, ...]
 Question = tuple[tuple[str, ...], Options]  # the conditions, and what the four options say of them
-TRIED = 24  # sets of three conditions that are tried for a study
+TRIED = 48  # sets of three conditions that are tried for a study
 PER_STUDY = 4  # questions about one study at most
 
 
@@ -107,6 +107,8 @@ def _questions(
     found: dict[Question, tuple[int, float]] = {}
     for numbers, luck in zip(chosen.tolist(), rng.random(TRIED).tolist(), strict=True):
         conditions = tuple(names[number] for number in numbers)
+        if not together(TERMS[name] for name in conditions):
+            continue
         for options, option in _SETS_WITH.get(tuple(known[name] for name in conditions), ()):
             missing = blocks.missing((split, conditions, options), option, len(options))
             if missing is not None:

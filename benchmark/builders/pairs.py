@@ -11,7 +11,7 @@ from typing import Any
 from ..records import FactsRecord
 from .balance import rng_of
 from .contextual import SIDES, details
-from .lexicon import TERMS, Term
+from .lexicon import TERMS, Term, together
 from .mednega import certain
 
 __all__ = ["pair_items"]
@@ -28,7 +28,7 @@ def pair_items(
 ) -> Iterator[dict[str, Any]]:
     """Pairs in the fields of :class:`tracescribe.Pair`, of equally many tokens.
 
-    Where the plainest wording differs in length, others are tried ("There is some edema." against "There is no
+    Where the first wording differs in length, others are tried ("There is definite edema." against "There is no
     edema."); a distinction that no wording fits is counted in ``report`` with the lengths that were found.
 
     Args:
@@ -102,6 +102,7 @@ def _candidates(record: FactsRecord) -> dict[str, list[tuple[Term, Wordings, str
             wordings = [(_sentence(term, side), _sentence(term, other))]
             found["side"].append((term, wordings, None))
         absent = [TERMS[name] for name, state in known.items() if not state and TERMS[name].plural == term.plural]
+        absent = [other for other in absent if together((term, other))]  # a consolidation is a lung opacity
         if present and absent:
             found["condition"].append((term, [(_sentence(term), _sentence(other)) for other in absent], None))
     return found
@@ -119,7 +120,8 @@ def _affirmed(term: Term, present: bool, severity: int | None) -> list[str]:
     without_article = [f"{there} {word} {noun}." for word in graded]  # radiologists' shorthand: one word for "no"
     if term.many:
         return [f"{there} {term.phrase()}.", f"{there} one {noun}."]
-    return [*without_article, f"{there} {'some' if not term.plural else 'several'} {noun}."]
+    certain_ones = ("several", "multiple") if term.plural else ("definite", "visible")
+    return [*without_article, *(f"{there} {word} {noun}." for word in certain_ones)]
 
 
 def _there(term: Term) -> str:

@@ -24,12 +24,12 @@ from tracescribe.errors import DataFormatError, OptionError, OutputError, Rewrit
 
 STATE = {"cardiomegaly": 1, "pneumothorax": 0}
 TEMPLATE = Wordings(
-    "The radiograph shows cardiomegaly, but no pneumothorax.",
-    "The radiograph shows cardiomegaly, but lung markings that reach the chest wall.",
+    "The radiograph shows cardiomegaly, with no pneumothorax.",
+    "The radiograph shows cardiomegaly, with peripheral lung markings on both sides.",
 )
 GOOD = Wordings(
     "Cardiomegaly is present, while there is no pneumothorax.",
-    "One sees cardiomegaly and lung markings that reach the chest wall.",
+    "One sees cardiomegaly and peripheral lung markings on both sides.",
 )
 
 
