@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32
 from ..errors import DataFormatError, NonFiniteError
 from .tasks import Questions
 
-__all__ = ["Encoder", "Images", "Texts", "as_array", "scores_of"]
+__all__ = ["Encoder", "Images", "Texts", "as_array", "encoded", "scores_of"]
 
 
 class Encoder(Protocol):
@@ -48,8 +48,7 @@ class Images:
                 self._row[_key(image)] = len(different)
                 different.append(image)
         if given is None:
-            rows = model.encode_images(different) if different else np.zeros((0, 1), np.float32)
-            self._rows = as_array(rows, "image")
+            self._rows = encoded(model, different)
         else:
             missing = [str(image) for image in different if str(image) not in given]
             if missing:
@@ -66,6 +65,19 @@ class Images:
 
     def mean(self) -> Float32[np.ndarray, "embed"]:
         return self._rows.mean(axis=0)
+
+
+def encoded(model: Encoder, images: Sequence[Any]) -> Float32[np.ndarray, "image embed"]:
+    """Embeddings of images; that of a tuple, the frames of a video, is the normalised mean of its frames'."""
+    if not images:
+        return np.zeros((0, 1), np.float32)
+    frames = [image if isinstance(image, tuple) else (image,) for image in images]
+    rows = as_array(model.encode_images([frame for video in frames for frame in video]), "image")
+    if all(len(video) == 1 for video in frames):
+        return rows
+    starts = np.cumsum([0, *(len(video) for video in frames[:-1])])
+    mean = np.add.reduceat(rows, starts, axis=0)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12), dtype=np.float32)
 
 
 def as_array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
@@ -86,4 +98,4 @@ def scores_of(
 
 def _key(image: Any) -> Any:
     # Paths repeat among records; image objects are told apart by identity.
-    return str(image) if isinstance(image, str | os.PathLike) else id(image)
+    return str(image) if isinstance(image, str | os.PathLike | tuple) else id(image)

@@ -14,7 +14,7 @@ from ..io.json_lines import read_jsonl
 from ..io.reading import is_file, is_folder
 from .readers import Dataset, read
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
-from .scoring import Encoder, as_array
+from .scoring import Encoder, encoded
 
 __all__ = ["Source", "embed_images", "has_image", "images_of", "load_records"]
 
@@ -72,8 +72,9 @@ def embed_images(
     """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
     found = load_records(source, split=split, outside_images=outside_images)
     records = [record for record in found if has_image(record)]
-    paths = list(dict.fromkeys(str(image) for record in records for image in images_of(record)))
-    return dict(zip(paths, as_array(model.encode_images(paths), "image"), strict=True))
+    images = {str(image): image for record in records for image in images_of(record)}
+    given = [image if isinstance(image, tuple) else name for name, image in images.items()]
+    return dict(zip(images, encoded(model, given), strict=True))
 
 
 def images_of(record: Any) -> tuple[Any, ...]:

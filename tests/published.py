@@ -24,7 +24,7 @@ CONDITIONS = (
 CHEXPERT = f"Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,{CONDITIONS}\ntrain/patient1/study1/a.jpg,F,68,Frontal,AP,"
 TAIX = (
     "UID,PatientID,Split,HeartSize,PulmonaryCongestion,PleuralEffusion_Right,PleuralEffusion_Left,"
-    "PulmonaryOpacities_Right,PulmonaryOpacities_Left,Atelectasis_Right,Atelectasis_Left\nabc,p1,val,4,1,0,2,,,,\n"
+    "PulmonaryOpacities_Right,PulmonaryOpacities_Left,Atelectasis_Right,Atelectasis_Left\nabc,p1,val,3,1,0,2,,,,\n"
 )
 SUGARCREPE = {"filename": "1.jpg", "caption": "a red car", "negative_caption": "a blue car"}
 VALSE = {

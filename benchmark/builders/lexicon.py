@@ -64,7 +64,9 @@ LUNG, HEART, VESSELS = frozenset({"lung"}), frozenset({"heart"}), frozenset({"ve
 _TERMS = (
     Term("atelectasis", "atelectasis", "lung bases of normal volume", LUNG, severities=MILD, paired=True),
     Term("cardiomegaly", "cardiomegaly", "a heart of normal size", HEART, severities=MILD),
-    Term("congestion", "pulmonary vascular congestion", "pulmonary vessels of normal caliber", VESSELS, severities=MILD),
+    Term(
+        "congestion", "pulmonary vascular congestion", "pulmonary vessels of normal caliber", VESSELS, severities=MILD
+    ),
     Term("consolidation", "consolidation", "fully aerated lobes", LUNG, severities=MILD, paired=True),
     Term("edema", "pulmonary edema", "crisp vascular markings", LUNG | VESSELS, severities=MILD),
     Term(
@@ -75,7 +77,9 @@ _TERMS = (
         many="enlarged cardiomediastinal silhouettes",
     ),
     Term("fracture", "rib fracture", "intact ribs", many="rib fractures", paired=True),
-    Term("lung lesion", "lung lesion", "uniform lung texture", LUNG, many="lung lesions", severities=SIZED, paired=True),
+    Term(
+        "lung lesion", "lung lesion", "uniform lung texture", LUNG, many="lung lesions", severities=SIZED, paired=True
+    ),
     Term(
         "lung opacity",
         "lung opacity",
@@ -110,6 +114,7 @@ TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _TERMS
 
 _OTHER_NAMES = {
     "effusion": "pleural effusion",
+    "pulmonary atelectasis": "atelectasis",
     "pulmonary edema": "edema",
     "pulmonary congestion": "congestion",
     "vascular congestion": "congestion",

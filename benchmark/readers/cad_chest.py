@@ -44,7 +44,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
 def _fact(value: Any, where: str, name: str) -> Fact:
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: disease {shown(name)}: expected an object")
-    score = fields.number(value, "probability_score", f"{where}, disease {shown(name)}")
+    given = {"probability_score": CERTAIN, **value}  # a disease that is named without a degree of certainty is present
+    score = fields.number(given, "probability_score", f"{where}, disease {shown(name)}")
     if score is None or not -CERTAIN <= score <= CERTAIN:
         raise DataFormatError(
             f"{where}, disease {shown(name)}: field 'probability_score': expected -3 to 3, not {score!r}"
@@ -52,9 +53,10 @@ def _fact(value: Any, where: str, name: str) -> Fact:
     state: Literal["present", "absent", "uncertain"] = (
         "present" if score == CERTAIN else "absent" if score == -CERTAIN else "uncertain"
     )
-    words = [word for level in _texts(value, "level") for word in level.lower().split()]
+    graded = [*_texts(value, "level"), *_texts(value, "level2")]
+    words = [word for level in graded for word in level.lower().split()]
     levels = {SEVERITIES[word] for word in words if word in SEVERITIES}
-    places = [*_texts(value, "location"), *_texts(value, "post_location")]
+    places = [place for key in ("location", "post_location", "location2") for place in _texts(value, key)]
     return Fact(state=state, location=tuple(places), severity=levels.pop() if len(levels) == 1 else None)
 
 

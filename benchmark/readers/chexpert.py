@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
@@ -32,7 +32,8 @@ CONDITIONS = (
     "Support Devices",
 )
 STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
-_PATIENT = re.compile(r"(patient\d+)/(study\d+)")
+PATIENT = re.compile(r"(patient\d+)/(study\d+)")
+_FRONTAL = ("PA", "AP")
 _SPLITS: Mapping[str, Split] = {"train": "train", "validate": "val", "valid": "val", "val": "val", "test": "test"}
 
 
@@ -45,29 +46,38 @@ def _is_mimic(source: Source) -> bool:
 
 
 def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
-    """One record per image; the patient is the cluster, and the split is the folder (train, valid, test)."""
+    """One record per frontal image; the patient is the cluster, and the split is the folder (train, valid, test)."""
     for where, row in source.records():
         path = fields.text(row, "Path", where)
-        found = _PATIENT.search(path)
+        found = PATIENT.search(path)
         if found is None:
             raise DataFormatError(f"{where}: field 'Path': expected .../patient00001/study1/..., not {shown(path)}")
+        if row.get("Frontal/Lateral", "").lower() == "lateral":
+            yield LeftOut(where, "a lateral view")
+            continue
         split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)
         yield _labelled(row, where, path, found[1], folder.find(path), split)
 
 
 def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
-    """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` in the file's folder states."""
-    splits = _study_splits(source.path.parent)
+    """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` in the file's folder states.
+
+    The image is the study's first frontal one (PA before AP) where ``mimic-cxr-*-metadata.csv(.gz)`` is there too, else
+    the first in alphabetical order.
+    """
+    splits, frontal = _study_splits(source.path.parent), _frontal_images(source.path.parent)
     for where, row in source.records():
         subject, study = fields.name(row, "subject_id", where), fields.name(row, "study_id", where)
         if splits and study not in splits:
             yield LeftOut(where, "the study is not in the split file")
             continue
-        yield _labelled(row, where, study, subject, folder.find_study(subject, study), splits.get(study))
+        yield _labelled(
+            row, where, study, subject, folder.find_study(subject, study, frontal.get(study)), splits.get(study)
+        )
 
 
 def _labelled(
-    row: dict[str, str], where: str, name: str, group: str, image: str | None, split: Split | None
+    row: dict[str, str], where: str, name: str, group: str, image: Any, split: Split | None
 ) -> FactsRecord | LeftOut:
     facts = {}
     for condition in CONDITIONS:
@@ -84,12 +94,28 @@ def _labelled(
     return FactsRecord(id=name, image=image, group=group, split=split, facts=facts)
 
 
+def _rows_beside(folder: Path, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Place and cells of each row of ``mimic-cxr-*NAME.csv(.gz)``, if it is there."""
+    files = sorted([*folder.glob(f"mimic-cxr-*{name}.csv"), *folder.glob(f"mimic-cxr-*{name}.csv.gz")])
+    for line, row in read_table(files[0]) if files else ():
+        yield f"{files[0]}:{line}", row
+
+
+def _frontal_images(folder: Path) -> dict[str, str]:
+    """The image of each study that is seen from the front, by its name without ending; PA before AP."""
+    found: dict[str, tuple[int, str]] = {}
+    for where, row in _rows_beside(folder, "metadata"):
+        view = fields.field(row, "ViewPosition", where).upper()
+        if view in _FRONTAL:
+            study, image = fields.name(row, "study_id", where), fields.text(row, "dicom_id", where)
+            found[study] = min(found.get(study, (len(_FRONTAL), "")), (_FRONTAL.index(view), image), key=lambda x: x[0])
+    return {study: image for study, (_, image) in found.items()}
+
+
 def _study_splits(folder: Path) -> dict[str, Split]:
     """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
-    files = sorted([*folder.glob("mimic-cxr-*split.csv"), *folder.glob("mimic-cxr-*split.csv.gz")])
     found: dict[str, Split] = {}
-    for line, row in read_table(files[0]) if files else ():
-        where = f"{files[0]}:{line}"
+    for where, row in _rows_beside(folder, "split"):
         split = _SPLITS.get(fields.text(row, "split", where))
         if split is None:
             raise DataFormatError(

@@ -149,6 +149,7 @@ def read(
             raise DataFormatError(
                 f"{path}: the image {shown_path(next(iter(folder.missing)))} is not in {str(folder.root)!r}"
             )
+    records = _once(records, left_out)
     if not records:
         why = "; ".join(f"{count} left out ({reason})" for reason, count in left_out.items()) or "it is empty"
         raise DataFormatError(f"{path}: holds no records: {why}")
@@ -159,6 +160,19 @@ def read(
 def iterate(source: Source, reader: Reader, folder: ImageFolder) -> Iterator[Any]:
     """Records one after another, those left out among them (as `LeftOut`)."""
     yield from reader.records(source, folder)
+
+
+def _once(records: Sequence[Any], left_out: Counter[str]) -> list[Any]:
+    """The records without those that are given again, word for word; they are counted."""
+    seen: dict[Any, Any] = {}
+    kept = []
+    for record in records:
+        key = (type(record), getattr(record, "id", None))
+        if key[1] is not None and seen.setdefault(key, record) is not record and seen[key] == record:
+            left_out["given twice, word for word"] += 1
+        else:
+            kept.append(record)
+    return kept
 
 
 def _refuse_equal_ids(records: Sequence[Any], path: str) -> None:

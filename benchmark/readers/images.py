@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,8 @@ from ...io.reading import is_folder
 __all__ = ["ImageFolder"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
+VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+FRAMES = 4  # of a video, as NegBench samples
 
 
 class ImageFolder:
@@ -30,44 +33,65 @@ class ImageFolder:
         if not is_folder(root):
             raise DataFormatError(f"the image folder {shown_path(root)} does not exist")
         self.missing: dict[str, None] = {}
-        self._found: dict[str, str | None] = {}
+        self._found: dict[str, str | tuple[str, ...] | None] = {}
+        self._studies: dict[str, str | None] = {}
 
-    def find(self, name: str) -> str | None:
-        """The file that a record means by ``name``; None, and noted as missing, where there is none."""
+    def find(self, name: str) -> str | tuple[str, ...] | None:
+        """The file that a record means by ``name``; None, and noted as missing, where there is none.
+
+        A video is a folder of its frames, named like the video without its ending: `FRAMES` of them, evenly spaced.
+        """
         if name not in self._found:
-            self._found[name] = self._search(name)
+            video = PurePosixPath(name).suffix.lower() in VIDEOS
+            self._found[name] = self._frames(name) if video else self._search(name)
             if self._found[name] is None:
                 self.missing[name] = None
         return self._found[name]
 
     def _search(self, name: str) -> str | None:
+        return next((str(path) for path in self._ends(name) if path.is_file()), None)
+
+    def _frames(self, name: str) -> tuple[str, ...] | None:
+        for path in self._ends(str(PurePosixPath(name).with_suffix(""))):
+            found = [str(frame) for frame in sorted(path.glob("*")) if frame.suffix.lower() in SUFFIXES]
+            if found:
+                count = min(FRAMES, len(found))
+                return tuple(found[i * (len(found) - 1) // max(1, count - 1)] for i in range(count))
+        return None
+
+    def _ends(self, name: str) -> Iterator[Path]:
+        """What ends of the path mean inside the folder, the longest first."""
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..", ".")]
         for start in range(len(parts)):
             path = self.root.joinpath(*parts[start:])
+            inside = False
             with suppress(OSError, ValueError):  # a name that no file can have: too long, a NUL, a lone surrogate
-                if path.is_file() and path.resolve().is_relative_to(self._resolved):
-                    return str(path)
-        return None
+                inside = path.exists() and path.resolve().is_relative_to(self._resolved)
+            if inside:
+                yield path
 
     @cached_property
     def _resolved(self) -> Path:
         return self.root.resolve()
 
-    def find_study(self, subject: str, study: str) -> str | None:
-        """The first image of a study in the layout of MIMIC-CXR-JPG: ``[files/]p10/p10000032/s50414267/*.jpg``."""
+    def find_study(self, subject: str, study: str, image: str | None = None) -> str | None:
+        """An image of a study in the layout of MIMIC-CXR-JPG: ``[files/]p10/p10000032/s50414267/*.jpg``.
+
+        image: its name without ending; by default the first in alphabetical order.
+        """
         name = f"p{subject[:2]}/p{subject}/s{study}"
-        if name not in self._found:
-            self._found[name] = None
+        if name not in self._studies:
+            self._studies[name] = None
             with suppress(OSError, ValueError):
-                self._found[name] = next(
+                self._studies[name] = next(
                     (
                         str(path)
                         for top in (self.root / "files", self.root)
                         for path in sorted((top / name).glob("*"))
-                        if path.suffix.lower() in SUFFIXES
+                        if path.suffix.lower() in SUFFIXES and image in (None, path.stem)
                     ),
                     None,
                 )
-            if self._found[name] is None:
+            if self._studies[name] is None:
                 self.missing[name] = None
-        return self._found[name]
+        return self._studies[name]

@@ -45,6 +45,8 @@ def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOu
         return LeftOut(where, "an option is empty")
     named = value.get("image")
     image = folder.find(named) if isinstance(named, str) else folder.find_study(subject, study)
+    for name in (f"binary_raw_choice_{i}" for i in CHOICES):
+        known[name] = _whole_numbers(known[name])
     known |= {"subject_id": subject, "study_id": study, "image": image, "split": value.get("split")}
     try:
         return McqRecord(**known, group=str(value.get("group", subject)))
@@ -53,6 +55,15 @@ def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOu
         if "same text" in problem:  # published items whose affirmative wordings collide
             return LeftOut(where, problem)
         raise DataFormatError(f"{where}: {problem}") from None
+
+
+def _whole_numbers(states: Any) -> Any:
+    """The states with 1.0 as 1, which is what pandas makes of a column of numbers."""
+    if not isinstance(states, dict):
+        return states
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value for name, value in states.items()
+    }
 
 
 READERS = (Reader("mednega", "MedNega-CXR: multiple choice in both wordings", _matches, _records),)

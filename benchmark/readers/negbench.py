@@ -1,4 +1,7 @@
-"""NegBench's CSVs (Alhamoud et al. 2025): multiple choice of any number of options, and retrieval."""
+"""NegBench's CSVs (Alhamoud et al. 2025): multiple choice of any number of options, and retrieval; images and videos.
+
+The CheXpert files ask of two options, negation and affirmation control in a file each, without a template column.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from ...errors import DataFormatError
 from ...io.quoting import shown
 from ..records import ClaimRecord, RetrievalRecord
 from . import fields
+from .chexpert import PATIENT
 from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
@@ -43,20 +47,32 @@ def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]
             yield ClaimRecord(
                 id=str(number),
                 image=folder.find(path),
-                group=path,
+                group=_group(path),
                 claims=claims,
                 label=int(label),
-                attribute=row.get("correct_answer_template") or "all",
+                attribute=row.get("correct_answer_template") or ("binary" if len(claims) == 2 else "all"),
             )
 
 
+def _group(path: str) -> str:
+    """The patient of a CheXpert image, else the image."""
+    found = PATIENT.search(path)
+    return path if found is None else found[1]
+
+
 def _is_retrieval(source: Source) -> bool:
-    return source.kind == "table" and {"filepath", "captions"} <= source.fields
+    return source.kind == "table" and "captions" in source.fields and bool(_path_column(source))
+
+
+def _path_column(source: Source) -> str:
+    """The column that names the image or video; empty where there is none."""
+    return next((name for name in ("filepath", "video_path") if name in source.fields), "")
 
 
 def _retrieval(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord]:
+    column = _path_column(source) or "filepath"
     for number, (where, row) in enumerate(source.records()):
-        path = fields.text(row, "filepath", where)
+        path = fields.text(row, column, where)
         objects = {name: fields.text_list(row, name, where) if name in row else [] for name in _OBJECTS}
         with fields.checked(where):
             yield RetrievalRecord(

@@ -1,8 +1,12 @@
-"""Open-i (Indiana University chest X-rays): reports with MeSH terms such as ``Pleural Effusion/bilateral/small``."""
+"""Open-i (Indiana University chest X-rays): reports with MeSH terms such as ``Pleural Effusion/bilateral/small``.
+
+A term is a finding that is present. A report that its coders called ``normal`` has no finding (Demner-Fushman et al.
+2016): of each of `ABSENT_IF_NORMAL` it says that it is absent. Of other reports nothing says what is absent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..records import Fact, FactsRecord
@@ -12,13 +16,27 @@ from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
 
+ABSENT_IF_NORMAL = (
+    "Cardiomegaly",
+    "Consolidation",
+    "Pleural Effusion",
+    "Pneumonia",
+    "Pneumothorax",
+    "Pulmonary Atelectasis",
+    "Pulmonary Congestion",
+    "Pulmonary Edema",
+    "Opacity",
+    "Nodule",
+)
+"""MeSH terms of Open-i that the builders' lexicon knows, devices and bones excepted: a normal chest may have those."""
+
 
 def _matches(source: Source) -> bool:
     return source.kind == "table" and {"uid", "MeSH"} <= source.fields
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
-    """One record per report. MeSH terms are findings that are present: nothing says which others are absent.
+    """One record per report; terms that name one finding twice ("left", then "right") are one fact.
 
     Images are listed in a table of their own (``indiana_projections.csv``); a report is its own cluster, since no
     patient is named.
@@ -27,23 +45,33 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
     for where, row in source.records():
         name = fields.name(row, "uid", where)
         terms = [term.strip() for term in (row.get("MeSH") or "").split(";") if term.strip()]
-        facts = {}
-        for term in terms:
-            condition, *qualifiers = [part.strip() for part in term.split("/")]
-            if condition.lower() in ("normal", "no indexing"):
-                continue
-            levels: set[Literal[1, 2, 3]] = {SEVERITIES[word] for word in qualifiers if word in SEVERITIES}
-            facts[condition] = Fact(
-                state="present",
-                location=tuple(word for word in qualifiers if word not in SEVERITIES),
-                severity=levels.pop() if len(levels) == 1 else None,
-            )
+        facts = _facts(terms)
+        if [term.lower() for term in terms] == ["normal"]:
+            facts = dict.fromkeys(ABSENT_IF_NORMAL, Fact(state="absent"))
         if not facts:
             yield LeftOut(where, "the report names no finding")
             continue
         image = projections.get(name)
         with fields.checked(where):
             yield FactsRecord(id=name, image=folder.find(image) if image else None, group=name, facts=facts)
+
+
+def _facts(terms: Sequence[str]) -> dict[str, Fact]:
+    """What the terms of a report say, by condition; "borderline" leaves a condition uncertain."""
+    qualifiers: dict[str, list[str]] = {}
+    for term in terms:
+        condition, *words = [part.strip() for part in term.split("/")]
+        if condition.lower() not in ("normal", "no indexing", ""):
+            qualifiers.setdefault(condition, []).extend(word.lower() for word in words)
+    facts = {}
+    for condition, words in qualifiers.items():
+        levels: set[Literal[1, 2, 3]] = {SEVERITIES[word] for word in words if word in SEVERITIES}
+        facts[condition] = Fact(
+            state="uncertain" if "borderline" in words else "present",
+            location=tuple(dict.fromkeys(word for word in words if word not in (*SEVERITIES, "borderline"))),
+            severity=levels.pop() if len(levels) == 1 else None,
+        )
+    return facts
 
 
 def _frontal_images(source: Source) -> dict[str, str]:

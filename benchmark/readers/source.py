@@ -12,7 +12,7 @@ from ...errors import DataFormatError
 from ...io.json_lines import read_jsonl
 from ...io.quoting import shown
 from ...io.reading import open_regular
-from ...io.tables import open_text, read_table
+from ...io.tables import open_text, read_parquet, read_table
 
 __all__ = ["Place", "Source"]
 
@@ -37,8 +37,8 @@ class Place(str):
 class Source:
     """A file of records.
 
-    kind: "table" (CSV, TSV, also gzip), "lines" (JSON lines), "array" or "object" (one JSON value, whose items are
-        read one after another), "tensors" (what ``torch.save`` wrote).
+    kind: "table" (CSV, TSV, also gzip, or Parquet), "lines" (JSON lines), "array" or "object" (one JSON value,
+        whose items are read one after another), "tensors" (what ``torch.save`` wrote).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -50,7 +50,8 @@ class Source:
         if names and names[-1] == ".gz":
             names.pop()
         suffix = names[-1] if names else ""
-        if suffix in TABLES:
+        self._parquet = suffix == ".parquet"
+        if suffix in TABLES or self._parquet:
             return "table"
         if suffix == ".jsonl":
             return "lines"
@@ -58,8 +59,8 @@ class Source:
             return "tensors"
         if suffix != ".json":
             raise DataFormatError(
-                f"{str(self.path)!r}: files end in .csv, .tsv, .json, .jsonl (also .gz) or .pt; to read another file, "
-                f"rename it to what it holds"
+                f"{str(self.path)!r}: files end in .csv, .tsv, .json, .jsonl (also .gz), .parquet or .pt; to read "
+                f"another file, rename it to what it holds"
             )
         with open_text(self.path) as text:
             try:
@@ -75,7 +76,8 @@ class Source:
     def records(self) -> Iterator[tuple[Place, Any]]:
         """Every record with its place: a line (of a table or of JSON lines), or an item's number or name."""
         if self.kind in ("table", "lines"):
-            rows = read_table(self.path) if self.kind == "table" else read_jsonl(self.path)
+            read = read_parquet if self._parquet else read_table if self.kind == "table" else read_jsonl
+            rows = read(self.path)
             for line, row in rows:
                 yield Place(f"{self.path}:{line}"), row
         elif self.kind == "tensors":

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import math
 import os
-from collections.abc import Iterator
-from typing import Any, NoReturn
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
+from typing import IO, Any, NoReturn, cast
 
 from ..errors import DataFormatError
-from .quoting import shown
+from .quoting import shown, shown_path
 from .reading import MAX_DOCUMENT, not_utf8, open_regular, read_text
 
 __all__ = ["MAX_DEPTH", "MAX_LINE", "MAX_LINES", "parse_json", "read_json", "read_jsonl", "read_text", "shown"]
@@ -31,7 +36,7 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT) -> Any:
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every line that is not blank, read one by one.
+    """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, gzip or not.
 
     Raises:
         DataFormatError: the file cannot be read or has more than `MAX_LINES` bytes, or a line has more than `MAX_LINE`
@@ -39,8 +44,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
     """
     # Only line feeds end a record: str.splitlines would also cut at U+2028, which JSON strings may hold.
     total = number = 0
-    with open_regular(path, MAX_LINES) as handle:
-        while raw := handle.readline(MAX_LINE + 1):
+    with _readline(path) as readline:
+        while raw := readline(MAX_LINE + 1):
             total, number = total + len(raw), number + 1
             if len(raw) > MAX_LINE:
                 raise DataFormatError(
@@ -58,6 +63,31 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
             if not isinstance(value, dict):
                 raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown(value)}')
             yield number, value
+
+
+@contextmanager
+def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
+    """``readline`` of the file as UTF-8 bytes, decompressed if it is gzip, recoded if it is UTF-16."""
+    with ExitStack() as handles:
+        raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
+        try:
+            if _start(raw) == b"\x1f\x8b":
+                raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
+            if _start(raw) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                yield raw.readline
+                return
+            text = handles.enter_context(TextIOWrapper(raw, encoding="utf-16", newline="\n"))
+            yield lambda size: text.readline(size).encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
+
+
+def _start(raw: IO[bytes]) -> bytes:
+    start = raw.read(2)
+    raw.seek(0)
+    return start
 
 
 def parse_json(text: str, where: str, line: int | None = None, *, lone_surrogates: bool = False) -> Any:

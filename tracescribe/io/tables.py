@@ -17,7 +17,7 @@ from .json_lines import MAX_LINES
 from .quoting import shown, shown_path
 from .reading import open_regular
 
-__all__ = ["open_text", "read_table"]
+__all__ = ["open_text", "read_parquet", "read_table"]
 
 DELIMITERS = ",;\t"
 LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
@@ -95,6 +95,39 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
         except BROKEN as error:
             raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
+
+
+def read_parquet(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Row number (from 1) and cells by column of every row of a Parquet file, as `read_table` gives those of its CSV.
+
+    Numbers and lists are written as Python writes them, an empty cell is "". Columns of images and other nested values
+    are not read, and no more than some thousand rows are in memory.
+
+    Raises:
+        DataFormatError: the file cannot be read, or is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_regular(path, MAX_LINES) as handle:
+        try:
+            file = pq.ParquetFile(handle)
+            flat = [
+                field.name
+                for field in file.schema_arrow
+                if not pa.types.is_struct(field.type) and not pa.types.is_binary(field.type)
+            ]
+            number = 0
+            for batch in file.iter_batches(batch_size=4096, columns=flat):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {name: _as_text(value) for name, value in row.items()}
+        except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
+            raise DataFormatError(f"{shown_path(path)}: cannot be read as Parquet: {str(error)[:200]}") from None
+
+
+def _as_text(value: object) -> str:
+    return "" if value is None or value != value else str(value).strip()
 
 
 def _lines(text: TextIOWrapper, path: str | os.PathLike[str]) -> Iterator[str]:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from published import VALSE
 
 import tracescribe as ts
+from tracescribe.benchmark.builders.lexicon import term_of
 from tracescribe.benchmark.records import Fact
 from tracescribe.errors import DataFormatError
 
@@ -222,6 +224,7 @@ def test_cad_chest(tmp_path: Path) -> None:
             "pleural effusion": entity(3, ["small"], ["left"]),
             "pneumothorax": entity(-3, None, None),
             "edema": entity(1, ["mild", "severe"], None),
+            "pneumonia": {"location": ["right"], "location2": ["left"], "level": None, "level2": ["mild"]},
         },
     }
     (record,) = ts.read(written(tmp_path / "cad_disease.json", [item])).facts
@@ -229,34 +232,136 @@ def test_cad_chest(tmp_path: Path) -> None:
         "pleural effusion": Fact(state="present", location=("left",), severity=1),
         "pneumothorax": Fact(state="absent"),
         "edema": Fact(state="uncertain"),  # two severities: neither is stated
+        "pneumonia": Fact(state="present", location=("right", "left"), severity=1),  # no degree of certainty is given
     }
 
 
 def test_taix_ray(tmp_path: Path) -> None:
     head = "UID,PatientID,Split,HeartSize,PulmonaryCongestion,PleuralEffusion_Right,PleuralEffusion_Left,"
     head += "PulmonaryOpacities_Right,PulmonaryOpacities_Left,Atelectasis_Right,Atelectasis_Left"
-    data = ts.read(written(tmp_path / "annotation.csv", f"{head}\nabc,p1,val,4,1,0,2,,,,\n"))
+    data = ts.read(written(tmp_path / "annotation.csv", f"{head}\nabc,p1,val,3,1,0,2,,,,\n"))
     (record,) = data.facts
     assert (record.id, record.group, record.split) == ("abc", "p1", "val")
     assert record.facts == {
-        "Cardiomegaly": Fact(state="present", severity=3),
+        "Cardiomegaly": Fact(state="present", severity=3),  # the heart's own scale: 3 is the highest grade
         "Pulmonary Congestion": Fact(state="uncertain"),
         "Pleural Effusion, right": Fact(state="absent", location=("right",)),
         "Pleural Effusion, left": Fact(state="present", severity=1, location=("left",)),
     }
 
 
+def test_taix_rays_heart_has_another_scale_and_its_split_is_beside_it(tmp_path: Path) -> None:
+    """0 normal, 1 borderline, 2 enlarged, 3 massively enlarged; the download script writes no split into the table."""
+    columns = "UID,PatientID,HeartSize,PulmonaryCongestion,PleuralEffusion_Right,PleuralEffusion_Left,"
+    columns += "PulmonaryOpacities_Right,PulmonaryOpacities_Left,Atelectasis_Right,Atelectasis_Left"
+    rows = "".join(f"u{grade},p,{grade},,,,,,,\n" for grade in range(4))
+    written(tmp_path / "split.csv", "UID,Fold,Split\nu0,0,train\nu1,0,val\nu2,0,test\nu3,0,test\nu0,1,val\n")
+    records = ts.read(written(tmp_path / "annotation.csv", f"{columns}\n{rows}")).facts
+    assert [(record.facts["Cardiomegaly"].state, record.facts["Cardiomegaly"].severity) for record in records] == [
+        ("absent", None),
+        ("uncertain", None),
+        ("present", None),
+        ("present", 3),
+    ]
+    assert [record.split for record in records] == ["train", "val", "test", "test"]
+    with pytest.raises(DataFormatError, match="field 'HeartSize': expected a grade of 0 to 3, not '4'"):
+        ts.read(written(tmp_path / "annotation.csv", f"{columns}\nu,p,4,,,,,,,\n"))
+
+
+def test_mimic_takes_the_frontal_image_that_the_metadata_names(tmp_path: Path) -> None:
+    study = tmp_path / "files" / "p10" / "p10000032" / "s50414267"
+    for name in ("a_lateral", "b_ap", "c_pa"):
+        film(study / f"{name}.jpg")
+    views = "dicom_id,subject_id,study_id,ViewPosition\n"
+    views += "".join(
+        f"{name},10000032,50414267,{view}\n"
+        for name, view in (("a_lateral", "LATERAL"), ("b_ap", "AP"), ("c_pa", "PA"))
+    )
+    path = written(
+        tmp_path / "mimic-cxr-2.0.0-chexpert.csv",
+        f"subject_id,study_id,{','.join(CONDITIONS)}\n10000032,50414267,1.0{',' * 12}\n",
+    )
+    assert ts.read(path).facts[0].image == str(study / "a_lateral.jpg")  # nothing says which is frontal
+    written(tmp_path / "mimic-cxr-2.0.0-metadata.csv", views)
+    assert ts.read(path).facts[0].image == str(study / "c_pa.jpg")
+
+
+def test_chexperts_lateral_views_are_left_out(tmp_path: Path) -> None:
+    row = "CheXpert-v1.0/train/patient00001/study1/view2_lateral.jpg,Female,68,Lateral,,1.0" + "," * 11 + ",1.0,0.0"
+    other = row.replace("Lateral", "Frontal").replace("view2_lateral", "view1_frontal")
+    data = ts.read(written(tmp_path / "train.csv", f"{CHEXPERT}\n{row}\n{other}\n"))
+    assert (len(data.facts), data.left_out) == (1, {"a lateral view": 1})
+
+
+@pytest.mark.parametrize("name", ["chexpert_binary_mcq", "chexpert_binary_mcq_control"])
+def test_negbenchs_chexpert_questions_have_two_options_and_the_patient_is_their_group(
+    tmp_path: Path, name: str
+) -> None:
+    """Negation and its affirmation control are files of the same columns, without a template."""
+    image = "valid/patient64541/study1/view1_frontal.jpg"
+    film(tmp_path / "images" / "CheXpert-v1.0-small" / image)
+    wrong = "does not show Atelectasis." if name == "chexpert_binary_mcq" else "shows Cardiomegaly."
+    rows = (
+        "image_path,caption_0,caption_1,correct_answer\n"
+        f"/data/CheXpert-v1.0-small/{image},This image shows Atelectasis.,This image {wrong},0\n"
+        f"/data/CheXpert-v1.0-small/valid/patient64541/study2/view1_frontal.jpg,A.,B.,1\n"
+    )
+    data = ts.read(written(tmp_path / f"{name}.csv", rows), images=tmp_path / "images")
+    first, second = data.claims
+    assert (first.correct, first.attribute) == ("This image shows Atelectasis.", "binary")
+    assert (first.group, second.group, second.label) == ("patient64541", "patient64541", 1)
+    assert first.image == str(tmp_path / "images" / "CheXpert-v1.0-small" / image)
+    assert second.image is None
+
+
+def test_a_video_of_negbench_is_a_folder_of_frames(tmp_path: Path) -> None:
+    rows = "image_path,correct_answer,caption_0,caption_1,caption_2,caption_3,correct_answer_template\n"
+    rows += "/data/MSRVTT/videos/video7020.mp4,0,a,b,c,d,positive\n/data/MSRVTT/videos/video7021.mp4,0,a,b,c,d,hybrid\n"
+    path = written(tmp_path / "msr_vtt_mcq_rephrased_llama.csv", rows)
+    for number in range(10):
+        film(tmp_path / "frames" / "video7020" / f"{number:03}.png")
+    data = ts.read(path, images=tmp_path / "frames")
+    frames = tuple(str(tmp_path / "frames" / "video7020" / f"{number:03}.png") for number in (0, 3, 6, 9))
+    assert [record.image for record in data.claims] == [frames, None]
+    assert data.missing_images == ("/data/MSRVTT/videos/video7021.mp4",)
+    retrieval = "video_path,captions\nvideos/video7020.mp4,\"['a dog']\"\n"
+    assert ts.read(written(tmp_path / "r.csv", retrieval), images=tmp_path / "frames").retrieval[0].image == frames
+
+    class Encoder:
+        """Each frame's number is its direction."""
+
+        def encode_images(self, images: Any) -> Any:
+            angle = np.array([int(Path(image).stem) for image in images]) / 10
+            return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+        def encode_texts(self, texts: Any) -> Any:
+            return np.array([{"a": (np.cos(0.45), np.sin(0.45))}.get(text, (0.0, 0.1)) for text in texts])
+
+    scores = ts.benchmark.evaluate(Encoder(), data, n_boot=20)
+    assert (scores.claim_accuracy, scores.without_image) == (100.0, 1)
+    assert scores.items["claims"].margin[0] == pytest.approx(1 - 0.1 * np.sin(0.45))  # of the normalised mean
+
+
 def test_open_i(tmp_path: Path) -> None:
     film(tmp_path / "images" / "1.png")
     written(tmp_path / "indiana_projections.csv", "uid,filename,projection\n1,1.png,Frontal\n1,2.png,Lateral\n")
-    reports = "uid,MeSH,Problems\n1,Pleural Effusion/bilateral/small;Cardiomegaly/mild,x\n2,normal,normal\n"
+    reports = (
+        "uid,MeSH,Problems\n1,Pleural Effusion/bilateral/small;Cardiomegaly/mild,x\n2,No Indexing,No Indexing\n"
+        "3,Opacity/lung/base/left;Opacity/lung/base/right/mild;Cardiomegaly/borderline,x\n4,normal,normal\n"
+    )
     data = ts.read(written(tmp_path / "indiana_reports.csv", reports), images=tmp_path / "images")
-    (record,) = data.facts
+    record, twice, normal = data.facts
     assert record.image == str(tmp_path / "images" / "1.png")
     assert record.facts == {
         "Pleural Effusion": Fact(state="present", location=("bilateral",), severity=1),
         "Cardiomegaly": Fact(state="present", severity=1),
     }
+    assert twice.facts == {  # a finding that is named twice is one finding, on both sides
+        "Opacity": Fact(state="present", location=("lung", "base", "left", "right"), severity=1),
+        "Cardiomegaly": Fact(state="uncertain"),
+    }
+    assert {fact.state for fact in normal.facts.values()} == {"absent"}
+    assert all(term_of(name) is not None for name in normal.facts)
     assert data.left_out == {"the report names no finding": 1}
 
 

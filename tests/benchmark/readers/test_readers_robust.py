@@ -115,8 +115,9 @@ def test_a_broken_stream_and_an_endless_line_are_sentences(tmp_path: Path, monke
 
 
 def test_equal_ids_are_refused(tmp_path: Path) -> None:
+    two = [{"correct": "a", "foil": "b", "id": "x"}, {"correct": "a", "foil": "c", "id": "x"}]
     with pytest.raises(DataFormatError, match="the id 'x' is given to more than one record"):
-        ts.read(written(tmp_path / "pairs.jsonl", [{"correct": "a", "foil": "b", "id": "x"}] * 2))
+        ts.read(written(tmp_path / "pairs.jsonl", two))
 
 
 def test_a_missing_image_is_counted_or_stops_the_run(tmp_path: Path) -> None:

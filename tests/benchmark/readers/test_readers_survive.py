@@ -1,0 +1,261 @@
+"""Every reader gives the same records however its file was saved: by an editor, a spreadsheet, pandas, elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from published import PUBLISHED
+from test_readers_formats import film, written
+
+import tracescribe as ts
+from tracescribe.errors import DataFormatError
+
+TABLES = [name for name, (file, _) in PUBLISHED.items() if ".csv" in file or ".tsv" in file]
+TEXTS = [name for name, (file, _) in PUBLISHED.items() if not file.endswith(".pt")]
+PANDAS_ID = {"mimic-cxr": ["subject_id", "study_id"], "negbench-retrieval": ["image_id"], "open-i": ["uid"]}
+
+
+def file_of(folder: Path, format: str) -> Path:
+    """The file as published."""
+    name, value = PUBLISHED[format]
+    path = folder / name
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(value.encode()))
+        return path
+    return written(path, value)
+
+
+def text_of(path: Path) -> str:
+    raw = path.read_bytes()
+    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+
+
+def saved(path: Path, content: bytes) -> Path:
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def table_of(text: str, delimiter: str) -> str:
+    """A table with another separator, quoted as needed."""
+    first = text.partition("\n")[0]
+    rows = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in first else ","))
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def records(path: Path, format: str | None = None) -> list[dict[str, Any]]:
+    return [record.model_dump() for record in ts.read(path, format=format).records]
+
+
+SAVED: dict[str, Callable[[str], bytes]] = {
+    "byte order mark": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16, big end first": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "no line end at the end": lambda text: text.rstrip("\n").encode(),
+    "empty lines at the end": lambda text: (text.rstrip("\n") + "\n\n\n").encode(),
+}
+
+
+@pytest.mark.parametrize("how", SAVED)
+@pytest.mark.parametrize("format", TEXTS)
+def test_an_editor_may_have_saved_it(tmp_path: Path, format: str, how: str) -> None:
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    assert ts.read(path).format == format
+    assert records(saved(path, SAVED[how](text_of(path)))) == plain
+
+
+@pytest.mark.parametrize("format", TEXTS)
+def test_it_may_be_compressed(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    packed = tmp_path / "packed" / (path.name.removesuffix(".gz") + ".gz")
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(text_of(path).encode("utf-8-sig")))
+    assert records(packed) == records(path)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+@pytest.mark.parametrize("format", TABLES)
+def test_a_spreadsheet_may_have_saved_it(tmp_path: Path, format: str, delimiter: str) -> None:
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    assert records(saved(path, table_of(text_of(path), delimiter).encode("utf-8-sig"))) == plain
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_pandas_may_have_saved_it(tmp_path: Path, format: str) -> None:
+    """An index column, NaN for what is empty, 7.0 for 7 in a column with gaps, and Parquet."""
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    for column in PANDAS_ID.get(format, []):
+        frame[column] = frame[column].astype(float)
+    for na in ("", "nan", "NaN"):
+        out = io.StringIO()
+        frame.to_csv(out, na_rep=na)
+        assert records(saved(path, out.getvalue().encode())) == plain, na
+    parquet = tmp_path / "frame.parquet"
+    frame.to_parquet(parquet)
+    assert records(parquet) == plain
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_a_quoted_cell_may_hold_a_line_end(tmp_path: Path, format: str) -> None:
+    """In a column that the format does not use, as the findings of Open-i's reports do."""
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    lines = text_of(path).splitlines()
+    between = "\t" if "\t" in lines[0] else ","
+    more = [lines[0] + between + "notes", *(line + between + '"two\nlines, ""quoted"""' for line in lines[1:])]
+    assert records(saved(path, ("\n".join(more) + "\n").encode())) == plain
+
+
+@pytest.mark.parametrize("format", [name for name, (_, value) in PUBLISHED.items() if isinstance(value, list)])
+def test_numbers_in_json_may_be_floats(tmp_path: Path, format: str) -> None:
+    """What pandas writes of whole numbers in a column with gaps."""
+    strict = {"claims": "field 'label'"}  # our own files are written by this package: a float there is damage
+
+    def floats(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: floats(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [floats(item) for item in value]
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    name, value = PUBLISHED[format]
+    plain = records(written(tmp_path / name, value))
+    path = written(tmp_path / name, floats(value))
+    if format in strict:
+        with pytest.raises(DataFormatError, match=strict[format]):
+            ts.read(path)
+    else:
+        assert records(path) == plain
+
+
+@pytest.mark.parametrize("format", ["valse", "sugarcrepe"])
+def test_keys_of_items_need_not_be_contiguous(tmp_path: Path, format: str) -> None:
+    name, value = PUBLISHED[format]
+    (item,) = value.values()
+    path = written(tmp_path / name, {"7": item, "3": item, "1000": item})
+    assert [pair.id for pair in ts.read(path).pairs] == ["7", "3", "1000"]
+
+
+WITH_IDS = ["pairs", "claims", "captions", "retrieval", "facts", "mednega", "sugarcrepe++", "winoground"]
+
+
+@pytest.mark.parametrize("format", [*WITH_IDS, "cad-chest"])
+def test_a_record_that_is_given_twice_is_read_once(tmp_path: Path, format: str) -> None:
+    name, value = PUBLISHED[format]
+    data = ts.read(written(tmp_path / name, [*value, *value]))
+    once = records(written(tmp_path / name, value))
+    if format in ("mednega", "sugarcrepe++"):  # no id of their own: the place in the file tells them apart
+        assert len(data.records) == 2 * len(once)
+    else:
+        assert [record.model_dump() for record in data.records] == once
+        assert data.left_out == {"given twice, word for word": len(once)}
+
+
+@pytest.mark.parametrize("format", ["mimic-cxr", "open-i", "taix-ray"])
+def test_two_different_records_of_one_name_are_refused(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    head, row = text_of(path).splitlines()
+    other = row.replace("1.0", "0.0").replace("mild", "severe").replace("4,1,0", "0,1,0").replace("3,1,0", "0,1,0")
+    assert other != row
+    with pytest.raises(DataFormatError, match="is given to more than one record"):
+        ts.read(saved(path, f"{head}\n{row}\n{other}\n".encode()))
+
+
+OUTSIDE: dict[str, tuple[str, str, str]] = {
+    "negbench-mcq": ("val/1.jpg,0,", "val/1.jpg,7,", "field 'correct_answer'.*not '7'"),
+    "chexpert": (",1.0,0.0,-1.0", ",1.0,0.5,-1.0", "field 'Fracture'.*not '0.5'"),
+    "mimic-cxr": (",1.0,", ",3,", "field 'Enlarged Cardiomediastinum'.*not '3'"),
+    "taix-ray": ("p1,val,3,", "p1,val,4,", "field 'HeartSize': expected a grade of 0 to 3, not '4'"),
+    "cad-chest": ('"probability_score": 3', '"probability_score": 4', "field 'probability_score'"),
+    "mednega": ('"correct_answer": "A"', '"correct_answer": "E"', "field 'correct_answer'"),
+    "claims": ('"label": 0', '"label": 2', "label 2 is not the index"),
+    "facts": ('"absent"', '"maybe"', "field 'facts.edema.state'"),
+    "valse": ('"caption": 3', '"caption": "many"', "field 'caption': expected a number"),
+    "negclip": ("[4, 7]", "[4, -7]", "field 'neg_image'"),
+}
+
+
+@pytest.mark.parametrize("format", OUTSIDE)
+def test_a_label_outside_the_code_is_named(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    old, new, message = OUTSIDE[format]
+    text = text_of(path)
+    assert old in text
+    with pytest.raises(DataFormatError, match=message) as error:
+        ts.read(saved(path, text.replace(old, new, 1).encode()))
+    assert path.name in str(error.value)
+
+
+IMAGES: dict[str, list[str]] = {
+    "negbench-mcq": ["val/1.jpg"],
+    "negbench-retrieval": ["val/1.jpg"],
+    "valse": ["v7w_1.jpg"],
+    "sugarcrepe": ["1.jpg"],
+    "sugarcrepe++": ["1.jpg"],
+    "aro": ["2.jpg"],
+    "winoground": ["ex_0_img_0.png", "ex_0_img_1.png"],
+    "negclip": ["1.jpg"],
+    "coco": ["9.jpg"],
+    "chexpert": ["train/patient1/study1/a.jpg"],
+    "mimic-cxr": ["files/p10/p10000032/s50414267/a.jpg"],
+    "mednega": ["files/p1/p1/s2/a.jpg"],
+    "cad-chest": ["files/p2/p2/s1/a.jpg"],
+    "taix-ray": ["abc.png"],
+    "cc-neg": ["a/1.jpg"],
+    **{name: ["film.png"] for name in ("pairs", "claims", "captions", "retrieval", "facts")},
+}
+
+
+@pytest.mark.parametrize("format", IMAGES)
+def test_images_are_found_in_another_folder_and_counted_where_they_are_not(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    assert ts.read(path).missing_images
+    for name in IMAGES[format]:
+        film(tmp_path / "elsewhere" / name)
+    data = ts.read(path, images=tmp_path / "elsewhere", strict=True)
+    assert data.missing_images == ()
+    found = [image for record in data.records for image in getattr(record, "images", None) or [record.image]]
+    assert {Path(image) for image in found} == {tmp_path / "elsewhere" / name for name in IMAGES[format]}
+    with pytest.raises(DataFormatError, match="is not in"):
+        ts.read(path, strict=True)
+
+
+ABSOLUTE = {"negbench-mcq": "val/1.jpg", "negbench-retrieval": "val/1.jpg", "valse": "v7w_1.jpg", "negclip": "1.jpg"}
+
+
+@pytest.mark.parametrize("root", ["/home/author/data/", "D:\\data\\", "../../", "s3://bucket/"])
+@pytest.mark.parametrize("format", ABSOLUTE)
+def test_an_image_path_may_begin_on_another_machine(tmp_path: Path, format: str, root: str) -> None:
+    path, name = file_of(tmp_path, format), ABSOLUTE[format]
+    image = film(tmp_path / "images" / name)
+    shown = json.dumps(root)[1:-1] if path.suffix == ".json" else root
+    (record,) = ts.read(
+        saved(path, text_of(path).replace(name, shown + name).encode()), images=tmp_path / "images"
+    ).records
+    assert record.image == str(image)
+
+
+def test_every_format_is_among_those_tried_here() -> None:
+    assert set(PUBLISHED) == {*TEXTS, "cc-neg"} == {*IMAGES, "open-i"}  # Open-i's images are in a table of their own
+
+
+def test_cc_negs_file_of_another_torch_is_read(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "cc-neg")
+    plain = records(path)
+    torch.save(PUBLISHED["cc-neg"][1], path, _use_new_zipfile_serialization=False)
+    assert records(path) == plain
