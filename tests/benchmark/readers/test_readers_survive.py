@@ -238,7 +238,7 @@ def test_images_are_found_in_another_folder_and_counted_where_they_are_not(tmp_p
 ABSOLUTE = {"negbench-mcq": "val/1.jpg", "negbench-retrieval": "val/1.jpg", "valse": "v7w_1.jpg", "negclip": "1.jpg"}
 
 
-@pytest.mark.parametrize("root", ["/home/author/data/", "D:\\data\\", "../../", "s3://bucket/"])
+@pytest.mark.parametrize("root", ["/mnt/author/data/", "D:\\data\\", "../../", "s3://bucket/"])
 @pytest.mark.parametrize("format", ABSOLUTE)
 def test_an_image_path_may_begin_on_another_machine(tmp_path: Path, format: str, root: str) -> None:
     path, name = file_of(tmp_path, format), ABSOLUTE[format]
