@@ -17,6 +17,7 @@ from .engine.direct import DirectEngine
 from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
 from .engine.given import GivenStates
 from .engine.gradients import AttributionEngine, FirstOrder
+from .engine.joint import JointEmbeddings, JointEngine
 from .engine.patterns import attention_patterns
 from .loading import load
 from .loading.dual_encoder import DualEncoder, wrap
@@ -44,6 +45,8 @@ __all__ = [
     "HookPoint",
     "ImageEncoder",
     "ImageTower",
+    "JointEmbeddings",
+    "JointEngine",
     "PatchPath",
     "PatchedBatch",
     "PatchedEmbeddings",

@@ -54,7 +54,11 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "viz/reports": {"figure_data", "interactive", "paper"},
 }
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
-HANDS_TO = {"tracer/results/views.py": {"viz"}, "tracer/results/maps.py": {"viz"}}
+HANDS_TO = {
+    "tracer/results/views.py": {"viz"},
+    "tracer/results/faithfulness.py": {"viz"},
+    "tracer/results/maps.py": {"viz"},
+}
 
 
 def modules(folder: str) -> list[Path]:

@@ -22,16 +22,22 @@ if TYPE_CHECKING:
     from .pairs.roles import TokenKind
     from .pairs.valse import read_valse
     from .results.causal_trace import CausalTrace, Scores
+    from .results.circuit import Circuit
+    from .results.faithfulness import Faithfulness, load_faithfulness
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
     from .results.storage import load_trace
+    from .run.circuit import circuit
+    from .run.faithfulness import faithfulness
     from .run.negator_attention import NegatorAttention, negator_attention
     from .run.trace import trace
     from .run.trace_images import trace_images
 
 __all__ = [
     "CausalTrace",
+    "Circuit",
     "Excess",
+    "Faithfulness",
     "ImagePair",
     "LayerProfile",
     "NegatorAttention",
@@ -43,6 +49,9 @@ __all__ = [
     "TraceInterrupted",
     "TraceMap",
     "TraceWarning",
+    "circuit",
+    "faithfulness",
+    "load_faithfulness",
     "load_trace",
     "negator_attention",
     "pairs",
@@ -64,9 +73,13 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pairs.roles": ["TokenKind"],
         "pairs.valse": ["read_valse"],
         "results.causal_trace": ["CausalTrace", "Scores"],
+        "results.circuit": ["Circuit"],
+        "results.faithfulness": ["Faithfulness", "load_faithfulness"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
         "results.storage": ["load_trace"],
+        "run.circuit": ["circuit"],
+        "run.faithfulness": ["faithfulness"],
         "run.negator_attention": ["NegatorAttention", "negator_attention"],
         "run.trace": ["trace"],
         "run.trace_images": ["trace_images"],

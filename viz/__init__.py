@@ -6,7 +6,7 @@ if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
 
 from ..errors import FigureError
-from .figures import export, export_overlay, heatmap, overlay, profile
+from .figures import export, export_overlay, faithfulness, heatmap, overlay, profile
 from .interactive.html import save_html
 from .layouts import alpha_bars, curves, draw, panels, pareto
 from .paper.figure import PaperFigure
@@ -31,6 +31,7 @@ __all__ = [
     "export",
     "export_overlay",
     "export_table",
+    "faithfulness",
     "heatmap",
     "overlay",
     "panels",

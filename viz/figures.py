@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
+from ..tracer.results.faithfulness import Faithfulness
 from ..tracer.results.maps import LayerProfile
 from .figure_data import (
     Data,
@@ -18,6 +19,7 @@ from .figure_data import (
     Profiled,
     Source,
     Statistics,
+    faithfulness_data,
     heatmap_data,
     overlay_data,
     profile_data,
@@ -30,7 +32,7 @@ from .theme import PALETTE
 if TYPE_CHECKING:
     from .interactive.figure import NotebookFigure
 
-__all__ = ["export", "export_overlay", "heatmap", "overlay", "profile"]
+__all__ = ["export", "export_overlay", "faithfulness", "heatmap", "overlay", "profile"]
 
 _PICTURE = PaperOptions("page", title=True, notes=True, dpi=200)
 """Of the static picture that a notebook keeps beside the interactive figure."""
@@ -132,6 +134,40 @@ def profile(
     return _with_picture(draw_profile(data, width=width, height=height), data, _PICTURE)
 
 
+def faithfulness(
+    source: Faithfulness,
+    *,
+    title: str | None = None,
+    width: int = 720,
+    height: int = 420,
+    ci: float | None = 0.95,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> NotebookFigure:
+    """CTE of patching the first k cells together, and of patching all others, beside random cells; a plotly figure.
+
+    source: from :func:`tracescribe.faithfulness`.
+    title: in place of the default one; "" for none, then the notes under it go too.
+    width, height: pixels. ci, n_boot, seed: of the bands, as in :meth:`CausalTrace.per_layer`.
+
+    Raises:
+        FigureError: something else.
+
+    >>> import tracescribe as ts
+    >>> model, clear = ts.load("phantom"), ts.Text("The lungs are clear.")
+    >>> pairs = [ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", image=clear)]
+    >>> trace = ts.trace(model, pairs, site="mlp", positions="all", progress=False)
+    >>> figure = faithfulness(ts.faithfulness(model, trace, pairs, sizes=[1, 4], random=0, progress=False))
+    >>> [curve.name for curve in figure.data][:1]
+    ['first k patched']
+    """
+    data = faithfulness_data(source, title, ci, n_boot, seed)
+
+    from .interactive.profile import draw_profile
+
+    return _with_picture(draw_profile(data, width=width, height=height), data, _PICTURE)
+
+
 def overlay(
     trace: Any,
     image: Any,
@@ -171,7 +207,7 @@ def overlay(
 
 
 def export(
-    source: Profiled | Mapping[str, Profiled] | NotebookFigure | PaperFigure,
+    source: Profiled | Mapping[str, Profiled] | Faithfulness | NotebookFigure | PaperFigure,
     path: str | os.PathLike[str],
     width: str | float = "column",
     *,
@@ -198,9 +234,8 @@ def export(
     and .png.
 
     source: a CausalTrace, TraceMap or Excess gives the heatmap of :func:`heatmap`; a LayerProfile, or a dict from names
-        to any of these, gives the curves of :func:`profile`; a figure of :func:`heatmap`, :func:`profile`,
-        :func:`overlay`, :func:`panels`, :func:`alpha_bars`, :func:`pareto` or :func:`curves` gives what it shows (not
-        what was changed in it afterwards).
+        to any of these, gives the curves of :func:`profile`, and a Faithfulness those of :func:`faithfulness`; a figure
+        of this module gives what it shows (not what was changed in it afterwards).
     width: "column" (3.25 inches), "page" (6.75), "icml", "neurips", "iclr", "acl", "nature" (the template's column or
         text width; also "icml-page", "acl-page", "nature-page"), or inches; the file is exactly that wide.
     pair: number or id of one pair of a trace.
@@ -245,6 +280,11 @@ def export(
                 "pair, limit and profile do not apply to a figure that is drawn already: export the trace"
             )
         data = shown.titled(title)
+    elif isinstance(source, Faithfulness):
+        statistics.refuse_all_but("a Faithfulness", "ci", "n_boot", "seed")
+        if pair is not None or limit is not None or profile is not True:
+            raise FigureError("pair, limit and profile do not apply to faithfulness curves")
+        data = faithfulness_data(source, title or None, ci, n_boot, seed)
     elif isinstance(source, LayerProfile | Mapping):
         if pair is not None:
             raise FigureError(

@@ -55,7 +55,7 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
         raise PrescriptionError(f"ci must lie between 0 and 1, such as 0.95, not {shown(ci)}")
     if not is_whole(seed):
         raise PrescriptionError(f"seed must be a whole number >= 0, not {shown(seed)}")
-    from ...tracer import CausalTrace, Excess, LayerProfile, TraceMap
+    from ...tracer import CausalTrace, Circuit, Excess, LayerProfile, TraceMap
 
     if isinstance(source, CausalTrace):
         profile = source.per_layer(aggregate=aggregate, ci=ci, seed=seed)
@@ -66,6 +66,8 @@ def read_profile(source: Any, *, aggregate: str = "sum", ci: float | None = 0.95
         return _from_layer_profile(profile, "excess", forced_last=0.0, **both)
     if aggregate in OF_TOKENS and not (isinstance(source, LayerProfile) and source.aggregate == aggregate):
         raise PrescriptionError(f"aggregate {aggregate!r} needs the trace itself, not {type(source).__name__}")
+    if isinstance(source, Circuit):
+        return _from_circuit(source, aggregate)
     if isinstance(source, TraceMap):
         return _from_layer_profile(source.per_layer(aggregate=aggregate), "map")
     if isinstance(source, LayerProfile):
@@ -98,6 +100,17 @@ def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = 
         known["n_texts"] = int(profile.n_texts)
     n_pairs = int(profile.n_pairs) or None
     return Profile(values, profile.aggregate, draws, n_pairs, profile.n_texts, forced_last, known)
+
+
+def _from_circuit(source: Any, aggregate: str) -> Profile:
+    """What the circuit's cells add to its share, summed by layer; layers without a cell get 0."""
+    if aggregate != "sum":
+        raise PrescriptionError(f"a circuit's cells are summed by layer: aggregate={aggregate!r} does not apply to it")
+    values = source.by_layer()
+    if int(source.provenance.get("first_layer", 0)) == 1:
+        values[0] = np.nan
+    about = {"source": "circuit", "share": source.share, "cells": len(source), "trace": dict(source.provenance)}
+    return Profile(values, "sum", n_pairs=source.n_pairs, provenance=about)
 
 
 def _from_array(source: Any, aggregate: str) -> Profile:

@@ -64,6 +64,11 @@ class Bucket:
             [[bool(column.positions) for column in columns] for columns in self.columns], device=self.inputs.device
         )
 
+    def of_pair(self, at: int) -> tuple[Run, Run, Int[Tensor, "one pos"] | None]:
+        """The runs of one pair that go into its cells, base and donor, and the donor's aligned positions."""
+        sources = None if self.sources is None else self.sources[at : at + 1]
+        return self.base.one(at), self.donor.one(at), sources
+
     def blank(self, cells: Tensor) -> Tensor:
         """NaN in the columns that are not possible."""
         return cells if self.sources is None else cells.masked_fill(~self.possible[:, None, :, None], torch.nan)

@@ -17,7 +17,7 @@ from ..resume.known_cells import BASE
 from ..resume.patched_sequences import PatchedSequences
 from ..resume.resumed_pass import ResumedPass, resume
 from ..resume.schedule import Schedule, divide_into_passes, schedule
-from ..sites import Sweep
+from ..sites import Site, Sweep
 from ..towers.tower import Tower, normalise
 from .buckets import Bucket
 from .generic import run_cells
@@ -60,7 +60,9 @@ def run_resumed(
         last = number == len(groups) - 1
         results = []
         for members in passes:
-            results.append(_run_pass(model, tower, members, cache, sweep, keep=not last or members is not passes[-1]))
+            results.append(
+                _run_pass(model, tower, members, cache, sweep.site, keep=not last or members is not passes[-1])
+            )
             _show(watch, buckets, found)
         if not number:
             known = [bucket.known_embeddings(tower, sweep) for bucket in buckets]
@@ -115,13 +117,21 @@ def _schedule(tower: Tower, sweep: Sweep, bucket: Bucket, layers: range, most_ro
     return schedule(tower, sweep, base, donor, bucket.columns, known, most_rows=most_rows, aligned=aligned)
 
 
+def run_passes(
+    model: Any, tower: Tower, parts: Sequence[PatchedSequences], cache: CleanCache, site: Site, most_rows: int
+) -> Sequence[Float[Tensor, "sequence embed"]]:
+    """The normalised embeddings of the sequences of every part, in passes of about ``most_rows`` rows."""
+    passes = divide_into_passes(parts, cache.n_rows, most_rows)
+    results = [_run_pass(model, tower, some, cache, site, keep=some is not passes[-1]) for some in passes]
+    return normalise(torch.cat(results)).split([len(part) for part in parts])
+
+
 def _run_pass(
-    model: Any, tower: Tower, parts: Sequence[PatchedSequences], cache: CleanCache, sweep: Sweep, *, keep: bool
+    model: Any, tower: Tower, parts: Sequence[PatchedSequences], cache: CleanCache, site: Site, *, keep: bool
 ) -> Float[Tensor, "sequence embed"]:
     """One pass over patched sequences, and over the clean rows if the cache has not been filled yet."""
     import nnsight
 
-    site = sweep.site
     reads_one = tower.spec.reads_one
     pass_ = ResumedPass(cache, parts, site=site, n_blocks=tower.n_layers, reads_one=reads_one, keep=keep)
     fills_cache = pass_.n_clean > 0
@@ -140,6 +150,6 @@ def _run_pass(
             proofs.append((block, point.output[here], wanted))
         result = nnsight.save(tracer.result)
     for block, state, wanted in proofs:
-        where = ", ".join(sorted({str(position) for part in parts for position in part.positions}))
+        where = ", ".join(map(str, sorted({int(at) for part in parts for at in part.patches(block).position})))
         prove(state, wanted, f"block {block} ({site.hook}), positions {where}")
     return result

@@ -175,6 +175,12 @@ class CachedRun:
         assert self.cache.embedding is not None
         return self.cache.embedding[self.texts]
 
+    def one(self, text: int) -> Self:
+        """See :meth:`CleanRun.one`; no rows are computed for it."""
+        here, at = slice(text, text + 1), self.texts.start + text
+        nothing = np.empty(0, dtype=np.int64)
+        return replace(self, rows=self.rows[here], texts=slice(at, at + 1), mask=None, counted=None, new=nothing)
+
     def aligned(self, sources: Int[Tensor, "text pos"]) -> Self:
         """See :meth:`CleanRun.aligned`."""
         rows = np.take_along_axis(self.rows, sources.clamp_min(0).cpu().numpy(), axis=1)

@@ -33,6 +33,12 @@ class CleanRun:
         """Positions of each text."""
         return self.resid[0].shape[1]
 
+    def one(self, text: int) -> Self:
+        """The run of one of the texts."""
+        here = slice(text, text + 1)
+        resid, site = ([state[here] for state in states] for states in (self.resid, self.site))
+        return replace(self, resid=resid, site=site, embedding=self.embedding[here])
+
     def aligned(self, sources: Int[Tensor, "text pos"]) -> Self:
         """The activations reordered: position p of text i gets those of position ``sources[i, p]``.
 

@@ -61,7 +61,7 @@ class ResumedPass:
     All rows stand in one flat batch [row, d_model]: the clean ones, then those of the sequences in the order in which
     they enter, so that a row keeps its number from block to block.
 
-    parts: patched sequences, in groups that are patched at the same positions. site: where they are patched. If that is
+    parts: patched sequences, in groups that resume from the same position. site: where they are patched. If that is
     not queries, keys or values, those of a sequence's first block are known: the clean rows', and where the block's
     input is patched the donor's, unless it is given states that no clean row has. reads_one: the last block computes
     only the row that is read out of each sequence, in the order of the sequences. keep: later passes resume from the
@@ -135,20 +135,21 @@ class BlockLayout:
     def patched(self) -> tuple[Index, Index]:
         """Which entries are replaced in this block: in the activation of this pass, and by which clean entries.
 
-        Both are numbers of rows, and heads where heads are replaced; sequence after sequence.
+        Both are numbers of rows, and heads where heads are replaced; part after part.
         """
         only_pooled = self.only_pooled and self.pass_.site.of_queries  # one row per sequence, the one that is read out
         here, there, heads = ([np.empty(0, dtype=np.int64)] for _ in range(3))
         offset = self.pass_.n_clean
         for part, rows, count in zip(self.pass_.parts, self.pass_.rows, self.counts, strict=True):
-            positions = [p for p in part.positions if not only_pooled or p == part.clean.pooled]
-            active = part.active(self.block)
-            targets = offset + np.arange(count)[:, None] if only_pooled else rows
-            columns = [0 if only_pooled else position - part.start for position in positions]
-            here.append(targets[active][:, columns].ravel())
-            there.append(part.donor.rows[part.texts][active][:, positions].ravel())
-            if part.heads is not None:
-                heads.append(np.repeat(np.array(part.heads)[active], len(positions)))
+            patches = part.patches(self.block)
+            if only_pooled:
+                patches = patches.at(part.clean.pooled)
+                here.append(offset + patches.sequence)
+            else:
+                here.append(rows[patches.sequence, patches.position - part.start])
+            there.append(part.donor.rows[np.array(part.texts)[patches.sequence], patches.position])
+            if patches.head is not None:
+                heads.append(patches.head)
             offset += count
         sides = on(self.pass_.device, np.concatenate(here)), on(self.pass_.device, np.concatenate(there))
         if len(heads) == 1:

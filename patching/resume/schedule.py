@@ -12,7 +12,7 @@ from ..sites import Column, Site, Sweep
 from ..towers.tower import Tower
 from .clean_cache import CachedRun
 from .known_cells import RUN
-from .patched_sequences import PatchedSequences
+from .patched_sequences import PatchedSequences, SinglePatches
 
 Cell = tuple[int, int, int]  # (pair, layer, column)
 
@@ -20,7 +20,7 @@ Cell = tuple[int, int, int]  # (pair, layer, column)
 class Schedule(NamedTuple):
     """Patched sequences, and the cells that no resumed pass can compute: no block takes the state they replace."""
 
-    sequences: list[PatchedSequences]
+    sequences: list[SinglePatches]
     not_resumable: list[Cell]
 
 
@@ -71,7 +71,7 @@ def schedule(
             part = sorted(members[at : at + room], key=lambda member: member[1])
             heads = [columns[pair][column].head for pair, _, _, column in part]
             found.sequences.append(
-                PatchedSequences(
+                SinglePatches(
                     clean=base,
                     donor=donor,
                     before=donor if follows_donor else base,

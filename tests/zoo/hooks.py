@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -103,3 +103,29 @@ def patched_by_hooks(
             handle.remove()
     assert fired == 1 == len(kept), f"the hook fired {fired} times"
     return patched
+
+
+def patched_together(
+    reading: Reading, model: nn.Module, base: Tensor, donor: Tensor, cells: Any, first: int, *, site: str = "resid"
+) -> Tensor:
+    """The embedding [embed] of ``base`` with ``donor``'s states in all cells [layer, position]; L2-normalised.
+
+    first: number of the first layer of ``cells``.
+    """
+    states = {}
+    with ExitStack() as stack, torch.no_grad():
+        for at in cells.any(axis=1).nonzero()[0].tolist():
+            with recording(reading, model, at + first, site) as kept:
+                reading.embed(model, donor)
+            states[at] = kept[0]
+        for at, state in states.items():
+            chosen = cells[at].nonzero()[0].tolist()
+
+            def put(new: Tensor, state: Tensor = state, where: list[int] = chosen) -> Tensor:
+                new = new.clone()
+                new.movedim(reading.time_axis, 0)[where] = state.movedim(reading.time_axis, 0)[where]
+                return new
+
+            module, place = site_of(reading, model, at + first, site)
+            stack.callback(put_hook(module, place.side, put).remove)
+        return nn.functional.normalize(reading.embed(model, base), dim=-1)[0]

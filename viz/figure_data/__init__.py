@@ -1,5 +1,6 @@
 """The data of figures, independent of plotting libraries: results as labelled arrays and text."""
 
+from .faithfulness import faithfulness_data
 from .heatmap import HeatmapData, heatmap_data
 from .options import Statistics
 from .overlay import OverlayData, overlay_data
@@ -25,6 +26,7 @@ __all__ = [
     "Statistics",
     "alpha_data",
     "curves_data",
+    "faithfulness_data",
     "heatmap_data",
     "overlay_data",
     "pair_number",

@@ -25,13 +25,16 @@ _TITLE = 300  # characters
 class ProfileData:
     """Curves over layers.
 
-    series: name and profile of each curve. title: "" for none.
+    series: name and profile of each curve. title: "" for none. axis, unit: what is along the axis where it is not the
+    layers, and how one value of it is called.
     """
 
     series: tuple[tuple[str, LayerProfile], ...]
     quantity: str
     title: str
     notes: tuple[str, ...]
+    axis: str = ""
+    unit: str = "layer"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "series", tuple((shorten(clean(name), 80), curve) for name, curve in self.series))
@@ -58,9 +61,26 @@ class ProfileData:
 
     @property
     def axis_name(self) -> str:
-        """What the layer axis is: layer 0 only where a curve has one."""
+        """What the axis is: layer 0 only where a curve has one."""
+        if self.axis:
+            return self.axis
         starts = any(curve.layers[0] == 0 for _, curve in self.series if len(curve.layers))
         return "layer (0 = embedding output)" if starts else "layer"
+
+    def ticks(self, step: int, fit: float) -> list[int]:
+        """The values of the axis that are written: every so many layers, or of other values those that fit.
+
+        fit: how many labels have room.
+        """
+        values = sorted({value for _, curve in self.series for value in curve.layers.tolist()})
+        if not self.axis:
+            return [value for value in values if value % step == 0]
+        room = (values[-1] - values[0]) / max(1.0, fit)
+        kept = values[:1]
+        for value in values[1:-1]:
+            if value - kept[-1] >= room and values[-1] - value >= room:
+                kept.append(value)
+        return [*kept, *values[-1:]] if len(values) > 1 else kept
 
 
 def profile_data(

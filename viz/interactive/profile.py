@@ -60,7 +60,7 @@ def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigur
                 line={"color": colour, "width": 2.2, "dash": _DASHES[i % len(_DASHES)]},
                 marker={"size": 7, "symbol": _SYMBOLS[i % len(_SYMBOLS)], "color": colour},
                 hovertext=[
-                    f"{f'<b>{shown}</b><br>' if shown else ''}layer {layer}<br>CTE {number(value)}{more}"
+                    f"{f'<b>{shown}</b><br>' if shown else ''}{view.unit} {layer}<br>CTE {number(value)}{more}"
                     for layer, value, more in zip(layers, curve.value.tolist(), spread, strict=True)
                 ],
                 hoverinfo="text",
@@ -89,7 +89,7 @@ def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigur
         xaxis=plotly_axis(
             title={"text": view.axis_name, "font": {"size": 12, "color": theme.MUTED}},
             tickmode="array",
-            tickvals=[layer for layer in all_layers if layer % step == 0],
+            tickvals=view.ticks(step, (width - 100) / 34),
             showline=True,
             linecolor=theme.FAINT,
         ),

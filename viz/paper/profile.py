@@ -79,11 +79,12 @@ def put_profile(axes: Axes, view: ProfileData, fonts: Fonts, wide: float, high: 
     layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
     step = layer_step(len(layers), wide / max(len(layers), 1), fonts.tick * 1.6)
     axes.set_ylim(*view.span)
-    axes.set_xlim(layers[0] - 0.4, layers[-1] + 0.4)
-    set_ticks(axes.xaxis, [layer for layer in layers if layer % step == 0], fonts)
+    room = 0.02 * (layers[-1] - layers[0]) if view.axis else 0.4
+    axes.set_xlim(layers[0] - room, layers[-1] + room)
+    set_ticks(axes.xaxis, view.ticks(step, wide / (fonts.tick * 2.6)), fonts)
     axis_name, quantity = view.axis_name, fonts.drawable(view.quantity)
     if fonts.width(axis_name, fonts.label) > wide:
-        axis_name = "layer"
+        axis_name = view.unit.removesuffix(" =")
     if fonts.width(quantity, fonts.label) > high:
         quantity = quantity.replace(", ", ",\n")
     axes.set_xlabel(axis_name, labelpad=2, **fonts.style(fonts.label))

@@ -1,0 +1,297 @@
+"""Faithfulness curves and circuits: exact joint patches, the areas of MIB, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import WordTokenizer, open_clip_model, source_blocks, source_encoder
+from planted import AFFIRMATIVE, NEGATED, planted_model
+from zoo.entry import Reading
+from zoo.hooks import patched_together
+from zoo.open_clip_models import NATIVE_SITES
+
+import tracescribe as ts
+from tracescribe.errors import DataFormatError, OutputError, PrescriptionError, TraceError
+from tracescribe.tracer.results.cells import MapCells
+
+RNG = np.random.default_rng(0)
+TEXTS = [
+    ("there is no large edema", "there is some large edema"),
+    ("no small old nodule", "some small old nodule"),
+    ("this is no big lung mass.", "this is some big lung mass."),
+]
+SOURCE = open_clip_model()
+MODEL = ts.wrap(SOURCE, tokenizer=WordTokenizer(), name="tiny")
+TOLERANCE = 1e-5  # on a difference of cosines, in float32 and another order of summation; measured 4e-7
+
+
+def model() -> ts.DualEncoder:
+    return MODEL
+
+
+def pairs() -> list[ts.Pair]:
+    """Every second image prefers the foil, so that only some pairs enter the map; text pairs have two images each."""
+    images = np.random.default_rng(1).normal(size=(6, 16))
+    return [ts.Pair(correct=a, foil=b, image=image) for (a, b), image in zip(TEXTS * 2, images, strict=True)]
+
+
+def traced(**options) -> ts.CausalTrace:
+    return ts.trace(model(), pairs(), floor=0, progress=False, **options)
+
+
+def curves(trace: ts.CausalTrace, **options) -> ts.Faithfulness:
+    return ts.faithfulness(model(), trace, pairs(), progress=False, **options)
+
+
+@pytest.mark.parametrize("site", ["resid", "mlp"])
+def test_each_joint_patch_equals_plain_hooks_on_the_source_model(site: str) -> None:
+    trace = traced(site=site)
+    found = curves(trace, sizes=[1, 3, 9], random=1)
+    reading = Reading("", source_encoder, source_blocks, NATIVE_SITES, WordTokenizer)
+    used = np.flatnonzero(trace.denominator > 0)
+    tower, first = model().text, int(trace.layers[0])
+    from tracescribe.tracer.results.profiles import rows_of
+
+    rows = rows_of(trace, used, "role")
+    label = np.array([*rows.labels, ""], dtype=object)[rows.index]
+    assert len(used) == found.n_pairs and 1 < len(used) < 6
+    for at, pair in enumerate(used.tolist()):
+        image = pairs()[pair].image / np.linalg.norm(pairs()[pair].image)
+        base, donor = (tower.tokenize([text]) for text in (pairs()[pair].correct, pairs()[pair].foil))
+        for order in range(len(found.orders)):
+            for size in range(len(found.sizes)):
+                chosen = found.permutations[order][: found.sizes[size]]
+                cells = np.zeros((len(trace.layers), trace.kinds.shape[1]), dtype=bool)
+                for cell in chosen:
+                    here = label[at] == found.cells.rows[found.cells.row[cell]]
+                    cells[found.cells.layer[cell] - first, here] = True
+                inside = trace.inside[pair]
+                for curve, mask in (("sufficiency", cells), ("necessity", ~cells & inside)):
+                    embedding = patched_together(reading, SOURCE, base, donor, mask, first, site=site)
+                    effect = trace.scores.correct[pair] - float(embedding.double().numpy() @ image)
+                    assert abs(getattr(found, curve)[order, size, at] - effect) < TOLERANCE
+
+
+def test_the_ends_are_exact_and_the_first_point_is_the_map() -> None:
+    for options in ({}, {"direction": "correct->foil"}, {"site": "z", "heads": "each"}):
+        trace = traced(**options)
+        found = curves(trace, sizes=[1], random=2)
+        sufficiency, necessity = found.values("sufficiency"), found.values("necessity")
+        assert (sufficiency[:, 0] == 0).all() and (necessity[:, -1] == 0).all()
+        np.testing.assert_allclose(sufficiency[:, -1], necessity[:, 0], atol=1e-6)
+        top = found.cells.by_effect()[0]
+        if trace.site == "resid":
+            np.testing.assert_allclose(sufficiency[:, -1], 1, atol=1e-5)
+        if found.cells.rows[found.cells.row[top]] in ("first differing", "[end]") or trace.columns:  # one token each
+            np.testing.assert_allclose(sufficiency[0, 1], found.cells.value[top], atol=1e-4)
+        assert found.curve("necessity", "random").lo is not None
+
+
+def test_targets_serve_instead_of_pairs_and_attribution_gives_an_order() -> None:
+    trace = traced(site="mlp", method="attribution", exact_sample=0)
+    images = np.stack([pair.image for pair in pairs()])
+    one, other = curves(trace, sizes=4), ts.faithfulness(model(), trace, targets=images, sizes=4, progress=False)
+    np.testing.assert_allclose(one.sufficiency, other.sufficiency, atol=1e-6)
+    exact = curves(traced(site="mlp"), sizes=4)
+    assert np.array_equal(exact.sizes, one.sizes)
+    np.testing.assert_allclose(exact.sufficiency[:, -1], one.sufficiency[:, -1], atol=1e-6)
+    other_images = traced().rescore(images[::-1].copy())
+    again = ts.faithfulness(model(), other_images, targets=images[::-1].copy(), sizes=3, progress=False)
+    assert again.n_pairs == int((other_images.denominator > 0).sum())
+
+
+def hand_made(sufficiency: list[float], necessity: list[float]) -> ts.Faithfulness:
+    n = len(sufficiency) - 1
+    cells = MapCells(np.arange(n), np.zeros(n, dtype=int), np.linspace(1, 0.1, n), ("[end]",))
+    return ts.Faithfulness(
+        cells=cells,
+        orders=("effect",),
+        permutations=np.arange(n)[None],
+        sizes=np.arange(n + 1),
+        sufficiency=0.1 * np.array(sufficiency)[None, :, None].repeat(4, axis=2),
+        necessity=0.1 * np.array(necessity)[None, :, None].repeat(4, axis=2),
+        denominator=np.full(4, 0.1),
+        clusters=np.arange(4),
+        texts=np.arange(4),
+        provenance={"model": "made up"},
+    )
+
+
+def test_the_areas_are_those_of_the_benchmark() -> None:
+    line = np.linspace(0, 1, 5).tolist()
+    straight = hand_made(line, line[::-1])
+    for curve in ("sufficiency", "necessity"):
+        assert straight.curve(curve).cpr == pytest.approx(0.5)
+        assert straight.curve(curve).cmd == pytest.approx(0.5)
+    # all at once, then beyond it: CPR counts what is beyond 1 for, CMD against
+    beyond = hand_made([0, 2, 2, 2, 1], [1, -1, -1, -1, 0])
+    for curve in ("sufficiency", "necessity"):
+        assert beyond.curve(curve).cpr == pytest.approx((1 + 2 + 2 + 1.5) / 4)
+        assert beyond.curve(curve).cmd == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+    half = hand_made([0, 0.25, 0.5], [0.5, 0.25, 0])  # the cells carry half of the difference: f is of what they carry
+    assert half.curve("sufficiency").cpr == half.curve("necessity").cpr == pytest.approx(0.5)
+    assert "CPR 0.500, CMD 0.500" in half.summary()
+    nothing = hand_made([0, 0, 0], [0, 0, 0])
+    assert np.isnan(nothing.curve("sufficiency").cpr)
+
+
+def test_a_file_gives_the_curves_back_and_damage_is_refused(tmp_path: Path) -> None:
+    found = curves(traced(site="mlp"), sizes=4)
+    path = tmp_path / "curves.safetensors"
+    found.save(path)
+    again = ts.load_faithfulness(path)
+    for name in ("permutations", "sizes", "sufficiency", "necessity", "denominator", "clusters", "texts"):
+        assert np.array_equal(getattr(found, name), getattr(again, name))
+    assert again.orders == found.orders and again.provenance == found.provenance
+    assert found.top(2) == again.top(2) and "layer" in found.top(1)[0]
+    assert found.to_frame().equals(again.to_frame())
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(raw)
+    with pytest.raises(DataFormatError, match="SHA-256"):
+        ts.load_faithfulness(tmp_path / "damaged.safetensors")
+    (tmp_path / "short.safetensors").write_bytes(raw[:200])
+    with pytest.raises(DataFormatError):
+        ts.load_faithfulness(tmp_path / "short.safetensors")
+    trace = traced()
+    trace.save(tmp_path / "trace.safetensors")
+    with pytest.raises(DataFormatError, match=r"has format 'tracescribe\.trace"):
+        ts.load_faithfulness(tmp_path / "trace.safetensors")
+    with pytest.raises(OutputError):
+        found.save(tmp_path / "no" / "such" / "folder" / "x.safetensors")
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    found = curves(traced(site="mlp"), sizes=5)
+    figure = found.plot()
+    names = [line.name for line in figure.data if line.mode == "lines+markers"]
+    assert names[0] == "first k patched" and "all but first k patched" in names and "random k" in names
+    assert "k = 0" in figure.data[1].hovertext[0]
+    assert "CPR" in figure.layout.title.text
+    for suffix in ("svg", "pdf"):
+        assert ts.viz.export(found, tmp_path / f"curves.{suffix}").stat().st_size > 5000
+    text = (tmp_path / "curves.svg").read_text()
+    assert "all but first k patched" in text and "CTE of the joint patch" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": 3}, "window=3"),
+        ({"method": "direct"}, "method='direct'"),
+        ({"replace": "mean"}, "replace='mean'"),
+    ],
+)
+def test_traces_whose_cells_cannot_be_joined_are_refused(change: dict, message: str) -> None:
+    trace = traced()
+    with pytest.raises(TraceError, match=message):
+        curves(replace(trace, provenance={**trace.provenance, **change}))
+
+
+def test_another_model_other_pairs_and_other_images_are_refused() -> None:
+    trace = traced()
+    other = ts.wrap(open_clip_model(seed=5), tokenizer=WordTokenizer(), name="other")
+    with pytest.raises(TraceError, match="other weights"):
+        ts.faithfulness(other, trace, pairs(), progress=False)
+    with pytest.raises(TraceError, match="5 pairs are given, but 6 were traced"):
+        ts.faithfulness(model(), trace, pairs()[:5], progress=False)
+    with pytest.raises(TraceError, match="was traced with the correct caption"):
+        ts.faithfulness(model(), trace, pairs()[::-1], progress=False)
+    with pytest.raises(TraceError, match=r"has S = .* in the trace and .* with what is given"):
+        ts.faithfulness(model(), trace, targets=np.ones((6, 16)), progress=False)
+    with pytest.raises(TraceError, match="2 targets are given"):
+        ts.faithfulness(model(), trace, targets=np.ones((2, 16)), progress=False)
+    for given in ({}, {"pairs": pairs(), "targets": np.ones((6, 16))}):
+        with pytest.raises(TraceError, match="give the traced pairs again"):
+            ts.faithfulness(model(), trace, progress=False, **given)
+    with pytest.raises(TraceError, match="the map has"):
+        curves(trace, sizes=[1, 10_000])
+    with pytest.raises(TraceError, match="sizes must be"):
+        curves(trace, sizes=[0.5])
+    with pytest.raises(TraceError, match="layers must be"):
+        curves(trace, layers=[9])
+    with pytest.raises(TraceError, match="unknown order 'best'"):
+        hand_made([0, 1], [1, 0]).curve("sufficiency", "best")
+
+
+# -- circuits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["greedy", "order"])
+def test_the_planted_head_is_the_circuit(method: str) -> None:
+    images = np.random.default_rng(1).normal(size=(4, 16))
+    planted = [ts.Pair(correct=NEGATED, foil=AFFIRMATIVE, image=image) for image in images]
+    whole = planted_model(2, 1)
+    trace = ts.trace(whole, planted, site="z", heads="each", floor=0, progress=False)
+    found = ts.circuit(whole, trace, planted, method=method, progress=False)  # type: ignore[arg-type]
+    assert found.cells == [(2, "head 1")]
+    assert found.share == pytest.approx(1, abs=1e-4) and found.whole == pytest.approx(1, abs=1e-4)
+    assert found.stability.tolist() == [1.0]
+    assert np.array_equal(found.by_layer().round(3), [0, 0, 1, 0])
+
+
+def test_a_circuit_reaches_its_share_and_no_cell_of_it_can_be_spared() -> None:
+    trace = traced(site="mlp")
+    found = ts.circuit(model(), trace, pairs(), share=0.5, candidates=40, progress=False)
+    assert found.share >= 0.5 and len(found) == len(found.shares) == len(found.to_frame())
+    assert ((found.stability >= 0) & (found.stability <= 1)).all()
+    assert found.lo <= found.share <= found.hi
+    from tracescribe.tracer.run.joint import JointRuns
+
+    runs = JointRuns.of(model(), trace, pairs(), None, align="role", reduce="ratio_of_means", segment=None,
+                        layers=None, seed=0)  # fmt: skip
+    numbers = [
+        next(c for c in range(len(runs.cells)) if (runs.cells.layer[c], runs.cells.rows[runs.cells.row[c]]) == cell)
+        for cell in found.cells
+    ]
+    sets = np.zeros((len(numbers) + 1, len(runs.cells)), dtype=bool)
+    sets[:, numbers] = True
+    for at, number in enumerate(numbers):
+        sets[at, number] = False
+    together = runs.effects(sets).sum(axis=1) / trace.denominator[runs.used].sum()
+    assert together[-1] == pytest.approx(found.share, abs=1e-5)
+    if len(numbers) > 1:
+        assert (together[:-1] < 0.5).all()
+    in_order = ts.circuit(model(), trace, pairs(), share=0.5, method="order", progress=False)
+    assert len(found) <= len(in_order)
+    assert in_order.shares[-1] >= 0.5 > max([0.0, *in_order.shares[:-1]])
+    assert np.array_equal(in_order.alone, np.sort(in_order.alone)[::-1])
+
+
+def test_a_share_that_no_circuit_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = traced(site="mlp")
+    for method in ("greedy", "order"):
+        with pytest.raises(TraceError, match="cells of the map together carry"):
+            ts.circuit(model(), trace, pairs(), share=50, method=method, progress=False)  # type: ignore[arg-type]
+    monkeypatch.setattr(MapCells, "by_effect", lambda cells: np.argsort(cells.value))  # the worst first
+    with pytest.raises(TraceError, match=r"the 1 candidates together carry .* more than 1"):
+        ts.circuit(model(), trace, pairs(), share=0.5, candidates=1, progress=False)
+    with pytest.raises(TraceError, match="share must be"):
+        ts.circuit(model(), trace, pairs(), share=float("nan"), progress=False)
+
+
+def test_weights_come_from_a_circuit() -> None:
+    trace = traced(site="mlp")
+    found = ts.circuit(model(), trace, pairs(), share=0.5, candidates=40, progress=False)
+    plan = ts.prescribe(found)
+    gains = found.by_layer()[1:]
+    expected = (gains - gains.min()) / (gains.max() - gains.min())
+    np.testing.assert_allclose(plan.alpha, expected, atol=1e-6)
+    assert plan.provenance["source"] == "circuit"
+    with pytest.raises(PrescriptionError, match="'max'"):
+        ts.prescribe(found, aggregate="max")
+
+
+def test_hidden_state_is_neutral_after_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = traced()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ts.faithfulness(model(), trace, pairs(), sizes=3, progress=stop)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()

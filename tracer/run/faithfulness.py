@@ -1,0 +1,117 @@
+"""Faithfulness of a map: its cells are patched together in order, and all others, beside random orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ...errors import TraceError
+from ...io.quoting import shown
+from ...validation import Whole, Wholes, check_option
+from ..pairs.indexing import distinct
+from ..pairs.pairs import Pair
+from ..results.causal_trace import CausalTrace
+from ..results.faithfulness import RANDOM, Faithfulness, first_cells
+from ..results.profiles import cluster_keys, text_keys
+from .joint import JointRuns
+from .progress import ProgressCallback, progress_bar
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder
+
+__all__ = ["faithfulness"]
+
+
+def faithfulness(
+    model: DualEncoder,
+    trace: CausalTrace,
+    pairs: Sequence[Pair] | None = None,
+    *,
+    targets: Any = None,
+    sizes: int | Sequence[int] = 20,
+    random: int = 3,
+    align: str = "role",
+    reduce: str = "ratio_of_means",
+    segment: str | None = None,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: bool | ProgressCallback = True,
+) -> Faithfulness:
+    """Patch the first k cells (or heads) of a trace's map together, and all but these, for a list of k.
+
+    The cells are those of :meth:`CausalTrace.map`, (layer, row): in each pair a row is all its tokens of that role, or
+    one head. They are ordered by CTE, by its absolute value and at random; every joint patch is exact, also where the
+    trace is an attribution, whose order is then tested. Runs are batched as those of a trace.
+
+    Sets of the residual stream's cells are special: once all differing states of one layer are patched, nothing else
+    matters, so that necessity stays 1 until a cell of each layer is spared. Heads and MLPs have no such cells.
+
+    Args:
+        model: the model that was traced.
+        trace: from :func:`tracescribe.trace`, of the states of the foil or of zeros, without windows; exact or
+            attribution.
+        pairs: the pairs that were traced, in the same order.
+        targets: instead of ``pairs``: what each pair is scored against, [pair, embed]; the captions are the trace's.
+        sizes: the k's, or how many there are (spaced by the square root of k, so that small sets are seen); 0 and all
+            cells are always among them.
+        random: how many random orders.
+        align, reduce, segment: of the map and of the pairs that enter it, as in :meth:`CausalTrace.map`.
+        layers: the layers whose cells count; by default all. Of the residual stream, layer 0 and layer L decide
+            everything by construction: ``layers=range(1, trace.n_layers)`` asks about those between.
+        seed: of the random orders, and of the sets that are checked against the generic path.
+        progress: a bar, or a callback ``(done, total)`` over text pairs.
+
+    Raises:
+        TraceError: the model or the pairs are not those of the trace, or its cells cannot be patched together.
+        DegenerateTraceError: no pair enters the map.
+
+    >>> import tracescribe as ts
+    >>> model, clear = ts.load("phantom"), ts.Text("The lungs are clear.")
+    >>> pairs = [ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", image=clear)]
+    >>> trace = ts.trace(model, pairs, site="mlp", positions="all", progress=False)
+    >>> found = ts.faithfulness(model, trace, pairs, sizes=[1, 2, 4], progress=False)
+    >>> found.sizes.tolist(), found.orders[:2]
+    ([0, 1, 2, 4, 8], ('effect', 'magnitude'))
+    >>> bool(found.values("sufficiency")[0, 0] == 0)  # nothing is patched
+    True
+    """
+    check_option("random", random, (Whole(0, 1000),))
+    check_option("seed", seed, (Whole(0),))
+    runs = JointRuns.of(
+        model, trace, pairs, targets, align=align, reduce=reduce, segment=segment, layers=layers, seed=seed
+    )
+    cells = runs.cells
+    counts = _sizes(sizes, len(cells))
+    generator = np.random.default_rng(seed)
+    orders = {"effect": cells.by_effect(), "magnitude": cells.by_magnitude()}
+    orders |= {f"{RANDOM} {number}": generator.permutation(len(cells)) for number in range(random)}
+    first = first_cells(list(orders.values()), counts)
+    sets = np.concatenate([first, ~first]).reshape(-1, len(cells))
+    with progress_bar(progress, runs.n_texts) as advance:
+        effects = runs.effects(sets, advance)
+    sufficiency, necessity = effects.reshape(2, len(orders), len(counts), -1)
+    return Faithfulness(
+        cells=cells,
+        orders=tuple(orders),
+        permutations=np.stack(list(orders.values())),
+        sizes=counts,
+        sufficiency=sufficiency,
+        necessity=necessity,
+        denominator=trace.denominator[runs.used],
+        clusters=distinct(cluster_keys(trace, runs.used))[1],
+        texts=distinct(text_keys(trace, runs.used))[1],
+        reduce=reduce,
+        provenance={**trace.provenance, "align": align, "segment": segment, "seed": seed},
+    )
+
+
+def _sizes(sizes: int | Sequence[int], n_cells: int) -> Int[np.ndarray, " size"]:
+    asked = check_option("sizes", sizes, (Whole(2, 10_000), Wholes(Whole(0))))
+    if isinstance(asked, int):
+        asked = np.round(n_cells * np.linspace(0, 1, asked) ** 2).astype(int).tolist()
+    if max(asked) > n_cells:
+        raise TraceError(f"sizes={shown(sizes)}: the map has {n_cells} cells")
+    return np.unique([0, *asked, n_cells])

@@ -1,0 +1,216 @@
+"""Runs sets of a map's cells together, for the pairs that enter the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from ...errors import TraceError
+from ...io.quoting import shown
+from ...validation import Whole, Wholes, check_option
+from ..pairs.batch import PairBatch, as_pairs
+from ..pairs.pairs import Pair
+from ..pairs.targets import encode_targets
+from ..pairs.unit_rows import normalise_rows
+from ..results.causal_trace import CausalTrace
+from ..results.cells import MapCells, used_cells
+from .options import TraceOptions
+from .prepared import prepare
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder, JointEngine
+    from ...patching.engine.batching import Prepared
+
+__all__ = ["JointRuns"]
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class JointRuns:
+    """What it takes to replace sets of a map's cells together, in the runs of the pairs that enter the map.
+
+    used: numbers of these pairs in the trace; ``batch`` holds them. columns_of: the map's row of each of their columns.
+    """
+
+    trace: CausalTrace
+    cells: MapCells
+    used: Int[np.ndarray, " used"]
+    columns_of: Int[np.ndarray, "used column"]
+    batch: PairBatch
+    images: Float32[np.ndarray, "used embed"]
+    engine: JointEngine
+    prepared: Prepared
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        model: DualEncoder,
+        trace: CausalTrace,
+        pairs: Sequence[Pair] | None,
+        targets: Any,
+        *,
+        align: str,
+        reduce: str,
+        segment: str | None,
+        layers: Sequence[int] | None,
+        seed: int,
+    ) -> JointRuns:
+        """Check that the model and the pairs are those of the trace.
+
+        Raises:
+            TraceError: they are not, or the trace is of a kind whose cells cannot be replaced together.
+        """
+        from ...patching import JointEngine
+
+        if trace.provenance.get("modality") == "image":
+            raise TraceError("this is a trace of images: sets of cells are patched together in traces of captions only")
+        if trace.provenance.get("weights_sha256") != model.text.fingerprint():
+            raise TraceError(
+                "the trace was made with other weights than this model has: give the model it was made with"
+            )
+        options = _options(trace)
+        cells, used = used_cells(trace, align, reduce, segment, None if layers is None else _layers(trace, layers))
+        chosen = _chosen(trace, used, pairs, targets)
+        prepared = prepare(model, chosen, options)
+        images = encode_targets(model, prepared.batch.images, prepared.batch.ids).of_pairs
+        runs = cls(
+            trace=trace,
+            cells=cells,
+            used=used,
+            columns_of=cells.columns_of(trace, used, align),
+            batch=prepared.batch,
+            images=images,
+            engine=JointEngine(model.text, dtype=options.torch_dtype),
+            prepared=prepared.shards.prepared,
+            seed=seed,
+        )
+        runs._check_scores(model)
+        return runs
+
+    @property
+    def n_texts(self) -> int:
+        """Patched pairs: what a run of one set costs one run each."""
+        return len(self.batch.base)
+
+    def effects(
+        self, sets: Bool[np.ndarray, "set cell"], progress: Progress | None = None
+    ) -> Float[np.ndarray, "set used"]:
+        """The numerator of CTE of every set of cells, all replaced together, in every pair (differences of cosines)."""
+        layers = self.trace.layers
+        by_row = self.cells.as_map(sets, len(layers), int(layers[0]))
+        none = np.zeros((*by_row.shape[:2], 1), dtype=bool)
+        by_row = np.concatenate([by_row, none], axis=2)  # row -1: no cell
+        asked = {}
+        for text, pair in enumerate(self.batch.example_of_patched.tolist()):
+            n_columns = len(self.prepared.columns[text])
+            asked[text] = by_row[:, :, self.columns_of[pair, :n_columns]]
+        found = self.engine.patch_sets(self.prepared, asked, seed=self.seed, progress=progress)
+        effects = np.empty((len(sets), len(self.used)))
+        sign = np.where(self.batch.noising, 1.0, -1.0)
+        for text, one in found.items():
+            moved = (one.base - one.patched).double().cpu().numpy()
+            members = np.flatnonzero(self.batch.patched_pair == text)
+            effects[:, members] = sign[members] * (moved @ self.images[members].astype(np.float64).T)
+        return effects
+
+    def _check_scores(self, model: DualEncoder) -> None:
+        """Refuse targets that give other similarities than the trace has."""
+        from ...patching.towers.spec import TOLERANCE
+
+        embeddings = self.engine.encode(self.batch.base).double().cpu().numpy()
+        scores = np.einsum("pe,pe->p", embeddings[self.batch.patched_pair], self.images.astype(np.float64))
+        kept = np.where(self.batch.noising, self.trace.scores.correct[self.used], self.trace.scores.foil[self.used])
+        far = np.abs(scores - kept)
+        # a trace in half precision has such scores
+        allowed = 10 * max(TOLERANCE[self.engine.tower.dtype], TOLERANCE[model.text.dtype])
+        if (far > allowed).any():
+            worst = int(far.argmax())
+            raise TraceError(
+                f"pair {self.trace.ids[self.used[worst]]!r} has S = {kept[worst]:.4f} in the trace and "
+                f"{scores[worst]:.4f} with what is given: give the images or targets it was traced (or rescored) with"
+            )
+
+
+def _options(trace: CausalTrace) -> TraceOptions:
+    """The options that a trace was made with, as far as they say what a cell is.
+
+    Raises:
+        TraceError: cells that cannot be replaced together.
+    """
+    told = trace.provenance
+    refused = {
+        "window": (None, 1),
+        "method": (None, "exact", "attribution"),
+        "replace": (None, "foil", "zero"),
+        "metric": (None, "cosine"),
+    }
+    for name, fine in refused.items():
+        if told.get(name) not in fine:
+            words = ", ".join(repr(value) for value in fine if value is not None)
+            raise TraceError(
+                f"this trace has {name}={shown(told[name])}, and sets of cells are patched together where {name} is "
+                f"{words} only: trace again"
+            )
+    dtype = told.get("dtype")
+    return TraceOptions(
+        site=trace.site,
+        positions=told.get("positions"),
+        heads=told.get("heads"),
+        direction=trace.direction,  # type: ignore[arg-type]
+        replace=told.get("replace", "foil"),
+        align="auto" if told.get("aligned") else "none",
+        position_policy=told.get("aligned") or "shift",
+        dtype=dtype,
+    )
+
+
+def _layers(trace: CausalTrace, layers: Sequence[int]) -> tuple[int, ...]:
+    first, last = int(trace.layers[0]), int(trace.layers[-1])
+    chosen: tuple[int, ...] = check_option("layers", layers, (Wholes(Whole(first, last)),))
+    return chosen
+
+
+def _chosen(
+    trace: CausalTrace, used: Int[np.ndarray, " used"], pairs: Sequence[Pair] | None, targets: Any
+) -> list[Pair]:
+    """The pairs that enter the map, with their targets."""
+    if (pairs is None) == (targets is None):
+        raise TraceError(
+            "give the traced pairs again (pairs=...), or, for captions that the trace keeps, what each is scored "
+            "against (targets=..., [pair, embed])"
+        )
+    if pairs is not None:
+        given = as_pairs(pairs)
+        if len(given) != trace.n_pairs:
+            raise TraceError(f"{len(given)} pairs are given, but {trace.n_pairs} were traced")
+        for name, side in (("captions", "correct"), ("foil_captions", "foil")):
+            kept = getattr(trace, name)
+            for i in used.tolist() if kept is not None else ():
+                if getattr(given[i], side) != kept[i]:
+                    raise TraceError(
+                        f"pair {trace.ids[i]!r} was traced with the {side} caption {shown(kept[i])}, not "
+                        f"{shown(getattr(given[i], side))}: give the pairs of the trace, in its order"
+                    )
+        return [given[i] for i in used.tolist()]
+    if trace.captions is None or trace.foil_captions is None:
+        raise TraceError("this trace does not keep its captions: give the traced pairs (pairs=...)")
+    rows = normalise_rows(targets, "targets")
+    if len(rows) != trace.n_pairs:
+        raise TraceError(f"{len(rows)} targets are given, but {trace.n_pairs} pairs were traced")
+    negated: Any = trace.negated or [None] * trace.n_pairs
+    return [
+        Pair(
+            correct=trace.captions[i],
+            foil=trace.foil_captions[i],
+            image=rows[i],
+            id=trace.ids[i],
+            negation=negated[i] or None,
+        )
+        for i in used.tolist()
+    ]
