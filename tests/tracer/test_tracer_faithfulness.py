@@ -184,6 +184,7 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         ({"window": 3}, "window=3"),
         ({"method": "direct"}, "method='direct'"),
         ({"replace": "mean"}, "replace='mean'"),
+        ({"metric": {"name": "rank"}}, "metric='rank'"),
     ],
 )
 def test_traces_whose_cells_cannot_be_joined_are_refused(change: dict, message: str) -> None:

@@ -150,11 +150,13 @@ def _options(trace: CausalTrace) -> TraceOptions:
         "replace": (None, "foil", "zero"),
         "metric": (None, "cosine"),
     }
+    metric = told.get("metric")
+    said = {**told, "metric": metric.get("name") if isinstance(metric, dict) else metric}
     for name, fine in refused.items():
-        if told.get(name) not in fine:
+        if said.get(name) not in fine:
             words = ", ".join(repr(value) for value in fine if value is not None)
             raise TraceError(
-                f"this trace has {name}={shown(told[name])}, and sets of cells are patched together where {name} is "
+                f"this trace has {name}={shown(said[name])}, and sets of cells are patched together where {name} is "
                 f"{words} only: trace again"
             )
     dtype = told.get("dtype")
