@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .study.analysis import StudyResult, read_study_result
     from .study.config import StudyConfig, read_study
     from .study.runs import run_study
-    from .training.config import TrainConfig, read_config
+    from .training.config import TrainConfig
+    from .training.config_files import read_config
     from .training.loop import train
     from .training.result import TrainResult
     from .training.runs import load_run
@@ -99,7 +100,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "study.analysis": ["StudyResult", "read_study_result"],
         "study.config": ["StudyConfig", "read_study"],
         "study.runs": ["run_study"],
-        "training.config": ["TrainConfig", "read_config"],
+        "training.config": ["TrainConfig"],
+        "training.config_files": ["read_config"],
         "training.loop": ["train"],
         "training.result": ["TrainResult"],
         "training.runs": ["load_run"],

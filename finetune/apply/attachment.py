@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import PrescriptionError
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
@@ -73,6 +74,22 @@ class Attachment:
                 "optimiser that this plan is attached to"
             )
         return found[:-1]  # the last group holds the parameters outside the blocks
+
+    def state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside the optimiser's state, for a checkpoint: remainders of rounding."""
+        return {
+            f"{number}/{name}": value
+            for number, scaled in enumerate(self._scaled)
+            if isinstance(scaled, ScaledUpdate)
+            for name, value in scaled.state().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state` gave, of the same plan on the same parameters."""
+        for number, scaled in enumerate(self._scaled):
+            if isinstance(scaled, ScaledUpdate):
+                mine = {n.partition("/")[2]: value for n, value in state.items() if n.startswith(f"{number}/")}
+                scaled.load_state(mine)
 
     def __enter__(self) -> Self:
         return self

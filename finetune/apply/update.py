@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,14 @@ class ScaledUpdate:
         """Take the hooks off."""
         while self.handles:
             self.handles.pop().remove()
+
+    def state(self) -> dict[str, Tensor]:
+        """The unrounded values of parameters in half precision, by number."""
+        return {str(i): value.clone() for i, value in self._exact.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state` gave."""
+        self._exact = {int(i): value.to(self._parameters[int(i)].device) for i, value in state.items()}
 
     @torch.no_grad()
     def realised(self) -> Float[np.ndarray, " group"] | None:

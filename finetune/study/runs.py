@@ -27,6 +27,7 @@ from ..training.adapted import rewrap
 from ..training.config import TrainConfig
 from ..training.data import TrainingData, training_data
 from ..training.loop import train
+from ..training.validation import BALANCED, summary
 from .config import StudyConfig
 from .sources import Sources
 
@@ -125,7 +126,7 @@ def select_score(scores: dict[str, float], select: str) -> float:
     """What rates are chosen by; a run that diverged scores least."""
     if scores.get("diverged"):
         return -1.0
-    names = ("claims", "negated", "affirmative", "r1") if select == "balanced" else (select,)
+    names = BALANCED if select == "balanced" else (select,)
     return float(np.mean([scores[name] for name in names]))
 
 
@@ -230,7 +231,7 @@ def _run(task: Task) -> None:
 
 
 def _diverged(why: str) -> dict[str, Any]:
-    worst = {"diverged": True, **dict.fromkeys(("claims", "negated", "affirmative", "r1"), 0.0)}
+    worst = {"diverged": True, **dict.fromkeys(BALANCED, 0.0)}
     return {"val": worst, "test": worst, "diverged": why, "interpolation": {}}
 
 
@@ -319,13 +320,8 @@ def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("v
             n_boot=2,
         )
         found[split] = {
-            "claims": result.claim_accuracy,
-            "negated": result.negated_accuracy,
-            "affirmative": result.affirmative_accuracy,
-            "gap": None if result.gap is None else result.gap.value,
+            **summary(result),
             "both_right": result.both_right,
-            "r1": result.retrieval_r1,
-            "preservation": result.preservation,
             "claims_by_polarity": dict(result.claims_by_polarity),
         }
     return found

@@ -18,7 +18,8 @@ from ..losses import nast_loss
 from ..prescription.plan import Prescription
 from ..prescription.prescribe import prescribe
 from ..training.config import TrainConfig
-from ..training.loop import batch_losses, train
+from ..training.loop import train
+from ..training.progress import batch_losses
 from .config import Arm, StudyConfig
 
 if TYPE_CHECKING:

@@ -30,14 +30,16 @@ class AdaptedText:
     peft's forward, which for fused attention merges and unmerges the frozen weights at every call and thereby changes
     them by rounding. The frozen weights stay the same bit for bit.
 
-    source: the copy with its adapters (peft). frozen: how many of the lowest blocks training cannot change, because
-    they have no adapter or one that does not require gradients. The copy's weights are never trained, only adapters.
+    source: the copy with its adapters (peft). model: the copy as a DualEncoder, whose texts pass the adapters. frozen:
+    how many of the lowest blocks training cannot change, because they have no adapter or one that does not require
+    gradients. The copy's weights are never trained, only adapters.
     """
 
     def __init__(self, model: DualEncoder, adapt: Callable[[nn.Module], PeftModel], seed: int) -> None:
         base = merged_copy(model.source) if _has_adapters(model.source) else copy.deepcopy(model.source)
         base.requires_grad_(False).eval()
-        self.tower = rewrap(model, base).text
+        self.model = rewrap(model, base)
+        self.tower = self.model.text
         in_tower = {parameter.data_ptr(): name for name, parameter in self.tower.named_parameters()}
         place = {name: in_tower.get(parameter.data_ptr()) for name, parameter in base.named_parameters()}
         cuda = [model.device] if model.device.type == "cuda" else []
@@ -58,12 +60,9 @@ class AdaptedText:
         """L2-normalised embeddings of token ids, with gradients to the adapters."""
         return normalise(self.tower(ids))
 
-    def packed(
-        self, ids: Int[Tensor, "text pos"], lengths: Int[Tensor, " text"]
-    ) -> Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]]:
-        """The same, by number in a table of texts, and faster: see :class:`.packing.PackedTexts`."""
-        texts = PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
-        return lambda wanted: normalise(texts(wanted))
+    def packed(self, ids: Int[Tensor, "text pos"], lengths: Int[Tensor, " text"]) -> PackedTexts:
+        """A table of texts, embedded by number and faster; not normalised. See :class:`.packing.PackedTexts`."""
+        return PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
 
 
 def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:

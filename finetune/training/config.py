@@ -1,4 +1,4 @@
-"""The options of a training run as one object: their ranges, and how they are read from a file."""
+"""The options of a training run as one object, with their ranges."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from ...errors import DataFormatError
-from ...io.json_lines import read_json
-from ...io.quoting import shown
 from ..prescription.plan import Prescription
 
 
 class TrainConfig(BaseModel):
     """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
 
-    lr, warmup: fixed after ``warmup`` linear steps. With budget "mean" a peaked plan raises its highest block's rate
-        several times over: compare arms at a rate at which none of them diverges (a loss that stays at chance).
+    lr, warmup, schedule: ``warmup`` linear steps, then "constant", or "linear" or "cosine" decay to 0 at ``steps``.
+        With budget "mean" a peaked plan raises its highest block's rate several times over: compare arms at a rate at
+        which none of them diverges (a loss that stays at chance).
     captions, claims: JSONL files; split: which of their records to train on (None: all).
     outside_images: accept image paths that are absolute or lead out of the files' folder.
     weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
         AdamW) or "gradient" (the paper's formula, which AdamW cancels).
+    accumulate: batches of each step; their losses are averaged, and each has negatives of its own only. clip_norm: the
+        gradients' total norm is kept below it (before scaled steps, after scaled gradients); None does not clip.
+    evaluate_every: steps between evaluations on ``validation`` (a folder or file as `evaluate` takes; the captions'
+        folder by default), split "val"; 0 never evaluates. select: whose weights are the result: those of the "last"
+        step, or of the evaluation that is best in claim accuracy, negated accuracy, or their mean with affirmative
+        accuracy and R@1 ("balanced"). patience: training stops after so many evaluations without a better one; 0 never.
+    checkpoint_every: steps between checkpoints, where `train` is given a folder for them; 0: only at the end.
+    trackers: "tensorboard", "wandb", "trackio": what also hears losses and scores, where it is installed.
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
         a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
         mean learning rate.
@@ -42,6 +48,9 @@ class TrainConfig(BaseModel):
     lambda_: float = Field(default=0.5, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     warmup: int = Field(default=0, ge=0, le=10**9)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    accumulate: int = Field(default=1, ge=1, le=10**6)
+    clip_norm: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rank: int = Field(default=4, ge=1, le=8192)
@@ -50,6 +59,12 @@ class TrainConfig(BaseModel):
     weighting: Literal["uniform", "lr", "update", "gradient"] = "uniform"
     budget: Literal["mean", "none"] = "mean"
     plan: Prescription | Path | None = None
+    validation: Path | None = None
+    evaluate_every: int = Field(default=0, ge=0, le=10**9)
+    select: Literal["last", "balanced", "claims", "negated"] = "last"
+    patience: int = Field(default=0, ge=0, le=10**9)
+    checkpoint_every: int = Field(default=0, ge=0, le=10**9)
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
     @model_validator(mode="before")
@@ -77,6 +92,11 @@ class TrainConfig(BaseModel):
             raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
         if self.plan is not None and self.weighting == "uniform" and self.lora_mode is None:
             raise ValueError("a plan is given, and nothing uses it: set weighting or lora_mode, or leave the plan out")
+        if not self.evaluate_every and (self.select != "last" or self.patience):
+            what = f"select {self.select!r}" if self.select != "last" else f"patience {self.patience}"
+            raise ValueError(f"{what} needs evaluations: set evaluate_every")
+        if self.warmup and self.warmup >= self.steps and self.schedule != "constant":
+            raise ValueError(f"warmup is {self.warmup}, which leaves none of {self.steps} steps to the schedule")
         if self.lora_mode == "scale" and self.weighting != "uniform":
             raise ValueError(
                 f"lora_mode 'scale' with weighting {self.weighting!r} would multiply by the plan twice: use one"
@@ -90,23 +110,3 @@ class TrainConfig(BaseModel):
 
             return to_record(plan).model_dump(mode="json")
         return None if plan is None else str(plan)
-
-
-def read_config(path: str | Path) -> TrainConfig:
-    """A configuration from a JSON file, such as the ``config.json`` of a run; paths in it are relative to the file.
-
-    Raises DataFormatError naming the file, the field and what was expected.
-    """
-    path = Path(path)
-    content = read_json(path)
-    try:
-        config = TrainConfig.model_validate_json(json.dumps(content))
-    except ValidationError as problem:
-        found = problem.errors()[0]
-        where = ".".join(map(str, found["loc"])) or "the configuration"
-        raise DataFormatError(
-            f"{path}: field {shown(where)}: {found['msg'].removeprefix('Value error, ')}"
-        ) from problem
-    given = {name: getattr(config, name) for name in ("captions", "claims", "plan")}
-    beside = {name: path.parent / value for name, value in given.items() if isinstance(value, Path)}
-    return config.model_copy(update=beside)

@@ -52,14 +52,14 @@ class TrainingData:
     label: Int[Tensor, " set"]
     present: Bool[Tensor, "set claim"]
 
-    def batches(self, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int, steps: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
         """``steps`` batches of ``batch_size`` captions and as many contrast sets, by seeded shuffles without gaps.
 
         The sequence depends on the data, the sizes and the seed only, so that runs which differ in weighting see the
-        same batches.
+        same batches. skip: how many batches of it come before the first that is wanted.
         """
-        captions = _endless(len(self.caption), np.random.default_rng([seed, 0]))
-        sets = _endless(len(self.label), np.random.default_rng([seed, 1]))
+        captions = _endless(len(self.caption), np.random.default_rng([seed, 0]), skip * batch_size)
+        sets = _endless(len(self.label), np.random.default_rng([seed, 1]), skip * batch_size)
         device = self.images.device
         for _ in range(steps):
             chosen = torch.tensor([next(captions) for _ in range(batch_size)], device=device)
@@ -168,6 +168,11 @@ def _embed(
     return out
 
 
-def _endless(count: int, generator: np.random.Generator) -> Iterator[int]:
+def _endless(count: int, generator: np.random.Generator, skip: int) -> Iterator[int]:
+    """Shuffles of 0..count-1, one after the other, from number ``skip`` on."""
+    for _ in range(skip // count):
+        generator.permutation(count)
+    at = skip % count
     while True:
-        yield from generator.permutation(count).tolist()
+        yield from generator.permutation(count)[at:].tolist()
+        at = 0

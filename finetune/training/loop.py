@@ -5,34 +5,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
 
-from ...errors import DataFormatError, NonFiniteError, PrescriptionError
+from ...errors import DataFormatError, NonFiniteError
 from ...patching.torch_state import neutral_state
 from ..apply.adapters import merged_copy
-from ..apply.blocks import block_parameters, say_if_of_other_weights
-from ..apply.lora import attach_lora, lora_config
+from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
-from ..losses import claim_loss, clip_loss, nast_loss
 from ..prescription.plan import Prescription
-from .adapted import AdaptedText, rewrap
+from .adapted import rewrap
+from .checkpoints import Record, check_checkpoint_folder, identity, load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .data import Batch, TrainingData, training_data
+from .data import TrainingData, training_data
+from .progress import Progress, rate_factor
 from .result import History, Step, TrainResult
+from .trackers import Track, tracking
+from .validation import Validation
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
     from ...patching import DualEncoder
 
 logger = logging.getLogger(__name__)
+
+BEST = "best/"  # where a checkpoint holds the adapters of the best evaluation
 
 
 @neutral_state(grad=True)
@@ -42,29 +42,43 @@ def train(
     *,
     data: TrainingData | None = None,
     callbacks: Sequence[Callable[[Step], None]] = (),
+    checkpoints: str | Path | None = None,
+    resume: bool = False,
 ) -> TrainResult:
     """Fine-tune a copy of the model's text tower; the model that is passed in stays untouched.
 
-    L = lambda L_CLIP + (1 - lambda) L_claim, LoRA on the text tower, AdamW with a fixed learning rate, vision tower and
-    projections frozen (NAST, arXiv 2602.12498). Only the text tower runs in the loop: images are embedded once, before.
-    Runs with equal data, batch size, steps and seed see the same batches and start from the same adapters.
+    L = lambda L_CLIP + (1 - lambda) L_claim, LoRA on the text tower, AdamW, vision tower and projections frozen (NAST,
+    arXiv 2602.12498). Only the text tower runs in the loop: images are embedded once, before. Runs with equal data,
+    batch size, steps and seed see the same batches and start from the same adapters.
 
     model: the model to start from (``config.model`` is loaded otherwise).
     data: prepared by :func:`tracescribe.finetune.training.data.training_data`, to share cached embeddings between runs
         (``config.captions`` and ``config.claims`` are read otherwise).
     callbacks: called after each step.
+    checkpoints: a folder for the state of the run, written when training is interrupted and, with
+        ``config.checkpoint_every``, every so many steps and at the end. It stays until you delete it.
+    resume: go on from the checkpoint in that folder, if there is one. On one machine and torch version a run that was
+        stopped and went on gives the same adapters, bit for bit, as one that was not (on the CPU). lr and clip_norm
+        may be changed; this is logged.
 
     Raises NonFiniteError naming the step when the loss is not finite, PrescriptionError when the plan does not fit the
-    tower, DataFormatError for missing or malformed data.
+    tower, DataFormatError for missing or malformed data or a checkpoint of another run, OutputError when checkpoints
+    cannot be written.
     """
     from ...patching import load
 
     started = time.perf_counter()
+    folder = None if checkpoints is None else Path(checkpoints)
+    if folder is None and (resume or config.checkpoint_every):
+        raise DataFormatError("resume and checkpoint_every need a folder: train(..., checkpoints=)")
+    if folder is not None:
+        check_checkpoint_folder(folder, resume=resume)
     plan = _plan(config)
     if model is None:
         model = load(config.model)
     if plan is not None:
         say_if_of_other_weights(plan, model)
+    validation = Validation.of(config, model) if config.evaluate_every else None
     if data is None:
         if config.captions is None or config.claims is None:
             raise DataFormatError(
@@ -74,39 +88,113 @@ def train(
             model, config.captions, config.claims, split=config.split, outside_images=config.outside_images
         )
 
-    encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
-    texts = encoder.packed(data.tokens, data.lengths)
-    optimizer, attached = _optimizer(config, encoder.source, plan)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / (config.warmup + 1)))
-    scale = float(model.logit_scale)
-    rows = []
-    with attached:
-        for number, batch in enumerate(data.batches(config.batch_size, config.steps, config.seed), start=1):
-            clip, claim = batch_losses(texts, batch, scale)
-            loss = nast_loss(clip, claim, config.lambda_)
-            values = (loss.item(), clip.item(), claim.item())
-            if not np.isfinite(values).all():
-                raise NonFiniteError(
-                    f"the loss is {values[0]} at step {number} (L_CLIP {values[1]}, L_claim {values[2]}); lower lr "
-                    f"(now {config.lr:g}) or check the embeddings"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            rows.append(values)
-            for callback in callbacks:
-                callback(Step(number, config.steps, *values, time.perf_counter() - started))
+    run = _Run(config, model, plan, data, validation, folder, started)
+    if resume:
+        run.go_on()
+    with run.progress.attached, tracking(config) as track:
+        run.train(callbacks, track)
 
-    for name, parameter in encoder.source.named_parameters():
+    progress, record = run.progress, run.record
+    if validation is not None and config.select != "last" and record.scores:
+        progress.set_adapters(run.best)
+    for name, parameter in progress.source.named_parameters():
         parameter.requires_grad_(".lora_" in name)  # also those that the plan held still
-    tuned = rewrap(model, merged_copy(encoder.source))
-    history = History(*np.asarray(rows, dtype=np.float64).T)
-    update = update_share(model.source, encoder.source, plan)
+    tuned = rewrap(model, merged_copy(progress.source))
+    loss, clip, claim, rate = np.asarray(record.losses, dtype=np.float64).T
+    history = History(loss, clip, claim, rate, tuple(record.scores))
+    update = update_share(model.source, progress.source, plan)
     seconds = time.perf_counter() - started
-    logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, config.steps, seconds)
+    logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, progress.done, seconds)
     base = {"model": model.name, "weights_sha256": model.text.fingerprint()}
-    return TrainResult(config, encoder.source, tuned, history, update, plan, seconds, base)
+    return TrainResult(
+        config, progress.source, tuned, history, update, plan, seconds, base, record.best, record.stopped
+    )
+
+
+class _Run:
+    """What :func:`train` does step by step, and what it remembers."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: DualEncoder,
+        plan: Prescription | None,
+        data: TrainingData,
+        validation: Validation | None,
+        folder: Path | None,
+        started: float,
+    ) -> None:
+        self.config, self.data, self.validation, self.folder, self.started = config, data, validation, folder, started
+        self.progress = Progress(config, model, plan, data)
+        self.record = Record()
+        self.best: dict[str, torch.Tensor] = {}
+        self._identity = identity(config, model, data) if folder is not None else {}
+        self._saved = 0
+
+    def go_on(self) -> None:
+        """Go back to the checkpoint, if there is one."""
+        assert self.folder is not None
+        found = load_checkpoint(self.folder, self._identity)
+        if found is None:
+            return
+        tensors, facts, self.record = found
+        self.progress.load(tensors, facts)
+        self.best = {name.removeprefix(BEST): w for name, w in tensors.items() if name.startswith(BEST)}
+        self._saved = self.progress.done
+        logger.info("going on from step %d of %d", self.progress.done, self.config.steps)
+
+    def train(self, callbacks: Sequence[Callable[[Step], None]], track: Track) -> None:
+        """The steps that are missing."""
+        config, progress, record = self.config, self.progress, self.record
+        left = config.steps - progress.done
+        batches = self.data.batches(
+            config.batch_size, left * config.accumulate, config.seed, skip=progress.done * config.accumulate
+        )
+        try:
+            while progress.done < config.steps and record.stopped is None:
+                rate = config.lr * rate_factor(config, progress.done)
+                values = progress.step(list(islice(batches, config.accumulate)))
+                record.losses.append((*values, rate))
+                track(dict(zip(("loss", "clip", "claim", "lr"), record.losses[-1], strict=True)), progress.done)
+                if self.validation is not None and progress.done % config.evaluate_every == 0:
+                    self._evaluate(self.validation, track)
+                if config.checkpoint_every and progress.done % config.checkpoint_every == 0:
+                    self._save()
+                for callback in callbacks:
+                    callback(Step(progress.done, config.steps, *values, time.perf_counter() - self.started))
+        except NonFiniteError as problem:
+            if self._saved:
+                raise NonFiniteError(
+                    f"{problem}; the checkpoint of step {self._saved} is kept: go on from it with a lower lr"
+                ) from problem
+            raise
+        except BaseException:  # interrupted
+            self._save()
+            raise
+        if config.checkpoint_every:
+            self._save()
+
+    def _evaluate(self, validation: Validation, track: Track) -> None:
+        record = self.record
+        scores = validation.scores(self.progress.encoder.model)
+        record.scores.append({"step": self.progress.done, **scores})
+        track({f"val/{name}": value for name, value in scores.items()}, self.progress.done)
+        best = validation.best(record.scores)
+        record.best = int(record.scores[best]["step"])
+        if best == len(record.scores) - 1:
+            self.best = {name: weight.clone() for name, weight in self.progress.adapters().items()}
+        since = len(record.scores) - 1 - best
+        if self.config.patience and since >= self.config.patience:
+            record.stopped = f"no better evaluation for {since} evaluations, since step {record.best}"
+            logger.info("stopped at step %d: %s", self.progress.done, record.stopped)
+
+    def _save(self) -> None:
+        if self.folder is None or self._saved == self.progress.done:
+            return
+        tensors, facts = self.progress.state()
+        best = {f"{BEST}{name}": weight for name, weight in self.best.items()}
+        save_checkpoint(self.folder, self._identity, {**tensors, **best}, facts, self.record)
+        self._saved = self.progress.done
 
 
 def _plan(config: TrainConfig) -> Prescription | None:
@@ -114,50 +202,3 @@ def _plan(config: TrainConfig) -> Prescription | None:
 
     plan = load_plan(config.plan) if isinstance(config.plan, Path) else config.plan
     return None if plan is None else plan.with_budget(config.budget)
-
-
-def _lora(source: nn.Module, config: TrainConfig, plan: Prescription | None) -> PeftModel:
-    """The source with its adapters; those that the plan holds still are frozen, so that they cost nothing."""
-    settings = lora_config(source, plan, config.lora_mode, r=config.rank, lora_alpha=config.lora_alpha)
-    adapted = attach_lora(source, settings)
-    if config.weighting in ("lr", "update"):
-        weights = _needs(plan)
-        for parameters, multiplier in zip(block_parameters(weights, adapted), weights.multipliers, strict=True):
-            # a rate of 0, or a step scaled by 0, is no step, weight decay included
-            if multiplier == 0 and weights.multipliers.any():
-                for parameter in parameters:
-                    parameter.requires_grad_(False)
-    return adapted
-
-
-def _optimizer(
-    config: TrainConfig, module: nn.Module, plan: Prescription | None
-) -> tuple[torch.optim.Optimizer, AbstractContextManager[Any]]:
-    parameters: Any = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if config.weighting == "lr":
-        parameters = _needs(plan).param_groups(module, config.lr)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.SGD
-    # one call for all tensors: LoRA's are many and small
-    optimizer = kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    if config.weighting in ("update", "gradient"):
-        return optimizer, _needs(plan).attach(module, optimizer, mode=config.weighting)
-    return optimizer, nullcontext()
-
-
-def _needs(plan: Prescription | None) -> Prescription:
-    if plan is None:  # the configuration was changed after validation
-        raise PrescriptionError("weighted training needs a plan (tracescribe.prescribe, or a plan file)")
-    return plan
-
-
-def batch_losses(
-    embed: Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]], batch: Batch, scale: float
-) -> tuple[Tensor, Tensor]:
-    """L_CLIP and L_claim of one batch; each distinct text is run once."""
-    wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
-    texts = embed(wanted)[place]  # [n + set * claim, embed]
-    captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
-    return (
-        clip_loss(batch.caption_image, captions, scale),
-        claim_loss(batch.claim_image, claims, batch.label, scale, batch.present),
-    )

@@ -7,7 +7,7 @@ Below the lowest block that is trained, states never change: they are computed w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +92,18 @@ class PackedTexts:
         embeddings = torch.cat([self.tower(bucket.ids) for bucket in buckets]) if self._whole else self._pass(buckets)
         order = torch.tensor([i for place in plan for i in place], device=embeddings.device)
         return embeddings[order.argsort()]
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept states. Computed again in other company they might differ in the last bit."""
+        held = len(self._slots)
+        return {"kept": self._kept[:held], "texts": torch.tensor([*self._slots], dtype=torch.long)} if held else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to what :meth:`state` gave, of the same texts."""
+        texts = state["texts"].tolist() if state else []
+        self._slots = {text: slot for slot, text in enumerate(texts)}
+        if texts:
+            self._kept[: len(texts)] = state["kept"].to(self._kept)
 
     def _bucket(self, texts: list[int]) -> Bucket:
         ids = self.ids[texts, : self.lengths[texts[-1]]]  # the last is the longest

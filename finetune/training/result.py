@@ -14,6 +14,7 @@ from ..prescription.plan import Prescription
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    import pandas as pd
     from peft import PeftModel
 
     from ...patching import DualEncoder
@@ -33,11 +34,29 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The losses before each step."""
+    """The losses and the learning rate of each step, before it was taken, and the scores of every evaluation."""
 
     loss: Float[np.ndarray, " step"]
     clip: Float[np.ndarray, " step"]
     claim: Float[np.ndarray, " step"]
+    lr: Float[np.ndarray, " step"]
+    scores: tuple[dict[str, float], ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per step: step, loss, clip, claim, lr, and the scores (``val_...``) of the steps that have some.
+
+        >>> rows = History(np.ones(2), np.ones(2), np.ones(2), np.ones(2), ({"step": 2, "claims": 50.0},)).to_frame()
+        >>> rows["val_claims"].tolist()
+        [nan, 50.0]
+        """
+        import pandas as pd
+
+        losses = {"loss": self.loss, "clip": self.clip, "claim": self.claim, "lr": self.lr}
+        frame = pd.DataFrame({"step": np.arange(1, len(self.loss) + 1), **losses})
+        if not self.scores:
+            return frame
+        scores = pd.DataFrame(list(self.scores)).rename(columns=lambda name: name if name == "step" else f"val_{name}")
+        return frame.merge(scores, on="step", how="left")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +68,8 @@ class TrainResult:
     update: how much each block changed, ordered by the plan if there was one.
     plan: the weights as they were applied (after ``budget``), or None.
     base: name and fingerprint (``weights_sha256``, of the text tower) of the model that was started from.
+    best: the step of the best evaluation, whose weights these are unless ``config.select`` is "last".
+    stopped: why training ended early, or None.
     """
 
     config: TrainConfig
@@ -59,6 +80,8 @@ class TrainResult:
     plan: Prescription | None
     seconds: float
     base: dict[str, str]
+    best: int | None = None
+    stopped: str | None = None
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all.

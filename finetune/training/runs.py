@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 FORMAT = "tracescribe.run/2"
 OUTDATED = {
     "tracescribe.run/1": "in some versions that wrote it an adapter on `out_proj` of torch's attention counted once, "
-    "and stock peft and this version count it twice; train again with its config.json (finetune --config)"
+    "and stock peft and this version count it twice; train again with its config.json (tracescribe finetune "
+    "config.json -o NEW)"
 }
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG, RESULT, LOG = "config.json", "result.json", "log.csv"
 
 
 def save_run(result: TrainResult, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write ``adapter/`` (peft's own format), ``config.json``, ``result.json`` and a manifest of SHA-256 hashes.
+    """Write ``adapter/`` (peft's format), ``config.json``, ``result.json``, ``log.csv`` and a manifest of hashes.
 
     The folder appears with everything in it, or not at all. :func:`load_run` puts the adapters into a model again,
     :func:`~tracescribe.finetune.training.config.read_config` reads the configuration.
@@ -88,7 +89,8 @@ def _check_base(model: DualEncoder, folder: Path) -> None:
 
 
 def _save(result: TrainResult, folder: Path, overwrite: bool) -> Path:
-    with write_folder(folder, FORMAT, overwrite=overwrite) as fresh:
+    # the time goes into the manifest: a run that was stopped and went on has the same files otherwise
+    with write_folder(folder, FORMAT, overwrite=overwrite, facts={"seconds": result.seconds}) as fresh:
         _write(result, fresh, folder)
     return folder
 
@@ -110,16 +112,17 @@ def _write(result: TrainResult, folder: Path, target: Path) -> None:
     result.source.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a template, all "More Information Needed"
     config = result.config.model_dump(mode="json")
-    for name in ("captions", "claims", "plan"):
+    for name in ("captions", "claims", "validation", "plan"):
         if isinstance(config[name], str):  # read_config takes them as relative to the file
             config[name] = _relative(config[name], target)
     _write_json(folder / CONFIG, config)
+    result.history.to_frame().to_csv(folder / LOG, index=False, lineterminator="\n")
     _write_json(
         folder / RESULT,
         {
             "base": result.base,
-            "seconds": result.seconds,
-            "history": {name: values.tolist() for name, values in vars(result.history).items()},
+            "best": result.best,
+            "stopped": result.stopped,
             "multipliers": None if result.plan is None else result.plan.multipliers.tolist(),
             "update": {
                 "size": result.update.size.tolist(),

@@ -185,7 +185,7 @@ COMMANDS = {
     "prescribe -o": ("prescribe", "TRACE", "-o", "{}"),
     "finetune": ("finetune", "phantom", "{}", "-o", "run"),
     "finetune --plan": ("finetune", "phantom", "DATA", "-o", "run", "--plan", "{}"),
-    "finetune --config": ("finetune", "phantom", "DATA", "-o", "run", "--config", "{}"),
+    "finetune FILE": ("finetune", "{}.yaml", "-o", "run"),
     "finetune -o": ("finetune", "phantom", "DATA", "-o", "{}", "--steps", "0"),
     "evaluate": ("evaluate", "phantom", "{}"),
     "evaluate --run": ("evaluate", "phantom", "DATA", "--run", "{}"),

@@ -80,7 +80,7 @@ def test_a_run_is_replaced_when_asked_and_its_configuration_is_read_back(run: Ru
     settings = json.loads((folder / "config.json").read_text())
     assert (settings["rank"], settings["lora_alpha"], settings["steps"]) == (16, 32, 1)
     again = tmp_path / "again"
-    assert run("finetune", "phantom", data, "-o", again, "--config", folder / "config.json", "--seed", 1).code == 0
+    assert run("finetune", folder / "config.json", "-o", again, "seed=1").code == 0
     told = json.loads((again / "config.json").read_text())
     assert told == settings | {"seed": 1}
     assert run(*first, "--overwrite", "--seed", 1).code == 0
@@ -167,3 +167,46 @@ def test_closed_and_full_streams_of_a_real_process(tmp_path: Path, redirection: 
     assert done.returncode == (2 if redirection == "> /dev/full" else 0)
     if redirection == "> /dev/full":
         assert done.stderr == "tracescribe: No space left on device\n" or "No space left" in done.stderr
+
+
+def test_finetune_reads_a_yaml_file_with_changes(run: Run, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data: {{captions: {data}/captions.jsonl, claims: {data}/claims.jsonl}}\nschedule: {{steps: 9}}\n")
+    printed = run("finetune", file, "optim.batch_size=2", "steps=1", "--rank", 3, "--print-config")
+    assert printed.code == 0 and printed.err == ""
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    assert run("finetune", tmp_path / "printed.yaml", "-o", tmp_path / "run").code == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (settings["steps"], settings["batch_size"], settings["rank"], settings["lora_alpha"]) == (1, 2, 3, 6)
+    refused(run("finetune", file, "optim.learning=2", "-o", tmp_path / "x"), "no option 'optim.learning'")
+    refused(run("finetune", file, "optim.lrr=2", "-o", tmp_path / "x"), "did you mean 'optim.lr'")
+    refused(run("finetune", file, "lr=fast", "-o", tmp_path / "x"), "field 'optim.lr'")
+    refused(run("finetune", file), "say where the run goes")
+    refused(run("finetune", "phantom", "-o", tmp_path / "x"), "expected a model and a data folder")
+    file.write_text("modle: phantom\n")
+    refused(run("finetune", file, "-o", tmp_path / "x"), "did you mean 'model'")
+
+
+def test_an_interrupted_finetune_goes_on(run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracescribe.finetune.training.progress import Progress
+
+    options = ("finetune", "phantom", data, "--steps", 3, "--batch-size", 2)
+    assert run(*options, "-o", tmp_path / "whole").code == 0
+    step = Progress.step
+
+    def interrupted(self: Progress, batches: object) -> tuple[float, float, float]:
+        if self.done == 2:
+            raise KeyboardInterrupt
+        return step(self, batches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Progress, "step", interrupted)
+    stopped = run(*options, "-o", tmp_path / "run")
+    assert stopped.code == 130 and "--resume goes on" in stopped.err
+    monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.checkpoint", "whole"]
+    refused(run(*options, "-o", tmp_path / "run"), "--resume")
+    assert run(*options, "-o", tmp_path / "run", "--resume").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    for name in ("adapter/adapter_model.safetensors", "log.csv", "config.json", "result.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

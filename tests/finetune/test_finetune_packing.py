@@ -26,6 +26,7 @@ from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.adapted import AdaptedText
 from tracescribe.finetune.training.lowrank import AdaptedQKV, LowRank, adapted_linear, install
 from tracescribe.finetune.training.packing import PackedTexts, plan_buckets
+from tracescribe.patching.towers.tower import normalise
 
 TEXTS = ("no edema .", "there is no effusion .", "edema", "all is clear .", "there is some effusion and no edema .")
 TOWERS = {
@@ -144,7 +145,7 @@ def test_packed_texts_are_the_texts_one_by_one(model, randomise_adapters):
     encoder = adapted(in_double(model), randomise_adapters)
     ids, lengths = table(encoder.tower)
     wanted = torch.tensor([4, 0, 2, 3, 1])
-    ours, expected = encoder.packed(ids, lengths)(wanted), one_by_one(encoder, ids, lengths, wanted)
+    ours, expected = normalise(encoder.packed(ids, lengths)(wanted)), one_by_one(encoder, ids, lengths, wanted)
     assert_same(encoder, ours, expected)
 
 
@@ -172,7 +173,7 @@ def test_blocks_that_are_not_taken_apart_are_adapted_too(randomise_adapters):
     encoder = adapted(model, randomise_adapters, only=r"mlp\.")  # peft has no layer for such attention
     ids, lengths = table(encoder.tower)
     wanted = torch.tensor([4, 0, 2])
-    ours, expected = encoder.packed(ids, lengths)(wanted), one_by_one(encoder, ids, lengths, wanted)
+    ours, expected = normalise(encoder.packed(ids, lengths)(wanted)), one_by_one(encoder, ids, lengths, wanted)
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
     source = encoder.source.get_base_model()  # the reference is peft's own forward pass
     padded = torch.nn.functional.pad(ids[wanted], (0, 12 - ids.shape[1]))

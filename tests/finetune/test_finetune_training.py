@@ -19,7 +19,7 @@ from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, T
 from tracescribe.finetune.apply.load import load_lora
 from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.adapted import AdaptedText
-from tracescribe.finetune.training.config import read_config
+from tracescribe.finetune.training.config_files import read_config
 from tracescribe.finetune.training.data import training_data
 from tracescribe.finetune.training.runs import load_run
 
@@ -334,7 +334,7 @@ def test_a_saved_run_is_whole_and_comes_back(model, records, tmp_path):
     folder = result.save(tmp_path / "run")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-    assert names == {"config.json", "manifest.json", "result.json", *adapter}
+    assert names == {"config.json", "log.csv", "manifest.json", "result.json", *adapter}
     assert set(json.loads((folder / "manifest.json").read_text())["sha256"]) == names - {"manifest.json"}
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["steps"], saved["plan"]["alpha"]) == (6, PLAN.alpha.tolist())

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..io.reading import is_file
 from .common import (
     Device,
     Json,
-    ModelName,
     OptionError,
     OutsideImages,
     Overwrite,
     Pretrained,
-    Seed,
-    Split,
     announce,
     load_model,
     progress_bar,
@@ -31,45 +28,74 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    context: typer.Context,
-    model: ModelName,
-    data: Annotated[
-        Path,
+    words: Annotated[
+        list[str],
         typer.Argument(
-            metavar="DATA",
-            help="A folder with captions.jsonl and claims.jsonl.",
-            exists=True,
-            file_okay=False,
+            metavar="(MODEL DATA | FILE) [SECTION.KEY=VALUE]...",
+            help="A model and a folder with captions.jsonl and claims.jsonl; or a configuration: a .yaml file in "
+            "sections, or the config.json of a run. Then changes of it, such as optim.lr=0.001.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder: adapters, configuration, results.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The run's folder: adapters, configuration, results.", show_default=False),
+    ] = None,
     plan: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Layer weights from `tracescribe prescribe`.")
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Layer weights from `tracescribe prescribe`.", show_default=False
+        ),
     ] = None,
     weighting: Annotated[
         Literal["uniform", "lr", "update", "gradient"] | None,
         typer.Option(help="How the plan acts (update by default); gradient is the paper's way, which AdamW cancels."),
     ] = None,
     budget: Annotated[
-        Literal["mean", "none"], typer.Option(help="mean: multipliers of mean 1, comparable with uniform training.")
-    ] = "mean",
-    split: Split = "train",
-    steps: Annotated[int, typer.Option(min=1, max=10**9)] = 150,
-    batch_size: Annotated[int, typer.Option(min=2, max=10**6)] = 32,
-    lambda_: Annotated[float, typer.Option("--lambda", min=0, max=1, help="Weight of L_CLIP beside L_claim.")] = 0.5,
-    lr: Annotated[float, typer.Option(help="Learning rate, fixed.")] = 3e-3,
-    optimizer: Annotated[Literal["adamw", "sgd"], typer.Option()] = "adamw",
-    rank: Annotated[int, typer.Option(min=1, max=8192, help="LoRA's rank.")] = 4,
-    seed: Seed = 0,
-    config: Annotated[
-        Path | None,
+        Literal["mean", "none"] | None,
+        typer.Option(help="mean (the default): multipliers of mean 1, comparable with uniform training."),
+    ] = None,
+    split: Annotated[
+        Literal["train", "val", "test", "all"] | None,
+        typer.Option(help="Which records to train on: train by default.", show_default=False),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10**9, help="150 by default.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, max=10**6, help="32 by default.", show_default=False)] = None,
+    lambda_: Annotated[
+        float | None,
         typer.Option(
-            dir_okay=False,
-            help="The other options, from the config.json of a run; options given here come before it.",
-            show_default=False,
+            "--lambda", min=0, max=1, help="Weight of L_CLIP beside L_claim; 0.5 by default.", show_default=False
         ),
     ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.003 by default.", show_default=False)] = None,
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"] | None,
+        typer.Option(help="What follows the warm-up; constant by default.", show_default=False),
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, max=10**9, help="Steps of linear warm-up; none by default.", show_default=False)
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "sgd"] | None, typer.Option(help="adamw by default.", show_default=False)
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, max=8192, help="LoRA's rank; 4 by default.", show_default=False)
+    ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**9, help="Steps between evaluations on the split val.", show_default=False),
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=10**9, help="Steps between checkpoints, in OUTPUT.checkpoint until the end.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, if there is one.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the configuration as YAML, and stop.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="0 by default.", show_default=False)] = None,
     outside_images: OutsideImages = False,
     overwrite: Overwrite = False,
     pretrained: Pretrained = None,
@@ -78,40 +104,67 @@ def finetune(
 ) -> None:
     """Fine-tune a model's text tower by LoRA on L_CLIP and L_claim, uniformly or weighted by a plan.
 
-    Example:  tracescribe finetune phantom data -o runs/nast --plan plan.json
-    """
-    announce(json)
-    from ..finetune.training.runs import check_run_folder
+    A run that is interrupted leaves OUTPUT.checkpoint, from which the same command with --resume goes on.
 
-    check_run_folder(output, overwrite=overwrite)
-    files = {name: data / f"{name}.jsonl" for name in ("captions", "claims")}
-    for path in files.values():
-        if not is_file(path):
-            raise OptionError(f"there is no {path.name} in {str(data)!r}: `tracescribe build phantom` shows the layout")
+    Example:  tracescribe finetune phantom data -o runs/nast --plan plan.json
+              tracescribe finetune run.yaml optim.lr=0.001 -o runs/nast --resume
+    """
+    if not print_config:
+        announce(json)
     if plan is not None and weighting == "uniform":
         raise OptionError("--plan would not be used with --weighting uniform: leave one of the two out")
-    options = {
+    given = {
         "plan": plan,
-        "weighting": weighting or ("uniform" if plan is None else "update"),
+        "weighting": weighting or (None if plan is None else "update"),
         "budget": budget,
-        "split": None if split == "all" else split,
+        "split": split,
         "steps": steps,
         "batch_size": batch_size,
         "lambda_": lambda_,
         "lr": lr,
+        "schedule": schedule,
+        "warmup": warmup,
         "optimizer": optimizer,
         "rank": rank,
+        "evaluate_every": evaluate_every,
+        "checkpoint_every": checkpoint_every,
         "seed": seed,
-        "outside_images": outside_images,
+        "outside_images": outside_images or None,
     }
-    settings = _config({"model": model, **files}, options, config, context)
-    from ..finetune import train
+    settings = _config(words, {name: value for name, value in given.items() if value is not None})
+    from ..finetune.training.config_files import as_yaml
 
-    with working(json, f"embedding the images of {data} with {model}"):
-        encoder = load_model(model, pretrained, device)
+    if print_config:
+        typer.echo(as_yaml(settings), nl=False)
+        return
+    if output is None:
+        raise OptionError("say where the run goes: -o FOLDER")
+    from ..finetune import train
+    from ..finetune.training.checkpoints import check_checkpoint_folder, remove_checkpoint
+    from ..finetune.training.runs import check_run_folder
+
+    check_run_folder(output, overwrite=overwrite)
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    check_checkpoint_folder(checkpoint, resume=resume)
+    with working(json, f"embedding the images of {settings.captions} with {settings.model}"):
+        encoder = load_model(settings.model, pretrained, device)
         with progress_bar(json, "fine-tuning", settings.steps) as bar:
-            result = train(settings, encoder, callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")])
+            try:
+                result = train(
+                    settings,
+                    encoder,
+                    callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")],
+                    checkpoints=checkpoint,
+                    resume=resume,
+                )
+            except KeyboardInterrupt:
+                if checkpoint.exists():
+                    raise KeyboardInterrupt(
+                        f"stopped; the same command with --resume goes on from {checkpoint}"
+                    ) from None
+                raise
         folder = result.save(output, overwrite=overwrite)
+        remove_checkpoint(checkpoint)
     share, shares = result.update, result.update.share
     document = {
         "output": folder,
@@ -119,6 +172,9 @@ def finetune(
         "seconds": result.seconds,
         "loss": {"first": result.history.loss[0], "last": result.history.loss[-1]},
         "multipliers": None if result.plan is None else result.plan.multipliers,
+        "steps": len(result.history.loss),
+        "best": result.best,
+        "stopped": result.stopped,
         "update_share": shares,
         "effective_layers": share.effective_layers,
     }
@@ -128,28 +184,28 @@ def finetune(
     ]
     drawn = table(["block", "share of the update (%)", ""], rows)
     drawn.columns[-1].justify = "left"
-    closing = f"loss {result.history.loss[0]:.3f} -> {result.history.loss[-1]:.3f} in {result.seconds:.0f} s"
+    ended = "" if result.stopped is None else f"stopped early: {result.stopped}; "
+    closing = f"{ended}loss {result.history.loss[0]:.3f} -> {result.history.loss[-1]:.3f} in {result.seconds:.0f} s"
     show(
         json, document, drawn, closing, f"saved {folder}; score it with: tracescribe evaluate MODEL DATA --run {folder}"
     )
 
 
-def _config(given: dict[str, Any], options: dict[str, Any], file: Path | None, context: typer.Context) -> TrainConfig:
-    """The options of the command line, over those of a configuration file."""
-    from pydantic import ValidationError
+def _config(words: Sequence[str], given: dict[str, Any]) -> TrainConfig:
+    """The configuration that the words name, with what the options say in its place."""
+    from ..finetune.training.config_files import changed_config, read_config
 
-    from ..finetune import TrainConfig, read_config
-
-    if file is not None:
-        said = {name for name in options if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
-        if "plan" in said:
-            said.add("weighting")
-        told = {name: value for name, value in read_config(file) if not (name == "lora_alpha" and "rank" in said)}
-        options = told | {name: options[name] for name in said}
-    try:
-        return TrainConfig(**options | given)
-    except ValidationError as problem:
-        found = problem.errors()[0]
-        field = ".".join(map(str, found["loc"])).rstrip("_").replace("_", "-")
-        sentence = found["msg"].removeprefix("Value error, ")
-        raise OptionError(f"--{field}: {sentence}" if field else sentence) from None
+    names = [word for word in words if "=" not in word]
+    changes = [word for word in words if "=" in word]
+    if len(names) == 1 and Path(names[0]).suffix.lower() in (".yaml", ".yml", ".json"):
+        return changed_config(read_config(names[0]), changes, given)
+    if len(names) != 2:
+        raise OptionError(
+            f"expected a model and a data folder, or one .yaml or .json file, not {' '.join(names) or 'nothing'!r}"
+        )
+    model, data = names[0], Path(names[1])
+    files = {name: str(data / f"{name}.jsonl") for name in ("captions", "claims")}
+    for path in map(Path, files.values()):
+        if not path.is_file():
+            raise OptionError(f"there is no {path.name} in {str(data)!r}: `tracescribe build phantom` shows the layout")
+    return changed_config(None, changes, {"model": model, **files, **given})

@@ -15,7 +15,7 @@ def study(
         Path,
         typer.Argument(
             metavar="STUDY",
-            help="A YAML file: data, arms, rates, seeds (docs/training.md).",
+            help="A YAML file: data, arms, rates, seeds (docs/study.md).",
             exists=True,
             dir_okay=False,
             show_default=False,

@@ -1,0 +1,147 @@
+"""Checkpoints: the complete state of a run in one folder, which the next one replaces in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import DataFormatError, OutputError
+from ...io.folders import check_folder, put_back, read_folder, write_folder
+from ...io.json_lines import read_json
+from ...io.quoting import shown_path
+
+if TYPE_CHECKING:
+    from ...patching import DualEncoder
+    from .config import TrainConfig
+    from .data import TrainingData
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "tracescribe.checkpoint/1"
+STATE, TENSORS = "state.json", "state.safetensors"
+IRRELEVANT = ("checkpoint_every", "outside_images", "trackers", "captions", "claims", "validation")
+MAY_CHANGE = ("lr", "clip_norm")  # of a run that goes on, for instance after a loss that was not finite
+
+
+@dataclass
+class Record:
+    """What a run has seen so far. losses: L, L_CLIP, L_claim and the rate of each step, before it was taken.
+
+    scores: of each evaluation, with its ``step``. best: the step of the best one, or None; stopped: why training ended
+    before the last step, or None.
+    """
+
+    losses: list[tuple[float, float, float, float]] = field(default_factory=list)
+    scores: list[dict[str, float]] = field(default_factory=list)
+    best: int | None = None
+    stopped: str | None = None
+
+
+def identity(config: TrainConfig, model: DualEncoder, data: TrainingData) -> dict[str, Any]:
+    """What a checkpoint belongs to: the configuration, the weights that were started from, the data."""
+    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in IRRELEVANT}
+    return {"config": settings, "weights_sha256": model.text.fingerprint(), "data_sha256": data_hash(data)}
+
+
+def data_hash(data: TrainingData) -> str:
+    """SHA-256 of everything that training reads: token ids, image embeddings, contrast sets."""
+    digest = hashlib.sha256()
+    for part in fields(data):
+        value = getattr(data, part.name)
+        if isinstance(value, Tensor):
+            digest.update(f"{part.name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path,
+    belongs_to: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    record: Record,
+) -> None:
+    """Replace the checkpoint in ``folder``; at every moment the earlier or the new one is there, complete.
+
+    Raises OutputError when it cannot be written; the earlier one stays.
+    """
+    from safetensors.torch import save_file
+
+    losses = torch.from_numpy(np.asarray(record.losses, dtype=np.float64).reshape(-1, 4))
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = {
+        "belongs_to": belongs_to,
+        "facts": facts,
+        "record": {"scores": record.scores, "best": record.best, "stopped": record.stopped},
+    }
+    with write_folder(folder, FORMAT, overwrite=True) as fresh:
+        save_file({**stored, "losses": losses}, str(fresh / TENSORS))
+        (fresh / STATE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(
+    folder: Path, belongs_to: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any], Record] | None:
+    """Tensors, facts and record of the checkpoint in ``folder``; None where there is none.
+
+    Raises DataFormatError when it is damaged, or belongs to a run with other settings, weights or data.
+    """
+    from safetensors.torch import load_file
+
+    put_back(folder.absolute())
+    if not folder.exists():
+        return None
+    read_folder(folder, FORMAT)
+    content = read_json(folder / STATE)
+    _check_same(folder, content["belongs_to"], belongs_to)
+    tensors = load_file(str(folder / TENSORS))
+    losses = [tuple(row) for row in tensors.pop("losses").tolist()]
+    return tensors, content["facts"], Record(losses, **content["record"])
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint whose run is saved; nothing else is deleted."""
+    if folder.exists():
+        check_folder(folder, FORMAT, overwrite=True)  # raises where it holds anything else
+        shutil.rmtree(folder)
+
+
+def check_checkpoint_folder(folder: Path, *, resume: bool) -> None:
+    """Raises OutputError when checkpoints cannot be written to ``folder``, or it holds one and is not to be resumed."""
+    check_folder(folder, FORMAT, overwrite=True)
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise OutputError(
+            f"{shown_path(folder)} holds the checkpoint of a run that was stopped: go on with it (--resume, "
+            "resume=True), or delete it"
+        )
+
+
+def _check_same(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    different = [name for name in ("weights_sha256", "data_sha256") if theirs.get(name) != ours[name]]
+    what = {"weights_sha256": "model's weights", "data_sha256": "training data"}
+    if not different:
+        their_config, our_config = dict(theirs["config"]), dict(ours["config"])
+        names = sorted(n for n in {*their_config, *our_config} if their_config.get(n) != our_config.get(n))
+        for name in (n for n in names if n in MAY_CHANGE):
+            logger.warning("going on with %s %s in place of %s", name, our_config.get(name), their_config.get(name))
+        names = [name for name in names if name not in MAY_CHANGE]
+        different, what = names, dict(zip(names, names, strict=True))
+    if different:
+        raise DataFormatError(
+            f"the checkpoint {shown_path(folder)} is of a run with other settings ({_listed(different, what)}): go on "
+            "with the same ones, or delete it and begin anew"
+        )
+
+
+def _listed(names: Sequence[str], what: Mapping[str, str]) -> str:
+    return ", ".join(what[name] for name in names[:5])
