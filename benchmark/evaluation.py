@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 
 from ..errors import DataFormatError
-from .metrics import Interval, clustered_interval, inconsistent, mcnemar, paired_difference, retrieval_hits
+from .metrics import Interval, clustered_interval, mcnemar, paired_difference, shuffled_across_groups
 from .records import (
     CaptionRecord,
     RetrievalRecord,
     Split,
     WinogroundRecord,
 )
+from .retrieval import POOLED, pool_items, retrieval_items
 from .scoring import Encoder, Images, Texts, scores_of
 from .shortcuts import SHORTCUTS, shortcuts
 from .sources import Source, has_image, images_of, load_records
-from .tasks import Items, questions_of, retrieval_items, winoground_items
+from .tasks import Embed, Items, questions_of, winoground_items
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -242,7 +243,8 @@ def evaluate(
         [text for asked in questions for options in asked.options for text in options]
         + [text for record in winoground for text in record.captions]
         + [text for record in retrieval_sets for text in record.captions]
-        + _affirmative(captions),
+        + _affirmative(captions)
+        + [record.caption for record in captions if record.states is not None and record.affirmative is not None],
     )
     options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "ci": ci}
     mean = pictures.mean() if len(pictures) > 1 else None  # the mean of one image is that image, which is not blind
@@ -252,11 +254,27 @@ def evaluate(
         vectors = pictures(asked.images)
         items[asked.task] = asked.scored(scores_of(asked, vectors, texts))
         blind[asked.task] = shortcuts(asked, vectors, mean, lambda q, v: scores_of(q, v, texts), seed)
-    scored = winoground_items(winoground, pictures, texts) if winoground else []
-    scored += retrieval_items(retrieval_sets, pictures, texts) if retrieval_sets else []
-    items |= {found.task: found for found in scored}
+
+    def ranked(images: Embed) -> dict[str, Items]:
+        scored = winoground_items(winoground, images, texts) if winoground else []
+        scored += retrieval_items(retrieval_sets, images, texts) if retrieval_sets else []
+        scored += pool_items(captions, images, texts, pool=pool, seed=seed)
+        return {found.task: found for found in scored}
+
+    found = ranked(pictures)
+    items |= found
+    if found:
+        asked_of = [*winoground, *retrieval_sets, *captions]
+        for name, other in _without_the_image(asked_of, pictures, mean, seed).items():
+            for task, scored in ranked(other).items():
+                blind.setdefault(task, {})[name] = 100 * float(scored.hits.mean())
+    if not items and not captions:
+        kinds = ", ".join(sorted({type(record).__name__ for record in records}))
+        raise DataFormatError(
+            f"there is nothing to evaluate: {kinds} ask no question of an image; build questions from labels first "
+            "(tracescribe build)"
+        )
     fine, bad, claims = (items.get(name) for name in ("mcq_affirmative", "mcq_negated", "claims"))
-    retrieval, smallest = _retrieval(captions, pictures, texts, pool, options)
     caption_texts = tuple(_affirmative(captions))
     embeddings = texts(list(caption_texts))
     tasks = {name: _task_score(found, blind.get(name, {}), options) for name, found in items.items()}
@@ -276,8 +294,8 @@ def evaluate(
         claims=tasks["claims"].accuracy if claims is not None else None,
         claims_by_attribute=_by(tasks, "claims", "attribute"),
         claims_by_polarity=_by(tasks, "claims", "polarity"),
-        retrieval=retrieval,
-        retrieval_pool=smallest,
+        retrieval=tasks[POOLED].accuracy if POOLED in tasks else None,
+        retrieval_pool=round(1 / float(items[POOLED].chance.max())) if POOLED in items else None,
         preservation=None if before is None else _preserved(before, caption_texts, embeddings),
         baselines=_baselines(blind),
         tasks=tasks,
@@ -323,23 +341,21 @@ def _baselines(blind: Mapping[str, Mapping[str, float]]) -> dict[str, Shortcut]:
     }
 
 
-def _retrieval(
-    captions: list[CaptionRecord], images: Images, texts: Texts, pool: int, options: dict[str, Any]
-) -> tuple[Interval | None, int | None]:
-    """R@1 and the number of texts of the smallest query; (None, None) where no image has a text that is false of it."""
-    usable = [r for r in captions if r.affirmative is not None and r.states is not None and r.facts is not None]
-    if not usable:
-        return None, None
-    similarity = images([r.image for r in usable]) @ texts([str(r.affirmative) for r in usable]).T
-    wrong: Bool[np.ndarray, "image text"] = inconsistent(
-        [r.states or {} for r in usable], [r.facts or {} for r in usable]
-    )
-    hits, sizes = retrieval_hits(similarity, wrong, pool=pool, seed=options["seed"])
-    asked = np.flatnonzero(sizes > 1)
-    if not asked.size:
-        return None, None
-    groups = [usable[i].group for i in asked]
-    return clustered_interval(hits[asked], groups, **options), int(sizes[asked].min())
+def _without_the_image(
+    records: Sequence[Any], pictures: Images, mean: Float32[np.ndarray, "embed"] | None, seed: int
+) -> dict[str, Embed]:
+    """Images to rank by that are not the record's: the mean of all, and one of another group."""
+    others: dict[str, Embed] = {}
+    if mean is not None:
+        others["image_blind"] = lambda images: np.tile(mean, (len(images), 1))
+    groups = {str(image): str(getattr(r, "group", r.id)) for r in records for image in images_of(r)}
+    names = list(groups)
+    partner = shuffled_across_groups(list(groups.values()), seed)
+    if len(set(groups.values())) > 1:
+        given = {str(image): image for record in records for image in images_of(record)}
+        swapped = {name: given[names[other]] for name, other in zip(names, partner, strict=True)}
+        others["shuffled_image"] = lambda images: pictures([swapped[str(image)] for image in images])
+    return others
 
 
 def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarray, "caption embed"]) -> float | None:

@@ -162,32 +162,6 @@ def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, st
     return out
 
 
-def retrieval_hits(
-    similarity: Float[np.ndarray, "image text"],
-    wrong: Bool[np.ndarray, "image text"],
-    *,
-    pool: int = 32,
-    seed: int = 0,
-) -> tuple[Float[np.ndarray, "image"], Int[np.ndarray, "image"]]:
-    """Image → text R@1 of each image, its own text (the diagonal) against pool - 1 texts that are false of it.
-
-    Without that filter many texts are true of an image and R@1 has a low logical ceiling. Images with fewer false
-    texts than needed get all of them: the second array is the number of texts of each query, 1 where none is false of
-    the image and its hit means nothing.
-    """
-    if pool < 2:
-        raise ValueError(f"a retrieval pool holds at least 2 texts, not {pool!r}")
-    rng = np.random.default_rng(seed)
-    n = len(similarity)
-    rows = np.full((n, pool), -np.inf)
-    for i in range(n):
-        others = np.flatnonzero(wrong[i] & (np.arange(n) != i))
-        chosen = rng.permutation(others)[: pool - 1]
-        rows[i, 0] = similarity[i, i]
-        rows[i, 1 : 1 + len(chosen)] = similarity[i, chosen]
-    return expected_hits(rows, np.zeros(n, dtype=np.int64)), np.isfinite(rows).sum(axis=1)
-
-
 def shuffled_across_groups(groups: Sequence[str], seed: int) -> Int[np.ndarray, "item"]:
     """A partner of another group for every item, drawn at random; one of its own where no other can be found."""
     index, n_groups = cluster_index(groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from jaxtyping import Float, Int
 
 from ..tracer import Pair
 from .metrics import TIE, expected_hits, negator_count
-from .records import ClaimRecord, McqRecord, RetrievalRecord, WinogroundRecord
+from .records import CaptionRecord, ClaimRecord, McqRecord, WinogroundRecord
 
-__all__ = ["Items", "Questions", "questions_of", "retrieval_items", "winoground_items"]
+__all__ = ["Embed", "Items", "Questions", "questions_of", "winoground_items"]
 
 Embed = Callable[[Sequence[Any]], Float[np.ndarray, "item embed"]]
 
@@ -75,7 +76,10 @@ class Questions:
 
 
 def questions_of(records: Sequence[Any]) -> list[Questions]:
-    """The tasks in which a text is chosen for an image: both wordings of multiple choice, claim sets, caption pairs."""
+    """The tasks in which a text is chosen for an image.
+
+    Both wordings of multiple choice, claim sets, caption pairs, and captions with hard negative ones.
+    """
     mcq = [record for record in records if isinstance(record, McqRecord)]
     claims = [record for record in records if isinstance(record, ClaimRecord)]
     pairs = [record for record in records if isinstance(record, Pair)]
@@ -83,6 +87,7 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
     labels: dict[str, tuple[str | None, ...]]
     if mcq:
         labels = {"negations": tuple(str(record.n_negations) for record in mcq)}
+        labels |= _by_condition([record.states[record.label] for record in mcq])
         for task, options in (("mcq_affirmative", "affirmative"), ("mcq_negated", "negated")):
             texts = [tuple(getattr(record, options)) for record in mcq]
             found.append(_questions(task, mcq, texts, [record.label for record in mcq], labels, _study))
@@ -91,6 +96,7 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
             "attribute": tuple(record.attribute for record in claims),
             "polarity": tuple(record.polarity for record in claims),
             "negations": tuple(str(negator_count(record.correct)) for record in claims),
+            **_by_condition([(record.provenance or {}).get("conditions") or {} for record in claims]),
         }
         texts = [tuple(record.claims) for record in claims]
         found.append(_questions("claims", claims, texts, [record.label for record in claims], labels, _id))
@@ -102,7 +108,23 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
         }
         texts = [(pair.correct, pair.foil) for pair in pairs]
         found.append(_questions("pairs", pairs, texts, [0] * len(pairs), labels, _id))
+    hard = [record for record in records if isinstance(record, CaptionRecord) and _false_ones(record)]
+    if hard:
+        texts = [(record.caption, *_false_ones(record)) for record in hard]
+        found.append(_questions("captions", hard, texts, [0] * len(hard), {}, _id))
     return found
+
+
+def _false_ones(record: CaptionRecord) -> list[str]:
+    """A caption's hard negatives, each once."""
+    return [text for text in dict.fromkeys(record.neg_captions) if text not in (record.caption, "")]
+
+
+def _by_condition(stated: Sequence[Mapping[str, int]]) -> dict[str, tuple[str | None, ...]]:
+    """A subset per condition: whether the right option says that it is present or absent; None where not named."""
+    names = sorted({name for states in stated for name in states})
+    words = {1: "present", 0: "absent", None: None}
+    return {f"condition {name}": tuple(words[states.get(name)] for states in stated) for name in names}
 
 
 def _study(number: int, record: Any) -> str:
@@ -136,18 +158,21 @@ def _questions(
 def winoground_items(records: Sequence[WinogroundRecord], images: Embed, texts: Embed) -> list[Items]:
     """Winoground's text, image and group scores (Thrush et al. 2022, section 4); chance 1/4, 1/4 and 1/6.
 
-    text: each image prefers its own caption. image: each caption prefers its own image. group: both. A tie is no
-    preference, as published.
+    text: each image prefers its own caption. image: each caption prefers its own image. group: both. Ties count in
+    expectation, over a random order of equal scores; the published code counts a tie as no preference.
     """
     pictures = [images([record.images[i] for record in records]) for i in range(2)]
     captions = [texts([record.captions[i] for record in records]) for i in range(2)]
     score = np.array([[np.sum(c * p, axis=1) for p in pictures] for c in captions], dtype=np.float64)  # caption, image
     text = np.minimum(score[0, 0] - score[1, 0], score[1, 1] - score[0, 1])
     image = np.minimum(score[0, 0] - score[0, 1], score[1, 1] - score[1, 0])
+    ahead = {"text": _ahead(score[0, 0] - score[1, 0]) * _ahead(score[1, 1] - score[0, 1])}
+    ahead["image"] = _ahead(score[0, 0] - score[0, 1]) * _ahead(score[1, 1] - score[1, 0])
+    ahead["group"] = np.array([_both_first(one) for one in np.moveaxis(score, 2, 0)])
     ids = tuple(record.id for record in records)
     labels = {"tag": tuple(record.tag for record in records)}
     return [
-        Items(f"winoground_{name}", ids, ids, (margin > TIE).astype(float), np.full(len(ids), chance), margin, labels)
+        Items(f"winoground_{name}", ids, ids, ahead[name], np.full(len(ids), chance), margin, labels)
         for name, margin, chance in (
             ("text", text, 1 / 4),
             ("image", image, 1 / 4),
@@ -156,43 +181,17 @@ def winoground_items(records: Sequence[WinogroundRecord], images: Embed, texts: 
     ]
 
 
-def retrieval_items(
-    records: Sequence[RetrievalRecord], images: Embed, texts: Embed, ranks: Sequence[int] = (1, 5)
-) -> list[Items]:
-    """R@k over the whole set, image to text (any of the image's captions) and text to image; ties in expectation."""
-    captions = [caption for record in records for caption in record.captions]
-    owner = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
-    score = np.asarray(images([record.image for record in records]), dtype=np.float64) @ texts(captions).T
-    ids, groups = [record.id for record in records], [record.group for record in records]
-    by_caption = [f"{ids[i]}-{number}" for number, i in enumerate(owner)]
-    found = []
-    for k in ranks:
-        hits = np.array([_in_first(row, owner == i, k) for i, row in enumerate(score)])
-        found.append(_retrieval(f"image_to_text_r{k}", ids, groups, hits, min(1.0, k / len(captions))))
-        hits = np.array(
-            [_in_first(row, np.arange(len(records)) == i, k) for i, row in zip(owner, score.T, strict=True)]
-        )
-        chance = min(1.0, k / len(records))
-        found.append(_retrieval(f"text_to_image_r{k}", by_caption, [groups[i] for i in owner], hits, chance))
-    return found
+def _ahead(difference: Float[np.ndarray, "item"]) -> Float[np.ndarray, "item"]:
+    """1 where the first of two scores is higher, 1/2 where they tie."""
+    return (difference > TIE) + 0.5 * (np.abs(difference) <= TIE)
 
 
-def _in_first(scores: Float[np.ndarray, "candidate"], right: Any, k: int) -> float:
-    """Probability that a right candidate is among the first k, in a random order of those that tie."""
-    best = scores[right].max()
-    before = int((scores > best + TIE).sum())
-    tied = np.abs(scores - best) <= TIE
-    places, n_tied, n_right = k - before, int(tied.sum()), int((tied & right).sum())
-    if places <= 0:
+def _both_first(score: Float[np.ndarray, "caption image"]) -> float:
+    """Probability that both scores on the diagonal precede both others, in a random order of those that tie."""
+    right, wrong = np.diag(score), score[~np.eye(2, dtype=bool)]
+    if right.min() - wrong.max() > TIE:
+        return 1.0
+    if wrong.max() - right.min() > TIE:
         return 0.0
-    missed = 1.0
-    for taken in range(min(places, n_tied)):  # none of the places goes to a right one
-        missed *= max(0, n_tied - n_right - taken) / (n_tied - taken)
-    return 1 - missed
-
-
-def _retrieval(
-    task: str, ids: Sequence[str], groups: Sequence[str], hits: Float[np.ndarray, "item"], chance: float
-) -> Items:
-    nothing = np.full(len(ids), np.nan)
-    return Items(task, tuple(ids), tuple(groups), hits, np.full(len(ids), chance), nothing, {})
+    n_right, n_wrong = (right <= wrong.max() + TIE).sum(), (wrong >= right.min() - TIE).sum()
+    return 1 / comb(int(n_right + n_wrong), int(n_right))

@@ -117,7 +117,8 @@ def _worded(
     claims = [sentence(frame, *lists) for lists in _claims(attribute, terms, negator, swapped)]
     for option, study in enumerate(block.members):
         order = rng.permutation(N_CLAIMS).tolist()
-        negated = (attribute == "existence" and 0 in BOTH[option]) or (attribute != "existence" and option == 3)
+        states = BOTH[option] if attribute == "existence" else (int(option != 3),)
+        negated = 0 in states
         yield {
             "id": f"{number}-{option}",
             "image": study.image,
@@ -127,7 +128,13 @@ def _worded(
             "label": order.index(option),
             "attribute": attribute,
             "polarity": "negated" if negated else "affirmative",
-            "provenance": {"builder": "contextual", "seed": seed, "block": number, "source": study.name},
+            "provenance": {
+                "builder": "contextual",
+                "seed": seed,
+                "block": number,
+                "source": study.name,
+                "conditions": dict(zip(names, states, strict=True)),
+            },
         }
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracescribe.benchmark import metrics
+from tracescribe.benchmark.retrieval import in_first, pools_of
 from tracescribe.errors import NonFiniteError
 
 
@@ -103,18 +104,24 @@ def test_retrieval_scores_only_against_false_texts() -> None:
     similarity = np.zeros((n, n)) + np.eye(n) * 0.5
     similarity[:, 0] = 0.9  # a text that beats everybody's own
     everything_false = ~np.eye(n, dtype=bool)
-    hits, sizes = metrics.retrieval_hits(similarity, everything_false, pool=n)
-    assert hits.tolist() == [1, 0, 0, 0, 0, 0] and sizes.tolist() == [n] * n
+    hits, sizes = hits_in_pools(similarity, everything_false, n)
+    assert hits == [1, 0, 0, 0, 0, 0] and sizes == [n] * n
     true_of_all = everything_false.copy()
     true_of_all[:, 0] = False
-    hits, sizes = metrics.retrieval_hits(similarity, true_of_all, pool=n)
-    assert hits.tolist() == [1] * n and sizes.tolist() == [n, *[n - 1] * (n - 1)]
+    hits, sizes = hits_in_pools(similarity, true_of_all, n)
+    assert hits == [1] * n and sizes == [n, *[n - 1] * (n - 1)]
     with pytest.raises(ValueError, match="at least 2"):  # a query of one text is always right
-        metrics.retrieval_hits(similarity, everything_false, pool=1)
+        pools_of(everything_false, 1, 0)
+
+
+def hits_in_pools(similarity: np.ndarray, wrong: np.ndarray, pool: int) -> tuple[list[float], list[int]]:
+    pools = pools_of(wrong, pool, 0)
+    hits = [in_first(row[p], np.arange(len(p)) == 0, 1) for row, p in zip(similarity, pools, strict=True)]
+    return hits, [len(p) for p in pools]
 
 
 def test_a_constant_similarity_retrieves_by_chance() -> None:
-    hits, _ = metrics.retrieval_hits(np.ones((50, 50)), ~np.eye(50, dtype=bool), pool=10)
+    hits, _ = hits_in_pools(np.ones((50, 50)), ~np.eye(50, dtype=bool), 10)
     assert hits == pytest.approx(np.full(50, 0.1))
 
 

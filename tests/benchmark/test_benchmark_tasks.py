@@ -13,8 +13,8 @@ from PIL import Image
 
 import tracescribe as ts
 from tracescribe.benchmark import compare, evaluate, read_items
+from tracescribe.benchmark.retrieval import in_first
 from tracescribe.benchmark.tables import as_table
-from tracescribe.benchmark.tasks import _in_first
 from tracescribe.errors import DataFormatError, NonFiniteError
 
 
@@ -133,7 +133,7 @@ def test_ties_in_retrieval_are_the_mean_over_all_orders(k: int, n_right: int) ->
     right[1 : 1 + n_right] = True
     orders = [sorted(range(5), key=lambda i: (-scores[i], order[i])) for order in permutations(range(5))]
     expected = np.mean([any(right[i] for i in order[:k]) for order in orders])
-    assert _in_first(scores, right, k) == pytest.approx(expected)
+    assert in_first(scores, right, k) == pytest.approx(expected)
 
 
 def test_shortcuts_stand_beside_every_choice_and_find_what_text_tells(tmp_path: Path) -> None:

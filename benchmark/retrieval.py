@@ -1,0 +1,114 @@
+"""Retrieval in both directions: over a complete set, and in pools of texts that are false of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .metrics import TIE, inconsistent
+from .records import CaptionRecord, RetrievalRecord
+from .tasks import Embed, Items
+
+__all__ = ["POOLED", "pool_items", "pools_of", "retrieval_items"]
+
+POOLED = "image_to_text_r1_affirmative"
+"""The task of `pool_items` that says how well what is shown is still found: R@1 of the right one among false texts."""
+
+
+def retrieval_items(
+    records: Sequence[RetrievalRecord], images: Embed, texts: Embed, ranks: Sequence[int] = (1, 5)
+) -> list[Items]:
+    """R@k over the complete set, image to text (any of the image's captions) and text to image; ties in expectation.
+
+    On NegBench's negated file, ``text_to_image_r5`` is its R-Neg@5 (Alhamoud et al. 2025).
+    """
+    captions = [caption for record in records for caption in record.captions]
+    owner = np.repeat(np.arange(len(records)), [len(record.captions) for record in records])
+    score = np.asarray(images([record.image for record in records]), dtype=np.float64) @ texts(captions).T
+    ids, groups = [record.id for record in records], [record.group for record in records]
+    by_caption = [f"{ids[i]}-{number}" for number, i in enumerate(owner)]
+    found = []
+    for k in ranks:
+        hits = np.array([in_first(row, owner == i, k) for i, row in enumerate(score)])
+        chance = np.array([in_first(np.zeros(len(captions)), owner == i, k) for i in range(len(ids))])
+        found.append(_items(f"image_to_text_r{k}", ids, groups, hits, chance))
+        at = np.arange(len(records))
+        hits = np.array([in_first(row, at == i, k) for i, row in zip(owner, score.T, strict=True)])
+        chance = np.full(len(hits), min(1.0, k / len(records)))
+        found.append(_items(f"text_to_image_r{k}", by_caption, [groups[i] for i in owner], hits, chance))
+    return found
+
+
+def pool_items(
+    records: Sequence[CaptionRecord],
+    images: Embed,
+    texts: Embed,
+    *,
+    pool: int = 32,
+    seed: int = 0,
+    ranks: Sequence[int] = (1, 5),
+) -> list[Items]:
+    """R@k in both directions, of captions as written and of their affirmative wording, in mutually inconsistent pools.
+
+    A query's pool holds its own partner and up to ``pool`` - 1 texts that are false of the image (or images of which
+    the text is false): in an ordinary pool many texts are true of an image, and R@1 has a low logical ceiling. Queries
+    whose pool has k candidates or fewer are left out of R@k.
+    """
+    usable = [r for r in records if r.affirmative is not None and r.states is not None and r.facts is not None]
+    if not usable:
+        return []
+    wrong = inconsistent([r.states or {} for r in usable], [r.facts or {} for r in usable])
+    pictures = np.asarray(images([r.image for r in usable]), dtype=np.float64)
+    wordings = {"captions": [r.caption for r in usable], "affirmative": [str(r.affirmative) for r in usable]}
+    found = []
+    for direction, excluded in (("image_to_text", wrong), ("text_to_image", wrong.T)):
+        pools = pools_of(excluded, pool, seed)
+        for wording, captions in wordings.items():
+            score = pictures @ texts(captions).T
+            score = score if direction == "image_to_text" else score.T
+            for k in ranks:
+                asked = [i for i, candidates in enumerate(pools) if len(candidates) > k]
+                if asked:
+                    hits = np.array([in_first(score[i, pools[i]], np.arange(len(pools[i])) == 0, k) for i in asked])
+                    chance = np.array([k / len(pools[i]) for i in asked])
+                    ids, groups = [usable[i].id for i in asked], [usable[i].group for i in asked]
+                    found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance))
+    return found
+
+
+def pools_of(wrong: Bool[np.ndarray, "query candidate"], pool: int, seed: int) -> list[Int[np.ndarray, "candidate"]]:
+    """The candidates of each query: its own (the diagonal) first, then ``pool`` - 1 wrong ones, or all there are."""
+    if pool < 2:
+        raise ValueError(f"a retrieval pool holds at least 2 texts, not {pool!r}")
+    rng = np.random.default_rng(seed)
+    at = np.arange(len(wrong))
+    return [
+        np.concatenate([[i], rng.permutation(np.flatnonzero(row & (at != i)))[: pool - 1]])
+        for i, row in enumerate(wrong)
+    ]
+
+
+def in_first(scores: Float[np.ndarray, "candidate"], right: Bool[np.ndarray, "candidate"], k: int) -> float:
+    """Probability that a right candidate is among the first k, in a random order of those that tie."""
+    best = scores[right].max()
+    before = int((scores > best + TIE).sum())
+    tied = np.abs(scores - best) <= TIE
+    places, n_tied, n_right = k - before, int(tied.sum()), int((tied & right).sum())
+    if places <= 0:
+        return 0.0
+    missed = 1.0
+    for taken in range(min(places, n_tied)):  # none of the places goes to a right one
+        missed *= max(0, n_tied - n_right - taken) / (n_tied - taken)
+    return 1 - missed
+
+
+def _items(
+    task: str,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    hits: Float[np.ndarray, "item"],
+    chance: Float[np.ndarray, "item"],
+) -> Items:
+    return Items(task, tuple(ids), tuple(groups), hits, chance, np.full(len(ids), np.nan), {})
