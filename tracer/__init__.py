@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .pairs.valse import read_valse
     from .results.causal_trace import CausalTrace, Scores
     from .results.circuit import Circuit
+    from .results.compare import compare
+    from .results.comparison import TraceComparison
     from .results.faithfulness import Faithfulness, load_faithfulness
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
@@ -45,11 +47,13 @@ __all__ = [
     "Scores",
     "Text",
     "TokenKind",
+    "TraceComparison",
     "TraceError",
     "TraceInterrupted",
     "TraceMap",
     "TraceWarning",
     "circuit",
+    "compare",
     "faithfulness",
     "load_faithfulness",
     "load_trace",
@@ -74,6 +78,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pairs.valse": ["read_valse"],
         "results.causal_trace": ["CausalTrace", "Scores"],
         "results.circuit": ["Circuit"],
+        "results.compare": ["compare"],
+        "results.comparison": ["TraceComparison"],
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],

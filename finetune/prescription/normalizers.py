@@ -7,19 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from ...tracer.results.statistics import minmax
+
 ArrayMap = Callable[[np.ndarray], np.ndarray]
 
 LIFT = 0.1  # what "floor" leaves the lowest block
 
 
-def _minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
-    low, high = values.min(axis=-1, keepdims=True), values.max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return (values - low) / (high - low)
-
-
 def _floor(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
-    return LIFT + (1 - LIFT) * _minmax(values)
+    return LIFT + (1 - LIFT) * minmax(values)
 
 
 def _max(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
@@ -52,7 +48,7 @@ def _none(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw 
 
 
 NORMALIZERS: dict[str, ArrayMap] = {
-    "minmax": _minmax,
+    "minmax": minmax,
     "max": _max,
     "mean": _mean,
     "softmax": _softmax,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Run
+from commands import Run, refused
 from PIL import Image
 
+import tracescribe as ts
 from tracescribe.benchmark.readers.chexpert import CONDITIONS
 
 pytestmark = pytest.mark.filterwarnings("default:the phantom miniature does not know")  # words of real reports
@@ -61,6 +62,34 @@ def test_from_labels_to_a_table(run: Run, labels: Path, tmp_path: Path) -> None:
     document = json.loads(run("compare", tmp_path / "a.csv", tmp_path / "b.csv", "--json").out)
     assert document["models"] == ["a", "b"]
     assert document["unpaired"] == 0
+
+
+def test_two_traces_are_compared(run: Run, traced: Path, tmp_path: Path) -> None:
+    trace = ts.load_trace(traced)
+    twice = trace.with_floor(0).select(range(len(trace) - 1))
+    twice.save(tmp_path / "fewer.safetensors")
+    files = (traced, tmp_path / "fewer.safetensors")
+    done = run("compare", *files, "-o", tmp_path / "d.csv")
+    assert done.code == 0, done.err
+    assert done.out.startswith("fewer less trace: paired: ") and "layers: largest difference +0.00" in done.out
+    expected = ts.compare(*files)
+    lines = (tmp_path / "d.csv").read_text().splitlines()
+    assert lines[0] == "quantity,layer,depth,row,first,second,difference,lo,hi,p,q"
+    assert len(lines) == 1 + len(expected.to_frame())
+    document = json.loads(run("compare", *files, "--pairing", "none", "-o", tmp_path / "d.svg", "--json").out)
+    assert document["paired"] is False and document["names"] == ["trace", "fewer"]
+    assert document["differences"][0]["quantity"] == "cte"
+    assert (tmp_path / "d.svg").read_text().startswith("<?xml")
+
+
+def test_traces_and_items_are_not_compared_with_each_other(run: Run, traced: Path, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("task,id\n")
+    refused(run("compare", traced, tmp_path / "items.csv"), "1 of 2 are traces")
+    refused(run("compare", traced, traced, traced), "compare takes two traces")
+    refused(run("compare", traced, traced, "--table", "latex"), "--table latex is of items")
+    refused(
+        run("compare", tmp_path / "items.csv", tmp_path / "items.csv", "--pairing", "id"), "--pairing id is of traces"
+    )
 
 
 def test_contextual_claims_and_pairs(run: Run, labels: Path, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
@@ -199,8 +199,16 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
     # -- statistics ---------------------------------------------------------------------------------------------
 
-    def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
-        """CTE by layer and token row, over pairs.
+    def map(
+        self,
+        align: str = "role",
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+        ci: float | None = None,
+        n_boot: int = 1000,
+        seed: int = 0,
+    ) -> TraceMap:
+        """CTE by layer and token row, over pairs; with ``ci`` an interval of every cell, as :meth:`per_layer` has it.
 
         align: what a row is, see :func:`tracescribe.tracer.pairs.roles.assign_rows`. A row of several tokens is their
             mean, weighted by the number of tokens when pairs are combined.
@@ -215,7 +223,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
         """
         from .profiles import trace_map
 
-        return trace_map(self, align, reduce, segment)
+        return trace_map(self, align, reduce, segment, ci, n_boot, seed)
 
     def per_layer(
         self,
@@ -264,6 +272,22 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
         return Excess(self, other)
 
     # -- other traces from this one -----------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[CausalTrace]:
+        """The trace of each pair, in order."""
+        return map(self.select, range(self.n_pairs))
+
+    def by(self, field: Literal["attribute", "template", "negated", "group"]) -> dict[str, CausalTrace]:
+        """The trace split by what its pairs say of themselves; in the order in which the values come first.
+
+        Pairs that do not say it are under "".
+
+        Raises:
+            TraceError: no such field, or no pair says it.
+        """
+        from .select import split
+
+        return split(self, field)
 
     def select(
         self,

@@ -141,6 +141,7 @@ class TraceMap(ReadOnlyArrays):
     reduce, align, segment: how it was made; ``segment`` names the pairs that entered. quantity: what a value is.
     effect, denominator: mean numerator per token and mean S_corr - S_foil (cosines) of the pairs that have the row;
         with "ratio_of_means" a value is exactly their ratio. None where a value is no ratio.
+    lo, hi, ci: bounds and level of every cell's interval; None where none was asked for, or all pairs are one cluster.
 
     >>> values = np.array([[1.0, 0.0], [0.6, 0.3]])
     >>> cells = TraceMap(values, ("first differing", "[end]"), layers=np.arange(2), counts=np.array([5, 5]))
@@ -159,6 +160,9 @@ class TraceMap(ReadOnlyArrays):
     quantity: str = "CTE"
     effect: Float[np.ndarray, "layer row"] | None = None
     denominator: Float[np.ndarray, "row"] | None = None
+    lo: Float[np.ndarray, "layer row"] | None = None
+    hi: Float[np.ndarray, "layer row"] | None = None
+    ci: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,6 +200,8 @@ class TraceMap(ReadOnlyArrays):
         }
         if self.effect is not None and self.denominator is not None:
             columns |= {"effect": self.effect.ravel(), "denominator": self.denominator[row]}
+        if self.lo is not None and self.hi is not None:
+            columns |= {"lo": self.lo.ravel(), "hi": self.hi.ravel()}
         return pd.DataFrame({**columns, "n_pairs": self.counts[row]})
 
     def row(self, name: str) -> Float[np.ndarray, "layer"]:

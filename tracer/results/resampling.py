@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from ..pairs.indexing import distinct
 from .statistics import cluster_draws
 
-__all__ = ["FEW", "effective_number", "two_way_replicates", "widening"]
+__all__ = ["FEW", "degrees_of_freedom", "effective_number", "two_way_replicates", "widening"]
 
 FEW = 10  # clusters or texts, below which an interval is little more than a warning
 _MOST = 4096  # clusters that are drawn one by one; more are joined at random, which leaves the variance as it is
@@ -49,9 +49,6 @@ def two_way_replicates(
     if min(len(np.unique(labels)) for labels in clusters) < 2:
         return None
     clusters, texts = _numbered(clusters), _numbered(texts)
-    n_texts = 1 + max(int(labels.max()) for labels in texts)
-    both = _numbered([cluster * n_texts + text for cluster, text in zip(clusters, texts, strict=True)])
-    n_clusters, n_both = (1 + max(int(labels.max()) for labels in level) for level in (clusters, both))
 
     def deviations(labels: Labels, stream: int) -> Float[np.ndarray, "boot *cell"]:
         first = seed if stream == 0 else int(np.random.SeedSequence([seed, stream]).generate_state(1)[0])
@@ -61,18 +58,41 @@ def two_way_replicates(
     def widened(labels: Labels, stream: int) -> Float[np.ndarray, "boot *cell"]:
         return deviations(labels, stream) * max(widening(effective_number(side), ci) for side in labels)
 
-    one_text = min(len(np.unique(labels)) for labels in texts) < 2
-    if one_text or n_both == n_texts:
-        return value + widened(clusters, 0)
-    if n_both == n_clusters:
-        return value + widened(texts, 0)
+    levels = _resampled(clusters, texts)
+    if len(levels) == 1:
+        return value + widened(levels[0], 0)
     by_cluster, by_text = widened(clusters, 0), widened(texts, 1)
     spread_cluster, spread_text, spread_both = (
-        np.nanvar(draws, axis=0) for draws in (by_cluster, by_text, deviations(both, 2))
+        np.nanvar(draws, axis=0) for draws in (by_cluster, by_text, deviations(_crossed(clusters, texts), 2))
     )
     wanted = np.maximum(spread_cluster + spread_text - spread_both, np.maximum(spread_cluster, spread_text))
     found = spread_cluster + spread_text
     return value + np.sqrt(np.divide(wanted, found, out=np.ones_like(found), where=found > 0)) * (by_cluster + by_text)
+
+
+def degrees_of_freedom(clusters: Labels, texts: Labels) -> float:
+    """Of the t interval that :func:`two_way_replicates` widens to: the fewest of what it resamples, less 1.
+
+    >>> degrees_of_freedom([np.arange(30)], [np.arange(30) % 6]), degrees_of_freedom([np.arange(30)], [np.arange(30)])
+    (5.0, 29.0)
+    """
+    clusters, texts = _numbered(clusters), _numbered(texts)
+    return min(effective_number(labels) for level in _resampled(clusters, texts) for labels in level) - 1
+
+
+def _resampled(clusters: Labels, texts: Labels) -> list[Labels]:
+    """What of numbered labels is resampled: where one level lies within the other, the wider one alone."""
+    n_texts = 1 + max(int(labels.max()) for labels in texts)
+    both = _crossed(clusters, texts)
+    n_clusters, n_both = (1 + max(int(labels.max()) for labels in level) for level in (clusters, both))
+    if min(len(np.unique(labels)) for labels in texts) < 2 or n_both == n_texts:
+        return [clusters]
+    return [texts] if n_both == n_clusters else [clusters, texts]
+
+
+def _crossed(clusters: Labels, texts: Labels) -> list[Int[np.ndarray, "pair"]]:
+    n_texts = 1 + max(int(labels.max()) for labels in texts)
+    return _numbered([cluster * n_texts + text for cluster, text in zip(clusters, texts, strict=True)])
 
 
 def effective_number(labels: Int[np.ndarray, "pair"]) -> float:

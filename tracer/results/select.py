@@ -11,13 +11,16 @@ from jaxtyping import Bool, Int
 
 from ...errors import TraceError
 from ...io.quoting import shown
-from ..pairs.indexing import picked
+from ...validation import check_choice
+from ..pairs.indexing import distinct, picked
 from .validation import PAIR_TEXTS
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace, Scores
 
-__all__ = ["rebuilt", "selected"]
+__all__ = ["rebuilt", "selected", "split"]
+
+_FIELDS = {"attribute": "attributes", "template": "templates", "negated": "negated", "group": "groups"}
 
 
 def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str] | None) -> CausalTrace:
@@ -38,6 +41,16 @@ def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str]
         used, changes["target"] = np.unique(trace.target[index], return_inverse=True)
         changes["target_embeddings"] = trace.target_embeddings[used]
     return rebuilt(trace, scores, index, text_pair, **changes)
+
+
+def split(trace: CausalTrace, field: str) -> dict[str, CausalTrace]:
+    """See :meth:`CausalTrace.by`."""
+    name = _FIELDS[check_choice("field", field, _FIELDS)]
+    values: tuple[str, ...] | None = getattr(trace, name)
+    if values is None:
+        raise TraceError(f"no pair of this trace says its {field}")
+    known, index = distinct(values)
+    return {value: selected(trace, index == number) for number, value in enumerate(known)}
 
 
 def _holds(trace: CausalTrace, name: str, wanted: set[str]) -> Bool[np.ndarray, "pair"]:

@@ -22,6 +22,7 @@ __all__ = [
     "cluster_draws",
     "cluster_index",
     "combine",
+    "minmax",
     "pair_table",
     "percentile_interval",
     "split_half_correlation",
@@ -199,6 +200,17 @@ def aggregate_rows(values: Float[np.ndarray, "*draw layer row"], aggregate: str)
     functions = {"sum": np.nansum, "max": np.nanmax, "mean": np.nanmean, "std": np.nanstd}
     nothing = np.isnan(values).all(axis=-1)
     return np.where(nothing, np.nan, functions[aggregate](np.where(nothing[..., None], 0, values), axis=-1))
+
+
+def minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw block"]:
+    """NAST's alpha of a profile over the blocks: 0 at the lowest, 1 at the highest.
+
+    >>> minmax(np.array([1.0, 3.0, 2.0]))
+    array([0. , 1. , 0.5])
+    """
+    low, high = values.min(axis=-1, keepdims=True), values.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return (values - low) / (high - low)
 
 
 def split_half_correlation(

@@ -1,13 +1,16 @@
-"""`compare`: compares models on the same items."""
+"""`compare`: compares models on the same items, or two saved traces."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from ..errors import OptionError
 from .common import Json, Seed, check_output, show, working
+
+DRAWN = (".pdf", ".svg", ".png")
 
 
 def compare(
@@ -15,7 +18,7 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="ITEMS...",
-            help="Files that `evaluate --items` wrote, the baseline first.",
+            help="Files that `evaluate --items` wrote, or two traces that `trace` saved; the baseline first.",
             exists=True,
             dir_okay=False,
             show_default=False,
@@ -26,28 +29,78 @@ def compare(
     ] = "text",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Also every difference, with subsets: .csv; or a plot: .pdf, .svg, .png."),
+        typer.Option(
+            "--out", "-o", help="Also every difference: .csv; or a plot (of traces, their difference map): .pdf, ..."
+        ),
     ] = None,
+    pairing: Annotated[
+        Literal["auto", "id", "order", "none"],
+        typer.Option(help="Traces: pair what is the same item, only by id, by place, or never."),
+    ] = "auto",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compare models on the items that all were scored on: paired differences, intervals, McNemar's test, q values.
 
+    Of two traces: differences of maps, profiles and layer weights, with intervals, q values and rank agreement.
+
     Example:  tracescribe compare clip.csv nast.csv --table latex -o differences.pdf
     """
     if out is not None:
-        check_output(out, (".csv", ".pdf", ".svg", ".png"))
+        check_output(out, (".csv", *DRAWN))
+    from ..io.tensors import is_tensor_file
+
+    traces = [is_tensor_file(path) for path in items]
+    if any(traces):
+        if not all(traces) or len(traces) != 2:
+            raise OptionError(f"compare takes two traces, or files of items: {sum(traces)} of {len(items)} are traces")
+        if table != "text":
+            raise OptionError(f"--table {table} is of items: a comparison of traces is written with -o differences.csv")
+        _compare_traces(items[0], items[1], pairing, out, seed, json)
+        return
+    if pairing != "auto":
+        raise OptionError(f"--pairing {pairing} is of traces: items are paired by their task and id")
     from ..benchmark import compare as compare_models
-    from ..io.atomic import write_atomically
 
     with working(json, f"comparing {len(items)} models"):
         found = compare_models(*items, seed=seed)
         if out is not None and out.suffix == ".csv":
-            with write_atomically(out) as handle:
-                found.to_frame().to_csv(handle, index=False)
+            _write_table(found, out)
         elif out is not None:
             found.plot(out)
-    rows = found.to_frame().astype(object)
-    document = {"models": found.models, "unpaired": found.unpaired, "differences": rows.where(rows.notna(), None)}
-    document["differences"] = document["differences"].to_dict(orient="records")
+    document = {"models": found.models, "unpaired": found.unpaired, "differences": _records(found)}
     show(json, document, *([found.summary()] if table == "text" else [found.table(table)]))
+
+
+def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, seed: int, json: bool) -> None:
+    from ..tracer import compare as compare_traces
+
+    with working(json, "comparing 2 traces"):
+        found = compare_traces(first, second, pairing=pairing, seed=seed)
+        if out is not None and out.suffix == ".csv":
+            _write_table(found, out)
+        elif out is not None:
+            found.export(out)
+    agreement = {name: getattr(found, name).rank_agreement for name in ("cells", "profile", "alpha")}
+    document = {
+        "names": found.names,
+        "paired": found.paired,
+        "matching": found.matching,
+        "n_pairs": found.n_pairs,
+        "interpolated": found.interpolated,
+        "rank_agreement": agreement,
+        "differences": _records(found),
+    }
+    show(json, document, found.summary(), *([] if out is None else [f"saved {out}"]))
+
+
+def _write_table(found: Any, out: Path) -> None:
+    from ..io.atomic import write_atomically
+
+    with write_atomically(out) as handle:
+        found.to_frame().to_csv(handle, index=False)
+
+
+def _records(found: Any) -> list[dict[str, Any]]:
+    rows = found.to_frame().astype(object)
+    return list(rows.where(rows.notna(), None).to_dict(orient="records"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..benchmark import Evaluation
     from ..finetune import Prescription
-    from ..tracer import CausalTrace, Excess
+    from ..tracer import CausalTrace, Excess, TraceComparison
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ class DemoResult:
     def excess(self) -> Excess:
         """CTE of negation over CTE of the control swaps."""
         return self.trace.control(self.control)
+
+    @property
+    def retraced(self) -> TraceComparison:
+        """The negation pairs after training against the same pairs before."""
+        from ..tracer import compare
+
+        return compare(self.trace, self.after, names=("before", "after"), seed=self.seed)
 
     def of(self, name: str) -> tuple[Run, ...]:
         """The runs of one way of training, one a seed."""

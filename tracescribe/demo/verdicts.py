@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ..benchmark import Evaluation
     from ..benchmark.metrics import Interval
-    from ..tracer import CausalTrace
+    from ..tracer import CausalTrace, TraceComparison
     from .result import DemoResult, Run
 
 FOUR_AT_ONCE = 2.50 / 1.96  # Bonferroni: the normal quantile of 0.05 / 4 over that of 0.05, two-sided
@@ -254,14 +254,26 @@ def _peak(profile: np.ndarray) -> int:
 
 
 def _says_trace(result: DemoResult) -> str:
-    before, after = (trace.per_layer(ci=None).value for trace in (result.trace, result.after))
-    peaks = [_peak(profile) for profile in (before, after)]
+    peaks = [_peak(trace.per_layer(ci=None).value) for trace in (result.trace, result.after)]
     where = f"stays at layer {peaks[0]}" if peaks[0] == peaks[1] else f"moves from layer {peaks[0]} to {peaks[1]}"
     inverted = [100 * float(trace.share_inverted) for trace in (result.trace, result.after)]
     return (
-        f"Traced again after weighted training, the peak of CTE between the first and the last layer {where} (largest "
-        f"change of a layer {float(np.abs(after - before).max()):.2f}), and the share of pairs whose foil scores at "
-        f"least as high as the correct caption goes from {inverted[0]:.0f} to {inverted[1]:.0f} %."
+        f"Traced again after weighted training, the peak of CTE between the first and the last layer {where}"
+        f"{_says_changes(result.retraced)}, and the share of pairs whose foil scores at least as high as the correct "
+        f"caption goes from {inverted[0]:.0f} to {inverted[1]:.0f} %."
+    )
+
+
+def _says_changes(compared: TraceComparison) -> str:
+    profile = compared.profile
+    if not profile.tested.any():
+        return ""
+    differ, free = int((profile.q[profile.tested] < 0.05).sum()), int(profile.tested.sum())
+    at = int(np.argmax(np.where(profile.tested, np.abs(profile.difference), -1)))
+    return (
+        f", {differ} of {free} layers differ on the {compared.n_pairs[0]} pairs that both models get right (q < 0.05; "
+        f"most: layer {compared.layers[at]} by {profile.difference[at]:+.2f} [{profile.lo[at]:+.2f}, "
+        f"{profile.hi[at]:+.2f}])"
     )
 
 

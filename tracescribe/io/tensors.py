@@ -20,6 +20,7 @@ __all__ = [
     "CHECKSUM",
     "MAX_HEADER",
     "TensorFile",
+    "is_tensor_file",
     "map_tensor",
     "pack_texts",
     "read_tensors",
@@ -104,6 +105,18 @@ def write_tensors(handle: IO[bytes], tensors: Mapping[str, np.ndarray], metadata
     handle.seek(8 + text.index(_NO_SUM.encode()))
     handle.write(digest.hexdigest().encode())
     handle.seek(0, os.SEEK_END)
+
+
+def is_tensor_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as safetensors do: the length of a header that the file can hold, and its first bracket.
+
+    Raises:
+        DataFormatError: there is no such file, or it is no regular file.
+    """
+    with open_regular(path) as handle:
+        start = handle.read(9)
+        handle.seek(0, os.SEEK_END)
+        return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") <= handle.tell() - 8
 
 
 def read_tensors(path: str | os.PathLike[str], *, needs_checksum: bool = True) -> TensorFile:
