@@ -55,8 +55,9 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
 }
 # The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
 HANDS_TO = {
-    "tracer/results/views.py": {"viz"},
+    "tracer/results/comparison.py": {"viz"},
     "tracer/results/faithfulness.py": {"viz"},
+    "tracer/results/views.py": {"viz"},
     "tracer/results/maps.py": {"viz"},
 }
 

@@ -54,7 +54,7 @@ def test_each_joint_patch_equals_plain_hooks_on_the_source_model(site: str) -> N
     reading = Reading("", source_encoder, source_blocks, NATIVE_SITES, WordTokenizer)
     used = np.flatnonzero(trace.denominator > 0)
     tower, first = model().text, int(trace.layers[0])
-    from tracescribe.tracer.results.profiles import rows_of
+    from tracescribe.tracer.results.sides import rows_of
 
     rows = rows_of(trace, used, "role")
     label = np.array([*rows.labels, ""], dtype=object)[rows.index]

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 
 from ...errors import TraceError
 from .maps import TraceMap
-from .profiles import pairs_used, rows_of
+from .profiles import pairs_used
 from .read_only import ReadOnlyArrays
+from .sides import rows_of
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace

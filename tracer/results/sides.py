@@ -19,7 +19,17 @@ from .statistics import AGGREGATES, PairTable, aggregate_rows, bootstrap, combin
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["Estimated", "RowSums", "Side", "by_layer", "estimated", "layer_table"]
+__all__ = [
+    "Estimated",
+    "RowSums",
+    "Side",
+    "by_layer",
+    "cluster_keys",
+    "estimated",
+    "layer_table",
+    "rows_of",
+    "text_keys",
+]
 
 # Aggregates of certain tokens of each pair, and what is computed over them.
 TOKEN_AGGREGATES = {"differing": "sum", "pooled": "sum", "std_from_differing": "std"}

@@ -15,8 +15,8 @@ from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
 from ..results.circuit import Circuit
 from ..results.faithfulness import first_cells
-from ..results.profiles import cluster_keys, text_keys
 from ..results.resampling import two_way_replicates
+from ..results.sides import cluster_keys, text_keys
 from ..results.statistics import bootstrap, cluster_draws, combine, pair_table, percentile_interval, wants_bootstrap
 from .joint import JointRuns
 from .progress import ProgressCallback, progress_bar

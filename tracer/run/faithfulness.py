@@ -15,7 +15,7 @@ from ..pairs.indexing import distinct
 from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
 from ..results.faithfulness import RANDOM, Faithfulness, first_cells
-from ..results.profiles import cluster_keys, text_keys
+from ..results.sides import cluster_keys, text_keys
 from .joint import JointRuns
 from .progress import ProgressCallback, progress_bar
 
