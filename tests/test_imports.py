@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "finetune": {"patching", "tracer", "viz", "benchmark"},
 }
 # Inside a part: pairs <- results <- run; towers <- adapters <- loading, and towers <- resume <- engine;
-# figure data <- {interactive, notebook, paper} <- reports.
+# figure data <- {interactive, notebook, paper} <- reports; figure data <- explorer.
 MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "tracer/pairs": set(),
     "tracer/results": {"pairs"},
@@ -52,13 +52,17 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
     "viz/notebook": {"figure_data"},
     "viz/paper": {"figure_data"},
     "viz/reports": {"figure_data", "interactive", "paper"},
+    "viz/explorer": {"figure_data", "interactive", "paper"},
 }
-# The one exception: `trace.heatmap()` and its like hand a result to the part that draws it, when called.
+# Exceptions, imported when they are called: `trace.heatmap()` and its like hand a result to the part that draws it, and
+# the explorer, an application over all parts, prescribes and draws phantom films.
 HANDS_TO = {
     "tracer/results/comparison.py": {"viz"},
     "tracer/results/faithfulness.py": {"viz"},
     "tracer/results/views.py": {"viz"},
     "tracer/results/maps.py": {"viz"},
+    "viz/explorer/prescribing.py": {"finetune"},
+    "viz/explorer/targets.py": {"benchmark"},
 }
 
 

@@ -6,6 +6,7 @@ if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of tracescribe")
 
 from ..errors import FigureError
+from .explorer.start import explore
 from .figures import export, export_overlay, faithfulness, heatmap, overlay, profile
 from .interactive.html import save_html
 from .layouts import alpha_bars, curves, draw, panels, pareto
@@ -28,6 +29,7 @@ __all__ = [
     "caption",
     "curves",
     "draw",
+    "explore",
     "export",
     "export_overlay",
     "export_table",

@@ -1,0 +1,144 @@
+"""The explorer's widget: what crosses the wire, what a saved notebook keeps, and what is missing without anywidget."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbconvert import HTMLExporter
+
+import tracescribe as ts
+from tracescribe.viz.explorer import start
+
+pytest.importorskip("anywidget", reason="the extra 'jupyter' is not installed")
+
+from tracescribe.viz.explorer.widget import Explorer
+
+FOLDER = Path(start.__file__).parent
+CLEAR = ts.Text("The lungs are clear.")
+
+
+@pytest.fixture(scope="module")
+def model() -> ts.DualEncoder:
+    return ts.load("phantom")
+
+
+@pytest.fixture
+def explorer(model: ts.DualEncoder) -> Any:
+    made = ts.viz.explore(model, correct="There is no edema.", foil="There is severe edema.", target=CLEAR)
+    assert made.session.wait(120)
+    yield made
+    made.close()
+
+
+def ask(explorer: Explorer, buffers: list[bytes] | None = None, **content: Any) -> dict[str, Any]:
+    """What the page would send; the frame that answers it."""
+    explorer._receive(explorer, content, buffers or [])
+    assert explorer.session.wait(120)
+    return explorer.frame
+
+
+def test_the_page_gets_arrays_as_bytes_and_everything_else_as_json(explorer: Explorer) -> None:
+    import json
+
+    json.dumps(explorer.frame, allow_nan=False)
+    where = explorer.frame["maps"]["panels"][0]["cells"]
+    sent = np.frombuffer(explorer.data, "<f4", offset=where["at"], count=where["length"] // 4)
+    assert where["shape"] == [9, 8] and sent[3] == 1.0  # layer 0 at the differing token
+    assert len(explorer.get_state()["data"]) == len(explorer.data)
+
+
+def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
+    assert ask(explorer, do="choose", value={"layer": 2, "column": 7})["ask"]["title"] == "layer 2 · token [EOT]"
+    assert ask(explorer, do="heads")["ask"]["heads"]["shape"] == [8, 4]
+    assert ask(explorer, do="choose", value={"foil": "There is edema."})["captions"]["fix"]["side"] == "foil"
+    assert ask(explorer, do="fix")["captions"]["problem"] is None
+    assert ask(explorer, do="restore", value=1)["captions"]["foil"]["text"] == "There is severe edema."
+    assert ask(explorer, do="target", kind="film", value="7")["target"]["label"].startswith("phantom film 7")
+    assert ask(explorer, do="candidate", value="There is mild edema.")["scores"]["rows"][2]["caption"]
+    assert explorer.code() == explorer.frame["code"] and "ts.trace(model, [pair]" in explorer.code()
+
+
+def test_a_dropped_image_is_its_bytes(explorer: Explorer, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "film.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(path)
+    frame = ask(explorer, [path.read_bytes()], do="target", kind="dropped", value="../a <b>film</b>.png")
+    assert frame["target"]["label"] == "b>.png" and frame["status"]["kind"] == "ready"
+    assert "dropped" in frame["code"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"do": "choose", "value": {"beta": "much"}},
+        {"do": "choose", "value": 3},
+        {"do": "choose", "value": {"no such": 1}},
+        {"do": "preset", "value": 5},
+        {"do": "restore", "value": None},
+        {"do": "delete everything"},
+        {},
+        {"do": "target", "kind": "dropped", "value": "x.png"},
+        {"do": "export", "value": "x.exe"},
+        {"do": "candidate", "value": ["a"]},
+    ],
+)
+def test_a_wrong_request_is_a_sentence_in_the_status(explorer: Explorer, content: dict[str, Any]) -> None:
+    before = explorer.frame["maps"]
+    frame = ask(explorer, **content)
+    assert frame["status"]["kind"] == "problem" and len(frame["status"]["text"]) > 10
+    assert frame["maps"] == before
+    assert ask(explorer, do="choose", value={"beta": 2})["status"]["kind"] == "ready"
+
+
+def test_a_saved_notebook_and_its_html_keep_a_picture(explorer: Explorer) -> None:
+    forms, metadata = explorer._repr_mimebundle_()
+    assert {"application/vnd.jupyter.widget-view+json", "image/png", "text/html", "text/plain"} <= set(forms)
+    assert base64.b64decode(forms["image/png"]).startswith(b"\x89PNG\r\n\x1a\n")
+    output = nbformat.v4.new_output("display_data", data=forms, metadata=metadata)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("explore", outputs=[output])])
+    nbformat.validate(notebook)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    assert 'src="data:image/png;base64,' in page
+
+
+def test_texts_are_never_markup() -> None:
+    """The page has no way to write markup: only text nodes and attributes that it sets by name."""
+    script = (FOLDER / "explorer.js").read_text(encoding="utf-8")
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "new Function"):
+        assert way not in script
+    for network in ("http://", "https://", "fetch(", "XMLHttpRequest", "import(", "WebSocket"):
+        assert network not in script
+    assert "url(" not in (FOLDER / "explorer.css").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_script_is_an_es_module() -> None:
+    script = (FOLDER / "explorer.js").read_bytes()
+    done = subprocess.run(
+        ["node", "--check", "--input-type=module", "-"], input=script, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_without_anywidget_explore_says_how_to_get_it(model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refusing(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == "anywidget":
+            raise ModuleNotFoundError("No module named 'anywidget'", name="anywidget")
+        return real(name, *arguments, **options)
+
+    monkeypatch.delitem(sys.modules, "tracescribe.viz.explorer.widget")
+    monkeypatch.setattr(builtins, "__import__", refusing)
+    with pytest.raises(ts.errors.FigureError, match=r"pip install 'tracescribe\[jupyter\]'"):
+        ts.viz.explore(model)

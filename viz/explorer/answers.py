@@ -1,0 +1,184 @@
+"""What the page shows of scores, and of a selected cell, row or column, as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import TracescribeError
+from ..figure_data.labels import tidy_token
+from .asking import Ranked, extreme_pairs, rank_captions, role_of
+from .buffers import Buffers
+from .computing import MAIN
+from .panels import Panel, Panels
+
+if TYPE_CHECKING:
+    from ...tracer import CausalTrace
+    from ..figure_data import HeatmapData
+    from .session import ExplorerSession
+
+__all__ = ["answer", "scores_before"]
+
+
+def _candidates(session: ExplorerSession) -> tuple[list[str], list[float]] | None:
+    """Candidate captions and their scores with the explored model, as far as they are known."""
+    if session.result is not None:
+        trace = session.result.traces[MAIN]
+        scores = list(session.result.scores[MAIN])
+        scores[:2] = [float(trace.scores.correct[0]), float(trace.scores.foil[0])]
+        return list(session.result.candidates), scores
+    if session.scores is not None:
+        return [session.settings.correct, session.settings.foil, *session.candidates], list(session.scores)
+    return None
+
+
+def _ranked(ranked: list[Ranked]) -> list[dict[str, Any]]:
+    return [
+        {
+            "caption": one.caption,
+            "score": one.score,
+            "rank": one.rank,
+            "with": one.score_with,
+            "rank_with": one.rank_with,
+            "patched": one.patched,
+        }
+        for one in ranked
+    ]
+
+
+def scores_before(session: ExplorerSession) -> dict[str, Any] | None:
+    """Before any patch: which candidate would win."""
+    known = _candidates(session)
+    if known is None:
+        return None
+    captions, scores = known
+    roles = {0: "correct", 1: "foil"}
+    ranked = rank_captions(captions, scores, -1, None)
+    winner = ranked[0].caption
+    return {
+        "rows": [{**row, "role": roles.get(captions.index(row["caption"]), "")} for row in _ranked(ranked)],
+        "winner": winner,
+        "right": winner == captions[0],
+        "margin": scores[0] - scores[1],
+    }
+
+
+def answer(session: ExplorerSession, panels: Panels | str | None, buffers: Buffers) -> dict[str, Any] | None:
+    """What is known of the selected cell, row or column."""
+    layer, column = session.settings.layer, session.settings.column
+    if (layer is None and column is None) or not isinstance(panels, Panels):
+        return None
+    data = panels.panels[-1].data
+    n_layers, n_columns = data.values.shape
+    if (layer or 0) >= n_layers or (column or 0) >= n_columns:
+        return None
+    name = "" if column is None else data.labels[column]
+    found: dict[str, Any] = {
+        "title": _title(data, layer, column, by_role=panels.by_role),
+        "cells": [{"name": panel.name, "value": _cell(panel, layer, column)} for panel in panels.panels],
+        "lines": _lines(data, layer, column),
+        "quantity": data.quantity,
+        "token": name,
+    }
+    single = session.settings.scope == "pair" and not panels.by_role and len(panels.panels) == 1
+    if single and session.result is not None:
+        found |= _of_one_pair(session, session.result.traces[MAIN], layer, column, buffers)
+    if column is not None and layer is not None:
+        role = data.columns[column] if panels.by_role else None
+        if single and session.result is not None and not session.captions.aligned:
+            role = role_of(session.result.traces[MAIN], column)
+        found["data"] = _extremes(session, layer, role, buffers)
+    return found
+
+
+def _title(data: HeatmapData, layer: int | None, column: int | None, *, by_role: bool) -> str:
+    parts = [] if layer is None else [f"layer {data.layers[layer]}"]
+    if column is not None:
+        parts.append(f"{'tokens in role' if by_role else 'token'} {data.labels[column]}")
+    return " · ".join(parts)
+
+
+def _cell(panel: Panel, layer: int | None, column: int | None) -> float | None:
+    """The value of a cell; of a row or column, its sum."""
+    values = panel.values
+    if (layer is not None and layer >= values.shape[0]) or (column is not None and column >= values.shape[1]):
+        return None
+    chosen = values[slice(None) if layer is None else layer, slice(None) if column is None else column]
+    return float(np.nansum(chosen)) if np.isfinite(chosen).any() else None
+
+
+def _lines(data: HeatmapData, layer: int | None, column: int | None) -> list[dict[str, Any]]:
+    """The cells of a row, the largest first, or of a column, from the last layer down."""
+    if layer is not None and column is not None:
+        return []
+    if layer is None:
+        assert column is not None
+        cells = [
+            (f"layer {number_}", float(value))
+            for number_, value in zip(data.layers, data.values[:, column], strict=True)
+        ]
+        return [{"name": name, "value": None if np.isnan(value) else value} for name, value in reversed(cells)]
+    named = sorted(
+        zip(data.labels, data.values[layer].tolist(), strict=True), key=lambda one: -np.nan_to_num(abs(one[1]))
+    )
+    return [{"name": name, "value": None if np.isnan(value) else value} for name, value in named[:12]]
+
+
+def _of_one_pair(
+    session: ExplorerSession, trace: CausalTrace, layer: int | None, column: int | None, buffers: Buffers
+) -> dict[str, Any]:
+    """Scores and ranks with the patch, heads and attention: of the pair that is entered."""
+    known = _candidates(session)
+    result = session.result
+    assert known is not None and result is not None
+    captions, scores = known
+    found: dict[str, Any] = {"can_split": session.settings.site == "resid"}
+    base = 0 if trace.direction == "foil->correct" else 1
+    if layer is not None and column is not None:
+        patched = float(trace.scores.patched[0, layer, column])
+        if np.isfinite(patched):
+            found["ranks"] = _ranked(rank_captions(captions, scores, base, patched))
+        attention = session.attention.get((result.number, layer, column))
+        if attention is not None:
+            found["attention"] = [
+                {"cells": buffers.array(patterns), "keys": [tidy_token(token, token.startswith("[")) for token in keys]}
+                for patterns, keys in attention
+            ]
+            found["from"] = [tidy_token(keys[column], keys[column].startswith("[")) for _, keys in attention]
+        found["can_attend"] = int(trace.layers[layer]) > 0
+    if column is not None:
+        heads = session.heads.get((result.number, column))
+        found["heads"] = None if heads is None else buffers.array(heads)
+    return found
+
+
+def _extremes(session: ExplorerSession, layer: int, role: str | None, buffers: Buffers) -> dict[str, Any] | None:
+    """The pairs of the data set with the strongest and weakest effect where the cell is."""
+    if not session.pairs or role is None:
+        return None
+    trace = session.pooled.get(("data", MAIN, session.pooled_options))
+    if trace is None:
+        return {"traced": False, "role": role}
+    try:
+        ends = extreme_pairs(trace, layer, role)
+    except TracescribeError as error:
+        return {"traced": True, "role": role, "problem": str(error)}
+    return {
+        "traced": True,
+        "role": role,
+        "strongest": [_extreme(session, i, value, buffers) for i, value in ends[0]],
+        "weakest": [_extreme(session, i, value, buffers) for i, value in ends[1]],
+    }
+
+
+def _extreme(session: ExplorerSession, i: int, value: float, buffers: Buffers) -> dict[str, Any]:
+    pair = session.pairs[i]
+    return {
+        "number": i,
+        "id": str(i if pair.id is None else pair.id),
+        "correct": pair.correct,
+        "foil": pair.foil,
+        "value": value,
+        "picture": buffers.picture(session.pictures.of(i)),
+    }

@@ -1,0 +1,1032 @@
+// The page of tracescribe's explorer. It draws frames that Python sends and sends requests back; it computes no result.
+// Everything from captions, ids and files is put in as text, never as markup. No dependency, no network, no build.
+
+const DARK = ["#a6d1f0", "#6fb1e0", "#3f8ac4", "#2a628f", "#23425c", "#20252c", "#5c2f2f", "#93403a", "#c9604e", "#ec8f73", "#ffc4a8"];
+const SIDES = ["correct", "foil"];
+const NAMES = {
+  "foil->correct": "foil → correct", "correct->foil": "correct → foil",
+  resid: "residual stream", attn: "attention output", mlp: "MLP output",
+  pair: "this pair", data: "data set", sum: "sum", max: "largest", mean: "mean", std: "spread (std)",
+  blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
+};
+const QUIET = 500; // milliseconds after the last keystroke or move in which a frame does not overwrite what is entered
+
+let serial = 0;
+
+// -- small helpers ----------------------------------------------------------------------------------------------------
+
+function h(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.className = value;
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child); // strings become text
+  return node;
+}
+
+function put(node, ...children) {
+  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
+}
+
+function number(value, digits = 2) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const text = Math.abs(value).toFixed(digits);
+  return (value < 0 && Number(text) !== 0 ? "−" : "") + text;
+}
+
+function short(value) {
+  if (Math.abs(value) < 5e-7) return "0"; // 0 and 1 without decimals only where they are exact
+  if (Math.abs(Math.abs(value) - 1) < 5e-7) return value < 0 ? "−1" : "1";
+  const text = number(value);
+  return text.replace(/^(−?)0\./, "$1.");
+}
+
+function percent(value) {
+  return `${Math.round(100 * value)} %`;
+}
+
+function mix(a, b, t) {
+  const [x, y] = [a, b].map((colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)));
+  return x.map((value, i) => Math.round(value + (y[i] - value) * t));
+}
+
+function colour(value, limit, stops) {
+  const at = ((Math.max(-1, Math.min(1, value / limit)) + 1) / 2) * (stops.length - 1);
+  const low = Math.min(stops.length - 2, Math.floor(at));
+  return mix(stops[low], stops[low + 1], at - low);
+}
+
+function luminance([r, g, b]) {
+  const linear = [r, g, b].map((v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+}
+
+function isDark() {
+  const { body, documentElement } = document;
+  const lab = body.dataset.jpThemeLight;
+  if (lab !== undefined) return lab === "false";
+  const code = body.dataset.vscodeThemeKind;
+  if (code !== undefined) return code.includes("dark") || code === "vscode-high-contrast";
+  if (documentElement.getAttribute("theme")) return documentElement.getAttribute("theme") === "dark"; // Colab
+  return window.matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+// -- drawing ----------------------------------------------------------------------------------------------------------
+
+function prepareCanvas(canvas, width, height) {
+  const scale = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+// A grid of cells with names below and at the left. Returns where its cells are, for the pointer.
+// spec: {values, rows (names, from the top), columns (names), marked, limit, numbers, width, cell: [least, most], ink...}
+function drawGrid(canvas, spec, style) {
+  const { rows, columns, marked = [], limit, width } = spec;
+  const measure = canvas.getContext("2d");
+  measure.font = style.font;
+  const left = Math.ceil(Math.max(14, ...rows.map((name) => measure.measureText(name).width))) + 10 + (spec.rowTitle ? 16 : 0);
+  const right = spec.profile ? Math.min(104, Math.max(64, width * 0.16)) : 4;
+  const room = Math.max(40, width - left - right - 2);
+  const cellWidth = Math.max(3, Math.min(spec.widest || 62, room / columns.length));
+  const cellHeight = Math.max(9, Math.min(spec.tallest || 26, 400 / rows.length));
+  measure.font = style.bold;
+  const widths = columns.map((name) => measure.measureText(name).width);
+  const turned = Math.max(...widths) > cellWidth - 4;
+  const top = spec.profile ? 20 : 4;
+  const longest = Math.min(130, Math.max(...widths));
+  const below = turned ? Math.ceil(longest * 0.72) + 20 : 26;
+  const height = top + rows.length * cellHeight + below + (spec.columnTitle ? 18 : 0);
+  const gridWidth = cellWidth * columns.length;
+  const total = Math.ceil(left + gridWidth + right);
+  const context = prepareCanvas(canvas, Math.max(total, 60), Math.ceil(height));
+  const at = { left, top, cellWidth, cellHeight, rows: rows.length, columns: columns.length, gridWidth };
+  context.textBaseline = "middle";
+  for (let i = 0; i < rows.length; i++) {
+    for (let j = 0; j < columns.length; j++) {
+      const value = spec.values(i, j);
+      const x = left + j * cellWidth;
+      const y = top + i * cellHeight;
+      const gap = cellWidth > 8 ? 1 : 0.4;
+      if (!Number.isFinite(value)) {
+        context.fillStyle = style.blank;
+        context.fillRect(x + gap / 2, y + gap / 2, cellWidth - gap, cellHeight - gap);
+        continue;
+      }
+      const shade = colour(value, limit, style.stops);
+      context.fillStyle = `rgb(${shade.join(",")})`;
+      context.fillRect(x + gap / 2, y + gap / 2, cellWidth - gap, cellHeight - gap);
+      if (spec.numbers !== false && cellWidth >= 29 && cellHeight >= 15) {
+        context.font = style.small;
+        context.textAlign = "center";
+        context.fillStyle = luminance(shade) > 0.3 ? "#1b1f24" : "#ffffff";
+        context.fillText(short(value), x + cellWidth / 2, y + cellHeight / 2 + 0.5);
+      }
+    }
+  }
+  context.font = style.font;
+  context.textAlign = "right";
+  const step = Math.ceil(14 / cellHeight);
+  rows.forEach((name, i) => {
+    const fromEnd = rows.length - 1 - i;
+    if (fromEnd % step && i) return;
+    context.fillStyle = style.muted;
+    context.fillText(name, left - 7, top + (i + 0.5) * cellHeight + 0.5);
+  });
+  if (spec.rowTitle) {
+    context.save();
+    context.translate(8, top + (rows.length * cellHeight) / 2);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.fillStyle = style.muted;
+    context.fillText(spec.rowTitle, 0, 0);
+    context.restore();
+  }
+  const foot = top + rows.length * cellHeight;
+  const every = Math.ceil((turned ? 13 : 10) / cellWidth);
+  columns.forEach((name, j) => {
+    const x = left + (j + 0.5) * cellWidth;
+    if (marked[j]) {
+      context.fillStyle = style.accent;
+      context.fillRect(left + j * cellWidth + 2, foot + 2, Math.max(1, cellWidth - 4), 3);
+    }
+    if (j % every && !marked[j]) return;
+    context.fillStyle = marked[j] ? style.accent : style.ink;
+    context.font = marked[j] ? style.bold : style.font;
+    if (!turned) {
+      context.textAlign = "center";
+      context.fillText(name, x, foot + 16);
+      return;
+    }
+    context.save();
+    context.translate(x + 3, foot + 11);
+    context.rotate(-Math.PI / 4);
+    context.textAlign = "right";
+    context.fillText(name, 0, 0, 130);
+    context.restore();
+  });
+  if (spec.columnTitle) {
+    context.font = style.font;
+    context.fillStyle = style.muted;
+    context.textAlign = "center";
+    context.fillText(spec.columnTitle, left + gridWidth / 2, height - 8);
+  }
+  if (spec.profile) drawProfile(context, spec.profile, at, right, style);
+  if (spec.cone) drawCone(context, spec.cone, at, style);
+  if (spec.selected) drawSelected(context, spec.selected, at, style);
+  return at;
+}
+
+function drawProfile(context, profile, at, width, style) {
+  const { value, lo, hi } = profile;
+  const all = [...value, ...(lo || []), ...(hi || []), 0].filter(Number.isFinite);
+  const low = Math.min(...all);
+  const high = Math.max(...all, low + 1e-6);
+  const x0 = at.left + at.gridWidth + 12;
+  const span = width - 32;
+  const x = (v) => x0 + ((v - low) / (high - low)) * span;
+  const y = (i) => at.top + (value.length - 1 - i + 0.5) * at.cellHeight;
+  context.font = style.small;
+  context.fillStyle = style.muted;
+  context.textAlign = "center";
+  const title = context.measureText(profile.name).width > width ? profile.name.split(" ")[0] : profile.name;
+  context.fillText(title, x0 + span / 2, 9);
+  context.strokeStyle = style.grid;
+  context.lineWidth = 1;
+  context.beginPath();
+  context.moveTo(x(0), at.top);
+  context.lineTo(x(0), at.top + value.length * at.cellHeight);
+  context.stroke();
+  if (lo && hi) {
+    context.fillStyle = style.band;
+    context.beginPath();
+    for (let i = 0; i < value.length; i++) context.lineTo(x(hi[i]), y(i));
+    for (let i = value.length - 1; i >= 0; i--) context.lineTo(x(lo[i]), y(i));
+    context.closePath();
+    context.fill();
+  }
+  context.strokeStyle = style.line;
+  context.lineWidth = 2;
+  context.beginPath();
+  for (let i = 0; i < value.length; i++) if (Number.isFinite(value[i])) context.lineTo(x(value[i]), y(i));
+  context.stroke();
+  context.fillStyle = style.line;
+  for (let i = 0; i < value.length; i++) {
+    if (!Number.isFinite(value[i])) continue;
+    context.beginPath();
+    context.arc(x(value[i]), y(i), at.cellHeight > 12 ? 2.6 : 1.6, 0, 7);
+    context.fill();
+  }
+  context.fillStyle = style.muted;
+  const foot = at.top + value.length * at.cellHeight + 12;
+  context.fillText(short(low), x(low), foot);
+  context.fillText(short(high), x(high), foot);
+}
+
+// The states that a patch at the selected cell can change: later layers, and in a causal tower no token before it.
+function drawCone(context, { row, column, causal }, at, style) {
+  const first = causal ? column : 0;
+  context.fillStyle = style.cone;
+  context.fillRect(at.left + first * at.cellWidth, at.top, (at.columns - first) * at.cellWidth, row * at.cellHeight);
+  context.strokeStyle = style.ink;
+  context.lineWidth = 1;
+  context.setLineDash([4, 3]);
+  if (row > 0) {
+    context.strokeRect(
+      at.left + first * at.cellWidth + 0.5, at.top + 0.5,
+      (at.columns - first) * at.cellWidth - 1, row * at.cellHeight - 1,
+    );
+  }
+  context.setLineDash([]);
+}
+
+function drawSelected(context, { row, column }, at, style) {
+  const x = at.left + (column === null ? 0 : column * at.cellWidth);
+  const y = at.top + (row === null ? 0 : row * at.cellHeight);
+  const w = column === null ? at.gridWidth : at.cellWidth;
+  const t = row === null ? at.rows * at.cellHeight : at.cellHeight;
+  context.lineWidth = 2;
+  context.strokeStyle = style.paper;
+  context.strokeRect(x - 1, y - 1, w + 2, t + 2);
+  context.strokeStyle = style.accent;
+  context.strokeRect(x + 0.5, y + 0.5, w - 1, t - 1);
+}
+
+// -- the page ---------------------------------------------------------------------------------------------------------
+
+class Page {
+  constructor(model, el) {
+    this.model = model;
+    this.id = `ts-explorer-${++serial}`;
+    this.seen = {};
+    this.local = { layer: null, column: null };
+    this.touched = {};
+    this.grids = [];
+    this.hovered = null;
+    this.pictures = [];
+    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer" });
+    this.root.explorer = this;
+    el.append(this.root);
+    this.build();
+    this.redraw = () => this.update(true);
+    this.sizes = new ResizeObserver(() => {
+      const width = this.root.clientWidth;
+      if (width && width !== this.width) this.redraw();
+    });
+    this.sizes.observe(this.root);
+    this.themes = new MutationObserver(this.redraw);
+    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
+    this.media = window.matchMedia("(prefers-color-scheme: dark)");
+    this.media.addEventListener("change", this.redraw);
+    this.onFrame = () => this.update(false);
+    model.on("change:frame", this.onFrame);
+    this.update(true);
+  }
+
+  close() {
+    this.sizes.disconnect();
+    this.themes.disconnect();
+    this.media.removeEventListener("change", this.redraw);
+    this.model.off("change:frame", this.onFrame);
+    this.pictures.forEach(URL.revokeObjectURL);
+  }
+
+  send(request, buffers = []) {
+    this.model.send(request, undefined, buffers);
+  }
+
+  choose(values) {
+    this.send({ do: "choose", value: values });
+  }
+
+  touch(name) {
+    this.touched[name] = performance.now();
+  }
+
+  untouched(name) {
+    return !(performance.now() - (this.touched[name] ?? -1e9) < QUIET);
+  }
+
+  array(where) {
+    if (!where) return null;
+    const data = this.model.get("data");
+    const from = data.byteOffset + where.at;
+    return new Float32Array(data.buffer.slice(from, from + where.length));
+  }
+
+  picture(where) {
+    if (!where) return null;
+    const data = this.model.get("data");
+    const from = data.byteOffset + where.at;
+    const url = URL.createObjectURL(new Blob([data.buffer.slice(from, from + where.length)], { type: "image/png" }));
+    this.pictures.push(url);
+    return url;
+  }
+
+  // -- built once -----------------------------------------------------------------------------------------------------
+
+  build() {
+    this.inputs = {};
+    this.chips = {};
+    this.lengths = {};
+    const captions = SIDES.map((side) => {
+      const id = `${this.id}-${side}`;
+      this.inputs[side] = h("input", {
+        id, type: "text", spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-tokens`,
+        oninput: (event) => { this.touch(side); this.choose({ [side]: event.target.value }); },
+      });
+      this.chips[side] = h("div", { class: "ts-tokens", id: `${id}-tokens`, role: "list", "aria-label": `tokens of the ${side} caption` });
+      this.lengths[side] = h("span", { class: "ts-length" });
+      return h("div", { class: "ts-caption" },
+        h("label", { for: id }, side === "correct" ? "Correct caption" : "Foil", this.lengths[side]),
+        this.inputs[side], this.chips[side]);
+    });
+    this.fix = h("div", { class: "ts-fix" });
+    this.target = this.buildTarget();
+    this.controls = h("div", { class: "ts-controls", role: "group", "aria-label": "what is traced and shown" });
+    this.statusText = h("span", { class: "ts-status-text", role: "status", "aria-live": "polite" });
+    this.stop = h("button", { type: "button", class: "ts-stop", onclick: () => this.send({ do: "stop" }) }, "Stop");
+    this.status = h("div", { class: "ts-status" }, h("span", { class: "ts-light", "aria-hidden": "true" }), this.statusText, this.stop);
+    this.maps = h("div", { class: "ts-maps" });
+    this.readout = h("div", { class: "ts-readout", "aria-live": "off" });
+    this.legend = h("canvas", { class: "ts-legend", role: "img", "aria-label": "colour scale" });
+    this.notes = h("div", { class: "ts-notes" });
+    this.scores = h("div", { class: "ts-scores" });
+    this.tabs = this.buildTabs();
+    put(this.root,
+      h("div", { class: "ts-entry" }, h("div", { class: "ts-captions" }, captions, this.fix), this.target),
+      this.controls, this.status,
+      h("div", { class: "ts-view" },
+        h("div", { class: "ts-pictures" }, this.maps, h("div", { class: "ts-under" }, this.legend, this.readout), this.notes),
+        this.scores),
+      this.tabs);
+  }
+
+  buildTarget() {
+    const file = h("input", {
+      type: "file", accept: "image/*,.dcm", class: "ts-file", tabindex: "-1", "aria-hidden": "true",
+      onchange: (event) => { this.take(event.target.files); event.target.value = ""; },
+    });
+    this.thumbnail = h("div", { class: "ts-thumbnail" });
+    this.targetKind = h("select", {
+      "aria-label": "kind of target",
+      onchange: (event) => { this.kind = event.target.value; this.drawTargetKind(); },
+    }, [["text", "Text"], ["film", "Phantom film"], ["file", "Image path"]].map(([value, name]) => h("option", { value }, name)));
+    this.targetValue = h("input", {
+      type: "text", spellcheck: "false", autocomplete: "off",
+      oninput: () => this.touch("target"),
+      onchange: () => this.sendTarget(),
+      onkeydown: (event) => { if (event.key === "Enter") this.sendTarget(); },
+    });
+    this.targetLabel = h("div", { class: "ts-target-label" });
+    const block = h("div", {
+      class: "ts-target", role: "group", "aria-label": "target: what the captions are judged by",
+      ondragover: (event) => { event.preventDefault(); block.classList.add("ts-over"); },
+      ondragleave: () => block.classList.remove("ts-over"),
+      ondrop: (event) => { event.preventDefault(); block.classList.remove("ts-over"); this.take(event.dataTransfer.files); },
+    },
+    this.thumbnail,
+    h("div", { class: "ts-target-fields" },
+      h("div", { class: "ts-label" }, "Target"),
+      h("div", { class: "ts-line" }, this.targetKind, this.targetValue),
+      this.targetLabel,
+      h("div", { class: "ts-hint" },
+        h("button", { type: "button", class: "ts-link", onclick: () => file.click() }, "Choose an image"), " or drop one here", file)));
+    return block;
+  }
+
+  drawTargetKind() {
+    this.targetKind.value = this.kind;
+    const hints = { text: ["text of the target", "a sentence"], film: ["number of the film", "a number from 0 on"], file: ["path of an image", "path/of/an/image.png"] };
+    this.targetValue.setAttribute("aria-label", hints[this.kind][0]);
+    this.targetValue.placeholder = hints[this.kind][1];
+    this.targetValue.inputMode = this.kind === "film" ? "numeric" : "text";
+  }
+
+  sendTarget() {
+    const value = this.targetValue.value;
+    if (value.trim() && `${this.kind} ${value}` !== this.sentTarget) {
+      this.sentTarget = `${this.kind} ${value}`;
+      this.send({ do: "target", kind: this.kind, value });
+    }
+  }
+
+  async take(files) {
+    if (!files || !files.length) return;
+    if (files[0].size > 50e6) {
+      this.statusText.textContent = "this file is larger than 50 MB: enter its path instead";
+      return;
+    }
+    const content = await files[0].arrayBuffer();
+    this.send({ do: "target", kind: "dropped", value: files[0].name }, [content]);
+  }
+
+  buildTabs() {
+    this.panels = {};
+    const names = [["ask", "Ask"], ["plan", "Prescribe"], ["history", "History"], ["leave", "Copy and export"]];
+    const buttons = names.map(([name, label]) =>
+      h("button", {
+        type: "button", role: "tab", id: `${this.id}-tab-${name}`, "aria-controls": `${this.id}-panel-${name}`,
+        onclick: () => this.openTab(name),
+      }, label));
+    const list = h("div", {
+      class: "ts-tablist", role: "tablist", "aria-label": "questions and results",
+      onkeydown: (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        const next = (names.findIndex(([name]) => name === this.tab) + step + names.length) % names.length;
+        this.openTab(names[next][0]);
+        buttons[next].focus();
+      },
+    }, buttons);
+    const panels = names.map(([name]) => {
+      this.panels[name] = h("div", { class: "ts-panel", role: "tabpanel", id: `${this.id}-panel-${name}`, "aria-labelledby": `${this.id}-tab-${name}`, tabindex: "0" });
+      return this.panels[name];
+    });
+    this.tabButtons = Object.fromEntries(names.map(([name], i) => [name, buttons[i]]));
+    this.buildLeave();
+    this.openTab("ask");
+    return h("div", { class: "ts-tabs" }, list, panels);
+  }
+
+  openTab(name) {
+    this.tab = name;
+    for (const [other, panel] of Object.entries(this.panels)) {
+      const open = other === name;
+      panel.hidden = !open;
+      this.tabButtons[other].setAttribute("aria-selected", String(open));
+      this.tabButtons[other].tabIndex = open ? 0 : -1;
+    }
+    if (this.frame) this.drawTab();
+  }
+
+  buildLeave() {
+    this.code = h("textarea", { class: "ts-code", readonly: true, rows: "13", spellcheck: "false", "aria-label": "code of this view" });
+    this.copied = h("span", { class: "ts-copied", role: "status", "aria-live": "polite" });
+    const name = h("input", { type: "text", value: "explored", id: `${this.id}-name`, spellcheck: "false", class: "ts-name" });
+    const write = (suffix) => h("button", {
+      type: "button", "data-suffix": suffix,
+      onclick: () => this.send({ do: "export", value: name.value.replace(/\.(pdf|svg|png|csv|json)$/i, "") + suffix }),
+    }, { ".json": "plan" }[suffix] || suffix.slice(1).toUpperCase());
+    put(this.panels.leave,
+      h("div", { class: "ts-line" },
+        h("button", { type: "button", class: "ts-primary ts-copy", onclick: () => this.copy() }, "Copy as code"), this.copied),
+      this.code,
+      h("div", { class: "ts-line" },
+        h("label", { for: `${this.id}-name` }, "Write "), name, h("span", {}, " as "),
+        h("span", { class: "ts-buttons" }, [".pdf", ".svg", ".png", ".csv", ".json"].map(write))));
+  }
+
+  async copy() {
+    try {
+      await navigator.clipboard.writeText(this.code.value);
+    } catch {
+      this.code.focus();
+      this.code.select();
+      document.execCommand("copy");
+    }
+    this.copied.textContent = "copied";
+    window.setTimeout(() => { this.copied.textContent = ""; }, 2000);
+  }
+
+  // -- every frame ----------------------------------------------------------------------------------------------------
+
+  update(everything) {
+    const frame = this.model.get("frame");
+    if (!frame || !frame.settings) return;
+    this.frame = frame;
+    this.width = this.root.clientWidth;
+    this.root.dataset.theme = isDark() ? "dark" : "light";
+    this.root.classList.toggle("ts-narrow", this.width < 760);
+    if (everything) this.seen = {};
+    const old = this.pictures;
+    this.pictures = [];
+    this.style = this.readStyle();
+    this.drawCaptions();
+    this.drawTarget();
+    this.once("controls", [frame.settings, frame.compare, frame.presets.length], () => this.drawControls());
+    this.drawStatus();
+    if (this.untouched("cell")) this.local = { layer: frame.settings.layer, column: frame.settings.column };
+    this.drawMaps();
+    this.drawScores();
+    this.drawTab();
+    window.setTimeout(() => old.forEach(URL.revokeObjectURL), 1000);
+  }
+
+  // Rebuild a part only if what it shows has changed, so that nothing loses the focus.
+  once(name, value, draw) {
+    const key = JSON.stringify(value);
+    if (this.seen[name] === key) return;
+    this.seen[name] = key;
+    draw();
+  }
+
+  readStyle() {
+    const values = getComputedStyle(this.root);
+    const get = (name) => values.getPropertyValue(`--ts-${name}`).trim();
+    const family = values.fontFamily;
+    return {
+      ink: get("ink"), muted: get("muted"), accent: get("accent"), grid: get("grid"), paper: get("paper"), blank: get("blank"),
+      band: get("band"), line: get("line"), cone: get("cone"),
+      font: `12px ${family}`, bold: `600 12px ${family}`, small: `11px ${family}`,
+      stops: this.root.dataset.theme === "dark" ? DARK : this.model.get("palette"),
+    };
+  }
+
+  drawCaptions() {
+    const { captions } = this.frame;
+    for (const side of SIDES) {
+      const input = this.inputs[side];
+      if (this.untouched(side) && input.value !== captions[side].text) input.value = captions[side].text;
+      const count = captions[side].tokens.length;
+      this.lengths[side].textContent = count ? ` ${count} tokens` : "";
+      this.once(`tokens ${side}`, captions[side], () => put(this.chips[side],
+        captions[side].tokens.map((token, i) => h("span", {
+          role: "listitem", class: captions[side].differs[i] ? "ts-token ts-differs" : "ts-token",
+          "aria-label": captions[side].differs[i] ? `${token}, differs` : undefined,
+        }, token))));
+      input.setAttribute("aria-invalid", String(Boolean(captions.problem)));
+    }
+    this.once("fix", [captions.fix, captions.notes, captions.aligned], () => put(this.fix,
+      captions.fix && h("button", { type: "button", onclick: () => { this.touched = {}; this.send({ do: "fix" }); } },
+        "Use “", captions.fix.caption, "”", ` as the ${captions.fix.side === "foil" ? "foil" : "correct caption"}`),
+      captions.aligned && !captions.problem ? h("span", { class: "ts-tag" }, "aligned: different lengths") : null,
+      captions.notes.map((note) => h("div", { class: "ts-note" }, note))));
+  }
+
+  drawTarget() {
+    const { target } = this.frame;
+    this.once("target", target, () => {
+      const url = this.picture(target.picture);
+      put(this.thumbnail, url ? h("img", { src: url, alt: target.label }) : h("span", { class: "ts-quote", "aria-hidden": "true" }, "“ ”"));
+      this.targetLabel.textContent = target.kind === "text" ? "" : target.label;
+      if (this.untouched("target")) {
+        this.kind = ["text", "film", "file"].includes(target.kind) ? target.kind : this.kind || "text";
+        this.targetValue.value = target.value;
+        this.sentTarget = `${this.kind} ${target.value}`;
+        this.drawTargetKind();
+      }
+    });
+  }
+
+  select(name, label, values, chosen, onchange) {
+    const id = `${this.id}-${name}`;
+    return h("div", { class: "ts-field" }, h("label", { for: id }, label),
+      h("select", { id, "data-name": name, onchange: (event) => onchange(event.target.value) },
+        values.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));
+  }
+
+  setting(name, label) {
+    const { settings } = this.frame;
+    return this.select(name, label, settings.choices[name].map((value) => [value, NAMES[value] || value]), settings[name],
+      (value) => this.choose({ [name]: value }));
+  }
+
+  check(name, label) {
+    return h("label", { class: "ts-check" },
+      h("input", { type: "checkbox", "data-name": name, checked: this.frame.settings[name], onchange: (event) => this.choose({ [name]: event.target.checked }) }),
+      label);
+  }
+
+  drawControls() {
+    const { settings, compare, presets } = this.frame;
+    const fields = [];
+    if (presets.length) {
+      fields.push(this.select("preset", "Preset", [["", "choose a pair …"], ...presets.map((text, i) => [String(i), text])], "",
+        (value) => { if (value !== "") { this.touched = {}; this.send({ do: "preset", value: Number(value) }); } }));
+      fields.push(this.setting("scope", "Show"));
+    }
+    if (compare.options.length > 1) {
+      fields.push(this.select("compare", "Compare with", compare.options.map(({ value, name }) => [value, name]), compare.chosen,
+        (value) => this.choose({ compare: value })));
+    }
+    fields.push(this.setting("direction", "Direction"), this.setting("site", "Site"));
+    const switches = [this.check("align", "align lengths")];
+    if (settings.n_control) switches.push(this.check("subtract", "subtract control"));
+    put(this.controls, fields, h("div", { class: "ts-switches" }, switches));
+  }
+
+  drawStatus() {
+    const { status, settings } = this.frame;
+    this.status.dataset.kind = status.kind;
+    const text = status.kind === "ready" ? `${status.text} · ${settings.model}` : status.text;
+    if (this.statusText.textContent !== text) this.statusText.textContent = text;
+    this.stop.hidden = !status.busy;
+    this.root.setAttribute("aria-busy", String(status.busy));
+  }
+
+  // -- maps -----------------------------------------------------------------------------------------------------------
+
+  drawMaps() {
+    const { maps, settings } = this.frame;
+    const several = maps.panels.length > 1;
+    this.once("panels", [maps.panels.map((panel) => panel.name), this.width], () => {
+      this.grids = maps.panels.map((panel, number) => this.buildGrid(number));
+      put(this.maps, this.grids.map((grid) => grid.node));
+    });
+    const room = this.maps.clientWidth || this.width;
+    const beside = several && room >= 900 ? maps.panels.length : 1;
+    const width = Math.floor((room - 16 * (beside - 1)) / beside);
+    maps.panels.forEach((panel, number) => {
+      const grid = this.grids[number];
+      const [rows, columns] = panel.cells.shape;
+      const cells = this.array(panel.cells);
+      const profile = panel.profile && {
+        value: this.array(panel.profile.value), lo: this.array(panel.profile.lo), hi: this.array(panel.profile.hi), name: panel.profile.name,
+      };
+      grid.panel = { ...panel, cells, names: this.columnNames(panel) };
+      grid.heading.textContent = several ? panel.name : "";
+      grid.heading.hidden = !several;
+      const { layer, column } = this.local;
+      const within = (layer === null || layer < rows) && (column === null || column < columns);
+      const chosen = within && (layer !== null || column !== null);
+      const row = layer === null ? null : rows - 1 - layer;
+      grid.at = drawGrid(grid.canvas, {
+        values: (i, j) => cells[(rows - 1 - i) * columns + j],
+        rows: panel.layers.map(String).reverse(), columns: grid.panel.names, marked: panel.marked, limit: maps.limit, width,
+        profile, rowTitle: "layer",
+        selected: chosen ? { row, column } : null,
+        cone: chosen && layer !== null && column !== null && !maps.by_role ? { row, column, causal: settings.causal } : null,
+      }, this.style);
+      grid.box.setAttribute("aria-rowcount", rows);
+      grid.box.setAttribute("aria-colcount", columns);
+      grid.box.setAttribute("aria-label", `${several ? `${panel.name}: ` : ""}${panel.quantity} by layer and ${maps.by_role ? "role" : "token"}; arrow keys move the selected cell, Escape clears it`);
+      this.describe(grid);
+    });
+    this.drawLegend(maps);
+    this.say();
+    this.once("notes", maps.notes, () => put(this.notes, maps.notes.join(" · ")));
+  }
+
+  columnNames(panel) {
+    return panel.columns.map((name, i) => (panel.foils[i] ? `${name} / ${panel.foils[i]}` : name));
+  }
+
+  buildGrid(number) {
+    const cell = h("div", { role: "gridcell", id: `${this.id}-cell-${number}` });
+    const row = h("div", { role: "row", class: "ts-hidden" }, cell);
+    const canvas = h("canvas", { "aria-hidden": "true" });
+    const heading = h("div", { class: "ts-map-name" });
+    const node = h("div", {
+      class: "ts-map", role: "grid", tabindex: "0", "aria-activedescendant": cell.id,
+      onkeydown: (event) => this.move(event, number),
+    }, canvas, row);
+    canvas.addEventListener("pointerdown", (event) => this.press(event, number));
+    canvas.addEventListener("pointermove", (event) => { this.hovered = this.find(event, number); this.say(); });
+    canvas.addEventListener("pointerleave", () => { this.hovered = null; this.say(); });
+    return { node: h("div", { class: "ts-map-block" }, heading, node), box: node, canvas, row, cell, heading, at: null, panel: null };
+  }
+
+  find(event, number) {
+    const { at, canvas, panel } = this.grids[number];
+    if (!at) return null;
+    const box = canvas.getBoundingClientRect();
+    const column = Math.floor((event.clientX - box.left - at.left) / at.cellWidth);
+    const row = Math.floor((event.clientY - box.top - at.top) / at.cellHeight);
+    const inRow = row >= 0 && row < at.rows;
+    const inColumn = column >= 0 && column < at.columns;
+    if (!inRow && !inColumn) return null;
+    if (!inRow && row < 0) return null; // the profile's title
+    if (!inColumn && column >= at.columns && !inRow) return null;
+    return { number, layer: inRow ? panel.layers.length - 1 - row : null, column: inColumn ? column : null };
+  }
+
+  press(event, number) {
+    const found = this.find(event, number);
+    if (!found) return;
+    this.grids[number].box.focus({ preventScroll: true });
+    const same = found.layer === this.local.layer && found.column === this.local.column;
+    this.pick(same ? { layer: null, column: null } : { layer: found.layer, column: found.column });
+  }
+
+  pick(cell) {
+    this.local = cell;
+    this.touch("cell");
+    this.choose(cell);
+    this.drawMaps();
+    if (this.tab !== "ask" && (cell.layer !== null || cell.column !== null)) this.openTab("ask");
+  }
+
+  move(event, number) {
+    const { panel } = this.grids[number];
+    const [rows, columns] = [panel.layers.length, panel.columns.length];
+    const { layer, column } = this.local;
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 0], ArrowDown: [-1, 0] };
+    if (event.key === "Escape" && (layer !== null || column !== null)) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.pick({ layer: null, column: null });
+      return;
+    }
+    const ends = { Home: { layer, column: 0 }, End: { layer, column: columns - 1 } };
+    if (!(event.key in steps) && !(event.key in ends)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const from = { layer: layer ?? 0, column: column ?? 0 };
+    if (layer === null && column === null) this.pick(from);
+    else if (event.key in ends) this.pick({ layer: from.layer, column: ends[event.key].column });
+    else {
+      const [up, right] = steps[event.key];
+      this.pick({
+        layer: Math.max(0, Math.min(rows - 1, from.layer + up)),
+        column: Math.max(0, Math.min(columns - 1, from.column + right)),
+      });
+    }
+  }
+
+  sentence(grid, layer, column) {
+    const { panel } = grid;
+    const value = layer !== null && column !== null ? panel.cells[layer * panel.columns.length + column] : null;
+    const parts = [];
+    if (layer !== null) parts.push(`layer ${panel.layers[layer]}`);
+    if (column !== null) parts.push(panel.names[column]);
+    if (layer !== null && column !== null) parts.push(`${panel.quantity} ${number(value, 3)}`);
+    return parts.join(" · ");
+  }
+
+  describe(grid) {
+    const { layer, column } = this.local;
+    const inside = (layer === null || layer < grid.panel.layers.length) && (column === null || column < grid.panel.columns.length);
+    const chosen = inside && (layer !== null || column !== null);
+    grid.cell.textContent = chosen ? this.sentence(grid, layer, column) : "no cell is selected";
+    grid.row.setAttribute("aria-rowindex", String(chosen && layer !== null ? grid.panel.layers.length - layer : 1));
+    grid.cell.setAttribute("aria-colindex", String(chosen && column !== null ? column + 1 : 1));
+    grid.cell.setAttribute("aria-selected", String(chosen));
+  }
+
+  say() {
+    const at = this.hovered || { number: this.grids.length - 1, ...this.local };
+    const grid = this.grids[at.number];
+    if (!grid || !grid.panel || (at.layer === null && at.column === null) || (at.layer ?? 0) >= grid.panel.layers.length || (at.column ?? 0) >= grid.panel.columns.length) {
+      this.readout.textContent = this.frame.maps.panels.length ? "Click a cell, a layer or a token" : "";
+      return;
+    }
+    this.readout.textContent = this.sentence(grid, at.layer, at.column);
+  }
+
+  drawLegend(maps) {
+    this.legend.hidden = !maps.panels.length;
+    const [width, height] = [190, 30];
+    const context = prepareCanvas(this.legend, width, height);
+    const { limit } = maps;
+    for (let x = 0; x < width - 30; x++) {
+      context.fillStyle = `rgb(${colour((x / (width - 31)) * 2 - 1, 1, this.style.stops).join(",")})`;
+      context.fillRect(15 + x, 4, 1.5, 9);
+    }
+    context.font = this.style.small;
+    context.fillStyle = this.style.muted;
+    context.textBaseline = "middle";
+    context.textAlign = "center";
+    [[-1, 15], [0, width / 2], [1, width - 15]].forEach(([share, x]) => context.fillText(short(share * limit), x, 22));
+    const quantity = maps.panels.length ? maps.panels[0].quantity : "CTE";
+    this.legend.setAttribute("aria-label", `colours: ${quantity} from ${number(-limit)} (blue) over 0 to ${number(limit)} (red)`);
+  }
+
+  // -- scores and answers ---------------------------------------------------------------------------------------------
+
+  drawScores() {
+    const { scores, ask, settings } = this.frame;
+    const ranks = ask && ask.ranks;
+    this.root.classList.toggle("ts-pooled", settings.scope === "data");
+    this.once("scores", [scores, ranks, this.width], () => {
+      if (!scores) {
+        put(this.scores, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
+        return;
+      }
+      const rows = ranks || scores.rows.map((row) => ({ ...row, patched: false }));
+      const roles = Object.fromEntries(scores.rows.map((row) => [row.caption, row.role]));
+      const all = rows.flatMap((row) => [row.score, row.with]);
+      const [low, high] = [Math.min(0, ...all), Math.max(...all, 1e-6)];
+      const bar = (value, kind) => h("span", { class: `ts-bar ${kind}`, style: `width:${Math.max(1, (100 * (value - low)) / (high - low))}%` });
+      put(this.scores,
+        h("h3", {}, "Which caption wins"),
+        h("p", { class: scores.right ? "ts-verdict" : "ts-verdict ts-wrong" },
+          scores.right ? "The correct caption scores highest" : scores.winner === scores.rows.find((row) => row.role === "foil")?.caption ? "The foil scores highest" : "Another caption scores highest",
+          ` (S_corr − S_foil = ${number(scores.margin, 3)})`),
+        h("table", {},
+          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "#"), h("th", { scope: "col" }, "caption"), h("th", { scope: "col" }, ranks ? "without → with" : "score"))),
+          h("tbody", {}, rows.map((row) => h("tr", { class: row.patched ? "ts-patched" : null },
+            h("td", {}, row.rank === row.rank_with ? String(row.rank) : `${row.rank} → ${row.rank_with}`),
+            h("td", {}, row.caption, roles[row.caption] ? h("span", { class: `ts-tag ts-${roles[row.caption]}` }, roles[row.caption]) : null,
+              h("div", { class: "ts-bars" }, bar(row.score, "ts-before"), row.patched ? bar(row.with, "ts-after") : null)),
+            h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))),
+        this.addCandidate());
+    });
+  }
+
+  addCandidate() {
+    const input = h("input", { type: "text", placeholder: "another caption to rank", "aria-label": "another caption to rank", spellcheck: "false" });
+    const add = () => { if (input.value.trim()) this.send({ do: "candidate", value: input.value }); };
+    input.addEventListener("keydown", (event) => { if (event.key === "Enter") add(); });
+    return h("div", { class: "ts-line ts-add" }, input, h("button", { type: "button", onclick: add }, "Add"));
+  }
+
+  drawTab() {
+    const { frame } = this;
+    if (this.tab === "ask") this.once("ask", [frame.ask, frame.settings.n_pairs, this.width], () => this.drawAsk());
+    if (this.tab === "plan") this.once("plan", [frame.plan, frame.settings.beta, frame.settings.aggregate, frame.settings.layers, frame.settings.normalize, this.width], () => this.drawPlan());
+    if (this.tab === "history") this.once("history", frame.history, () => this.drawHistory());
+    if (this.code.value !== frame.code) this.code.value = frame.code;
+  }
+
+  drawAsk() {
+    const { ask, settings, maps } = this.frame;
+    const panel = this.panels.ask;
+    if (!ask) {
+      put(panel, h("p", { class: "ts-empty" }, "Click a cell to see what its patch does to the scores, which heads carry it, what its token attends to, and where it is strongest in a data set. Click a layer or a token for its row or column."));
+      return;
+    }
+    const button = (request, label, shown) => shown && h("button", { type: "button", "data-ask": request, onclick: () => this.send({ do: request }) }, label);
+    const actions = [
+      button("heads", "Split by head", ask.can_split && !ask.heads),
+      button("attention", "Attention at this token", ask.can_attend && !ask.attention),
+      button("data", `Strongest and weakest of ${settings.n_pairs} pairs`, ask.data && !ask.data.traced),
+    ].filter(Boolean);
+    const facts = ask.cells.map(({ name, value }) => h("span", { class: "ts-fact" }, ask.cells.length > 1 ? `${name}: ` : `${ask.quantity} `, h("b", {}, number(value, 3))));
+    put(panel,
+      h("div", { class: "ts-line ts-ask-head" }, h("h3", {}, ask.title), facts,
+        settings.layer === null || settings.column === null ? h("span", { class: "ts-muted" }, settings.layer === null ? "summed over layers" : "summed over tokens") : null,
+        h("span", { class: "ts-buttons" }, actions)),
+      ask.lines.length ? this.drawLines(ask) : null,
+      h("div", { class: "ts-answers" }, this.drawHeads(ask), this.drawAttention(ask), this.drawExtremes(ask.data)));
+    if (!maps.finished) panel.append(h("p", { class: "ts-empty" }, "The trace is not finished."));
+  }
+
+  drawLines(ask) {
+    const most = Math.max(1e-6, ...ask.lines.map(({ value }) => Math.abs(value ?? 0)));
+    return h("table", { class: "ts-lines" }, h("tbody", {}, ask.lines.map(({ name, value }) => h("tr", {},
+      h("th", { scope: "row" }, name),
+      h("td", {}, h("span", { class: value < 0 ? "ts-bar ts-negative" : "ts-bar ts-positive", style: `width:${(100 * Math.abs(value ?? 0)) / most}%` })),
+      h("td", { class: "ts-number" }, number(value, 3))))));
+  }
+
+  smallGrid(title, spec, label) {
+    const canvas = h("canvas", { role: "img", "aria-label": label });
+    const block = h("figure", { class: "ts-small" }, h("figcaption", {}, title), canvas);
+    drawGrid(canvas, { numbers: false, tallest: 18, ...spec }, this.style);
+    return block;
+  }
+
+  drawHeads(ask) {
+    if (!ask.heads) return null;
+    const [layers, heads] = ask.heads.shape;
+    const cells = this.array(ask.heads);
+    const limit = Math.max(0.05, ...Array.from(cells, Math.abs).filter(Number.isFinite));
+    let best = 0;
+    cells.forEach((value, i) => { if (value > cells[best]) best = i; });
+    const where = `layer ${Math.floor(best / heads) + 1}, head ${best % heads}: ${number(cells[best], 2)}`;
+    return this.smallGrid(`By head (output z) at “${ask.token}”; strongest: ${where}`, {
+      values: (i, j) => cells[(layers - 1 - i) * heads + j], rows: Array.from({ length: layers }, (_, i) => String(layers - i)),
+      columns: Array.from({ length: heads }, (_, j) => String(j)), limit, width: Math.min(440, 40 + 34 * heads), numbers: true, rowTitle: "layer", columnTitle: "head",
+    }, `CTE by layer and head; strongest ${where}`);
+  }
+
+  drawAttention(ask) {
+    if (!ask.attention) return null;
+    return ask.attention.map(({ cells: where, keys }, number_) => {
+      const [heads, n] = where.shape;
+      const cells = this.array(where);
+      return this.smallGrid(`Attention from “${ask.from[number_]}”, ${SIDES[number_]} caption`, {
+        values: (i, j) => cells[i * n + j], rows: Array.from({ length: heads }, (_, i) => `head ${i}`), columns: keys, limit: 1,
+        width: Math.min(460, 70 + 44 * n), numbers: true,
+      }, `attention of each head to each token of the ${SIDES[number_]} caption`);
+    });
+  }
+
+  drawExtremes(data) {
+    if (!data || !data.traced) return null;
+    if (data.problem) return h("p", { class: "ts-empty" }, data.problem);
+    const list = (title, pairs) => h("div", { class: "ts-extremes" }, h("h4", {}, title), h("ul", {}, pairs.map((pair) => {
+      const url = this.picture(pair.picture);
+      return h("li", {}, h("button", { type: "button", title: "explore this pair", onclick: () => { this.touched = {}; this.send({ do: "preset", value: pair.number }); } },
+        url ? h("img", { src: url, alt: "" }) : null,
+        h("span", { class: "ts-pair" }, h("b", {}, number(pair.value, 2)), ` ${pair.id}`, h("br"), pair.correct, h("br"), h("span", { class: "ts-muted" }, pair.foil))));
+    })));
+    return [list(`Strongest at ${data.role}`, data.strongest), list(`Weakest at ${data.role}`, data.weakest)];
+  }
+
+  // -- prescribing and history ----------------------------------------------------------------------------------------
+
+  drawPlan() {
+    const { plan, settings } = this.frame;
+    const panel = this.panels.plan;
+    const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.name : null;
+    const value = h("output", { class: "ts-number" }, number(settings.beta, 2));
+    const beta = h("input", {
+      type: "range", min: "0", max: "4", step: "0.05", value: String(settings.beta), id: `${this.id}-beta`, "data-name": "beta",
+      oninput: (event) => { this.touch("beta"); value.textContent = number(Number(event.target.value), 2); this.choose({ beta: Number(event.target.value) }); },
+    });
+    const controls = h("div", { class: "ts-controls" },
+      this.setting("aggregate", "Tokens of a layer"), this.setting("layers", "Blocks"), this.setting("normalize", "Normalise"),
+      h("div", { class: "ts-field" }, h("label", { for: beta.id }, "beta ", value), beta));
+    const keep = this.planBeta && !this.untouched("beta");
+    if (keep) {
+      // the slider is being moved: leave it alone
+      this.planValue.textContent = number(settings.beta, 2);
+      put(this.planBody, this.planAnswer(plan));
+      return;
+    }
+    this.planBeta = beta;
+    this.planValue = value;
+    this.planBody = h("div", { class: "ts-plan" }, this.planAnswer(plan));
+    put(panel, controls, this.planBody);
+    if (focused) panel.querySelector(`[data-name="${focused}"]`)?.focus();
+  }
+
+  planAnswer(plan) {
+    if (!plan) return [h("p", { class: "ts-empty" }, "Weights appear with the trace.")];
+    if (plan.problem) return [h("p", { class: "ts-empty" }, plan.problem)];
+    const canvas = h("canvas", { role: "img" });
+    this.drawBars(canvas, plan);
+    const shares = plan.top.map(({ k, share, uniform }) => h("li", {}, `the ${k} blocks of highest CTE: `, h("b", {}, percent(share)), ` (${percent(uniform)} if all are trained alike)`));
+    return [
+      h("figure", { class: "ts-small" }, h("figcaption", {},
+        h("span", { class: "ts-key ts-key-alpha" }), "alpha", plan.lo ? " with its interval" : "", h("span", { class: "ts-key ts-key-multiplier" }), "multiplier alpha^beta"), canvas),
+      h("div", { class: "ts-words" },
+        h("h4", {}, "Share of the update, if all blocks would change alike without weights"), h("ul", {}, shares),
+        plan.warnings.length ? h("h4", {}, "Before you use these weights") : null,
+        h("ul", { class: "ts-warnings" }, plan.warnings.map((line) => h("li", {}, line)))),
+    ];
+  }
+
+  drawBars(canvas, plan) {
+    const [alpha, multipliers, lo, hi, shares] = ["alpha", "multipliers", "lo", "hi", "shares"].map((name) => this.array(plan[name]));
+    const n = alpha.length;
+    const width = Math.max(220, Math.min(560, (this.root.clientWidth || 700) - 60, 60 + n * 46));
+    const [left, right, top, bottom] = [34, 6, 10, 44];
+    const height = 210;
+    const context = prepareCanvas(canvas, width, height);
+    const most = Math.max(1, ...alpha, ...multipliers, ...(hi || []));
+    const step = (width - left - right) / n;
+    const y = (v) => height - bottom - (Math.max(0, v) / most) * (height - top - bottom);
+    const { style } = this;
+    context.font = style.small;
+    context.textBaseline = "middle";
+    for (const tick of [0, 0.5, 1].map((share) => share * most)) {
+      context.strokeStyle = style.grid;
+      context.beginPath();
+      context.moveTo(left, y(tick) + 0.5);
+      context.lineTo(width - right, y(tick) + 0.5);
+      context.stroke();
+      context.fillStyle = style.muted;
+      context.textAlign = "right";
+      context.fillText(number(tick, 1), left - 6, y(tick));
+    }
+    for (let i = 0; i < n; i++) {
+      const x = left + i * step + step * 0.16;
+      const w = step * 0.68;
+      context.fillStyle = style.band;
+      context.fillRect(x, y(alpha[i]), w, y(0) - y(alpha[i]));
+      context.fillStyle = style.line;
+      context.fillRect(x + w * 0.25, y(multipliers[i]), w * 0.5, y(0) - y(multipliers[i]));
+      if (lo && hi) {
+        context.strokeStyle = style.ink;
+        context.lineWidth = 1.2;
+        const middle = x + w / 2;
+        context.beginPath();
+        context.moveTo(middle, y(lo[i]));
+        context.lineTo(middle, y(hi[i]));
+        for (const end of [lo[i], hi[i]]) { context.moveTo(middle - 4, y(end)); context.lineTo(middle + 4, y(end)); }
+        context.stroke();
+      }
+      context.textAlign = "center";
+      context.fillStyle = style.ink;
+      context.fillText(String(i + 1), x + w / 2, height - 33);
+      context.fillStyle = style.muted;
+      if (step >= 26) context.fillText(percent(shares[i]), x + w / 2, height - 19);
+    }
+    context.fillStyle = style.muted;
+    context.textAlign = "center";
+    context.fillText(step >= 26 ? "block, and its share of the update" : "block", left + (width - left - right) / 2, height - 5);
+    canvas.setAttribute("aria-label", `weights by block: ${Array.from(alpha, (value, i) => `block ${i + 1} alpha ${number(value)}, multiplier ${number(multipliers[i])}`).join("; ")}`);
+  }
+
+  drawHistory() {
+    const { history } = this.frame;
+    if (!history.length) {
+      put(this.panels.history, h("p", { class: "ts-empty" }, "Every finished trace is kept here and can be restored, or compared with (above)."));
+      return;
+    }
+    put(this.panels.history, h("ol", { class: "ts-history" }, history.map((one) => h("li", { "aria-current": one.current ? "true" : null },
+      h("button", { type: "button", "data-restore": one.number, disabled: one.current, onclick: () => { this.touched = {}; this.send({ do: "restore", value: one.number }); } }, one.current ? "shown" : "Restore"),
+      h("span", { class: "ts-number" }, String(one.number)),
+      h("span", {}, one.name, h("br"), h("span", { class: "ts-muted" }, one.about))))));
+  }
+}
+
+export default {
+  render({ model, el }) {
+    const page = new Page(model, el);
+    return () => page.close();
+  },
+};
