@@ -1,14 +1,19 @@
 """A phantom CLIP around a text encoder that exists: an image tower trained to it, with the text frozen (LiT).
 
+``python -m tracescribe.benchmark.phantom.alignment TEXT --out FOLDER`` trains one; :func:`load_aligned` reads it.
+
 Source: Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning" (arXiv 2111.07991), with the roles of
 the towers exchanged. It gives a real language model films to look at: its blindness to negation is its own.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from ...contrastive import clip_loss
+from ...errors import DataFormatError
+from ...io.folders import read_folder, write_folder
+from ...io.json_lines import read_json
 from ...threads import threads as use_threads
 from .captions import blinding_report
 from .miniature import VISION, Preprocess, normalise
@@ -25,6 +33,10 @@ from .pretraining import Recipe, films, learning_rate
 if TYPE_CHECKING:
     from ...patching import DualEncoder
 
+log = logging.getLogger(__name__)
+
+FORMAT = "tracescribe.aligned/1"
+WEIGHTS, ABOUT = "image_tower.safetensors", "aligned.json"
 CAPTIONS_PER_FILM = 4  # drawn before training, since the text encoder is run on each once
 CONTEXT_LENGTH = 64
 
@@ -117,3 +129,69 @@ def align(
             if on_step is not None:
                 on_step(step, loss.item())
     return model.requires_grad_(True).eval()
+
+
+def save_aligned(model: Any, text_folder: str | Path, folder: str | Path, recipe: Alignment) -> Path:
+    """Write the image tower into ``folder``, with where its text encoder is and the recipe; the text is not copied.
+
+    Raises OutputError when the folder cannot be written or holds anything else.
+    """
+    from safetensors.torch import save_file
+
+    text_folder = Path(text_folder).absolute()
+    text = wrap_aligned(model, text_folder, text_folder.name).text.fingerprint()
+    state = {n: w.detach().contiguous() for n, w in model.state_dict().items() if not n.startswith("text.")}
+    about = {"text_folder": str(text_folder), "text_sha256": text, "recipe": asdict(recipe), "torch": torch.__version__}
+    with write_folder(folder, FORMAT) as fresh:
+        save_file(state, str(fresh / WEIGHTS))
+        (fresh / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Path(folder)
+
+
+def load_aligned(folder: str | Path, text_folder: str | Path | None = None) -> DualEncoder:
+    """The model that :func:`save_aligned` wrote.
+
+    text_folder: where its text encoder is now, if not where it was.
+
+    Raises DataFormatError when the folder holds no such model, is damaged, or the text encoder is missing or another
+    one than the image tower was trained to.
+    """
+    from safetensors.torch import load_file
+
+    read_folder(folder, FORMAT)
+    about = read_json(Path(folder) / ABOUT)
+    text = Path(text_folder or about["text_folder"])
+    if not text.is_dir():
+        raise DataFormatError(f"{folder}: its text encoder is not at {text}; say where it is: text_folder=")
+    model = build_aligned(text, about["recipe"]["width"])
+    missing, unexpected = model.load_state_dict(load_file(str(Path(folder) / WEIGHTS)), strict=False)
+    if unexpected or any(not name.startswith("text.") for name in missing):
+        raise DataFormatError(f"{folder}: these are not the weights of its image tower")
+    encoder = wrap_aligned(model, text, f"aligned:{Path(folder).name}")
+    if encoder.text.fingerprint() != about["text_sha256"]:
+        raise DataFormatError(f"{folder}: {text} holds another text encoder than the one it was trained to")
+    return encoder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The training command."""
+    parser = argparse.ArgumentParser(prog="tracescribe.benchmark.phantom.alignment", description=__doc__)
+    parser.add_argument("text", help="folder of a transformers text encoder with its tokenizer")
+    parser.add_argument("--out", required=True, help="folder for the image tower")
+    parser.add_argument("--seed", type=int, default=Alignment.seed)
+    parser.add_argument("--steps", type=int, default=Alignment.steps)
+    parser.add_argument("--images", type=int, default=Alignment.n_images)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    recipe = Alignment(seed=args.seed, steps=args.steps, n_images=args.images)
+
+    def report(step: int, loss: float) -> None:
+        if step % 25 == 0 or step == recipe.steps - 1:
+            log.info("step %d/%d loss %.3f", step, recipe.steps, loss)
+
+    log.info("wrote %s", save_aligned(align(args.text, recipe, report), args.text, args.out, recipe))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -295,15 +295,11 @@ def _prepare(config_json: str) -> _Prepared:
 
 
 def load_model(name: str) -> DualEncoder:
-    """A model by name, or what a function ``module:function`` returns."""
-    from importlib import import_module
-
+    """A model by a name that ``ts.load`` takes, or an image tower that was aligned to a text encoder, by its folder."""
+    from ...benchmark.phantom.alignment import ABOUT, load_aligned
     from ...patching import load
 
-    module, colon, function = name.partition(":")
-    if colon and "." in module and function.isidentifier():
-        return getattr(import_module(module), function)()
-    return load(name)
+    return load_aligned(name) if (Path(name) / ABOUT).is_file() else load(name)
 
 
 def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("val", "test")) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""An image tower aligned to a text encoder that exists: the text stays as it is, and the folder comes back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tracescribe.benchmark.phantom.alignment import Alignment, align, build_aligned, load_aligned, main, save_aligned
+from tracescribe.errors import DataFormatError
+
+RECIPE = Alignment(n_images=12, steps=6, batch=8, warmup=1, width=8, lr=1e-2)
+TEXTS = ["there is no effusion .", "large left effusion ."]
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory):
+    """A small random BERT with a word-piece tokenizer, as transformers saves it."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    from tracescribe.benchmark.phantom.captions import corpus
+
+    folder = tmp_path_factory.mktemp("text") / "bert"
+    folder.mkdir()
+    words = sorted({word for text in corpus() for word in text.lower().replace(".", " .").replace(",", " ,").split()})
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(str(folder))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=5 + len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aligned(text_folder):
+    losses = []
+    return align(text_folder, RECIPE, lambda step, loss: losses.append(loss)), losses
+
+
+def test_the_text_is_that_of_transformers_and_stays_frozen(aligned, text_folder):
+    from open_clip.tokenizer import HFTokenizer
+    from transformers import AutoModel, AutoTokenizer
+
+    model, losses = aligned
+    batch = AutoTokenizer.from_pretrained(str(text_folder))(TEXTS, padding=True, return_tensors="pt")
+    states = AutoModel.from_pretrained(str(text_folder))(**batch).last_hidden_state
+    mask = batch.attention_mask[..., None]
+    expected = (states * mask).sum(1) / mask.sum(1)
+    with torch.no_grad():
+        found = model.encode_text(HFTokenizer(str(text_folder), context_length=64)(TEXTS))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert len(losses) == RECIPE.steps and np.isfinite(losses).all()
+    fresh = build_aligned(text_folder, RECIPE.width)
+    assert any(not torch.equal(a, b) for a, b in zip(model.visual.parameters(), fresh.visual.parameters(), strict=True))
+
+
+def test_the_same_recipe_gives_the_same_tower(aligned, text_folder):
+    again = align(text_folder, RECIPE)
+    for one, other in zip(aligned[0].visual.parameters(), again.visual.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_saved_tower_comes_back_with_its_text_encoder(aligned, text_folder, tmp_path):
+    model, _ = aligned
+    folder = save_aligned(model, text_folder, tmp_path / "aligned", RECIPE)
+    encoder = load_aligned(folder)
+    with torch.no_grad():
+        pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(encoder.source.visual(pixels), model.visual(pixels))
+    assert encoder.text.n_layers == 2 and encoder.text.pooling == "mean"
+    from tracescribe.finetune.study.runs import load_model
+
+    assert load_model(str(folder)).text.fingerprint() == encoder.text.fingerprint()
+
+    with pytest.raises(DataFormatError, match="say where it is"):
+        load_aligned(folder, tmp_path / "gone")
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    other = tmp_path / "other"
+    AutoTokenizer.from_pretrained(str(text_folder)).save_pretrained(str(other))
+    BertModel(BertConfig.from_pretrained(str(text_folder))).save_pretrained(str(other))
+    with pytest.raises(DataFormatError, match="another text encoder"):
+        load_aligned(folder, other)
+    path = folder / "image_tower.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataFormatError, match="damaged"):
+        load_aligned(folder)
+
+
+def test_the_command_trains_and_saves(text_folder, tmp_path):
+    assert main([str(text_folder), "--out", str(tmp_path / "out"), "--steps", "1", "--images", "130"]) == 0
+    assert load_aligned(tmp_path / "out").name == "aligned:out"
