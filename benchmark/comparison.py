@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.atomic import write_atomically
-from ..io.quoting import shown_path
+from ..io.quoting import shown, shown_path
 from ..io.reading import MAX_TEXT, open_regular
+from ..validation import bootstrap_options
 from .metrics import Interval, clustered_interval, mcnemar, paired_difference
 from .tables import as_table
 
@@ -65,6 +67,7 @@ def save_items(evaluation: Evaluation, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+@explains_arguments
 def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Items that `save_items` wrote.
 
@@ -236,6 +239,7 @@ class Comparison:
         return card("Comparison", about, facts, table(header, rows, left=2))
 
 
+@explains_arguments
 def compare(
     *evaluations: Evaluation | str | os.PathLike[str],
     names: Sequence[str] | None = None,
@@ -259,11 +263,15 @@ def compare(
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: a comparison needs two models or more, got 1
     """
+    options = bootstrap_options(n_boot, seed, ci)
     if len(evaluations) < 2:
         raise DataFormatError(f"a comparison needs two models or more, got {len(evaluations)}")
+    for one in evaluations:
+        if not isinstance(one, str | os.PathLike) and not hasattr(one, "items"):
+            raise DataFormatError(f"an evaluation, or the path of its items, is needed, not {shown(one)}")
     models = tuple(names) if names is not None else tuple(_names(evaluations))
     if len(models) != len(evaluations) or len(set(models)) != len(models):
-        raise DataFormatError(f"{len(evaluations)} models need as many different names, got {', '.join(models)}")
+        raise DataFormatError(f"{len(evaluations)} models need as many different names, got {shown(models)}")
     frames = [read_items(e) if isinstance(e, str | os.PathLike) else items_frame(e) for e in evaluations]
     indexed = [_indexed(frame, model) for frame, model in zip(frames, models, strict=True)]
     shared = indexed[0].index
@@ -274,7 +282,6 @@ def compare(
     unpaired = len(set().union(*(frame.index for frame in indexed))) - len(shared)
     aligned = [frame.loc[shared] for frame in indexed]
     _same_groups(aligned, models)
-    options = {"seed": seed, "n_boot": n_boot, "ci": ci}
     found = [row for part in _parts(aligned, subsets) for row in _compared(*part, models, options)]
     return Comparison(models, tuple(_with_q(found)), unpaired)
 

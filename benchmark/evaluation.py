@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError
+from ..validation import Whole, bootstrap_options, check_option
 from .metrics import Interval, clustered_interval, mcnemar, paired_difference, shuffled_across_groups
 from .records import (
     CaptionRecord,
@@ -189,6 +191,7 @@ class Evaluation:
         return card("Evaluation", f"{len(self.tasks)} tasks, {self.n_groups:,} groups", facts, scores)
 
 
+@explains_arguments
 def evaluate(
     model: Encoder,
     source: Source,
@@ -222,6 +225,8 @@ def evaluate(
         ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
+    options = bootstrap_options(n_boot, seed, ci)
+    check_option("pool", pool, (Whole(2),))
     everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
     records = [record for record in everything if has_image(record)]
     if strict and len(records) < len(everything):
@@ -246,7 +251,6 @@ def evaluate(
         + _affirmative(captions)
         + [record.caption for record in captions if record.states is not None and record.affirmative is not None],
     )
-    options: dict[str, Any] = {"n_boot": n_boot, "seed": seed, "ci": ci}
     mean = pictures.mean() if len(pictures) > 1 else None  # the mean of one image is that image, which is not blind
     items: dict[str, Items] = {}
     blind: dict[str, dict[str, float]] = {}
@@ -307,10 +311,20 @@ def evaluate(
     )
 
 
+@explains_arguments
 def text_preservation(
     before: Float[np.ndarray, "text embed"], after: Float[np.ndarray, "text embed"]
 ) -> Float[np.ndarray, "text"]:
-    """Cosine of each text's embedding before and after a change of the model."""
+    """Cosine of each text's embedding before and after a change of the model.
+
+    Raises:
+        DataFormatError: the two are not embeddings of the same texts by models of one width.
+    """
+    if np.ndim(before) != 2 or np.shape(before) != np.shape(after):
+        raise DataFormatError(
+            f"embeddings before and after must have one shape [text, embed], not {np.shape(before)} and "
+            f"{np.shape(after)}"
+        )
     product = np.sum(before * after, axis=1)
     return np.asarray(product / (np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
@@ -217,6 +218,7 @@ Record = ClaimRecord | McqRecord | CaptionRecord
 R = TypeVar("R", bound=_Record)
 
 
+@explains_arguments
 def read_claims(
     path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
 ) -> list[ClaimRecord]:
@@ -231,6 +233,7 @@ def read_claims(
     return _read(path, ClaimRecord, split, outside_images)
 
 
+@explains_arguments
 def read_mcq(
     path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
 ) -> list[McqRecord]:
@@ -238,6 +241,7 @@ def read_mcq(
     return _read(path, McqRecord, split, outside_images)
 
 
+@explains_arguments
 def read_captions(
     path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
 ) -> list[CaptionRecord]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
 from ..io.reading import is_file, is_folder
@@ -21,6 +22,7 @@ __all__ = ["Source", "embed_images", "has_image", "images_of", "load_records"]
 Source = str | os.PathLike[str] | Dataset | Sequence[Any]
 
 
+@explains_arguments
 def load_records(
     source: Source,
     *,
@@ -66,6 +68,7 @@ def load_records(
     return _published(path)
 
 
+@explains_arguments
 def embed_images(
     model: Encoder, source: Source, *, split: Split | None = None, outside_images: bool = False
 ) -> dict[str, np.ndarray]:

@@ -28,7 +28,18 @@ NAMED = {
 }
 # Each folder may import those before it: patching <- tracer <- {viz, benchmark} <- finetune <- tracescribe (cli, demo).
 # What every folder may use; these modules import none of the folders.
-SHARED = {"cards", "contrastive", "errors", "io", "processes", "progress", "threads", "token_strings", "validation"}
+SHARED = {
+    "arguments",
+    "cards",
+    "contrastive",
+    "errors",
+    "io",
+    "processes",
+    "progress",
+    "threads",
+    "token_strings",
+    "validation",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "patching": set(),
     "tracer": {"patching"},

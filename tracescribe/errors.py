@@ -97,6 +97,10 @@ class OptionError(TracescribeError, ValueError):
     """An option of a command or of the environment that means nothing here."""
 
 
+class ArgumentError(TracescribeError, TypeError):
+    """An argument of another type than the function declares."""
+
+
 class FigureError(TracescribeError, ValueError):
     """Something that no figure can be made of, or an option that no figure has."""
 

@@ -6,10 +6,13 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .errors import TraceError, TracescribeError
 from .io.json_lines import shown
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
     "Allowed",
@@ -23,11 +26,14 @@ __all__ = [
     "Texts",
     "Whole",
     "Wholes",
+    "bootstrap_options",
     "check_choice",
     "check_option",
+    "generator",
 ]
 
 LARGEST = 2**63 - 1  # what 64 bits hold
+MAX_DRAWS = 100_000  # of a bootstrap: the bounds of an interval move by less than its third digit from there on
 
 
 class Allowed(Protocol):
@@ -234,6 +240,40 @@ def check_option(name: str, value: Any, allowed: Sequence[Allowed]) -> Any:
     expected = f"{', '.join(kinds)} or {last}" if kinds else last
     limit = " (at most 2**63 - 1)" if isinstance(value, int) and value > LARGEST else ""
     raise TraceError(f"{name} must be {expected}{limit}, not {shown(value)}")
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """A generator of random numbers.
+
+    Raises:
+        TraceError: ``seed`` is no whole number >= 0.
+
+    >>> generator(-1)
+    Traceback (most recent call last):
+    tracescribe.errors.TraceError: seed must be a whole number >= 0, not -1
+    """
+    import numpy as np
+
+    return np.random.default_rng(check_option("seed", seed, (Whole(0),)))
+
+
+def bootstrap_options(n_boot: Any, seed: Any, ci: Any) -> dict[str, Any]:
+    """Checked options of an interval by bootstrap, by name.
+
+    Raises:
+        TraceError: ``n_boot`` is no number of draws up to `MAX_DRAWS`, ``seed`` none >= 0, ``ci`` no share below 1.
+
+    >>> bootstrap_options(1000, 0, 95)
+    Traceback (most recent call last):
+    tracescribe.errors.TraceError: ci must be between 0 and 1, such as 0.95, not 95
+    """
+    if not is_share(ci):
+        raise TraceError(f"ci must be between 0 and 1, such as 0.95, not {shown(ci)}")
+    return {
+        "n_boot": check_option("n_boot", n_boot, (Whole(1, MAX_DRAWS),)),
+        "seed": check_option("seed", seed, (Whole(0),)),
+        "ci": ci,
+    }
 
 
 def check_choice(option: str, value: object, choices: Iterable[str]) -> str:

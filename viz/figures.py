@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
 from ..tracer.results.faithfulness import Faithfulness
@@ -38,6 +39,7 @@ _PICTURE = PaperOptions("page", title=True, notes=True, dpi=200)
 """Of the static picture that a notebook keeps beside the interactive figure."""
 
 
+@explains_arguments
 def heatmap(
     source: Source,
     pair: int | str | None = None,
@@ -97,6 +99,7 @@ def heatmap(
     return _with_picture(draw_heatmap(data, values=values, width=width, height=height), data, paper)
 
 
+@explains_arguments
 def profile(
     sources: Profiled | Mapping[str, Profiled],
     *,
@@ -134,6 +137,7 @@ def profile(
     return _with_picture(draw_profile(data, width=width, height=height), data, _PICTURE)
 
 
+@explains_arguments
 def faithfulness(
     source: Faithfulness,
     *,
@@ -168,6 +172,7 @@ def faithfulness(
     return _with_picture(draw_profile(data, width=width, height=height), data, _PICTURE)
 
 
+@explains_arguments
 def overlay(
     trace: Any,
     image: Any,
@@ -206,6 +211,7 @@ def overlay(
     return _with_picture(draw_overlay(data, width), data, _PICTURE)
 
 
+@explains_arguments
 def export(
     source: Profiled | Mapping[str, Profiled] | Faithfulness | NotebookFigure | PaperFigure,
     path: str | os.PathLike[str],
@@ -298,6 +304,7 @@ def export(
     return _write(_coloured(data, palette), path, suffix, paper)
 
 
+@explains_arguments
 def export_overlay(
     trace: Any,
     image: Any,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
 from ..tracer.results.maps import LayerProfile
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["caption", "export_table"]
 
 
+@explains_arguments
 def caption(figure: NotebookFigure | PaperFigure) -> str:
     """A caption to start from, for a figure of :func:`heatmap`, :func:`profile`, :func:`overlay`, :func:`panels`, ...
 
@@ -41,6 +43,7 @@ def caption(figure: NotebookFigure | PaperFigure) -> str:
     return caption_of(_data(figure))
 
 
+@explains_arguments
 def export_table(figure: NotebookFigure | PaperFigure, path: str | os.PathLike[str], *, decimals: int = 2) -> Path:
     """Write the numbers that a figure shows and return the path: .tex (booktabs), .md or .csv by the suffix.
 

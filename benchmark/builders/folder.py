@@ -10,9 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.atomic import write_atomically
 from ...io.folders import check_folder, write_folder
+from ...validation import Nothing, Whole, check_option
 from ..readers.dataset import iterate
 from ..readers.images import ImageFolder
 from ..readers.registry import LeftOut, reader_for
@@ -57,6 +59,7 @@ def read_facts(
             )
 
 
+@explains_arguments
 def build_mednega(
     labels: str | os.PathLike[str],
     folder: str | os.PathLike[str],
@@ -94,6 +97,7 @@ def build_mednega(
     return _build(folder, MEDNEGA, files, labels, root, seed, report, title, overwrite, progress, rewriter)
 
 
+@explains_arguments
 def build_contextual(
     labels: str | os.PathLike[str],
     folder: str | os.PathLike[str],
@@ -116,6 +120,7 @@ def build_contextual(
     return _build(folder, CONTEXTUAL, files, labels, root, seed, report, title, overwrite, progress)
 
 
+@explains_arguments
 def write_pairs(
     labels: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -147,6 +152,7 @@ def write_pairs(
 
 def _first(items: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
     """At most ``limit`` items, in whole blocks of four."""
+    check_option("limit", limit, (Nothing(), Whole(4)))
     return islice(items, None if limit is None else limit // 4 * 4)
 
 

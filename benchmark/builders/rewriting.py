@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, OptionError, OutputError, RewriterError
 from ...io.quoting import shown, shown_path
 from .lexicon import TERMS
@@ -38,6 +39,7 @@ class Wordings(NamedTuple):
     affirmative: str
 
 
+@explains_arguments
 class Rewriter:
     """Rewords statements; those whose rewording does not state exactly the same facts keep their template.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import explains_arguments
 from ...errors import OptionError
 from ...io.folders import check_folder, write_folder
 from . import questions
@@ -106,6 +107,7 @@ def records(found: list[Study], seed: int) -> dict[str, list[dict[str, Any]]]:
     return out
 
 
+@explains_arguments
 def build_phantom(
     folder: str | os.PathLike[str],
     n: int = 1000,

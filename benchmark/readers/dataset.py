@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.quoting import shown, shown_path
 from ...tracer import Pair
@@ -105,6 +106,7 @@ class Dataset:
         return "\n".join(lines)
 
 
+@explains_arguments
 def read(
     path: str | os.PathLike[str],
     *,

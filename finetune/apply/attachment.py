@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
 from .gradient import ScaledGradients, scaled_by_hooks, warn_if_scale_invariant
@@ -100,6 +101,7 @@ class Attachment:
         self.remove()
 
 
+@explains_arguments
 def attach(
     plan: Prescription,
     module: nn.Module,

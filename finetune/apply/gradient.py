@@ -74,5 +74,5 @@ def warn_if_scale_invariant(optimizer: Any) -> None:
                 f"{type(inner).__name__} undoes gradient scaling: its step hardly changes when a layer's gradient is "
                 "multiplied by a constant. Use attach(mode='update') or param_groups to scale what the layers learn."
             )
-            warnings.warn(message, ScaleInvariantOptimizerWarning, stacklevel=4)
+            warnings.warn(message, ScaleInvariantOptimizerWarning, stacklevel=6)
             return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.reading import is_file
 from .blocks import source_of
@@ -24,6 +25,7 @@ MAX_RANK = 1 << 14  # wider than any text tower here; a larger number is damage 
 MATCH_SECONDS = 2.0  # for all patterns over all module names; a sane pattern takes microseconds
 
 
+@explains_arguments
 def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
     """Put adapters saved by peft (or by a training run, its folder ``adapter``) into ``module``, in place.
 

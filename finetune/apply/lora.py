@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError
+from ...io.quoting import shown
 from .adapters import plain_name
 from .blocks import block_parameters, say_if_of_other_weights, source_of
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MODES = ("scale", "rank", "mask")
 
 
+@explains_arguments
 def lora_config(
     module: nn.Module,
     plan: Prescription | None = None,
@@ -50,8 +53,6 @@ def lora_config(
     Raises PrescriptionError for an unknown mode, a mode without a plan, a rank below 1, different numbers of blocks, or
     a plan that leaves no block.
     """
-    from peft import LoraConfig
-
     from ...patching import lora_targets
 
     if isinstance(r, bool) or not isinstance(r, int) or r < 1:
@@ -61,10 +62,23 @@ def lora_config(
     if mode is not None and plan is None:
         raise PrescriptionError(f"LoRA mode {mode!r} needs a plan (tracescribe.prescribe)")
     source = source_of(module)
+    if plan is not None and not hasattr(plan, "multipliers"):
+        raise PrescriptionError(f"plan must be a plan (tracescribe.prescribe) or None, not {shown(plan)}")
+    given = options.get("target_modules", ".*")
+    if not isinstance(given, str) and not (
+        isinstance(given, list | tuple | set) and all(isinstance(name, str) for name in given)
+    ):
+        raise PrescriptionError(f"target_modules must be a pattern or a list of module names, not {shown(given)}")
+    for name, value in options.items():
+        if hasattr(value, "__array__"):
+            raise PrescriptionError(f"{name} must be an option of peft, not {shown(value)}")
+    for name in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(options.get(name, {}), dict):
+            raise PrescriptionError(f"{name} must give numbers by module names, not {shown(options[name])}")
     numerator = 2.0 * r if lora_alpha is None else float(lora_alpha)
     settings: dict[str, Any] = {"target_modules": lora_targets(source), **options, "r": r, "lora_alpha": numerator}
     if mode is None or plan is None:
-        return LoraConfig(**settings)
+        return _config(settings)
 
     names = _block_names(source, plan)
     say_if_of_other_weights(plan, source)
@@ -81,7 +95,7 @@ def lora_config(
         targets = rf"(?:.*\.)?(?:{'|'.join(map(re.escape, targets))})"
     settings["target_modules"] = rf"(?=(?:{'|'.join(map(re.escape, kept))})\.)(?:{targets})"
     if mode == "mask":
-        return LoraConfig(**settings)
+        return _config(settings)
 
     power = 0.5 if settings.get("use_rslora") else 1.0
     ranks, numerators = {}, {}
@@ -90,9 +104,19 @@ def lora_config(
         numerators[pattern] = alpha * factor if mode == "scale" else alpha * (ranks[pattern] / rank) ** power
     if mode == "rank" or settings.get("rank_pattern"):
         settings["rank_pattern"] = ranks
-    return LoraConfig(**{**settings, "alpha_pattern": numerators})
+    return _config({**settings, "alpha_pattern": numerators})
 
 
+def _config(settings: dict[str, Any]) -> LoraConfig:
+    from peft import LoraConfig
+
+    try:
+        return LoraConfig(**settings)
+    except Exception as problem:  # peft raises many kinds
+        raise PrescriptionError(f"peft refuses these options of LoRA: {str(problem)[:300]}") from problem
+
+
+@explains_arguments
 def attach_lora(module: nn.Module, config: LoraConfig, seed: int | None = None) -> PeftModel:
     """Put adapters into ``module`` (in place, as peft does) and freeze everything else.
 

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError, PrescriptionWarning
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
 from .gradient import scaled_by_hooks
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 RATE_TOLERANCE = 1e-3  # relative; schedulers that compute rates recursively lose 1e-16 per step
 
 
+@explains_arguments
 def param_groups(
     plan: Prescription, module: nn.Module, lr: float, others: float | None = None, **defaults: Any
 ) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_text, shown
 from ...io.quoting import shown_path
@@ -103,6 +104,7 @@ def to_record(plan: Prescription) -> PlanFile:
     )
 
 
+@explains_arguments
 def load_plan(path: str | Path) -> Prescription:
     """Read a plan written by :meth:`Prescription.save`.
 

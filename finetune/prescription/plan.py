@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
+from ...validation import is_whole
 from .arrays import real_array, short
 from .stability import Stability
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PERMUTATIONS = 1000  # drawn for the one that leaves fewest blocks their own weight
 
 
+@explains_arguments
 @dataclass(frozen=True, eq=False)
 class Prescription:
     """Per-layer training weights for the blocks 1..L of a text encoder, and how far to trust them.
@@ -98,6 +101,7 @@ class Prescription:
 
     # -- controls -----------------------------------------------------------------------------------------------
 
+    @explains_arguments
     def permuted(self, seed: int) -> Prescription:
         """The same weights on the wrong blocks: a seeded shuffle of alpha for a control.
 
@@ -107,6 +111,8 @@ class Prescription:
         >>> Prescription(np.array([0.5, 1.0, 0.0])).permuted(seed=0).order[0] != 2
         True
         """
+        if not is_whole(seed):
+            raise PrescriptionError(f"seed must be a whole number >= 0, not {shown(seed)}")
         if np.ptp(self.alpha) == 0:
             raise PrescriptionError("all blocks have the same alpha, so that no permutation of it differs from it")
         generator = np.random.default_rng(seed)
@@ -141,6 +147,7 @@ class Prescription:
         """Multiplier 1 for every block: ordinary training."""
         return self._control(np.ones(self.n_blocks), "uniform", 1.0)
 
+    @explains_arguments
     def with_budget(self, budget: Literal["none", "mean"]) -> Prescription:
         """The same proportions with a chosen total.
 
@@ -162,6 +169,7 @@ class Prescription:
 
     # -- use in training: the code is in apply/, imported when it is called ----------------------------------------
 
+    @explains_arguments
     def param_groups(
         self, module: torch.nn.Module, lr: float, others: float | None = None, **defaults: Any
     ) -> list[dict[str, Any]]:
@@ -170,6 +178,7 @@ class Prescription:
 
         return param_groups(self, module, lr, others, **defaults)
 
+    @explains_arguments
     def attach(
         self,
         module: torch.nn.Module,
@@ -182,6 +191,7 @@ class Prescription:
 
         return attach(self, module, optimizer, mode, others)
 
+    @explains_arguments
     def lora_config(
         self, module: torch.nn.Module, mode: Literal["scale", "rank", "mask"] | None = None, r: int = 8, **options: Any
     ) -> LoraConfig:
@@ -190,6 +200,7 @@ class Prescription:
 
         return lora_config(module, plan=self, mode=mode, r=r, **options)
 
+    @explains_arguments
     def callback(
         self, mode: Literal["update", "gradient"] = "update", module: torch.nn.Module | None = None
     ) -> TrainerCallback:
@@ -201,6 +212,7 @@ class Prescription:
 
         return prescription_callback(self, mode, module)
 
+    @explains_arguments
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON (format "tracescribe.plan/1"); read it back with :func:`load_plan`."""
         from .io import save_plan

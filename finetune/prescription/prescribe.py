@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
 from .arrays import short
@@ -34,6 +35,7 @@ FLAT_RANGE = 0.05  # CTE; a smaller spread over the blocks is stretched to [0, 1
 FORCED_TOLERANCE = 1e-6  # CTE is stored in float32
 
 
+@explains_arguments
 def prescribe(
     source: CausalTrace
     | TraceMap

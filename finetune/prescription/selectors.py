@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ...errors import PrescriptionError
 from ...io.quoting import shown
-from ...validation import is_whole
+from ...validation import generator, is_whole
 from .plan import Prescription
 from .sources import Profile
 
@@ -40,7 +40,7 @@ def _front(n_blocks: int, k: int, seed: int) -> Float[np.ndarray, " block"]:
 
 def _random(n_blocks: int, k: int, seed: int) -> Float[np.ndarray, " block"]:
     alpha = np.zeros(n_blocks)
-    alpha[np.random.default_rng(seed).choice(n_blocks, k, replace=False)] = 1
+    alpha[generator(seed).choice(n_blocks, k, replace=False)] = 1
     return alpha
 
 
@@ -101,8 +101,8 @@ def measured_profile(by: str, source: Any, *, ci: float | None, seed: int) -> Pr
     values = source.relative if by == "gradient" else source.fisher  # [batch, block]
     draws = None
     if ci is not None and len(values) > 1:
-        generator = np.random.default_rng(seed)
-        draws = values[generator.integers(len(values), size=(N_BOOT, len(values)))].mean(axis=1)
+        rng = generator(seed)
+        draws = values[rng.integers(len(values), size=(N_BOOT, len(values)))].mean(axis=1)
     what = "the relative norm of the gradient" if by == "gradient" else "the Fisher information"
     about = {"source": "block_gradients", "n_batches": len(values), **source.provenance}
     return _profile(values.mean(axis=0), draws, about, what)

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
+from ...errors import PrescriptionError
+from ...tracer.pairs.names import problem_of
 from ..prescription.plan import Prescription
 
 
@@ -66,6 +68,13 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(default=0, ge=0, le=10**9)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+    def __init__(self, **given: Any) -> None:
+        """Raises PrescriptionError naming the option and what it may be."""
+        try:
+            super().__init__(**given)
+        except ValidationError as problem:
+            raise PrescriptionError(problem_of(problem)) from problem
 
     @model_validator(mode="before")
     @classmethod

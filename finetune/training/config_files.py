@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ...errors import DataFormatError
+from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_json, read_text
 from ...io.quoting import shown
 from .config import TrainConfig
@@ -155,9 +155,11 @@ def _validated(fields: dict[str, Any], where: str, *, sections: bool) -> TrainCo
     if not sections:
         names = {}
     try:
-        return TrainConfig.model_validate_json(json.dumps(fields, default=str))
-    except ValidationError as problem:
-        found = problem.errors()[0]
+        return TrainConfig(**json.loads(json.dumps(fields, default=str)))
+    except PrescriptionError as problem:
+        if not isinstance(problem.__cause__, ValidationError):
+            raise DataFormatError(f"{where}{problem}") from problem
+        found = problem.__cause__.errors()[0]
         first = str(found["loc"][0]) if found["loc"] else ""
         field = ".".join([names.get(first, first), *map(str, found["loc"][1:])]) or "the configuration"
         raise DataFormatError(f"{where}field {shown(field)}: {found['msg'].removeprefix('Value error, ')}") from problem

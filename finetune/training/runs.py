@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, OutputError
 from ...io.folders import check_folder, read_folder, write_folder
 from ...io.json_lines import read_json
@@ -56,6 +57,7 @@ def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
     return check_folder(folder, FORMAT, overwrite=overwrite)
 
 
+@explains_arguments
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...arguments import explains_arguments
 from ...errors import UnsupportedTowerError
+from ...validation import Whole, check_option
 from ..adapters.registry import adapter_for
 from ..adapters.wrappers import check_unsharded
 from ..torch_state import neutral_state
@@ -149,13 +151,15 @@ class DualEncoder:
     def device(self) -> torch.device:
         return self.text.device
 
+    @explains_arguments
     def encode_images(self, images: Sequence[Any] | Tensor, batch_size: int = 64) -> Float[Tensor, "n embed"]:
         """L2-normalised image embeddings; see :class:`ImageEncoder` for what is accepted and raised."""
-        return self.image(images, batch_size)
+        return self.image(images, check_option("batch_size", batch_size, (Whole(1),)))
 
+    @explains_arguments
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "n embed"]:
         """L2-normalised text embeddings; see :meth:`TextTower.encode`."""
-        return self.text.encode(texts, batch_size)
+        return self.text.encode(texts, check_option("batch_size", batch_size, (Whole(1),)))
 
     def __repr__(self) -> str:
         text = self._text  # as it was read last: a repr runs and refuses nothing
@@ -196,6 +200,7 @@ def _rewrapped(
     return kind(source, tokenizer=tokenizer, preprocess=preprocess, name=name)
 
 
+@explains_arguments
 def wrap(
     module: nn.Module, *, tokenizer: Any, preprocess: Preprocess | None = None, name: str | None = None
 ) -> DualEncoder:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...errors import DataFormatError, NonFiniteError, UnsupportedTowerError
+from ...errors import ArgumentError, DataFormatError, NonFiniteError, UnsupportedTowerError
 from ..torch_state import neutral_state
 from ..towers.tower import normalise
 from .images import describe, read_image
@@ -40,7 +40,7 @@ class ImageEncoder:
             NonFiniteError: pixels or an embedding are NaN or infinite.
         """
         if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike)) or hasattr(images, "getexif"):
-            raise TypeError(
+            raise ArgumentError(
                 f"encode_images takes a list of images, got the single {describe(images)}: put it in a list"
             )
         if isinstance(images, (Tensor, np.ndarray)) and images.ndim != 4:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, TraceWarning
 from ...io.quoting import shown, shown_path
 from ...io.reading import read_bytes
@@ -73,6 +74,7 @@ def read_image(given: Any) -> Any:
     )
 
 
+@explains_arguments
 def open_image(path: str | os.PathLike[str]) -> Any:
     """An image file as an RGB PIL image, fully read; see :func:`read_image`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...arguments import explains_arguments
 from ...errors import UnknownModelError
 from ...io.quoting import shown
 from ..torch_state import neutral_state
@@ -18,6 +19,7 @@ from .sources import Request, from_open_clip, from_transformers, loading
 GROUP = "tracescribe.models"
 
 
+@explains_arguments
 @neutral_state()
 def load(
     name: str,

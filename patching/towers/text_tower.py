@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ...errors import ContextOverflowError, UnsupportedTowerError
+from ...errors import ArgumentError, ContextOverflowError, UnsupportedTowerError
+from ...io.quoting import shown
 from ..torch_state import neutral_state
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint
@@ -98,7 +99,9 @@ class TextTower(Tower):
             ContextOverflowError: a text has more tokens than the context.
         """
         if isinstance(texts, str):
-            raise TypeError(f"tokenize takes a list of texts, got the single string {texts!r}: write [{texts!r}]")
+            raise ArgumentError(
+                f"tokenize takes a list of texts, got the single string {shown(texts)}: put it in a list"
+            )
         rows = [self._pad(self.token_ids(text)) for text in texts]
         return torch.tensor(rows, dtype=torch.long, device=self.device).reshape(len(rows), self.context_length)
 
@@ -109,7 +112,7 @@ class TextTower(Tower):
         the id behind the vocabulary's last one; under CoCa's shifted mask the first padding token stays before it.
         """
         if isinstance(texts, str):
-            raise TypeError(f"expected a list of texts, got the single string {texts!r}: write [{texts!r}]")
+            raise ArgumentError(f"expected a list of texts, got the single string {shown(texts)}: put it in a list")
         return [self._row(self.token_ids(text)) for text in texts]
 
     def _row(self, ids: list[int]) -> list[int]:

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from models import WordTokenizer
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
-from tracescribe.errors import DataFormatError, OutputError
+from tracescribe.errors import DataFormatError, OutputError, PrescriptionError
 from tracescribe.finetune import Prescription, TrainConfig, load_lora, read_config, train
 from tracescribe.finetune.training import runs
 from tracescribe.finetune.training.data import TrainingData, training_data
@@ -198,7 +197,7 @@ def test_arms_of_every_mode_start_from_the_same_adapters(model, mode):
     [{"seed": 2**64}, {"rank": 10**11}, {"steps": 10**30}, {"steps": True}, {"lr": float("inf")}, {"lambda_": False}],
 )
 def test_numbers_out_of_range_are_refused(bad):
-    with pytest.raises(ValidationError):
+    with pytest.raises(PrescriptionError):
         TrainConfig(**bad)
 
 

@@ -28,7 +28,13 @@ VALUES: list[Any] = [
 ]
 """Values of every type that an argument may be given by mistake."""
 
-short_texts = st.text(max_size=12)
+
+def _inside(word: str) -> str:
+    """A word that names no file outside the case's folder, if it is a path: these tests run as root in places."""
+    return word.replace("../", "").lstrip("/") if "/" in word and word not in ODD else word
+
+
+short_texts = st.text(max_size=12).map(_inside)
 numbers = st.one_of(st.integers(-3, 40), st.integers(), st.floats())
 words = st.one_of(st.sampled_from(ODD), short_texts, st.integers().map(str), st.floats().map(repr))
 scalars = st.one_of(st.sampled_from([*VALUES, *ODD]), numbers, words, st.booleans(), st.none(), st.binary(max_size=6))

@@ -13,7 +13,7 @@ from published import PUBLISHED
 import tracescribe as ts
 from fuzz.files import Kind, kinds, picture
 from fuzz.guard import Case
-from fuzz.trying import TIMES, try_many
+from fuzz.trying import QUICK, try_many
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_every_published_format_is_tried() -> None:
 
 @pytest.mark.parametrize("name", kinds())
 def test_damaged_files(case: Case, name: str) -> None:
-    try_file(case, name, kinds()[name], TIMES)
+    try_file(case, name, kinds()[name], QUICK)
 
 
 def make_special(kind: str, path: Path) -> None:
@@ -64,7 +64,7 @@ def test_names_that_no_file_has(case: Case) -> None:
             assert case.attempt(lambda kind=kind, path=path: kind.read(path)) is not None, (kind.name, name[:9])
 
 
-def try_file(case: Case, name: str, kind: Kind, times: int) -> None:
+def try_file(case: Case, name: str, kind: Kind, times: float) -> None:
     """A valid file is read, and a damaged one is read or refused; nothing is changed by either."""
     (case.inside / "film.png").write_bytes(picture("PNG"))
     path = case.inside / kind.name
@@ -75,4 +75,4 @@ def try_file(case: Case, name: str, kind: Kind, times: int) -> None:
         path.write_bytes(raw)
         case.attempt(lambda: kind.read(path))
 
-    try_many(name, kind.inputs, damage, kind.quick, max(1, times // kind.slowdown))
+    try_many(name, kind.inputs, damage, kind.quick, times if times == QUICK else times / kind.slowdown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -12,23 +11,24 @@ from hypothesis import strategies as st
 
 from fuzz.odd import told_apart
 
-TIMES = int(os.environ.get("TRACESCRIBE_FUZZ", "1"))
-"""How many times as many inputs are drawn as in the quick tests; they are other ones at each run, if not 1."""
+QUICK = 0.5
+"""The share of a target's number that the quick tests draw; always the same inputs."""
 
 SEEN: dict[str, set[bytes]] = {}
 """By target, what tells its inputs apart."""
 
 
-def try_many(name: str, inputs: st.SearchStrategy[Any], call: Callable[[Any], None], number: int, times: int) -> None:
+def try_many(name: str, inputs: st.SearchStrategy[Any], call: Callable[[Any], None], number: int, times: float) -> None:
     """Call with ``number * times`` drawn inputs."""
     seen = SEEN.setdefault(name, set())
+    quick = times == QUICK
 
     @settings(
-        max_examples=number * times,
+        max_examples=max(1, round(number * times)),
         deadline=None,  # `guard.limited` stops what takes long
-        derandomize=times == 1,
+        derandomize=quick,
         database=None,
-        phases=[Phase.generate] if times == 1 else [Phase.generate, Phase.shrink],
+        phases=[Phase.generate] if quick else [Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
     @given(inputs)

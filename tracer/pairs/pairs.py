@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.json_lines import read_jsonl, read_text, shown
 from .names import Name, WholeText, first_problem, image_beside
@@ -66,6 +67,7 @@ class Pair(BaseModel):
 FIELDS = tuple(Pair.model_fields)
 
 
+@explains_arguments
 def read_pairs(path: str | os.PathLike[str], *, outside_images: bool = False) -> list[Pair]:
     """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair` (UTF-8, blank lines allowed).
 

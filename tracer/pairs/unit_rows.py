@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ...errors import NonFiniteError, TraceError
+from ...io.quoting import shown
 
 __all__ = ["normalise_rows"]
 
@@ -29,7 +30,12 @@ def normalise_rows(embeddings: Any, what: str = "image embeddings") -> Float32[n
     """
     if hasattr(embeddings, "detach"):  # a torch tensor, perhaps on a GPU, without importing torch for it
         embeddings = embeddings.detach().float().cpu().numpy()
-    rows = np.asarray(embeddings)
+    try:
+        rows = np.asarray(embeddings)
+        if rows.dtype.kind not in "iuf":
+            raise TypeError
+    except (TypeError, ValueError, OverflowError):
+        raise TraceError(f"{what} must be an array [n, embed] of numbers, not {shown(embeddings)}") from None
     if rows.dtype not in (np.float32, np.float64):
         rows = rows.astype(np.float64)
     if rows.ndim != 2:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.json_lines import read_json, shown
 from ...io.quoting import shown_path
@@ -20,6 +21,7 @@ __all__ = ["read_valse", "rephrase"]
 MIN_VOTES = 2  # of 3 annotators who found that the caption, not the foil, describes the image
 
 
+@explains_arguments
 def read_valse(
     path: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,

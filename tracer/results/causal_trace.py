@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 
-from ...errors import TraceError
+from ...arguments import explains_arguments
+from ...validation import Number, check_option
 from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
 from .maps import Excess, LayerProfile, TraceMap
@@ -185,6 +186,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
         """Share of all pairs with S_corr <= S_foil: the model does not prefer the correct caption."""
         return float(np.mean(self.denominator <= 0))
 
+    @explains_arguments
     def effect(self, pairs: Int[np.ndarray, "used"] | slice = slice(None)) -> Float[np.ndarray, "used layer token"]:
         """The numerator of CTE (a difference of S), in float64; NaN outside a pair's tokens."""
         patched, noising = self.scores.patched[pairs].astype(np.float64), self._noising[pairs]
@@ -199,6 +201,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
     # -- statistics ---------------------------------------------------------------------------------------------
 
+    @explains_arguments
     def map(
         self,
         align: str = "role",
@@ -225,6 +228,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
         return trace_map(self, align, reduce, segment, ci, n_boot, seed)
 
+    @explains_arguments
     def per_layer(
         self,
         aggregate: str = "sum",
@@ -254,6 +258,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
             self, aggregate=aggregate, ci=ci, n_boot=n_boot, seed=seed, reduce=reduce, segment=segment, align=align
         )
 
+    @explains_arguments
     def split_half(
         self,
         seed: int = 0,
@@ -267,6 +272,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
         return split_half(self, seed=seed, n_splits=n_splits, align=align, reduce=reduce, segment=segment)
 
+    @explains_arguments
     def control(self, other: CausalTrace) -> Excess:
         """What this trace shows beyond a control trace of the same model."""
         return Excess(self, other)
@@ -289,6 +295,7 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
         return split(self, field)
 
+    @explains_arguments
     def select(
         self,
         pairs: Any = None,
@@ -311,12 +318,13 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
         return selected(self, pairs, ids=ids, attributes=attribute, templates=template, negated=negated)
 
+    @explains_arguments
     def with_floor(self, floor: float) -> CausalTrace:
         """The same scores with another smallest |S_corr - S_foil| for valid pairs."""
-        if not (np.isfinite(floor) and floor >= 0):
-            raise TraceError(f"floor must be a finite difference of scores >= 0, not {floor!r}")
-        return replace(self, provenance={**self.provenance, "floor": float(floor)})
+        floor = check_option("floor", floor, (Number(0),))
+        return replace(self, provenance={**self.provenance, "floor": floor})
 
+    @explains_arguments
     def rescore(
         self,
         image_embeddings: Any = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from .read_only import ReadOnlyArrays
 from .resampling import FEW
@@ -204,12 +205,14 @@ class TraceMap(ReadOnlyArrays):
             columns |= {"lo": self.lo.ravel(), "hi": self.hi.ravel()}
         return pd.DataFrame({**columns, "n_pairs": self.counts[row]})
 
+    @explains_arguments
     def row(self, name: str) -> Float[np.ndarray, "layer"]:
         """The values of one row by layer."""
         if name not in self.rows:
             raise TraceError(f"the map has no row {name!r}; its rows are: {', '.join(self.rows)}")
         return self.values[:, self.rows.index(name)]
 
+    @explains_arguments
     def locality(self, start: str | None = None) -> Float[np.ndarray, "layer"]:
         """How far a layer's effect sits in few rows: std over the rows from the first differing one on.
 

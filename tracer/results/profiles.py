@@ -25,7 +25,7 @@ INVERTED = "S_corr < S_foil"
 
 
 def pairs_used(
-    trace: CausalTrace, segment: str | None, *, warn: bool = True, stacklevel: int = 4
+    trace: CausalTrace, segment: str | None, *, warn: bool = True, stacklevel: int = 5
 ) -> tuple[Int[np.ndarray, "used"], str]:
     """Indices of the pairs that enter a map, and the name of that choice; see :meth:`CausalTrace.map`."""
     valid = trace.valid

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...validation import generator
 from ..pairs.indexing import distinct
 from .statistics import cluster_draws
 
@@ -128,7 +129,7 @@ def _joined(level: Labels, seed: int) -> Labels:
     number = 1 + max(int(labels.max()) for labels in level)
     if number <= _MOST:
         return level
-    new = np.random.default_rng(seed).permutation(number) % _MOST
+    new = generator(seed).permutation(number) % _MOST
     return [new[labels] for labels in level]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from ...errors import TraceError
+from ...io.quoting import shown
 from ...validation import Choice, Nothing, Number, check_choice, check_option
 from ..pairs.indexing import picked
 from ..pairs.unit_rows import normalise_rows
@@ -37,6 +38,8 @@ def rescored(
     model: DualEncoder | None,
 ) -> CausalTrace:
     """See :meth:`CausalTrace.rescore`."""
+    if model is not None and not hasattr(model, "encode_texts"):
+        raise TraceError(f"model must be a model of ts.load or ts.wrap, not {shown(model)}")
     if trace.embeddings is None or trace.correct_embeddings is None or trace.foil_embeddings is None:
         why = "its text embeddings were not kept, so trace again to rescore"
         if trace.provenance.get("method") == "attribution":
@@ -76,7 +79,10 @@ def _chosen(trace: CausalTrace, image_embeddings: Any, text_pair: Any) -> tuple[
         index, chosen = np.repeat(first, len(images)), np.repeat(known, len(images))
         image = np.tile(image, len(known))
     else:
-        chosen = np.asarray(text_pair, dtype=np.int64).reshape(-1)
+        chosen = np.asarray(text_pair)
+        if chosen.size and not np.issubdtype(chosen.dtype, np.integer):  # 1.5 and True are no numbers of a text pair
+            raise TraceError(f"text_pair must be 'each' or whole numbers, one per image, not {shown(text_pair)}")
+        chosen = chosen.astype(np.int64).reshape(-1)
         unknown = np.setdiff1d(chosen, known)
         if len(unknown):
             raise TraceError(f"text_pair {unknown[0]} does not exist: they are 0 to {known[-1]}")

@@ -18,17 +18,17 @@ from .validation import PAIR_TEXTS
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace, Scores
 
-__all__ = ["rebuilt", "selected", "split"]
+__all__ = ["pair_index", "rebuilt", "selected", "split"]
 
 _FIELDS = {"attribute": "attributes", "template": "templates", "negated": "negated", "group": "groups"}
 
 
 def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str] | None) -> CausalTrace:
     """See :meth:`CausalTrace.select`; names: by field, one value or several."""
-    index = np.arange(trace.n_pairs) if pairs is None else _pair_index(pairs, trace.n_pairs)
+    index = np.arange(trace.n_pairs) if pairs is None else pair_index(pairs, trace.n_pairs)
     for name, wanted in names.items():
         if wanted is not None:
-            index = index[_holds(trace, name, {wanted} if isinstance(wanted, str) else set(wanted))[index]]
+            index = index[_holds(trace, name, _words(name, wanted))[index]]
     if index.size == 0:
         raise TraceError(f"the selection holds none of the {trace.n_pairs} pairs")
     kept, text_pair = np.unique(trace.text_pair[index], return_inverse=True)
@@ -51,6 +51,13 @@ def split(trace: CausalTrace, field: str) -> dict[str, CausalTrace]:
         raise TraceError(f"no pair of this trace says its {field}")
     known, index = distinct(values)
     return {value: selected(trace, index == number) for number, value in enumerate(known)}
+
+
+def _words(name: str, wanted: str | Iterable[str]) -> set[str]:
+    words = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    if not all(isinstance(word, str) for word in words):
+        raise TraceError(f"{name} must be a text or several, not {shown(wanted)}")
+    return set(words)
 
 
 def _holds(trace: CausalTrace, name: str, wanted: set[str]) -> Bool[np.ndarray, "pair"]:
@@ -82,8 +89,16 @@ def rebuilt(
     return replace(trace, scores=scores, differs=differs, kinds=kinds, text_pair=text_pair, **changes)
 
 
-def _pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
-    chosen = np.asarray(pairs)
+def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
+    """Pairs by number (counted from the end if negative) or by a mask, as numbers.
+
+    Raises:
+        TraceError: anything else, or a number that no pair has.
+    """
+    try:
+        chosen = np.asarray(pairs)
+    except (ValueError, OverflowError):  # lists of unequal lengths
+        raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {shown(pairs)}") from None
     if chosen.dtype == np.bool_:
         if chosen.shape != (n_pairs,):
             raise TraceError(f"a mask of pairs must have shape ({n_pairs},), not {chosen.shape}")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from ...errors import TraceError
 from ...io.quoting import shown
-from ...validation import check_choice, is_share, is_whole
+from ...validation import MAX_DRAWS, check_choice, generator, is_share, is_whole
 from ..pairs.indexing import distinct
 
 __all__ = [
@@ -137,7 +137,7 @@ def cluster_draws(n_groups: int, n_boot: int, seed: int) -> Float[np.ndarray, "b
     Resampling groups, not pairs, keeps pairs that depend on each other (one patient, one image) together; the counts
     of a sample with replacement are multinomial, so that all draws together are one matrix product.
     """
-    draws = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
+    draws = generator(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_boot)
     return draws.astype(np.float64)
 
 
@@ -145,12 +145,12 @@ def wants_bootstrap(ci: float | None, n_boot: int) -> bool:
     """Whether an interval is asked for.
 
     Raises:
-        TraceError: ``ci`` is not a share between 0 and 1, or ``n_boot`` is negative.
+        TraceError: ``ci`` is not a share between 0 and 1, or ``n_boot`` is none from 0 to 100,000.
     """
     if ci is not None and not is_share(ci):
         raise TraceError(f"ci must lie between 0 and 1, such as 0.95, not {shown(ci)}")
-    if not is_whole(n_boot):
-        raise TraceError(f"n_boot must be a number of draws >= 0, not {shown(n_boot)}")
+    if not is_whole(n_boot) or n_boot > MAX_DRAWS:
+        raise TraceError(f"n_boot must be a number of draws from 0 to {MAX_DRAWS:,}, not {shown(n_boot)}")
     return ci is not None and n_boot > 0
 
 
@@ -227,11 +227,11 @@ def split_half_correlation(
     n_groups = int(cluster.max()) + 1
     if n_groups < 2:
         raise TraceError("a split into halves needs pairs of at least 2 groups")
-    generator = np.random.default_rng(seed)
+    rng = generator(seed)
     correlations = []
     for _ in range(n_splits):
         first = np.zeros(n_groups)
-        first[generator.permutation(n_groups)[: n_groups // 2]] = 1
+        first[rng.permutation(n_groups)[: n_groups // 2]] = 1
         one, two = combine(table, np.stack([first, 1 - first])[:, cluster]).reshape(2, -1)
         both = np.isfinite(one) & np.isfinite(two)
         correlations.append(np.corrcoef(one[both], two[both])[0, 1])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, OutputError, TracescribeError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
@@ -65,6 +66,7 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
         write_tensors(handle, tensors, {"format": FORMAT, **metadata})
 
 
+@explains_arguments
 def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
     """Read a trace written by :meth:`CausalTrace.save`; its embeddings stay on disk, mapped, until they are used.
 

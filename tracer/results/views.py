@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ...arguments import explains_arguments
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
@@ -23,6 +25,7 @@ class TraceViews:
     def _trace(self) -> CausalTrace:
         return cast("CausalTrace", self)
 
+    @explains_arguments
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace as safetensors (format "tracescribe.trace/2"); :func:`load_trace` reads it back exactly."""
         from .storage import save_trace

@@ -105,7 +105,7 @@ class Collector:
                 f"{self._budget / 2**30:.1f} GiB that memory= leaves them, and are not kept, so that rescore() will "
                 f"not work: give cache=, or keep_embeddings=True (in memory), or keep_embeddings=False (silently)",
                 TraceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             keep = False
         if not keep:

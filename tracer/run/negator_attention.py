@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ..pairs.batch import PairBatch, as_pairs, make_batch
 from ..pairs.negation import NEGATORS, negator_tokens
@@ -107,6 +108,7 @@ class NegatorAttention:
         )
 
 
+@explains_arguments
 def negator_attention(
     model: DualEncoder,
     pairs: Sequence[Pair],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
+from ...arguments import explains_arguments
 from ...errors import DegenerateTraceError
 from ..pairs.batch import PairBatch
 from ..pairs.descriptions import descriptions
@@ -38,6 +39,7 @@ __all__ = ["WatchMap", "fill_cache", "run_trace", "trace"]
 WatchMap = Callable[[int, Float32[np.ndarray, "layer column"]], None]
 
 
+@explains_arguments
 def trace(
     model: DualEncoder,
     pairs: Sequence[Pair],

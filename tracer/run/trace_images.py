@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 from pydantic import ValidationError
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
 from ...io.json_lines import shown
 from ...io.provenance import creation_time
@@ -40,6 +41,7 @@ _CHUNK = 16  # image pairs whose pixels are held at once
 _TOWER = ("causal", "pooling", "n_layers", "n_heads", "readout_layers", "grid", "cell", "image_size", "first")
 
 
+@explains_arguments
 def trace_images(
     model: DualEncoder,
     pairs: Sequence[ImagePair],

@@ -170,7 +170,7 @@ def pairs(
     """
     from ..benchmark.builders import write_pairs
 
-    check_output(out, (".jsonl",))
+    check_output(out, (".jsonl",), inputs=[labels])
     with working(json, f"building from {labels}"):
         text = load_model(model, pretrained, device).text
         report = write_pairs(

@@ -47,7 +47,7 @@ def compare(
     Example:  tracescribe compare clip.csv nast.csv --table latex -o differences.pdf
     """
     if out is not None:
-        check_output(out, (".csv", *DRAWN))
+        check_output(out, (".csv", *DRAWN), inputs=items)
     from ..io.tensors import is_tensor_file
 
     traces = [is_tensor_file(path) for path in items]

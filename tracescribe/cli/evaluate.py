@@ -62,7 +62,7 @@ def evaluate(
     Example:  tracescribe evaluate phantom data --run runs/nast
     """
     if items is not None:
-        check_output(items, (".csv", ".parquet"))
+        check_output(items, (".csv", ".parquet"), inputs=[data])
     announce(json)
     from ..benchmark import embed_images, load_records
     from ..benchmark import evaluate as score

@@ -33,7 +33,7 @@ def plot(
 
     Example:  tracescribe plot trace.safetensors -o figure.pdf --width column
     """
-    check_output(output, FIGURES)
+    check_output(output, FIGURES, inputs=[trace])
     from .. import viz
     from ..tracer import load_trace
     from ..viz.figure_data import pair_number

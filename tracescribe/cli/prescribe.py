@@ -48,7 +48,7 @@ def prescribe(
 
     Example:  tracescribe prescribe trace.safetensors -o plan.json --beta 2
     """
-    check_output(output, (".json",))
+    check_output(output, (".json",), inputs=[trace])
     announce(json)
     from ..finetune import prescribe as make_plan
     from ..finetune.prescription.plan import check_beta

@@ -31,7 +31,7 @@ def report(
 
     Example:  tracescribe report trace.safetensors -o trace.html
     """
-    check_output(output, (".html",))
+    check_output(output, (".html",), inputs=[source, control])
     is_run = source.is_dir()
     if is_run and control is not None:
         raise OptionError(f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a folder of a run")

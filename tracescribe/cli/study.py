@@ -34,7 +34,7 @@ def study(
     Example:  tracescribe study study.yaml -o studies/phantom --processes 2 --table markdown
     """
     if out is not None:
-        check_output(out, (".csv",))
+        check_output(out, (".csv",), inputs=[file])
     from ..finetune.study.config import read_study
 
     config = read_study(file)

@@ -65,7 +65,7 @@ def trace(
     On several GPUs or machines, with a cache folder that all of them see:
     accelerate launch -m tracescribe trace MODEL PAIRS -o trace.safetensors --cache DIR --device cuda
     """
-    check_output(output, (".safetensors",))
+    check_output(output, (".safetensors",), inputs=[pairs])
     announce(json)
     from ..tracer import read_pairs
     from ..tracer.run.columns import check_names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -44,11 +44,18 @@ def ensure_writable(path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def check_output(path: str | os.PathLike[str], suffixes: tuple[str, ...] = ()) -> Path:
+def check_output(
+    path: str | os.PathLike[str],
+    suffixes: tuple[str, ...] = (),
+    *,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> Path:
     """`ensure_writable`, after the ending of the name is found among ``suffixes``.
 
+    inputs: files that are read for it, which it must not replace.
+
     Raises:
-        OutputError: as `ensure_writable`, or the name has another ending.
+        OutputError: as `ensure_writable`, or the name has another ending, or is that of an input.
 
     >>> check_output("plan.txt", (".json",))
     Traceback (most recent call last):
@@ -56,6 +63,8 @@ def check_output(path: str | os.PathLike[str], suffixes: tuple[str, ...] = ()) -
     """
     if suffixes and Path(path).suffix.lower() not in suffixes:
         raise OutputError(f"cannot write {shown_path(path)}: its name must end in {', '.join(suffixes)}")
+    if any(given is not None and _same_file(path, given) for given in inputs):
+        raise OutputError(f"cannot write {shown_path(path)}: it is read, and would be lost; give another name")
     return ensure_writable(path)
 
 
@@ -100,6 +109,13 @@ def write_atomically(path: str | os.PathLike[str], binary: bool = False) -> Iter
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise OutputError(f"cannot write {shown_path(path)}: {error.strerror}") from error
         raise
+
+
+def _same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121
+    except (OSError, ValueError):  # one of them does not exist
+        return False
 
 
 def _file_place(path: str | os.PathLike[str]) -> Path:

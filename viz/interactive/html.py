@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import explains_arguments
 from ...errors import FigureError
 from ...io.atomic import write_atomically
 from ..figure_data.labels import clean
@@ -25,6 +26,7 @@ PLOTLY_CONFIG: dict[str, Any] = {
 }
 
 
+@explains_arguments
 def save_html(figure: go.Figure, path: str | os.PathLike[str], *, title: str | None = None) -> Path:
     """Write ``figure`` as a self-contained page (4.8 MB, of which plotly.js is nearly all). Same figure, same bytes.
 

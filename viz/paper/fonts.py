@@ -79,7 +79,7 @@ class Fonts:
             warnings.warn(
                 f"no installed font has {shown} ({several}): drawn as {instead}; install one that has, such as Noto "
                 "Sans CJK or Noto Emoji",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _admit(self, missing: set[str]) -> set[str]:

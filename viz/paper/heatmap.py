@@ -144,7 +144,7 @@ def _say_minimum(n_columns: int, inches: float, needed: float) -> None:
     warnings.warn(
         f"{n_columns} columns in {inches:g} inches: only some are named, those that differ among them; from "
         f"{math.ceil(10 * needed) / 10:g} inches on all are",
-        stacklevel=6,
+        stacklevel=7,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, FigureError
 from ...io.atomic import ensure_writable, write_atomically
 from ...io.quoting import shown_path
@@ -53,6 +54,7 @@ class Picture:
     alt: str = ""
 
 
+@explains_arguments
 @dataclass(frozen=True)
 class Table:
     """Rows of numbers and text. Numbers are aligned right; None and NaN are shown as a dash.
@@ -139,6 +141,7 @@ class Report:
     footer: str = ""
 
 
+@explains_arguments
 def report(path: str | os.PathLike[str], page: Report) -> Path:
     """Write ``page`` as one HTML file that needs no network: images and plotly.js are inside. Returns the path.
 

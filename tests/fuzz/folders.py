@@ -1,0 +1,129 @@
+"""Folders that are read as a whole, of which one file is damaged: runs, adapters, caches, models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from models import transformers_model
+
+import tracescribe as ts
+from fuzz.odd import as_json, damaged, mutated
+from fuzz.options import model, pairs, trainable
+from tracescribe.benchmark import CaptionRecord, ClaimRecord
+from tracescribe.finetune import TrainConfig, load_lora, load_run, train
+from tracescribe.finetune.training.data import training_data
+from tracescribe.tracer.run.cache import Shard, Store
+
+TEXTS = ["there is edema .", "there is no edema ."]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of folder: how it is made, how it is read, and which of its files are damaged.
+
+    seal: makes the folder's checksums fit again after a file was changed; None where it has none.
+    """
+
+    make: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    quick: int = 20
+    slowdown: int = 4
+    seal: Callable[[Path], None] | None = None
+
+    def inputs(self, folder: Path) -> st.SearchStrategy[tuple[str, bytes]]:
+        """A file's name, and what it holds in place of what was written."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return st.one_of([st.tuples(st.just(str(path.relative_to(folder))), _of(path)) for path in files])
+
+
+def _of(path: Path) -> st.SearchStrategy[bytes]:
+    content = path.read_bytes()
+    if path.suffix != ".json" or len(content) > 20_000:
+        return damaged(content)
+    return st.one_of(mutated(json.loads(content)).map(as_json), damaged(content))
+
+
+def make_run(folder: Path) -> None:
+    images = torch.eye(16)[:4]
+    captions = [CaptionRecord(id=str(i), image=x, caption=TEXTS[i % 2], group=str(i)) for i, x in enumerate(images)]
+    claims = [
+        ClaimRecord(id=str(i), image=x, claims=TEXTS, label=i % 2, attribute="existence", group=str(i))
+        for i, x in enumerate(images)
+    ]
+    data = training_data(model(), captions, claims)
+    train(TrainConfig(steps=1, batch_size=2, rank=1), model(), data=data).save(folder)
+
+
+def seal_run(folder: Path) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["sha256"]}
+    path.write_text(json.dumps({**manifest, "sha256": files}))
+
+
+def make_cache(folder: Path) -> None:
+    Store(folder).write(["a", "b"], _shard())
+
+
+@cache
+def _shard() -> Shard:
+    rows = np.eye(2, dtype=np.float32)
+    return Shard(rows, rows, np.ones((2, 3, 4, 2), np.float32))
+
+
+def read_cache(folder: Path) -> None:
+    """What is read is what was written, or nothing."""
+    for keys in (["a", "b"], ["b"]):
+        found = Store(folder).read(keys)
+        rows = slice(2 - len(keys), 2)
+        assert found is None or np.array_equal(found.patched, _shard().patched[rows])
+
+
+def trace_with_cache(folder: Path) -> None:
+    """A damaged cache is said, and changes no number."""
+    trace = ts.trace(model(), pairs(), cache=folder, floor=0, progress=False)
+    np.testing.assert_array_equal(trace.scores.patched, _without_cache())
+
+
+@cache
+def _without_cache() -> np.ndarray:
+    return ts.trace(model(), pairs(), floor=0, progress=False).scores.patched
+
+
+def make_model(folder: Path) -> None:
+    from transformers import BertTokenizer
+
+    transformers_model().save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "edema", "."]))
+    BertTokenizer(str(folder / "vocab.txt"), model_max_length=12).save_pretrained(folder)
+
+
+def read_lora(folder: Path) -> None:
+    load_lora(deepcopy(trainable()), folder)
+
+
+def make_adapter(folder: Path) -> None:
+    make_run(folder.with_name("run"))
+    shutil.copytree(folder.with_name("run") / "adapter", folder)
+    shutil.rmtree(folder.with_name("run"))
+
+
+KINDS: dict[str, Kind] = {
+    "run": Kind(make_run, lambda folder: load_run(model(), folder), slowdown=2),
+    "run with checksums that fit": Kind(make_run, lambda folder: load_run(model(), folder), 40, seal=seal_run),
+    "adapter": Kind(make_adapter, read_lora, 40),
+    "cache": Kind(make_cache, read_cache, 60, 1),
+    "cache of a trace": Kind(lambda folder: ts.trace(model(), pairs(), cache=folder, progress=False), trace_with_cache),
+    "hf: folder": Kind(make_model, lambda folder: ts.load(f"hf:{folder}"), 15, 6),
+}

@@ -1,0 +1,47 @@
+"""Odd arguments of every public function and options object."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from fuzz.guard import Case
+from fuzz.options import Target, prepare, targets
+from fuzz.trying import QUICK, try_many
+from tracescribe.errors import TracescribeError
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    return Case(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", targets())
+def test_odd_arguments(case: Case, name: str) -> None:
+    try_target(case, name, targets()[name], QUICK)
+
+
+def try_target(case: Case, name: str, target: Target, times: float) -> None:
+    prepare(case.inside)
+    there = set(case.inside.iterdir())
+    with warnings.catch_warnings(), contextlib.suppress(TracescribeError):
+        warnings.simplefilter("ignore")
+        target.run({})  # whatever is lazy is loaded here
+    clear(case.inside, there)
+
+    def call(drawn: dict[str, object]) -> None:
+        case.attempt(lambda: target.run(drawn), reads_only=not target.writes)
+        if target.writes:
+            clear(case.inside, there)
+
+    try_many(name, target.inputs, call, target.quick, times if times == QUICK else times / target.slowdown)
+
+
+def clear(folder: Path, kept: set[Path]) -> None:
+    """Remove what a call wrote."""
+    for path in set(folder.iterdir()) - kept:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
