@@ -18,6 +18,14 @@ COMPUTING = (
     "benchmark.shortcuts",
     "benchmark.tasks",
     "finetune.losses",
+    "patching.engine",
+    "patching.resume",
+    "patching.towers.block",
+    "patching.towers.image_tower",
+    "patching.towers.layers",
+    "patching.towers.relative_positions",
+    "patching.towers.text_tower",
+    "patching.towers.tower",
     "tracer.results.scoring",
 )
 install_import_hook([f"tracescribe.{module}" for module in COMPUTING], f"{typechecking.__name__}.checked")

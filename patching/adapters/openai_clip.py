@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import UnsupportedTowerError
 from ..towers.layers import Project, TokenEmbedding
 from ..towers.spec import TowerSpec
 from ..towers.text_tower import TextTower
@@ -23,6 +24,12 @@ def _matches(source: Any) -> bool:
 def _build_tower(source: Any, tokenizer: Any) -> TextTower:
     # on a GPU: weights of linear layers in half precision, embeddings and norms in single
     precision, positions = source.text_projection.dtype, source.positional_embedding
+    inside = source.transformer.resblocks[0].mlp.c_fc.weight.dtype
+    if inside != precision:
+        raise UnsupportedTowerError(
+            f"this CLIP keeps its text projection in {precision} and its blocks in {inside}, which it cannot run: "
+            f"bring it to one precision, model.float()"
+        )
     return TextTower(
         spec=TowerSpec(causal=True, pooling="argmax", padding="trim", context_length=source.context_length),
         tokenizer=adapt_tokenizer(tokenizer, source.context_length),

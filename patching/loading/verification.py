@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError
+from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError, UnsupportedTowerError
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
 from ..adapters.wrappers import class_names
@@ -67,6 +67,7 @@ def verify(
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
+        UnsupportedTowerError: the source model fails on the texts.
         TowerMismatchError: the embeddings differ by more than the tolerance of the tower's precision; the message is
             a table of the differences by stage, so that the first wrong stage shows.
     """
@@ -90,7 +91,13 @@ def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor
     """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
     stages = [adapter.embedding_stage(source), *((block, False) for block in adapter.blocks(source))]
     with neutral_state(source), eagerly(source):
-        theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
+        try:
+            theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of code that is not ours
+            raise UnsupportedTowerError(
+                f"{type(source).__name__} cannot encode a text itself, so that no tower can be compared with it "
+                f"({type(error).__name__}: {str(error)[:200]}); try its own text encoder on {list(ids.shape)} token ids"
+            ) from error
     if adapter.sequence_first:
         theirs = [state.transpose(0, 1) for state in theirs]
     rows = tower.from_source(ids)

@@ -23,7 +23,7 @@ class CleanRun:
     embedding: not normalised.
     """
 
-    resid: Sequence[Float[Tensor, "text pos d_model"]]
+    resid: Sequence[Float[Tensor, "text pos _"]]
     site: Sequence[Tensor]
     pooled: int | None
     embedding: Float[Tensor, "text embed"]

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         q: Float[Tensor, "n m head d_head"],
         k: Float[Tensor, "n keys head d_head"],
         v: Float[Tensor, "n keys head d_head"],
-        mask: Bool[Tensor, "*n m keys"] | None,
+        mask: Bool[Tensor, "*batch #m keys"] | None,
         first: int = 0,
     ) -> Float[Tensor, "n m head d_head"]:
         """softmax(q k / sqrt(d_head)) v for each head; ``mask`` is True where a query may attend.
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         return (self.hook_pattern(scores.softmax(dim=-1)) @ v).transpose(1, 2)
 
 
-def within(mask: Bool[Tensor, "*n m m"] | None) -> Attend:
+def within(mask: Bool[Tensor, "*batch #m m"] | None) -> Attend:
     """Every row attends within its own sequence, where ``mask`` is True."""
     return lambda attention, q, k, v: attention.mix(q, k, v, mask)
 
@@ -134,7 +134,9 @@ class Block(nn.Module):
         self.hook_resid_pre, self.hook_resid_mid, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()
         self.hook_attn_out, self.hook_mlp_out = HookPoint(), HookPoint()
 
-    def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
+    def forward(
+        self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*batch #m m"] | None = None
+    ) -> Float[Tensor, "n m d"]:
         """The whole block: hidden states in, hidden states out."""
         return self.body(self.hook_resid_pre(x), within(mask))
 
@@ -167,14 +169,16 @@ class OpaqueBlock(nn.Module):
     """
 
     def __init__(
-        self, source: nn.Module, run: Callable[[nn.Module, Tensor, Tensor | None], Float[Tensor, "n m d"]]
+        self, source: nn.Module, run: Callable[[nn.Module, Tensor, Tensor | None], Float[Tensor, "n m d_out"]]
     ) -> None:
         super().__init__()
         self.whole, self._run = share(source), run  # nnsight has a `.source` of its own on every module
         self.hook_resid_pre, self.hook_resid_post = HookPoint(), HookPoint()
 
-    def forward(self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*n m m"] | None = None) -> Float[Tensor, "n m d"]:
-        """The whole block: hidden states in, hidden states out."""
+    def forward(
+        self, x: Float[Tensor, "n m d"], mask: Bool[Tensor, "*batch #m m"] | None = None
+    ) -> Float[Tensor, "n m d_out"]:
+        """The whole block: hidden states in, hidden states out (a ResNet's stage changes their width)."""
         return self.hook_resid_post(self._run(self.whole, self.hook_resid_pre(x), mask))
 
 

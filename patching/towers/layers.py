@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -197,7 +199,10 @@ class TokenEmbedding(nn.Module):
         return self.tokens.dtype if self.positions is None else self.positions.dtype
 
     def forward(
-        self, ids: Int[Tensor, "batch pos"], hook_embed: nn.Module, places: Int[Tensor, "batch pos"] | None = None
+        self,
+        ids: Int[Tensor, "batch pos"],
+        hook_embed: Callable[[Tensor], Tensor],
+        places: Int[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """places: the positions that the tokens take; by default 0, 1, ..."""
         if self.appended is not None:

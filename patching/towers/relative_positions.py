@@ -46,7 +46,7 @@ class DistanceBias(nn.Module):
         hold(self, "table", table)
         self.bucket = bucket
 
-    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*n m keys"] | None, first: int) -> Related:
+    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*batch #m keys"] | None, first: int) -> Related:
         bias = self.table[self.bucket(distances(q, k, first))].movedim(-1, 0).to(q.dtype)  # (head, m, keys)
         return q, k, bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
@@ -70,7 +70,7 @@ class Rotary(nn.Module):
         self.frequencies: Sequence[float] = frequencies.tolist()
         self.scaling, self.window, self.adjacent = scaling, window, adjacent
 
-    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*n m keys"] | None, first: int) -> Related:
+    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*batch #m keys"] | None, first: int) -> Related:
         if self.window is not None:
             near = distances(q, k, first).abs() <= self.window
             mask = near if mask is None else near & mask
@@ -94,6 +94,6 @@ class NormedHeads(nn.Module):
         super().__init__()
         self.q, self.k, self.positions = q, k, positions
 
-    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*n m keys"] | None, first: int) -> Related:
+    def forward(self, q: Tensor, k: Tensor, mask: Shaped[Tensor, "*batch #m keys"] | None, first: int) -> Related:
         q, k = self.q(q), self.k(k)
         return (q, k, mask) if self.positions is None else self.positions(q, k, mask, first)

@@ -178,7 +178,7 @@ class TextTower(Tower):
         relative = any(isinstance(block, Block) and block.attn.relative is not None for block in self.blocks)
         return self.embedding.positions is not None and self.embedding.appended is None and not relative
 
-    def attention_mask(self, inputs: Int[Tensor, "batch pos"]) -> Bool[Tensor, "*batch pos pos"] | None:
+    def attention_mask(self, inputs: Int[Tensor, "batch pos"]) -> Bool[Tensor, "*batch #pos pos"] | None:
         n = inputs.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool, device=inputs.device).tril_() if self.causal else None
         keys = self._allowed_keys(inputs)

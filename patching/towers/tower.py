@@ -153,7 +153,7 @@ class Tower(nn.Module):
         """Whether positions are added in layer 0 only, so that a token can be run as if it stood elsewhere."""
         return False
 
-    def attention_mask(self, inputs: Tensor) -> Bool[Tensor, "*batch pos pos"] | None:
+    def attention_mask(self, inputs: Tensor) -> Bool[Tensor, "*batch #pos pos"] | None:
         """Which keys a query may attend to: [pos, pos] for all alike, or [batch, 1, 1 or pos, pos]; None for all."""
         return None
 

@@ -132,3 +132,8 @@ def test_what_the_adapters_do_not_read_is_refused_with_the_reason() -> None:
     source.text_projection.data = source.text_projection.data.half()
     with pytest.raises(UnsupportedTowerError, match=r"float16.*model\.float\(\)"):
         wrapped("chexzero", source)
+    source = ZOO["chexzero"].build(0).half()  # its norms want weights in float32
+    with pytest.raises(
+        UnsupportedTowerError, match=r"CLIP cannot encode a text itself.*RuntimeError.*2, 12\] token ids"
+    ):
+        wrapped("chexzero", source)

@@ -192,7 +192,9 @@ def test_what_no_adapter_reads_is_refused_with_the_reason(text: dict, reason: st
 
 
 def test_an_unknown_model_is_refused_by_what_it_holds() -> None:
-    with pytest.raises(UnsupportedTowerError, match=r"Sequential.*0: Linear.*open_clip, open_clip_hf, transformers"):
+    with pytest.raises(
+        UnsupportedTowerError, match=r"Sequential.*0: Linear.*open_clip, open_clip_hf, open_clip_modern, trans"
+    ):
         ts.wrap(nn.Sequential(nn.Linear(2, 2)), tokenizer=WordTokenizer())
 
 
