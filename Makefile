@@ -10,7 +10,7 @@ LOWEST := .venv-lowest
 JOBS ?= 2
 PERF_STAMP := $(VENV)/.set-up-perf
 
-.PHONY: help setup demo test quick test-slow test-lowest perf tables lint clean
+.PHONY: help setup demo test quick test-slow test-lowest perf tables notebooks gallery lint clean
 
 help:
 	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
@@ -20,6 +20,8 @@ help:
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml claims"
 	@echo "make perf       time tracing and training against peers and the machine (QUICK=1: only try it)"
 	@echo "make tables     run every tower of the zoo and write docs/tower_table.md"
+	@echo "make notebooks  run examples/*.py and write the notebooks beside them"
+	@echo "make gallery    draw every kind of figure and write docs/gallery.md"
 	@echo "make lint       ruff (lint and format) and mypy only"
 	@echo "make setup      only create .venv and install"
 
@@ -73,6 +75,12 @@ $(PERF_STAMP): $(STAMP)
 
 tables: $(STAMP)
 	TRACESCRIBE_WRITE_TABLES=1 $(BIN)/pytest -q tests/patching/test_zoo_towers.py
+
+notebooks: $(STAMP)
+	$(BIN)/python docs/notebooks.py
+
+gallery: $(STAMP)
+	$(BIN)/python docs/gallery.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

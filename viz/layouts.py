@@ -135,7 +135,8 @@ def pareto(
 def curves(sources: Mapping[str, Any], x: str, y: str, *, title: str | None = None) -> PaperFigure:
     """Curves over any axis with their bands: faithfulness by the number of restored cells, scores by training step.
 
-    sources: from names to (x, y) or (x, y, lo, hi), arrays of one length. x, y: what the axes are, with their unit.
+    sources: from names to (x, y) or (x, y, lo, hi), arrays of one length, or to :meth:`Faithfulness.curve`.
+    x, y: what the axes are, with their unit.
 
     Raises:
         FigureError: no curve, or one whose arrays do not fit.

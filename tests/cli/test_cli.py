@@ -52,6 +52,24 @@ def test_plot(run: Run, traced: Path, tmp_path: Path, name: str, options: tuple[
     assert out.read_bytes().startswith(magic[out.suffix])
 
 
+def test_plot_puts_several_traces_into_one_figure(run: Run, traced: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(traced.read_bytes())
+    for suffix, kind in (("svg", "heatmap"), ("pgf", "heatmap"), ("html", "heatmap"), ("svg", "profile")):
+        out = tmp_path / f"{kind}.{suffix}"
+        third = () if kind == "profile" else ("--difference", "other − first")
+        done = run("plot", traced, "--beside", other, *third, "-o", out, "--kind", kind, "--width", "page")
+        assert done.code == 0, done.err
+        text = out.read_text(encoding="utf-8")
+        assert (">trace<" in text and ">other<" in text) or suffix != "svg"
+        assert ("other − first" in text) == (kind == "heatmap" and suffix == "svg") or suffix != "svg"
+    out = tmp_path / "x.svg"
+    refused(run("plot", traced, "--beside", other, "--pair", 0, "-o", out), "--pair")
+    refused(run("plot", traced, "--difference", "d", "-o", out), "--difference")
+    refused(run("plot", traced, "--beside", traced, "-o", out), "different names")
+    assert not out.exists()
+
+
 def test_plot_takes_widths_titles_and_notes(run: Run, traced: Path, tmp_path: Path) -> None:
     for width, points in (("neurips", "396pt"), ("2.5", "180pt")):
         out = tmp_path / f"{width}.svg"

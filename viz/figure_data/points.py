@@ -108,7 +108,7 @@ def _interval(name: str, point: Any, axis: int) -> tuple[float, float, float]:
 
 
 def curves_data(curves: Mapping[str, Any], x_name: str, y_name: str, title: str | None = None) -> CurvesData:
-    """Curves by name, each (x, y) or (x, y, lo, hi) of arrays of one length.
+    """Curves by name, each (x, y) or (x, y, lo, hi) of arrays of one length, or a curve of a Faithfulness.
 
     Raises:
         FigureError: no curve, or one whose arrays do not fit.
@@ -122,6 +122,9 @@ def curves_data(curves: Mapping[str, Any], x_name: str, y_name: str, title: str 
 
 
 def _curve(name: str, curve: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    if hasattr(curve, "sizes") and hasattr(curve, "value"):  # of tracer.Faithfulness
+        band = [] if curve.lo is None or curve.hi is None else [curve.lo, curve.hi]
+        curve = (curve.sizes, curve.value, *band)
     try:
         arrays = [np.asarray(part, dtype=np.float64) for part in curve]
     except (TypeError, ValueError):
