@@ -105,10 +105,10 @@ KINDS = (
     ),
     Kind(
         "Faithfulness",
-        "What the first k cells do when they are patched together, in the map's order and at random.",
-        "found = ts.tracer.faithfulness(model, negation_pairs[:24], negation.select(np.arange(24)), progress=False)\n"
+        "What the first k heads do when they are patched together, in the order of the map above and at random.",
+        "found = ts.tracer.faithfulness(model, heads, negation_pairs[:40], progress=False)\n"
         'curves = {"by CTE": found.curve("sufficiency"), "random order": found.curve("sufficiency", "random")}\n'
-        'figure = ts.viz.curves(curves, "cells patched together", "share of S_corr − S_foil")',
+        'figure = ts.viz.curves(curves, "heads patched together", "share of S_corr − S_foil")',
         "column",
         170,
     ),

@@ -82,15 +82,13 @@ ts.viz.pareto(points, "affirmative − negated (pp)", "claim accuracy (%)", bett
 # `ts.viz.draw` draws into matplotlib axes of yours and returns the cells, for a colour bar.
 
 # %%
-from matplotlib.figure import Figure
+import matplotlib.pyplot as plt
 
-mine = Figure(figsize=(6.75, 2.3), layout="constrained")
-left, right = mine.subplots(1, 2, width_ratios=(3, 2))
+mine, (left, right) = plt.subplots(1, 2, figsize=(6.75, 2.3), width_ratios=(3, 2), layout="constrained")
 cells = ts.viz.draw(foil, left, title="a", palette="PuOr", values=False)
 mine.colorbar(cells, ax=left, label="CTE")
 ts.viz.draw({name: cells.per_layer("sum") for name, cells in maps.items()}, right, title="b")
 mine.savefig(folder / "mine.pdf")
-mine
 
 # %% [markdown]
 # ## In LaTeX

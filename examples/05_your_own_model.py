@@ -23,7 +23,7 @@ import torch
 
 import tracescribe as ts
 
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## open_clip

@@ -80,10 +80,9 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], *, left: i
         return f'<tr style="background:none">{"".join(parts)}</tr>'
 
     head = line("th", header, f"font-weight:600;{_FADED};border-bottom:1px solid rgba(128,128,128,.5)")
-    body = "".join(line("td", row, "font-variant-numeric:tabular-nums") for row in rows)
-    return Markup(
-        f'<table style="border-collapse:collapse;margin:4px 0;color:inherit;font:inherit">{head}{body}</table>'
-    )
+    body = "".join(line("td", row, "font-variant-numeric:tabular-nums;white-space:nowrap") for row in rows)
+    drawn = f'<table style="border-collapse:collapse;margin:4px 0;color:inherit;font:inherit">{head}{body}</table>'
+    return Markup(f'<div style="overflow:auto">{drawn}</div>')
 
 
 def _cell(value: object) -> str:
