@@ -58,7 +58,9 @@ class TaskScore:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores in percent, gaps in percentage points, intervals from resampling groups; None where no items exist.
+    """Scores in percent, gaps in percentage points; None where no items exist.
+
+    Intervals resample groups, and sets of options where few are asked of many groups.
 
     affirmative, negated: accuracy on the same items, options and order, worded without and with negation.
     gap: affirmative minus negated. both_right: items right in both wordings.
@@ -289,7 +291,9 @@ def evaluate(
         n_groups=len({group for found in items.values() for group in found.groups} | {r.group for r in captions}),
         affirmative=tasks["mcq_affirmative"].accuracy if fine is not None else None,
         negated=tasks["mcq_negated"].accuracy if bad is not None else None,
-        gap=paired_difference(fine.hits, bad.hits, fine.groups, **options) if paired else None,  # type: ignore[union-attr]
+        gap=paired_difference(fine.hits, bad.hits, fine.groups, texts=fine.texts, **options)  # type: ignore[union-attr]
+        if paired
+        else None,
         both_right=100 * float(np.mean(fine.hits * bad.hits)) if paired else None,  # type: ignore[union-attr]
         mcnemar_p=mcnemar(fine.hits, bad.hits) if paired else None,  # type: ignore[union-attr]
         negated_by_count={int(k): v for k, v in tasks["mcq_negated"].by["negations"].items()}
@@ -336,7 +340,7 @@ def _name(record: Any) -> str:
 def _task_score(items: Items, blind: Mapping[str, float], options: dict[str, Any]) -> TaskScore:
     return TaskScore(
         n=len(items),
-        accuracy=clustered_interval(items.hits, items.groups, **options),
+        accuracy=clustered_interval(items.hits, items.groups, texts=items.texts, **options),
         chance=100 * float(items.chance.mean()),
         by={name: _means(items.hits, labels) for name, labels in items.labels.items()},
         shortcuts=blind,

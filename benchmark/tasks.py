@@ -25,7 +25,8 @@ class Items:
 
     hits: 1 right, 0 wrong, a fraction where options tie. chance: what a scorer that knows nothing gets.
     margin: score of the right option minus that of the best other one (cosine); NaN for retrieval.
-    labels: by subset name (attribute, template, ...) the value of each item, None where it has none.
+    labels: by subset name (attribute, template, ...) the value of each item, None where it has none. texts: equal where
+        items choose from the same options; None where they rank.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Items:
     chance: Float[np.ndarray, "item"]
     margin: Float[np.ndarray, "item"]
     labels: Mapping[str, tuple[str | None, ...]]
+    texts: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +67,7 @@ class Questions:
             chance=np.array([1 / len(options) for options in self.options]),
             margin=np.asarray(scores, dtype=np.float64)[at, self.gold] - others.max(axis=1),
             labels=self.labels,
+            texts=tuple("\n".join(sorted(options)) for options in self.options),
         )
 
     def padded(self, score: Callable[[int, Sequence[str]], Sequence[float]]) -> Float[np.ndarray, "item option"]:

@@ -20,9 +20,11 @@ from tracescribe.benchmark import (
     read_claims,
     read_mcq,
 )
-from tracescribe.benchmark.metrics import negator_count
+from tracescribe.benchmark.evaluation import _task_score
+from tracescribe.benchmark.metrics import clustered_interval, negator_count
 from tracescribe.benchmark.phantom import CONDITIONS, build_phantom
 from tracescribe.benchmark.phantom.captions import EQUIVALENTS, NOUNS
+from tracescribe.benchmark.tasks import questions_of
 from tracescribe.errors import DataFormatError, NonFiniteError
 
 
@@ -284,3 +286,25 @@ def test_claim_sets_may_differ_in_length_and_images_may_be_objects() -> None:
     ]
     assert evaluate(Words(), records).claims_by_attribute == {"x": 100, "y": 100}
     assert evaluate(Words(), [CaptionRecord(id="1", image=image, caption="a", group="p")]).retrieval is None
+
+
+def test_few_texts_asked_of_many_images_widen_the_interval() -> None:
+    """What is right depends on the contrast set alone, and there are four: many images say no more about others."""
+    sets = [("no effusion", "effusion"), ("no edema", "edema"), ("no nodule", "nodule"), ("no device", "device")]
+    records = [
+        ClaimRecord(
+            id=f"{i}-{k}", image=np.eye(16)[0], claims=list(texts), label=i % 2, attribute="existence", group=str(i)
+        )
+        for i in range(40)
+        for k, texts in enumerate(sets)
+    ]
+    [asked] = questions_of(records)
+    right = np.array([float(k % 2) for _ in range(40) for k in range(4)])  # two of the sets, for every image
+    scores = np.where(np.arange(2) == asked.gold[:, None], right[:, None], 0.5)
+    items = asked.scored(scores)
+    assert len(set(items.texts or ())) == 4  # whichever of a set is right
+    found = _task_score(items, {}, {"n_boot": 400, "seed": 0, "ci": 0.95}).accuracy
+    by_image = clustered_interval(items.hits, items.groups, n_boot=400)
+    assert found.value == by_image.value == 50
+    assert by_image.hi - by_image.lo == 0  # every image has the same share
+    assert found.hi - found.lo > 80  # four sets, half of them right: nearly nothing is known

@@ -219,5 +219,19 @@ def test_split_half_keeps_groups_together():
     assert copies.split_half(seed=1) == copies.split_half(seed=1)
     with pytest.raises(TraceError, match="2 groups"):
         trace.select([0]).split_half()
+    with pytest.raises(TraceError, match="2 texts"):
+        replace(trace, text_pair=np.zeros(20, dtype=np.int64)).split_half(by="text")
+    with pytest.raises(TraceError, match="'group' or by 'text', not by 'patient'"):
+        trace.split_half(by="patient")
     with pytest.raises(TraceError, match="n_splits"):
         trace.split_half(n_splits=0)
+
+
+def test_split_half_by_text_does_not_take_what_few_texts_share_for_signal():
+    """Four texts with noise of their own, asked of ten patients each."""
+    trace = synthetic_trace(n_pairs=4, share_inverted=0, seed=3)
+    noise = np.random.default_rng(0).normal(size=trace.scores.patched.shape).astype(np.float32)
+    noisy = replace(trace, scores=replace(trace.scores, patched=noise)).select(np.repeat(np.arange(4), 10))
+    noisy = replace(noisy, groups=tuple(str(i % 10) for i in range(40)), text_pair=np.repeat(np.arange(4), 10))
+    assert noisy.split_half() > 0.99
+    assert noisy.split_half(by="text") < 0.5

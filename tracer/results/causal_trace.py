@@ -266,11 +266,18 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
         align: str = "role",
         reduce: str = "ratio_of_means",
         segment: str | None = None,
+        by: Literal["group", "text"] = "group",
     ) -> float:
-        """Mean correlation between the maps of two random halves of the groups: 1 = the map is not noise."""
+        """Mean correlation between the maps of two random halves: 1 = the map is not noise.
+
+        by: what is in one half only: a "group" (patient), or a "text" (the two captions). Halves of patients have the
+        same few texts, and agree on what is particular to these.
+
+        Raises TraceError: fewer than 2 groups, or texts; or an option that is none.
+        """
         from .profiles import split_half
 
-        return split_half(self, seed=seed, n_splits=n_splits, align=align, reduce=reduce, segment=segment)
+        return split_half(self, seed=seed, n_splits=n_splits, align=align, reduce=reduce, segment=segment, by=by)
 
     @explains_arguments
     def control(self, other: CausalTrace) -> Excess:

@@ -123,11 +123,15 @@ def layer_profile(
     )
 
 
-def split_half(trace: CausalTrace, *, seed: int, n_splits: int, align: str, reduce: str, segment: str | None) -> float:
+def split_half(
+    trace: CausalTrace, *, seed: int, n_splits: int, align: str, reduce: str, segment: str | None, by: str
+) -> float:
     """See :meth:`CausalTrace.split_half`."""
+    check_choice("by", by, ("group", "text"))
     if n_splits < 1:
         raise TraceError(f"n_splits must be at least 1, not {n_splits!r}")
     used, _ = pairs_used(trace, segment)
     table = RowSums.of(trace, used, align).table(reduce)
-    cluster, _ = cluster_index([trace.groups[i] for i in used])
-    return float(np.mean(split_half_correlation(table, cluster, n_splits, seed)))
+    labels = trace.groups if by == "group" else [str(number) for number in trace.text_pair]
+    cluster, _ = cluster_index([labels[i] for i in used])
+    return float(np.mean(split_half_correlation(table, cluster, n_splits, seed, of=by)))

@@ -214,7 +214,7 @@ def minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw
 
 
 def split_half_correlation(
-    table: PairTable, cluster: Int[np.ndarray, "pair"], n_splits: int, seed: int
+    table: PairTable, cluster: Int[np.ndarray, "pair"], n_splits: int, seed: int, of: str = "group"
 ) -> Float[np.ndarray, "split"]:
     """Pearson correlation over the cells between the maps of two random halves of the groups, for several splits.
 
@@ -222,11 +222,11 @@ def split_half_correlation(
     tower fixes at 0 or 1 count too and raise it.
 
     Raises:
-        TraceError: fewer than 2 groups.
+        TraceError: fewer than 2 groups, which the message calls what they are ``of``.
     """
     n_groups = int(cluster.max()) + 1
     if n_groups < 2:
-        raise TraceError("a split into halves needs pairs of at least 2 groups")
+        raise TraceError(f"a split into halves needs pairs of at least 2 {of}s")
     rng = generator(seed)
     correlations = []
     for _ in range(n_splits):
