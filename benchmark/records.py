@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +16,7 @@ from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
 from ..io.reading import open_regular
 from ..tracer.pairs.names import Name, WholeText, image_beside, problem_of
+from ..tracer.pairs.pairs import Text
 
 __all__ = [
     "CaptionRecord",
@@ -28,6 +30,8 @@ __all__ = [
     "read_captions",
     "read_claims",
     "read_mcq",
+    "stream_captions",
+    "stream_claims",
 ]
 
 LETTERS = "ABCD"
@@ -249,11 +253,40 @@ def read_captions(
     return _read(path, CaptionRecord, split, outside_images)
 
 
+def stream_captions(
+    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+) -> Iterator[CaptionRecord]:
+    """Captions one by one, for files that are larger than memory. Here ``{"text": "..."}`` as image is a text target.
+
+    Raises:
+        DataFormatError: as `read_captions`, when the line is reached; a file without such records at its end.
+    """
+    return _records(path, CaptionRecord, split, outside_images, text_targets=True)
+
+
+def stream_claims(
+    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+) -> Iterator[ClaimRecord]:
+    """Claim sets one by one; see `stream_captions`."""
+    return _records(path, ClaimRecord, split, outside_images, text_targets=True)
+
+
 def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outside_images: bool) -> list[R]:
+    return list(_records(path, kind, split, outside_images))
+
+
+def _records(
+    path: str | os.PathLike[str],
+    kind: type[R],
+    split: Split | None,
+    outside_images: bool,
+    *,
+    text_targets: bool = False,
+) -> Iterator[R]:
     open_regular(path).close()  # what has no place to resolve is refused here
     folder = Path(path).resolve().parent
     places: dict[str, str] = {}  # a file has several records per image
-    out: list[R] = []
+    some = False
     for number, value in read_jsonl(path):
         try:
             record = kind.model_validate(value)
@@ -261,16 +294,23 @@ def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outs
             raise DataFormatError(f"{path}:{number}: {problem_of(error)}") from error
         if split is not None and record.split not in (split, None):
             continue
+        some = True
         if record.image is None:  # the image is not there; whoever needs it counts such records
-            out.append(record)
+            yield record
+            continue
+        if text_targets and _is_text(record.image):
+            yield record.model_copy(update={"image": Text(record.image["text"])})
             continue
         if not isinstance(record.image, str):
             raise DataFormatError(f"{path}:{number}: field 'image': expected a path, got {shown(record.image)}")
         if record.image not in places:
             where = f"{path}:{number}: field 'image'"
             places[record.image] = str(image_beside(folder, record.image, where, outside=outside_images))
-        out.append(record.model_copy(update={"image": places[record.image]}))
-    if not out:
+        yield record.model_copy(update={"image": places[record.image]})
+    if not some:
         wanted = "records" if split is None else f"records of the split {split!r}"
         raise DataFormatError(f"{path}: holds no {wanted}")
-    return out
+
+
+def _is_text(image: Any) -> bool:
+    return isinstance(image, dict) and list(image) == ["text"] and isinstance(image["text"], str)

@@ -33,6 +33,27 @@ def claim_loss(
     return F.cross_entropy(logits, label)
 
 
+def multi_positive_clip_loss(
+    images: Float[Tensor, "n embed"],
+    texts: Float[Tensor, "n embed"],
+    scale: float | Tensor,
+    same: Bool[Tensor, "n n"],
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE in which caption j is right for image i wherever ``same[i, j]``: repeats are no negatives.
+
+    Of a row with k right answers the mean of their k log-likelihoods is taken (Supervised Contrastive Learning, arXiv
+    2004.11362, L_out; UniCL, arXiv 2204.03610). Where ``same`` is the identity this is :func:`clip_loss`.
+
+    >>> same = torch.ones(2, 2, dtype=torch.bool)  # one caption twice
+    >>> round(multi_positive_clip_loss(torch.eye(2), torch.ones(2, 2) / 2**0.5, 1.0, same).item(), 4)  # log 2
+    0.6931
+    """
+    logits = scale * images @ texts.T  # [image, text]
+    right = same.to(logits)
+    target, back = right / right.sum(dim=1, keepdim=True), right.T / right.sum(dim=0)[:, None]
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, back)) / 2
+
+
 def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float = 0.5) -> Float[Tensor, ""]:
     """L_total = lambda L_CLIP + (1 - lambda) L_claim (NAST, arXiv 2602.12498; lambda is not published).
 

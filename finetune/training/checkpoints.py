@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "tracescribe.checkpoint/1"
 STATE, TENSORS = "state.json", "state.safetensors"
-IRRELEVANT = ("checkpoint_every", "outside_images", "trackers", "captions", "claims", "validation")
+IRRELEVANT = ("checkpoint_every", "outside_images", "image_cache", "trackers", "captions", "claims", "validation")
 MAY_CHANGE = ("lr", "clip_norm")  # of a run that goes on, for instance after a loss that was not finite
 
 
@@ -60,7 +62,10 @@ def data_hash(data: TrainingData) -> str:
         value = getattr(data, part.name)
         if isinstance(value, Tensor):
             digest.update(f"{part.name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
+            for rows in value.split(1 << 16):  # embeddings may be mapped from a disk, and larger than memory
+                digest.update(rows.cpu().contiguous().numpy().data)
+        else:
+            digest.update(repr(value).encode())
     return digest.hexdigest()
 
 
@@ -107,6 +112,36 @@ def load_checkpoint(
     tensors = load_file(str(folder / TENSORS))
     losses = [tuple(row) for row in tensors.pop("losses").tolist()]
     return tensors, content["facts"], Record(losses, **content["record"])
+
+
+@contextmanager
+def only_one(folder: Path | None) -> Iterator[None]:
+    """Hold a lock beside ``folder`` while this process trains there, where the system has locks.
+
+    Raises OutputError when another process does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: a second process is not noticed
+        folder = None
+    if folder is None or int(os.environ.get("RANK", "0")):  # of several processes the first locks for all
+        yield
+        return
+    place = folder.with_name(f".{folder.name}.lock")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        handle = place.open("w")
+    except OSError as problem:
+        raise OutputError(f"cannot write {shown_path(place)}: {problem.strerror}") from problem
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(f"another process trains with the checkpoint {shown_path(folder)}") from None
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
 
 
 def remove_checkpoint(folder: Path) -> None:

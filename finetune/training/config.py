@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from ...errors import PrescriptionError
 from ...tracer.pairs.names import problem_of
 from ..prescription.plan import Prescription
+
+Files = Path | dict[Path, Annotated[float, Field(gt=0)]]
+"""A JSONL file, or several and the weight of each."""
 
 
 class TrainConfig(BaseModel):
@@ -19,7 +22,10 @@ class TrainConfig(BaseModel):
     lr, warmup, schedule: ``warmup`` linear steps, then "constant", or "linear" or "cosine" decay to 0 at ``steps``.
         With budget "mean" a peaked plan raises its highest block's rate several times over: compare arms at a rate at
         which none of them diverges (a loss that stays at chance).
-    captions, claims: JSONL files; split: which of their records to train on (None: all).
+    pretrained, device: as ``ts.load`` takes them. precision: "bf16" or "fp16" computes the text tower in it (autocast).
+    captions, claims: JSONL files, or ``{file: weight}``, each of which gives its share of every batch; split: which of
+        their records to train on (None: all). An image ``{"text": "..."}`` is a text as the frozen target.
+    image_cache: a folder that keeps the embeddings of image files, so that later runs encode none again.
     outside_images: accept image paths that are absolute or lead out of the files' folder.
     weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
         AdamW) or "gradient" (the paper's formula, which AdamW cancels).
@@ -29,6 +35,10 @@ class TrainConfig(BaseModel):
         folder by default), split "val"; 0 never evaluates. select: whose weights are the result: those of the "last"
         step, or of the evaluation that is best in claim accuracy, negated accuracy, or their mean with affirmative
         accuracy and R@1 ("balanced"). patience: training stops after so many evaluations without a better one; 0 never.
+    retrace: pairs of which at most ``retrace_pairs`` are traced before training and at every ``retrace_every``-th
+        evaluation: how far the CTE profile has drifted (scores "cte_drift" and "cte_rank").
+    repeats: captions that repeat in a batch are each other's negatives ("negatives", as in CLIP), or each is right for
+        the other's image too ("positives"; :func:`~tracescribe.finetune.losses.multi_positive_clip_loss`).
     checkpoint_every: steps between checkpoints, where `train` is given a folder for them; 0: only at the end.
     trackers: "tensorboard", "wandb", "trackio": what also hears losses and scores, where it is installed.
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
@@ -41,10 +51,13 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     model: str = "phantom"
-    captions: Path | None = None
-    claims: Path | None = None
+    pretrained: str | None = None
+    device: str = "cpu"
+    captions: Files | None = None
+    claims: Files | None = None
     split: Literal["train", "val", "test"] | None = "train"
     outside_images: bool = False
+    image_cache: Path | None = None
     steps: int = Field(default=150, ge=1, le=10**9)
     batch_size: int = Field(default=32, ge=2, le=10**6)
     lambda_: float = Field(default=0.5, ge=0, le=1)
@@ -54,6 +67,8 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1, le=10**6)
     clip_norm: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    repeats: Literal["negatives", "positives"] = "negatives"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     rank: int = Field(default=4, ge=1, le=8192)
     lora_alpha: float = Field(default_factory=lambda given: 2.0 * given.get("rank", 4), gt=0)
@@ -65,6 +80,9 @@ class TrainConfig(BaseModel):
     evaluate_every: int = Field(default=0, ge=0, le=10**9)
     select: Literal["last", "balanced", "claims", "negated"] = "last"
     patience: int = Field(default=0, ge=0, le=10**9)
+    retrace: Path | None = None
+    retrace_every: int = Field(default=1, ge=1, le=10**9)
+    retrace_pairs: int = Field(default=32, ge=2, le=10**5)
     checkpoint_every: int = Field(default=0, ge=0, le=10**9)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
@@ -94,6 +112,13 @@ class TrainConfig(BaseModel):
 
         return from_record(PlanFile.model_validate_json(json.dumps(given)))
 
+    @field_validator("captions", "claims", mode="after")
+    @classmethod
+    def _some_file(cls, given: Files | None) -> Files | None:
+        if isinstance(given, dict) and not given:
+            raise ValueError("no file is named")
+        return given
+
     @model_validator(mode="after")
     def _weights_are_there(self) -> TrainConfig:
         if self.plan is None and (self.weighting != "uniform" or self.lora_mode is not None):
@@ -101,8 +126,9 @@ class TrainConfig(BaseModel):
             raise ValueError(f"{what} needs a plan (tracescribe.prescribe, or a plan file)")
         if self.plan is not None and self.weighting == "uniform" and self.lora_mode is None:
             raise ValueError("a plan is given, and nothing uses it: set weighting or lora_mode, or leave the plan out")
-        if not self.evaluate_every and (self.select != "last" or self.patience):
+        if not self.evaluate_every and (self.select != "last" or self.patience or self.retrace is not None):
             what = f"select {self.select!r}" if self.select != "last" else f"patience {self.patience}"
+            what = what if self.retrace is None else "retrace"
             raise ValueError(f"{what} needs evaluations: set evaluate_every")
         if self.warmup and self.warmup >= self.steps and self.schedule != "constant":
             raise ValueError(f"warmup is {self.warmup}, which leaves none of {self.steps} steps to the schedule")

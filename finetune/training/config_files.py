@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from .config import TrainConfig
 
 # section -> key in the file -> field of TrainConfig; "" is the top level
 SECTIONS: dict[str, dict[str, str]] = {
-    "": {"model": "model", "seed": "seed"},
-    "data": {name: name for name in ("captions", "claims", "split", "outside_images")},
+    "": {"seed": "seed"},
+    "model": {"name": "model", "pretrained": "pretrained", "device": "device"},
+    "data": {name: name for name in ("captions", "claims", "split", "outside_images", "image_cache")},
     "plan": {"file": "plan", "weighting": "weighting", "budget": "budget"},
     "lora": {"rank": "rank", "alpha": "lora_alpha", "mode": "lora_mode"},
     "optim": {
@@ -29,13 +30,23 @@ SECTIONS: dict[str, dict[str, str]] = {
         "batch_size": "batch_size",
         "accumulate": "accumulate",
         "clip_norm": "clip_norm",
+        "precision": "precision",
+        "repeats": "repeats",
         "lambda": "lambda_",
     },
     "schedule": {"steps": "steps", "kind": "schedule", "warmup": "warmup"},
-    "eval": {"every": "evaluate_every", "data": "validation", "select": "select", "patience": "patience"},
+    "eval": {
+        "every": "evaluate_every",
+        "data": "validation",
+        "select": "select",
+        "patience": "patience",
+        "retrace": "retrace",
+        "retrace_every": "retrace_every",
+        "retrace_pairs": "retrace_pairs",
+    },
     "output": {"checkpoint_every": "checkpoint_every", "trackers": "trackers"},
 }
-PLACES = ("captions", "claims", "validation", "plan")  # paths, relative to the file
+PLACES = ("captions", "claims", "validation", "plan", "image_cache", "retrace")  # paths, relative to the file
 
 
 def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
@@ -54,7 +65,7 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
         if not isinstance(content, dict):
             raise DataFormatError(f"{path}: expected an object of options, not {shown(content)}")
         fields = dict(content)
-    beside = {n: str(path.parent / v) for n, v in fields.items() if n in PLACES and isinstance(v, str)}
+    beside = {n: moved(v, lambda place: str(path.parent / place)) for n, v in fields.items() if n in PLACES}
     config = _validated({**fields, **beside}, f"{path}: ", sections=path.suffix != ".json")
     return changed_config(config, changes)
 
@@ -80,8 +91,8 @@ def changed_config(
 def as_yaml(config: TrainConfig) -> str:
     """The configuration as the text of a YAML file that :func:`read_config` reads.
 
-    >>> print(as_yaml(TrainConfig(steps=200)).splitlines()[0])
-    model: phantom
+    >>> print(as_yaml(TrainConfig(steps=200)).splitlines()[1:3])
+    ['model:', '  name: phantom']
     """
     values = config.model_dump(mode="json")
     content: dict[str, Any] = {}
@@ -91,14 +102,41 @@ def as_yaml(config: TrainConfig) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+def moved(value: Any, move: Callable[[str], str]) -> Any:
+    """A path, or each of ``{path: weight}``, moved; None and a plan that is written out stay as they are."""
+    if isinstance(value, dict) and "alpha" not in value:
+        return {move(str(place)): weight for place, weight in value.items()}
+    return move(value) if isinstance(value, str) else value
+
+
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as problem:
+        content = _unique(read_text(path))
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
+        if isinstance(problem, DataFormatError):
+            raise
         raise DataFormatError(f"{path}: not YAML: {' '.join(str(problem).split())[:300]}") from problem
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: expected sections such as data: and optim:, not {shown(content)}")
     return content
+
+
+def _unique(text: str) -> Any:
+    """Safe YAML in which no key is given twice and nothing is an alias (with which ten lines can be gigabytes)."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        found = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+        if len(found) < len(node.value):
+            raise yaml.YAMLError(f"a key is given twice (line {node.start_mark.line + 1} and below)")
+        return found
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise yaml.YAMLError("aliases (*name) are not used here: write the value out")
+    return yaml.load(text, Loader)
 
 
 def _from_sections(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +144,11 @@ def _from_sections(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         if name in SECTIONS[""]:
             fields[SECTIONS[""][name]] = value
+        elif name == "model" and isinstance(value, str):
+            fields["model"] = value
         elif name in SECTIONS and name:
+            if value is None:  # a section with nothing in it
+                continue
             if not isinstance(value, dict):
                 raise DataFormatError(f"{path}: section {shown(name)} holds {shown(value)}, expected key: value lines")
             for key, inner in value.items():
@@ -134,6 +176,8 @@ def _field(where: str, key: str) -> str:
     section, _, name = key.rpartition(".")
     if section in SECTIONS and name in SECTIONS[section]:
         return SECTIONS[section][name]
+    if key == "model":
+        return "model"
     holding = [found for found in SECTIONS if key in SECTIONS[found]]
     if len(holding) == 1:
         return SECTIONS[holding[0]][key]
@@ -142,7 +186,8 @@ def _field(where: str, key: str) -> str:
 
 def _unknown(key: str) -> str:
     known = [f"{section}.{name}".lstrip(".") for section, names in SECTIONS.items() for name in names]
-    near = difflib.get_close_matches(key, [*known, *filter(None, SECTIONS)], n=1, cutoff=0.5)
+    wrong_section = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = wrong_section or difflib.get_close_matches(key, [*known, *filter(None, SECTIONS)], n=1, cutoff=0.5)
     if not near:
         last = {name.rpartition(".")[2]: name for name in known}
         near = [last[found] for found in difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.5)]
@@ -159,9 +204,12 @@ def _validated(fields: dict[str, Any], where: str, *, sections: bool) -> TrainCo
     except PrescriptionError as problem:
         if not isinstance(problem.__cause__, ValidationError):
             raise DataFormatError(f"{where}{problem}") from problem
-        found = problem.__cause__.errors()[0]
+        # of a field that may be this or that the deepest reason is the one about what was given
+        problems = problem.__cause__.errors()
+        found = max((e for e in problems if e["loc"][:1] == problems[0]["loc"][:1]), key=lambda e: len(e["loc"]))
         first = str(found["loc"][0]) if found["loc"] else ""
-        field = ".".join([names.get(first, first), *map(str, found["loc"][1:])]) or "the configuration"
+        inside = [] if first in ("captions", "claims") else found["loc"][1:]  # there the names of pydantic's branches
+        field = ".".join([names.get(first, first), *map(str, inside)]) or "the configuration"
         raise DataFormatError(f"{where}field {shown(field)}: {found['msg'].removeprefix('Value error, ')}") from problem
     except ValueError as problem:  # numbers that JSON does not have
         raise DataFormatError(f"{where}a value is no JSON number or text ({problem})") from problem

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,11 @@ from torch import Tensor
 
 from ...errors import DataFormatError
 from ...patching.torch_state import neutral_state
+from ...tracer.pairs.pairs import Text
+from .config import Files
+from .image_cache import ImageCache
+from .packing import token_table
+from .sampling import Sampler, Share
 
 if TYPE_CHECKING:
     from ...benchmark import CaptionRecord, ClaimRecord
@@ -39,18 +45,21 @@ class Batch:
 class TrainingData:
     """Captions and contrast sets as token ids, beside cached image embeddings.
 
-    Each distinct text is tokenised once and each distinct image embedded once; records refer to them by index.
+    Each distinct text is tokenised once and each distinct image embedded once; records refer to them by index. A batch
+    is a handful of lookups in these tables, so that no loader of torch's with workers would make it faster.
     """
 
     tokens: Int[Tensor, "text pos"]  # the ids that have to be run (`TextTower.rows`), padded to the longest text
     lengths: Int[Tensor, " text"]
-    images: Float[Tensor, "image embed"]  # L2-normalised
+    images: Float[Tensor, "image embed"]  # L2-normalised; on the CPU, mapped from the disk, where they are cached there
     caption: Int[Tensor, " n"]
     caption_image: Int[Tensor, " n"]
     claims: Int[Tensor, "set claim"]  # padded with text 0 where not present
     claim_image: Int[Tensor, " set"]
     label: Int[Tensor, " set"]
     present: Bool[Tensor, "set claim"]
+    caption_shares: tuple[Share, ...] = ()  # which captions are of which source; () is one source
+    claim_shares: tuple[Share, ...] = ()
 
     def batches(self, batch_size: int, steps: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
         """``steps`` batches of ``batch_size`` captions and as many contrast sets, by seeded shuffles without gaps.
@@ -58,76 +67,124 @@ class TrainingData:
         The sequence depends on the data, the sizes and the seed only, so that runs which differ in weighting see the
         same batches. skip: how many batches of it come before the first that is wanted.
         """
-        captions = _endless(len(self.caption), np.random.default_rng([seed, 0]), skip * batch_size)
-        sets = _endless(len(self.label), np.random.default_rng([seed, 1]), skip * batch_size)
-        device = self.images.device
+        captions = Sampler(self.caption_shares or [Share(0, len(self.caption))], seed, 0)
+        sets = Sampler(self.claim_shares or [Share(0, len(self.label))], seed, 1)
+        for sampler in (captions, sets):
+            for _ in range(skip):
+                sampler.take(batch_size)
+        device = self.label.device
         for _ in range(steps):
-            chosen = torch.tensor([next(captions) for _ in range(batch_size)], device=device)
-            drawn = torch.tensor([next(sets) for _ in range(batch_size)], device=device)
+            chosen, drawn = (torch.from_numpy(sampler.take(batch_size)).to(device) for sampler in (captions, sets))
             yield Batch(
                 self.caption[chosen],
-                self.images[self.caption_image[chosen]],
+                self._of_images(self.caption_image[chosen]),
                 self.claims[drawn],
-                self.images[self.claim_image[drawn]],
+                self._of_images(self.claim_image[drawn]),
                 self.label[drawn],
                 self.present[drawn],
             )
+
+    def _of_images(self, wanted: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
+        return self.images[wanted.to(self.images.device)].to(wanted.device)
 
 
 @neutral_state()
 def training_data(
     model: DualEncoder,
-    captions: str | Path | Iterable[CaptionRecord],
-    claims: str | Path | Iterable[ClaimRecord],
+    captions: Files | str | Iterable[CaptionRecord],
+    claims: Files | str | Iterable[ClaimRecord],
     *,
     split: Split | None = "train",
     image_embeddings: Mapping[str, Any] | None = None,
+    image_cache: str | Path | None = None,
     batch_size: int = 256,
     outside_images: bool = False,
 ) -> TrainingData:
     """Read captions and contrast sets, tokenise their texts and embed their images once.
 
-    captions, claims: JSONL files (images by path relative to the file) or records.
+    Files are read record by record: what stays in memory is one row of numbers for each record and distinct text.
+
+    captions, claims: JSONL files (images by path relative to the file), ``{file: weight}``, or records. An image may
+        also be an embedding or a ``ts.Text``: a text as the target, embedded by the model as it is now.
     split: of files, the records of this split and those of no split; None takes all. Given records are all taken.
     outside_images: accept image paths of files that are absolute or lead out of the file's folder.
     image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
+    image_cache: a folder that keeps the embeddings of image files; see :class:`.image_cache.ImageCache`.
 
-    Raises DataFormatError naming file and line, ContextOverflowError for a text over the context.
+    Raises DataFormatError naming file and line, ContextOverflowError for a text over the context, OutputError when the
+    cache cannot be written.
     """
-    from ...benchmark import read_captions, read_claims
+    from ...benchmark.records import stream_captions, stream_claims
 
     of: dict[str, Any] = {"split": split, "outside_images": outside_images}
-    caption_records = read_captions(captions, **of) if isinstance(captions, str | Path) else list(captions)
-    claim_records = read_claims(claims, **of) if isinstance(claims, str | Path) else list(claims)
-    if not caption_records or not claim_records:
-        what = "contrast sets" if caption_records else "captions"
-        raise DataFormatError(f"there are no {what} to train on")
-
     texts, images = _Index(), _Index()
-    caption = [texts.add(record.caption, record.caption) for record in caption_records]
-    caption_image = [images.add(_image_key(record.image), record.image) for record in caption_records]
-    claim_image = [images.add(_image_key(record.image), record.image) for record in claim_records]
-    widest = max(len(record.claims) for record in claim_records)
-    claim_table = np.zeros((len(claim_records), widest), dtype=np.int64)
-    present = np.zeros((len(claim_records), widest), dtype=bool)
-    for row, record in enumerate(claim_records):
-        claim_table[row, : len(record.claims)] = [texts.add(text, text) for text in record.claims]
-        present[row, : len(record.claims)] = True
+    caption, caption_image = array("q"), array("q")
 
-    device = model.text.device
-    rows = model.text.rows(texts.values)
-    longest, pad = max(map(len, rows)), model.text.tokenizer.pad_id
+    def add_caption(record: Any) -> None:
+        caption.append(texts.add(record.caption, record.caption))
+        caption_image.append(images.add(_image_key(record.image), record.image))
+
+    claim_texts, claim_counts, claim_image, label = array("q"), array("q"), array("q"), array("q")
+
+    def add_claims(record: Any) -> None:
+        claim_texts.extend(texts.add(text, text) for text in record.claims)
+        claim_counts.append(len(record.claims))
+        claim_image.append(images.add(_image_key(record.image), record.image))
+        label.append(record.label)
+
+    caption_shares = _add_all(_sources(captions, lambda path: stream_captions(path, **of)), add_caption)
+    claim_shares = _add_all(_sources(claims, lambda path: stream_claims(path, **of)), add_claims)
+    if not caption or not claim_counts:
+        raise DataFormatError(f"there are no {'contrast sets' if caption else 'captions'} to train on")
+
+    tokens, lengths = token_table(model.text, texts.values)
+    table, rows = _embed(model, images.values, image_embeddings or {}, batch_size, image_cache)
+    claim_table, present = _padded(claim_texts, claim_counts)
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(model.text.device)
+
     return TrainingData(
-        tokens=torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device),
-        lengths=torch.tensor([len(row) for row in rows], device=device),
-        images=_embed(model, images.values, image_embeddings or {}, batch_size),
-        caption=torch.tensor(caption, device=device),
-        caption_image=torch.tensor(caption_image, device=device),
-        claims=torch.from_numpy(claim_table).to(device),
-        claim_image=torch.tensor(claim_image, device=device),
-        label=torch.tensor([record.label for record in claim_records], device=device),
-        present=torch.from_numpy(present).to(device),
+        tokens=tokens,
+        lengths=lengths,
+        images=table,
+        caption=on_device(np.array(caption)),
+        caption_image=on_device(rows[np.array(caption_image)]),
+        claims=on_device(claim_table),
+        claim_image=on_device(rows[np.array(claim_image)]),
+        label=on_device(np.array(label)),
+        present=on_device(present),
+        caption_shares=caption_shares,
+        claim_shares=claim_shares,
     )
+
+
+def _sources(given: Any, read: Callable[[Path], Iterable[Any]]) -> list[tuple[Iterable[Any], float]]:
+    if isinstance(given, str | Path):
+        return [(read(Path(given)), 1.0)]
+    if isinstance(given, Mapping):
+        return [(read(Path(path)), float(weight)) for path, weight in given.items()]
+    return [(given or [], 1.0)]
+
+
+def _add_all(sources: list[tuple[Iterable[Any], float]], add: Callable[[Any], None]) -> tuple[Share, ...]:
+    """Add every record; which of them are of which source, () where there is one source."""
+    shares, count = [], 0
+    for records, weight in sources:
+        start = count
+        for record in records:
+            add(record)
+            count += 1
+        shares.append(Share(start, count, weight))
+    return tuple(shares) if len(shares) > 1 else ()
+
+
+def _padded(flat: array[int], counts: array[int]) -> tuple[Int[np.ndarray, "set claim"], Bool[np.ndarray, "set claim"]]:
+    sizes = np.array(counts)
+    present = np.arange(sizes.max()) < sizes[:, None]
+    table = np.zeros(present.shape, dtype=np.int64)
+    table[present] = np.array(flat)
+    return table, present
 
 
 class _Index:
@@ -144,35 +201,46 @@ class _Index:
         return place
 
 
+def _is_file(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike)
+
+
 def _image_key(image: Any) -> Any:
-    return str(image) if isinstance(image, str | os.PathLike) else id(image)
+    if isinstance(image, Text):
+        return image
+    return str(image) if _is_file(image) else id(image)
 
 
 def _embed(
-    model: DualEncoder, images: Sequence[Any], known: Mapping[str, Any], batch_size: int
-) -> Float[Tensor, "image embed"]:
-    """Unit embeddings; an image that is a vector already (or in ``known``) is taken as its embedding."""
+    model: DualEncoder, images: Sequence[Any], known: Mapping[str, Any], batch_size: int, cache: str | Path | None
+) -> tuple[Float[Tensor, "row embed"], Int[np.ndarray, " image"]]:
+    """Unit embeddings, and the row of each image; a vector (also one in ``known``) is taken as the embedding."""
+    if cache is not None and not known and all(map(_is_file, images)):
+        rows, index = ImageCache(cache, model).embed([os.fspath(image) for image in images])
+        return torch.from_numpy(rows), index
     width, device = model.embed_dim, model.text.device
-    given = {
-        i: known.get(str(image)) if isinstance(image, str | os.PathLike) else image for i, image in enumerate(images)
-    }
-    vectors = {i: torch.as_tensor(vector) for i, vector in given.items() if getattr(vector, "ndim", None) == 1}
-    files = [i for i in range(len(images)) if i not in vectors]
+    given = [known.get(str(image), image) if _is_file(image) else image for image in images]
     out = torch.empty(len(images), width, device=device, dtype=torch.promote_types(model.text.dtype, torch.float32))
+    files, targets = [], []
+    for i, image in enumerate(given):
+        if image is None:
+            raise DataFormatError('a record has no image: give a path, an embedding or a text, {"text": "..."}')
+        if isinstance(image, Text):
+            targets.append(i)
+        elif getattr(image, "ndim", None) == 1:
+            vector = torch.as_tensor(image)
+            if vector.shape != (width,):
+                raise DataFormatError(f"an image embedding has {len(vector)} values, but the model's have {width}")
+            out[i] = F.normalize(vector.to(out), dim=-1)
+        else:
+            files.append(i)
     if files:
-        out[files] = model.encode_images([images[i] for i in files], batch_size).to(out)
-    for i, vector in vectors.items():
-        if vector.shape != (width,):
-            raise DataFormatError(f"an image embedding has {len(vector)} values, but the model's have {width}")
-        out[i] = F.normalize(vector.to(out), dim=-1)
-    return out
-
-
-def _endless(count: int, generator: np.random.Generator, skip: int) -> Iterator[int]:
-    """Shuffles of 0..count-1, one after the other, from number ``skip`` on."""
-    for _ in range(skip // count):
-        generator.permutation(count)
-    at = skip % count
-    while True:
-        yield from generator.permutation(count)[at:].tolist()
-        at = 0
+        wanted = [images[i] for i in files]
+        if cache is not None and all(map(_is_file, wanted)):
+            rows, index = ImageCache(cache, model).embed([os.fspath(image) for image in wanted])
+            out[files] = torch.from_numpy(rows[index]).to(out)
+        else:
+            out[files] = model.encode_images(wanted, batch_size).to(out)
+    if targets:
+        out[targets] = model.encode_texts([given[i].text for i in targets]).to(out)
+    return out, np.arange(len(images))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,14 +14,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...errors import DataFormatError, NonFiniteError
+from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...patching.torch_state import neutral_state
 from ..apply.adapters import merged_copy
 from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
 from ..prescription.plan import Prescription
+from .accelerating import accelerator_for, own_device
 from .adapted import rewrap
-from .checkpoints import Record, check_checkpoint_folder, identity, load_checkpoint, save_checkpoint
+from .checkpoints import (
+    Record,
+    check_checkpoint_folder,
+    data_hash,
+    identity,
+    load_checkpoint,
+    only_one,
+    save_checkpoint,
+)
 from .config import TrainConfig
 from .data import TrainingData, training_data
 from .progress import Progress, rate_factor
@@ -28,6 +39,8 @@ from .trackers import Track, tracking
 from .validation import Validation
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from ...patching import DualEncoder
 
 logger = logging.getLogger(__name__)
@@ -75,7 +88,7 @@ def train(
         check_checkpoint_folder(folder, resume=resume)
     plan = _plan(config)
     if model is None:
-        model = load(config.model)
+        model = load(config.model, pretrained=config.pretrained, device=own_device(config.device))
     if plan is not None:
         say_if_of_other_weights(plan, model)
     validation = Validation.of(config, model) if config.evaluate_every else None
@@ -85,14 +98,20 @@ def train(
                 "training needs captions and claims: set both paths in the configuration, or pass data="
             )
         data = training_data(
-            model, config.captions, config.claims, split=config.split, outside_images=config.outside_images
+            model,
+            config.captions,
+            config.claims,
+            split=config.split,
+            outside_images=config.outside_images,
+            image_cache=config.image_cache,
         )
 
-    run = _Run(config, model, plan, data, validation, folder, started)
-    if resume:
-        run.go_on()
-    with run.progress.attached, tracking(config) as track:
-        run.train(callbacks, track)
+    with accelerator_for(config, model.device) as accelerator, only_one(folder):
+        run = _Run(config, model, plan, data, validation, folder, started, accelerator)
+        if resume:
+            run.go_on()
+        with run.progress.attached, tracking(config) if run.main else nullcontext(_silent) as track:
+            run.train(callbacks, track)
 
     progress, record = run.progress, run.record
     if validation is not None and config.select != "last" and record.scores:
@@ -105,9 +124,24 @@ def train(
     update = update_share(model.source, progress.source, plan)
     seconds = time.perf_counter() - started
     logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, progress.done, seconds)
-    base = {"model": model.name, "weights_sha256": model.text.fingerprint()}
+    base = {
+        "model": model.name,
+        "weights_sha256": model.text.fingerprint(),
+        "data_sha256": data_hash(data),
+        "plan_sha256": None if plan is None else hashlib.sha256(plan.multipliers.tobytes()).hexdigest(),
+    }
     return TrainResult(
-        config, progress.source, tuned, history, update, plan, seconds, base, record.best, record.stopped
+        config,
+        progress.source,
+        tuned,
+        history,
+        update,
+        plan,
+        seconds,
+        base,
+        record.best,
+        record.stopped,
+        {} if validation is None else validation.untrained,
     )
 
 
@@ -123,9 +157,11 @@ class _Run:
         validation: Validation | None,
         folder: Path | None,
         started: float,
+        accelerator: Accelerator | None,
     ) -> None:
         self.config, self.data, self.validation, self.folder, self.started = config, data, validation, folder, started
-        self.progress = Progress(config, model, plan, data)
+        self.accelerator, self.main = accelerator, accelerator is None or accelerator.is_main_process
+        self.progress = Progress(config, model, plan, data, accelerator)
         self.record = Record()
         self.best: dict[str, torch.Tensor] = {}
         self._identity = identity(config, model, data) if folder is not None else {}
@@ -158,8 +194,9 @@ class _Run:
                 track(dict(zip(("loss", "clip", "claim", "lr"), record.losses[-1], strict=True)), progress.done)
                 if self.validation is not None and progress.done % config.evaluate_every == 0:
                     self._evaluate(self.validation, track)
+                progress.intact = True
                 if config.checkpoint_every and progress.done % config.checkpoint_every == 0:
-                    self._save()
+                    self._save_or_say()
                 for callback in callbacks:
                     callback(Step(progress.done, config.steps, *values, time.perf_counter() - self.started))
         except NonFiniteError as problem:
@@ -169,14 +206,24 @@ class _Run:
                 ) from problem
             raise
         except BaseException:  # interrupted
-            self._save()
+            if progress.intact:  # between two steps, or in one before it changed anything
+                self._save()
             raise
         if config.checkpoint_every:
-            self._save()
+            self._save_or_say()
 
     def _evaluate(self, validation: Validation, track: Track) -> None:
-        record = self.record
-        scores = validation.scores(self.progress.encoder.model)
+        record, scores = self.record, {}
+        if self.main:
+            with torch.no_grad():
+                scores = validation.scores(self.progress.encoder.model)
+                drift = validation.drift
+                if drift is not None and (len(record.scores) + 1) % drift.every == 0:
+                    scores |= drift(self.progress.source)
+        if self.accelerator is not None and self.accelerator.num_processes > 1:  # all must stop at one step
+            from accelerate.utils import broadcast_object_list
+
+            (scores,) = broadcast_object_list([scores])
         record.scores.append({"step": self.progress.done, **scores})
         track({f"val/{name}": value for name, value in scores.items()}, self.progress.done)
         best = validation.best(record.scores)
@@ -188,13 +235,31 @@ class _Run:
             record.stopped = f"no better evaluation for {since} evaluations, since step {record.best}"
             logger.info("stopped at step %d: %s", self.progress.done, record.stopped)
 
+    def _save_or_say(self) -> None:
+        """Save; a disk that is full is no reason to stop: the earlier checkpoint is there, and a later one may fit."""
+        try:
+            self._save()
+        except OutputError as problem:
+            logger.warning("no checkpoint of step %d, the earlier one stays: %s", self.progress.done, problem)
+
     def _save(self) -> None:
-        if self.folder is None or self._saved == self.progress.done:
+        if self.folder is None or self._saved == self.progress.done or not self.main:
             return
         tensors, facts = self.progress.state()
+        spoiled = next(
+            (n for n, value in tensors.items() if n.startswith("adapter/") and not value.isfinite().all()), None
+        )
+        if spoiled is not None:
+            raise NonFiniteError(
+                f"{spoiled!r} holds NaN or infinity after step {self.progress.done}; lower lr (now {self.config.lr:g})"
+            )
         best = {f"{BEST}{name}": weight for name, weight in self.best.items()}
         save_checkpoint(self.folder, self._identity, {**tensors, **best}, facts, self.record)
         self._saved = self.progress.done
+
+
+def _silent(values: dict[str, float], step: int) -> None:
+    """What processes other than the first track."""
 
 
 def _plan(config: TrainConfig) -> Prescription | None:

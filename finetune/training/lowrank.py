@@ -68,6 +68,10 @@ def adapted_linear(
     else:  # side by side they are one adapter of the summed rank
         a = torch.cat([adapter.a for adapter in adapters])
         b, scale = torch.cat([adapter.scale * adapter.b for adapter in adapters], dim=1), 1.0
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):  # which sees no operation inside a function of our own
+        dtype = torch.get_autocast_dtype(kind)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     # a tower in half precision computes in it; the adapters and their gradients stay in their own
     flat: Tensor = _AdaptedLinear.apply(x.flatten(0, -2), weight, bias, a.to(x.dtype), b.to(x.dtype), scale)
     return flat.unflatten(0, x.shape[:-1])

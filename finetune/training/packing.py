@@ -7,6 +7,7 @@ Below the lowest block that is trained, states never change: they are computed w
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,7 @@ class PackedTexts:
             self._kept[: len(texts)] = state["kept"].to(self._kept)
 
     def _bucket(self, texts: list[int]) -> Bucket:
-        ids = self.ids[texts, : self.lengths[texts[-1]]]  # the last is the longest
+        ids = self.ids[texts, : self.lengths[texts[-1]]].long()  # the last is the longest
         return Bucket(texts, ids, self.tower.attention_mask(ids), self.tower.pooled_positions(ids))
 
     def _pass(self, buckets: Sequence[Bucket]) -> Float[Tensor, "n embed"]:
@@ -162,13 +163,25 @@ class PackedTexts:
         texts = [by_length[0], by_length[-1]]
         ours = self(torch.tensor(texts))
         for text, found in zip(texts, ours, strict=True):
-            expected = self.tower(self.ids[[text], : self.lengths[text]])[0]
+            expected = self.tower(self.ids[[text], : self.lengths[text]].long())[0]
             difference = float((found - expected).norm() / expected.norm())
             if self.tower.dtype in (torch.float32, torch.float64) and difference > TOLERANCE:
                 raise TowerMismatchError(
                     f"packed texts give an embedding that differs from the text tower's own pass by {difference:.1e} "
                     f"(relative; tolerance {TOLERANCE:.0e}): this kind of tower cannot be trained yet; please report it"
                 )
+
+
+def token_table(tower: TextTower, texts: Sequence[str]) -> tuple[Int[Tensor, "text pos"], Int[Tensor, " text"]]:
+    """Ids (padded to the longest) and lengths of texts, read one by one: a million lists would take gigabytes."""
+    flat, lengths = array("i"), torch.empty(len(texts), dtype=torch.long)
+    for number, text in enumerate(texts):
+        (row,) = tower.rows([text])
+        flat.extend(row)
+        lengths[number] = len(row)
+    ids = torch.full((len(texts), int(lengths.max())), tower.tokenizer.pad_id, dtype=torch.int32)
+    ids[torch.arange(ids.shape[1]) < lengths[:, None]] = torch.frombuffer(flat, dtype=torch.int32)
+    return ids.to(tower.device), lengths.to(tower.device)
 
 
 def plan_buckets(lengths: Sequence[int], overhead: int) -> list[list[int]]:

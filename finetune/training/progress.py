@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,15 @@ from ...patching.towers.tower import normalise
 from ..apply.attachment import Attachment
 from ..apply.blocks import block_parameters
 from ..apply.lora import attach_lora, lora_config
-from ..losses import claim_loss, clip_loss, nast_loss
+from ..losses import claim_loss, clip_loss, multi_positive_clip_loss, nast_loss
 from ..prescription.plan import Prescription
+from .accelerating import Embed, shared_by_processes, sum_gradients
 from .adapted import AdaptedText
 from .config import TrainConfig
 from .data import Batch, TrainingData
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from peft import PeftModel
 
     from ...patching import DualEncoder
@@ -32,16 +34,30 @@ if TYPE_CHECKING:
 class Progress:
     """The model, optimiser and schedule of a run, which step by step become the result.
 
-    source: the copy of the source module, with its peft adapters. done: optimiser steps taken.
+    source: the copy of the source module, with its peft adapters. done: optimiser steps taken. intact: this is a state
+    between steps, and not one in which a step is half taken.
+    accelerator: for half precision and several processes; None computes as the model is.
     """
 
-    def __init__(self, config: TrainConfig, model: DualEncoder, plan: Prescription | None, data: TrainingData) -> None:
-        self.config, self.done = config, 0
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: DualEncoder,
+        plan: Prescription | None,
+        data: TrainingData,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.config, self.done, self.intact, self._accelerator = config, 0, True, accelerator
         self.encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
         self.source = self.encoder.source
         self._texts = self.encoder.packed(data.tokens, data.lengths)
         self.optimizer, self.attached = _optimizer(config, self.source, plan)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda done: rate_factor(config, done))
+        self._stepper: Any = self.optimizer
+        self._embed: Embed = self._embeddings
+        if accelerator is not None:
+            self._stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
+            self._embed = shared_by_processes(self._embeddings, accelerator)
         self._scale = float(model.logit_scale)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -53,7 +69,8 @@ class Progress:
         self.optimizer.zero_grad(set_to_none=True)
         values = np.zeros(3)
         for batch in batches:
-            clip, claim = batch_losses(self._embed, batch, self._scale)
+            with nullcontext() if self._accelerator is None else self._accelerator.autocast():
+                clip, claim = batch_losses(self._embed, batch, self._scale, self.config.repeats)
             loss = nast_loss(clip, claim, self.config.lambda_)
             found = (loss.item(), clip.item(), claim.item())
             if not np.isfinite(found).all():
@@ -61,18 +78,25 @@ class Progress:
                     f"the loss is {found[0]} at step {self.done + 1} (L_CLIP {found[1]}, L_claim {found[2]}); lower lr "
                     f"(now {self.config.lr:g}) or check the embeddings"
                 )
-            (loss / len(batches) if len(batches) > 1 else loss).backward()
+            loss = loss / len(batches) if len(batches) > 1 else loss
+            loss.backward() if self._accelerator is None else self._accelerator.backward(loss)
             values += found
+        clip_gradients = torch.nn.utils.clip_grad_norm_
+        if self._accelerator is not None:
+            sum_gradients(self._accelerator, self._trained)
+            clip_gradients = self._accelerator.clip_grad_norm_  # of scaled gradients (fp16) it takes the scale out
         if self.config.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._trained, self.config.clip_norm)
-        self.optimizer.step()
+            clip_gradients(self._trained, self.config.clip_norm)
+        self.intact = False
+        self._stepper.step()
         self.schedule.step()
         self.done += 1
         loss_, clip_, claim_ = (values / len(batches)).tolist()
         return loss_, clip_, claim_
 
-    def _embed(self, wanted: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
-        return normalise(self._texts(wanted))
+    def _embeddings(self, wanted: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
+        found = self._texts(wanted)
+        return normalise(found if found.dtype.itemsize >= 4 else found.float())
 
     def adapters(self) -> dict[str, Tensor]:
         """The adapters' weights by name, as they are now (not copies)."""
@@ -100,7 +124,12 @@ class Progress:
             str(index): {name: value for name, value in state.items() if not torch.is_tensor(value)}
             for index, state in saved["state"].items()
         }
-        return tensors, {"done": self.done, "optimizer": numbers}
+        scaler = None if self._accelerator is None else self._accelerator.scaler
+        return tensors, {
+            "done": self.done,
+            "optimizer": numbers,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
 
     def load(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Go back to a state that :meth:`state` gave, of a run with the same configuration and data."""
@@ -118,6 +147,8 @@ class Progress:
         if isinstance(self.attached, Attachment):
             self.attached.load_state(_below(tensors, "plan/"))
         self._texts.load_state(_below(tensors, "texts/"))
+        if self._accelerator is not None and self._accelerator.scaler is not None and facts.get("scaler"):
+            self._accelerator.scaler.load_state_dict(facts["scaler"])
 
 
 def rate_factor(config: TrainConfig, done: int) -> float:
@@ -136,16 +167,18 @@ def rate_factor(config: TrainConfig, done: int) -> float:
 
 
 def batch_losses(
-    embed: Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]], batch: Batch, scale: float
-) -> tuple[Tensor, Tensor]:
-    """L_CLIP and L_claim of one batch; each distinct text is run once."""
+    embed: Embed, batch: Batch, scale: float, repeats: str = "negatives"
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """L_CLIP and L_claim of one batch; each distinct text is run once. repeats: see TrainConfig."""
     wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
     texts = embed(wanted)[place]  # [n + set * claim, embed]
     captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
-    return (
-        clip_loss(batch.caption_image, captions, scale),
-        claim_loss(batch.claim_image, claims, batch.label, scale, batch.present),
-    )
+    if repeats == "positives":
+        same = batch.caption[:, None] == batch.caption
+        clip = multi_positive_clip_loss(batch.caption_image, captions, scale, same)
+    else:
+        clip = clip_loss(batch.caption_image, captions, scale)
+    return clip, claim_loss(batch.claim_image, claims, batch.label, scale, batch.present)
 
 
 def needed(plan: Prescription | None) -> Prescription:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,9 +67,11 @@ class TrainResult:
     model: the same weights with the adapters merged in, ready to be traced and evaluated.
     update: how much each block changed, ordered by the plan if there was one.
     plan: the weights as they were applied (after ``budget``), or None.
-    base: name and fingerprint (``weights_sha256``, of the text tower) of the model that was started from.
+    base: name and fingerprint (``weights_sha256``, of the text tower) of the model that was started from, and hashes
+        (``data_sha256``, ``plan_sha256``) of what it was trained on and with.
     best: the step of the best evaluation, whose weights these are unless ``config.select`` is "last".
     stopped: why training ended early, or None.
+    before: scores of the model that was started from, where there were evaluations.
     """
 
     config: TrainConfig
@@ -79,9 +81,15 @@ class TrainResult:
     update: UpdateShare
     plan: Prescription | None
     seconds: float
-    base: dict[str, str]
+    base: dict[str, str | None]
     best: int | None = None
     stopped: str | None = None
+    before: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """The step whose weights these are."""
+        return len(self.history.loss) if self.config.select == "last" or self.best is None else self.best
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all.

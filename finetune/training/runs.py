@@ -14,7 +14,11 @@ from ...arguments import explains_arguments
 from ...errors import DataFormatError, OutputError
 from ...io.folders import check_folder, read_folder, write_folder
 from ...io.json_lines import read_json
+from ...io.provenance import creation_time
 from ...io.quoting import shown, shown_path
+from .card import model_card
+from .config_files import PLACES, moved
+from .environment import environment
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -30,7 +34,7 @@ CONFIG, RESULT, LOG = "config.json", "result.json", "log.csv"
 
 
 def save_run(result: TrainResult, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write ``adapter/`` (peft's format), ``config.json``, ``result.json``, ``log.csv`` and a manifest of hashes.
+    """Write ``adapter/`` (peft's format), ``config.json``, ``result.json``, ``log.csv``, a model card and a manifest.
 
     The folder appears with everything in it, or not at all. :func:`load_run` puts the adapters into a model again,
     :func:`~tracescribe.finetune.training.config.read_config` reads the configuration.
@@ -92,7 +96,8 @@ def _check_base(model: DualEncoder, folder: Path) -> None:
 
 def _save(result: TrainResult, folder: Path, overwrite: bool) -> Path:
     # the time goes into the manifest: a run that was stopped and went on has the same files otherwise
-    with write_folder(folder, FORMAT, overwrite=overwrite, facts={"seconds": result.seconds}) as fresh:
+    facts = {"seconds": result.seconds, "created": creation_time(), "versions": environment()}
+    with write_folder(folder, FORMAT, overwrite=overwrite, facts=facts) as fresh:
         _write(result, fresh, folder)
     return folder
 
@@ -114,15 +119,16 @@ def _write(result: TrainResult, folder: Path, target: Path) -> None:
     result.source.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # a template, all "More Information Needed"
     config = result.config.model_dump(mode="json")
-    for name in ("captions", "claims", "validation", "plan"):
-        if isinstance(config[name], str):  # read_config takes them as relative to the file
-            config[name] = _relative(config[name], target)
+    for name in PLACES:  # read_config takes them as relative to the file
+        config[name] = moved(config[name], lambda place: _relative(place, target))
     _write_json(folder / CONFIG, config)
+    (folder / "README.md").write_text(model_card(result), encoding="utf-8", newline="\n")
     result.history.to_frame().to_csv(folder / LOG, index=False, lineterminator="\n")
     _write_json(
         folder / RESULT,
         {
             "base": result.base,
+            "before": result.before,
             "best": result.best,
             "stopped": result.stopped,
             "multipliers": None if result.plan is None else result.plan.multipliers.tolist(),

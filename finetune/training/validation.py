@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import nn
 
 from ...errors import DataFormatError
+from ..apply.adapters import merged_copy
+from .adapted import rewrap
+from .image_cache import ImageCache
 
 if TYPE_CHECKING:
     from ...benchmark import Evaluation
@@ -32,6 +37,7 @@ class Validation:
     select: str
     images: dict[str, Any]
     before: Evaluation
+    drift: Drift | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, model: DualEncoder) -> Validation:
@@ -39,12 +45,15 @@ class Validation:
 
         source = config.validation
         if source is None and config.captions is not None:
-            source = config.captions.parent
+            source = (config.captions if isinstance(config.captions, Path) else next(iter(config.captions))).parent
         if source is None:
             raise DataFormatError("evaluate_every needs something to evaluate: set validation to a folder or file")
-        images = embed_images(model, source, split="val")
+        if config.image_cache is None:
+            images = embed_images(model, source, split="val")
+        else:
+            images = _cached(model, source, config.image_cache)
         before = evaluate(model, source, split="val", image_embeddings=images, n_boot=2)
-        made = cls(source, config.select, images, before)
+        made = cls(source, config.select, images, before, None if config.retrace is None else Drift(config, model))
         made.value(summary(before))
         return made
 
@@ -54,6 +63,11 @@ class Validation:
 
         found = evaluate(model, self.source, split="val", image_embeddings=self.images, before=self.before, n_boot=2)
         return summary(found)
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """Scores of the model before training."""
+        return summary(self.before)
 
     def value(self, scores: Mapping[str, float]) -> float:
         """What the best evaluation has most of."""
@@ -66,6 +80,51 @@ class Validation:
     def best(self, scores: Sequence[Mapping[str, float]]) -> int:
         """The number of the best evaluation; the first of equals."""
         return int(np.argmax([self.value(found) for found in scores]))
+
+
+class Drift:
+    """How far the CTE profile (sum over tokens) of a few pairs is from that of the untrained model.
+
+    Raises DataFormatError for pairs that cannot be read, and what :func:`tracescribe.trace` raises.
+    """
+
+    def __init__(self, config: TrainConfig, model: DualEncoder) -> None:
+        from ...tracer import read_pairs
+
+        assert config.retrace is not None
+        pairs = read_pairs(config.retrace, outside_images=config.outside_images)
+        step = max(1, len(pairs) // config.retrace_pairs)
+        self.every = config.retrace_every
+        self._pairs, self._model = pairs[::step][: config.retrace_pairs], model
+        self._before = self._profile(model)
+
+    def __call__(self, source: nn.Module) -> dict[str, float]:
+        """Of a source module with adapters.
+
+        cte_drift: mean absolute difference of the layers' CTE. cte_rank: Spearman's correlation over blocks 1..L.
+        """
+        from scipy.stats import spearmanr
+
+        now = self._profile(rewrap(self._model, merged_copy(source)))
+        found = {"cte_drift": float(np.abs(now - self._before).mean())}
+        rank = float(spearmanr(self._before[1:], now[1:]).statistic)
+        return found | ({"cte_rank": rank} if np.isfinite(rank) else {})
+
+    def _profile(self, model: DualEncoder) -> Float[np.ndarray, " layer"]:
+        from ...tracer import trace
+
+        found = trace(model, self._pairs, keep_embeddings=False, progress=False)
+        return np.asarray(found.per_layer(ci=None).value, dtype=np.float64)
+
+
+def _cached(model: DualEncoder, source: Path, cache: Path) -> dict[str, Any]:
+    """Embeddings by path, as `embed_images` gives them, through the cache."""
+    from ...benchmark.sources import has_image, images_of, load_records
+
+    found = load_records(source, split="val")
+    paths = list(dict.fromkeys(str(image) for record in found if has_image(record) for image in images_of(record)))
+    rows, index = ImageCache(cache, model).embed(paths)
+    return dict(zip(paths, rows[index], strict=True))
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:

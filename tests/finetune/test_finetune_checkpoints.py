@@ -227,7 +227,8 @@ def test_a_loss_that_is_not_finite_at_once_leaves_no_checkpoint(model, data, tmp
     assert not (tmp_path / "c").exists()
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoint(model, data, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_earlier_checkpoint_and_stops_no_training(model, data, tmp_path, monkeypatch, caplog):
+    expected = train(settings(checkpoint_every=0), model, data=data)
     with pytest.raises(Stop):
         train(settings(), model, data=data, checkpoints=tmp_path / "c", callbacks=[stop_after(2)])
     before = files_of(tmp_path / "c")
@@ -236,14 +237,74 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(model, data, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(OutputError, match="No space left"):
-        train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    ended = train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    np.testing.assert_array_equal(ended.history.loss, expected.history.loss)
+    assert "the earlier one stays" in caplog.text and "No space left" in caplog.text
     monkeypatch.undo()
     assert files_of(tmp_path / "c") == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
-    expected = train(settings(checkpoint_every=0), model, data=data)
     again = train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)
     np.testing.assert_array_equal(again.history.loss, expected.history.loss)
+
+
+def test_adapters_that_are_not_finite_are_never_kept(model, data, tmp_path, monkeypatch):
+    from tracescribe.finetune.training.progress import Progress
+
+    take = Progress.step
+
+    def spoiling(progress, batches):
+        values = take(progress, batches)
+        if progress.done == 4:
+            next(iter(progress.adapters().values())).fill_(float("nan"))
+        return values
+
+    monkeypatch.setattr(Progress, "step", spoiling)
+    with pytest.raises(NonFiniteError, match=r"NaN or infinity after step 4; .*checkpoint of step 2 is kept"):
+        train(settings(checkpoint_every=2), model, data=data, checkpoints=tmp_path / "c")
+    monkeypatch.undo()
+    expected = train(settings(checkpoint_every=0), model, data=data)
+    again = train(settings(checkpoint_every=2), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    np.testing.assert_array_equal(again.history.loss, expected.history.loss)
+
+
+def interrupted_at(call: int, inner):
+    """``inner``, at whose n-th call Ctrl-C is pressed."""
+    calls = []
+
+    def function(*args, **options):
+        calls.append(0)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return inner(*args, **options)
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(torch.optim.lr_scheduler.LambdaLR, "step"), (torch.optim.AdamW, "step")], ids=["after", "in"]
+)
+def test_an_interrupt_in_the_middle_of_a_step_keeps_no_state_of_it(owner, name, model, data, tmp_path, monkeypatch):
+    """Ctrl-C after the optimiser has moved and before the step is counted: such a state would take the step twice."""
+    expected = train(settings(checkpoint_every=0), model, data=data)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted_at(4, getattr(owner, name)))
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(checkpoint_every=2), model, data=data, checkpoints=tmp_path / "c")
+    again = train(settings(checkpoint_every=2), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    np.testing.assert_array_equal(again.history.loss, expected.history.loss)
+
+
+def test_a_second_process_cannot_train_with_the_same_checkpoint(model, data, tmp_path):
+    said = []
+
+    def second(step) -> None:
+        if step.step == 3:
+            with pytest.raises(OutputError, match="another process trains with the checkpoint"):
+                train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)
+            said.append(step)
+
+    train(settings(checkpoint_every=2), model, data=data, checkpoints=tmp_path / "c", callbacks=[second])
+    assert said and [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 # -- a process that is killed ---------------------------------------------------------------------------------------

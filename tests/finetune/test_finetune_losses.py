@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracescribe.finetune import claim_loss, clip_loss, nast_loss
+from tracescribe.finetune.losses import multi_positive_clip_loss
 
 
 def unit(*shape, seed=0):
@@ -56,3 +57,21 @@ def test_a_blind_scorer_pays_log_of_the_number_of_claims():
 def test_mix(lambda_, clip, claim):
     mixed = nast_loss(torch.tensor(clip, dtype=torch.float64), torch.tensor(claim, dtype=torch.float64), lambda_)
     assert mixed.item() == pytest.approx(lambda_ * clip + (1 - lambda_) * claim, abs=1e-12)
+
+
+@given(st.integers(0, 1000), st.integers(2, 7), st.integers(1, 4))
+def test_repeated_captions_are_no_negatives(seed, n, kinds):
+    """The mean over right answers of -log softmax, in both directions, written out."""
+    images, kind = unit(n, 5, seed=seed), torch.arange(n) % kinds
+    texts = unit(kinds, 5, seed=seed + 1)[kind]
+    same = kind[:, None] == kind
+    logits = 7.0 * (images @ texts.T).numpy()
+    rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    columns = logits - np.log(np.exp(logits).sum(axis=0, keepdims=True))
+    right = same.numpy()
+    by_image = -np.mean([rows[i][right[i]].mean() for i in range(n)])
+    by_text = -np.mean([columns[:, j][right[:, j]].mean() for j in range(n)])
+    found = multi_positive_clip_loss(images, texts, 7.0, same).item()
+    assert found == pytest.approx((by_image + by_text) / 2, abs=1e-9)
+    distinct = multi_positive_clip_loss(images, texts, 7.0, torch.eye(n, dtype=torch.bool)).item()
+    assert distinct == pytest.approx(clip_loss(images, texts, 7.0).item(), abs=1e-9)

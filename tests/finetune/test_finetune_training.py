@@ -333,7 +333,7 @@ def test_a_saved_run_is_whole_and_comes_back(model, records, tmp_path):
     folder = result.save(tmp_path / "run")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-    assert names == {"config.json", "log.csv", "manifest.json", "result.json", *adapter}
+    assert names == {"README.md", "config.json", "log.csv", "manifest.json", "result.json", *adapter}
     assert set(json.loads((folder / "manifest.json").read_text())["sha256"]) == names - {"manifest.json"}
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["steps"], saved["plan"]["alpha"]) == (6, PLAN.alpha.tolist())

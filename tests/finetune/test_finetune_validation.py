@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import DataFormatError, OptionError
 from tracescribe.finetune import TrainConfig, read_config, train
+from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.config_files import as_yaml
 from tracescribe.finetune.training.data import training_data
 from tracescribe.finetune.training.progress import Progress, rate_factor
-from tracescribe.finetune.training.validation import Validation
+from tracescribe.finetune.training.validation import Drift, Validation
 
 OPTIONS = {"steps": 8, "batch_size": 3, "rank": 2, "lr": 5e-3, "evaluate_every": 2}
 
@@ -49,6 +52,8 @@ def scripted(monkeypatch):
         scored = []
 
         class Scripted(Validation):
+            untrained: ClassVar = {"claims": 5.0}
+
             def __init__(self, select):
                 self.select, self.source = select, "script"
 
@@ -224,3 +229,50 @@ def test_what_a_file_or_a_change_has_wrong_is_named(tmp_path, text, changes, sen
     file.write_text(text)
     with pytest.raises(DataFormatError, match=sentence):
         read_config(file, changes)
+
+
+# -- precision, repeats, drift ----------------------------------------------------------------------------------------
+
+
+def test_bf16_computes_the_tower_in_half_precision_and_leaves_the_caller_s_accelerate_alone(model, data):
+    from accelerate import Accelerator
+
+    mine = Accelerator(cpu=True)
+    exact, half = (
+        train(TrainConfig(steps=6, batch_size=3, rank=2, precision=precision, clip_norm=1.0), model, data=data)
+        for precision in ("float32", "bf16")
+    )
+    difference = np.abs(half.history.loss / exact.history.loss - 1)
+    assert 0 < difference.max() < 0.05  # bfloat16 has 8 bits: 0.4 % a number
+    assert mine.mixed_precision == "no"
+    assert all(p.dtype == torch.float32 for n, p in half.source.named_parameters() if ".lora_" in n)
+    with pytest.raises(OptionError, match="precision 'fp16' needs an accelerator"):
+        train(TrainConfig(steps=1, batch_size=2, precision="fp16"), model, data=data)
+
+
+def test_repeated_captions_may_be_positives(model, data):
+    options = {"steps": 1, "batch_size": 12, "rank": 2}  # of four captions
+    apart, together = (
+        train(TrainConfig(**options, repeats=repeats), model, data=data).history
+        for repeats in ("negatives", "positives")
+    )
+    assert together.claim[0] == apart.claim[0]
+    assert together.clip[0] != apart.clip[0]
+
+
+def test_the_cte_profile_drifts_while_a_run_trains(tmp_path):
+    source = open_clip_model(layers=3)
+    clip = ts.wrap(source, tokenizer=WordTokenizer())
+    pair = '{"correct": "there is no edema .", "foil": "there is some edema .", "image": {"text": "all is clear ."}}'
+    (tmp_path / "pairs.jsonl").write_text("\n".join([pair, pair.replace("edema", "nodule")]), encoding="utf-8")
+    config = TrainConfig(evaluate_every=1, retrace=tmp_path / "pairs.jsonl", validation=tmp_path)
+    drift = Drift(config, clip)
+    untouched = attach_lora(copy.deepcopy(source), lora_config(source, r=2), seed=0)
+    found = drift(untouched)
+    assert found["cte_drift"] < 1e-5  # adapters start at zero: rounding alone
+    assert found["cte_rank"] == pytest.approx(1)
+    with torch.no_grad():
+        for name, parameter in untouched.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    assert drift(untouched)["cte_drift"] > 1e-3

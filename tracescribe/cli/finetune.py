@@ -130,6 +130,8 @@ def finetune(
         "checkpoint_every": checkpoint_every,
         "seed": seed,
         "outside_images": outside_images or None,
+        "pretrained": pretrained,
+        "device": None if device == "cpu" else device,
     }
     settings = _config(words, {name: value for name, value in given.items() if value is not None})
     from ..finetune.training.config_files import as_yaml
@@ -147,7 +149,7 @@ def finetune(
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     check_checkpoint_folder(checkpoint, resume=resume)
     with working(json, f"embedding the images of {settings.captions} with {settings.model}"):
-        encoder = load_model(settings.model, pretrained, device)
+        encoder = load_model(settings.model, settings.pretrained, settings.device)
         with progress_bar(json, "fine-tuning", settings.steps) as bar:
             try:
                 result = train(
