@@ -72,9 +72,10 @@ def _register_this_package() -> None:
     from .gloria import ADAPTER as gloria
     from .medclip import ADAPTER as medclip
     from .openai_clip import ADAPTER as openai_clip
+    from .sentence_encoder import ADAPTER as sentence_encoder
 
     families = [family.ADAPTER for family in (open_clip, open_clip_hf, open_clip_modern, transformers_dual)]
-    for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria):
+    for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria, sentence_encoder):
         _ADAPTERS.setdefault(adapter.name, adapter)
 
 

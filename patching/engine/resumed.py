@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -16,7 +16,7 @@ from ..resume.clean_cache import CachedRun, CleanCache, state_at
 from ..resume.known_cells import BASE
 from ..resume.patched_sequences import PatchedSequences
 from ..resume.resumed_pass import ResumedPass, resume
-from ..resume.schedule import Schedule, divide_into_passes, schedule
+from ..resume.schedule import Cell, Schedule, divide_into_passes, schedule
 from ..sites import Site, Sweep
 from ..towers.tower import Tower, normalise
 from .buckets import Bucket
@@ -73,11 +73,22 @@ def run_resumed(
             cells[:, here] = filled[:, here]
             for part in plan.sequences:
                 cells[torch.from_numpy(part.cells).to(cells.device).unbind(dim=1)] = next(embeddings)
-            for pair, layer, column in plan.not_resumable:
-                run = run_cells(model, tower, bucket, sweep, layer, [(pair, column)])
-                cells[pair, layer, column] = normalise(run)[0]
+            for layer, some in _by_layer(plan.not_resumable, max(1, most_rows // bucket.length)):
+                again = normalise(run_cells(model, tower, bucket, sweep, layer, some))
+                pairs, columns = torch.tensor(some, device=cells.device).unbind(dim=1)
+                cells[pairs, layer, columns] = again
         _show(watch, buckets, found)
     return found
+
+
+def _by_layer(cells: Sequence[Cell], size: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """(pair, column) of cells that are run by full passes, of one layer and at most ``size`` at a time."""
+    of_layer: dict[int, list[tuple[int, int]]] = {}
+    for pair, layer, column in cells:
+        of_layer.setdefault(layer, []).append((pair, column))
+    for layer, members in of_layer.items():
+        for at in range(0, len(members), size):
+            yield layer, members[at : at + size]
 
 
 def _show(watch: Watch | None, buckets: Sequence[Bucket], found: Sequence[Tensor]) -> None:

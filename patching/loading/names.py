@@ -14,6 +14,7 @@ from ...io.quoting import shown
 from ..torch_state import neutral_state
 from .dual_encoder import DualEncoder
 from .medical import MEDICAL
+from .sentences import from_sentence_transformers
 from .sources import Request, from_open_clip, from_transformers, loading
 
 GROUP = "tracescribe.models"
@@ -34,9 +35,10 @@ def load(
     Args:
         name: ``"phantom"`` (the shipped miniature; needs no network) or another registered alias;
             ``"open_clip:<architecture>"`` with ``pretrained``, or ``"open_clip:hf-hub:<id>"`` and
-            ``"open_clip:local-dir:<folder>"`` that carry their weights; ``"hf:<id or folder>"`` for transformers; or a
-            medical model: ``"biomedclip"``, ``"pubmedclip"``, ``"plip"``, ``"chexzero"``, ``"bmc-clip"``,
-            ``"biovil-t"``, ``"medclip"``, ``"gloria"``, ``"medsiglip"``, ``"conch"`` (docs/medical.md).
+            ``"open_clip:local-dir:<folder>"`` that carry their weights; ``"hf:<id or folder>"`` for transformers;
+            ``"st:<id or folder>"`` for sentence-transformers, without images (docs/text_encoders.md); or a medical
+            model: ``"biomedclip"``, ``"pubmedclip"``, ``"plip"``, ``"chexzero"``, ``"bmc-clip"``, ``"biovil-t"``,
+            ``"medclip"``, ``"gloria"``, ``"medsiglip"``, ``"conch"`` (docs/medical.md).
         pretrained: for open_clip architectures a tag such as ``"openai"``, or a checkpoint file; for medical models the
             file or folder that holds their weights, instead of a download.
         device: where the model runs.
@@ -66,6 +68,8 @@ def load(
         )
     if colon and scheme == "hf":
         return from_transformers(rest, request)
+    if colon and scheme == "st":
+        return from_sentence_transformers(rest, request)
     aliases = _aliases()
     if name in aliases:
         with loading(f"the model {name!r} ({aliases[name].value}) cannot be loaded"):
@@ -75,7 +79,8 @@ def load(
     close = difflib.get_close_matches(name, known, n=1)
     raise UnknownModelError(
         f"unknown model {shown(name)}{f', did you mean {close[0]!r}?' if close else ''}: use one of "
-        f"{', '.join(map(repr, known))}, 'open_clip:<architecture>' with pretrained=..., or 'hf:<id or folder>'"
+        f"{', '.join(map(repr, known))}, 'open_clip:<architecture>' with pretrained=..., 'hf:<id or folder>' or "
+        f"'st:<id or folder>'"
     )
 
 

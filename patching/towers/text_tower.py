@@ -208,6 +208,8 @@ class TextTower(Tower):
                 return inputs.eq(self.spec.eos_id or 0).int().argmax(dim=-1)
             case "first":
                 return inputs.new_zeros(len(inputs))
+            case "last" if self.spec.padding == "mask":
+                return (inputs != self.tokenizer.pad_id).sum(dim=-1) - 1
             case "last":
                 return inputs.new_full((len(inputs),), inputs.shape[1] - 1)
             case "mean" | "head":

