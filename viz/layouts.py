@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..tracer.results.maps import LayerProfile
 from .figure_data import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["alpha_bars", "curves", "draw", "panels", "pareto"]
 
 
+@explains_arguments
 def panels(
     sources: Mapping[str, Source],
     *,
@@ -91,6 +93,7 @@ def panels(
     )
 
 
+@explains_arguments
 def alpha_bars(plan: Any, shares: Any = None, *, title: str | None = None) -> PaperFigure:
     """A plan's alpha per block as bars with their interval, and shares of the update beneath.
 
@@ -109,6 +112,7 @@ def alpha_bars(plan: Any, shares: Any = None, *, title: str | None = None) -> Pa
     return PaperFigure(alpha_data(plan, shares, title))
 
 
+@explains_arguments
 def pareto(
     points: Mapping[str, Sequence[Any]],
     x: str,
@@ -132,6 +136,7 @@ def pareto(
     return PaperFigure(points_data(points, x, y, better, title))
 
 
+@explains_arguments
 def curves(sources: Mapping[str, Any], x: str, y: str, *, title: str | None = None) -> PaperFigure:
     """Curves over any axis with their bands: faithfulness by the number of restored cells, scores by training step.
 
@@ -147,6 +152,7 @@ def curves(sources: Mapping[str, Any], x: str, y: str, *, title: str | None = No
     return PaperFigure(curves_data(sources, x, y, title))
 
 
+@explains_arguments
 def draw(
     source: Profiled | Mapping[str, Profiled] | NotebookFigure | PaperFigure,
     ax: Axes,

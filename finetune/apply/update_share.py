@@ -62,6 +62,20 @@ class UpdateShare:
         share = self.share[self.share > 0]
         return float(np.round(np.exp(-(share * np.log(share)).sum()), 12)) if len(share) else 0.0
 
+    def __repr__(self) -> str:
+        shares = " ".join(f"{100 * part:.0f}" for part in self.share)
+        return f"UpdateShare({len(self.size)} blocks, percent: {shares}; {self.effective_layers:.1f} effective layers)"
+
+    def _repr_html_(self) -> str:
+        from ...cards import card
+        from ...viz.notebook.pictures import bars_svg
+
+        order = self.order or ()
+        top = ", ".join(f"top {k}: {100 * self.top(k):.1f} %" for k in (3, 5) if k <= len(order))
+        facts = [("effective layers", f"{self.effective_layers:.1f} of {len(self.size)}"), ("by CTE", top)]
+        bars = bars_svg(100 * self.share, list(range(1, len(self.size) + 1)), "share (%)")
+        return card("UpdateShare", "share of the whole update per block", facts, bars)
+
 
 def update_share(before: nn.Module, after: nn.Module, plan: Prescription | None = None) -> UpdateShare:
     """Compare the text blocks of two versions of a model (source modules; peft adapters count as part of the weights).

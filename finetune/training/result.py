@@ -91,6 +91,11 @@ class TrainResult:
         """The step whose weights these are."""
         return len(self.history.loss) if self.config.select == "last" or self.best is None else self.best
 
+    def __repr__(self) -> str:
+        first, last = self.history.loss[0], self.history.loss[-1]
+        steps = f"{len(self.history.loss)} steps, {self.config.weighting} weighting, loss {first:.3f} to {last:.3f}"
+        return f"TrainResult({self.config.model}: {steps}, {self.update!r})"
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all.
 

@@ -135,6 +135,7 @@ def test_training_learns_and_the_result_is_the_trained_model(model, records):
     assert result.history.loss[-5:].mean() < 0.8 * result.history.loss[:5].mean()
     np.testing.assert_allclose(result.history.loss, 0.5 * result.history.clip + 0.5 * result.history.claim, rtol=1e-5)
     assert [step.step for step in seen] == list(range(1, 61))
+    assert len(repr(result)) < 400 and f"loss {result.history.loss[0]:.3f} to " in repr(result)
     assert (seen[-1].steps, seen[-1].loss) == (60, result.history.loss[-1])
     images = data.images[data.claim_image]
     texts = result.model.text.encode([record.claims[1] for record in records[1]])

@@ -381,6 +381,18 @@ def test_what_needs_a_figure_of_its_own_is_refused() -> None:
         draw(np.ones((2, 2)), axes)  # type: ignore[arg-type]
 
 
+def test_arguments_of_a_wrong_type_are_named() -> None:
+    for call, name in (
+        (lambda: panels({"a": TRACE}, limit="x"), "limit"),
+        (lambda: panels({"a": TRACE}, title=5), "title"),
+        (lambda: pareto({"a": (1, 2)}, None, "y"), "x"),
+        (lambda: curves({"a": ([1], [2])}, "x", 4), "y"),
+        (lambda: ts.viz.trace_page(5), "trace"),
+    ):
+        with pytest.raises(ts.errors.ArgumentError, match=f"the argument {name} must be of type"):
+            call()  # type: ignore[no-untyped-call]
+
+
 def test_the_numbers_of_panels_are_in_their_table(tmp_path: Path) -> None:
     figure = panels({"a|b": a_map(2, 1, marked=0), "c_d": a_map(2, 1, marked=0, seed=1)})
     frame = export_table(figure, tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()

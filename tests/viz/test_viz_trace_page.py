@@ -16,6 +16,7 @@ import pytest
 from builders import synthetic_trace
 from plotly.offline import get_plotlyjs
 
+import tracescribe as ts
 from tracescribe.errors import OutputError, TraceError
 from tracescribe.viz import Report, report, trace_page
 
@@ -93,6 +94,14 @@ def test_the_page_is_dark_where_the_reader_wants_it_and_prints_light(tmp_path: P
     written = report(tmp_path / "page.html", Report("t")).read_text(encoding="utf-8")
     assert "@media screen and (prefers-color-scheme: dark)" in written and "@media print" in written
     assert '<html lang="en">' in written and 'content="light dark"' in written
+
+
+def test_a_trace_of_images_is_told_as_one() -> None:
+    from tracescribe.benchmark.phantom import counterfactual_pairs
+
+    trace = ts.trace_images(ts.load("phantom"), counterfactual_pairs(1, seed=3), grid=8, progress=False)
+    said = text_of(trace_page(trace))
+    assert "an image and a counterfactual" in said and "one patch" in said and "correct caption" not in said
 
 
 def test_an_unwritable_path_leaves_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import LayerProfile, TraceMap
@@ -24,6 +25,7 @@ _MOST_PAIRS = 12
 _LISTED = ("model", "weights_sha256", "pairs_sha256", "tracescribe", "torch", "nnsight", "created", "seed")
 
 
+@explains_arguments
 def trace_page(
     trace: CausalTrace, *, control: CausalTrace | None = None, title: str | None = None, seed: int = 0
 ) -> Report:
@@ -111,11 +113,14 @@ def _traced(trace: CausalTrace) -> Section:
         ["margins", ", ".join(f"{int((segments == s).sum())} {s}" for s in ("correct", "ambiguous", "incorrect"))],
         ["below the floor", f"{int((~trace.valid).sum()):,} (|S_corr − S_foil| < {trace.floor:g})"],
     ]
+    images = trace.provenance.get("modality") == "image"
+    both = "an image and a counterfactual" if images else "a correct caption and a foil"
+    read = "caption" if images else "image"
     return Section(
         "What was traced",
         text=[
-            "Each pair has a correct caption and a foil. One hidden state of one caption's run is put into the run of "
-            "the other, at one layer and one token, and the score with the image is read again. The causal tracing "
+            f"Each pair has {both}. One hidden state of one's run is put into the run of the other, at one layer and "
+            f"one {'patch' if images else 'token'}, and the score with the {read} is read again. The causal tracing "
             "effect (CTE) is the share of S_corr − S_foil that this one state decides: 1 = all of it, 0 = nothing."
         ],
         tables=[Table(["fact", "value"], rows)],
