@@ -221,7 +221,7 @@ def test_split_half_keeps_groups_together():
         trace.select([0]).split_half()
     with pytest.raises(TraceError, match="2 texts"):
         replace(trace, text_pair=np.zeros(20, dtype=np.int64)).split_half(by="text")
-    with pytest.raises(TraceError, match="'group' or by 'text', not by 'patient'"):
+    with pytest.raises(TraceError, match="unknown by 'patient'; choose one of: group, text"):
         trace.split_half(by="patient")
     with pytest.raises(TraceError, match="n_splits"):
         trace.split_half(n_splits=0)
