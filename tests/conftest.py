@@ -18,8 +18,6 @@ COMPUTING = (
     "benchmark.shortcuts",
     "benchmark.tasks",
     "finetune.losses",
-    "patching.engine",
-    "patching.resume",
     "patching.towers.block",
     "patching.towers.image_tower",
     "patching.towers.layers",
