@@ -17,7 +17,7 @@ from .matching import Pairing, match_pairs
 from .profiles import pairs_used
 from .resampling import degrees_of_freedom
 from .sides import Estimated, Maps, RowSums, Side, by_layer, estimated, layer_table
-from .statistics import minmax, percentile_interval
+from .statistics import PairTable, minmax, percentile_interval
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
@@ -86,48 +86,31 @@ def compare(
     rows = tuple(label for label in sums[0].labels if label in sums[1].labels)
     if not rows:
         raise TraceError(f"no common rows: {', '.join(sums[0].labels)} and {', '.join(sums[1].labels)}")
-    common = [one.of_rows(rows).table(reduce) for one in sums]
-    by_token = [layer_table(t, own, aggregate, None, reduce) for t, own in zip(traces, used, strict=True)]
-    sides = [Side.of(traces[0], used[0], common[0]), Side.of(traces[1], used[1], common[1])]
+    tables = [
+        _beside(one.of_rows(rows).table(reduce), layer_table(trace, own, aggregate, None, reduce))
+        for one, trace, own in zip(sums, traces, used, strict=True)
+    ]
+    sides = [Side.of(trace, own, table) for trace, own, table in zip(traces, used, tables, strict=True)]
     if matching.places is not None:  # the same items: what the first says of them holds for both
-        sides[1] = Side(common[1], sides[0].clusters, sides[0].texts)
-    layer_sides = [Side(table, side.clusters, side.texts) for table, side in zip(by_token, sides, strict=True)]
-
+        sides[1] = Side(tables[1], sides[0].clusters, sides[0].texts)
     shallow = traces[0] if traces[0].n_layers <= traces[1].n_layers else traces[1]
-    depths = [trace.layers / trace.n_layers for trace in traces]
-    to_shallow = [_interpolation(depth, shallow.layers / shallow.n_layers) for depth in depths]
-    block = shallow.layers > 0
-    block_to_shallow = [
-        _interpolation(depth[depth > 0], (shallow.layers / shallow.n_layers)[block]) for depth in depths
-    ]
-
-    def cells(maps: Maps) -> np.ndarray:
-        return _with_difference([np.einsum("gl,...lr->...gr", w, m) for w, m in zip(to_shallow, maps, strict=True)])
-
-    def profiles(maps: Maps) -> np.ndarray:
-        curves = [by_layer(m, aggregate, None) for m in maps]
-        return _with_difference([c @ w.T for w, c in zip(to_shallow, curves, strict=True)])
-
-    def alphas(maps: Maps) -> np.ndarray:
-        curves = [by_layer(m, aggregate, None)[:, d > 0] for m, d in zip(maps, depths, strict=True)]
-        return _with_difference([minmax(c) @ w.T for w, c in zip(block_to_shallow, curves, strict=True)])
-
-    options: dict[str, Any] = {"ci": ci, "n_boot": n_boot, "seed": seed}
-    found = [
-        estimated(some, statistic, **options)
-        for some, statistic in ((sides, cells), (layer_sides, profiles), (layer_sides, alphas))
-    ]
+    depth = shallow.layers / shallow.n_layers
+    statistic = _Statistic([trace.layers / trace.n_layers for trace in traces], depth, len(rows), aggregate)
+    found = estimated(sides, statistic, ci=ci, n_boot=n_boot, seed=seed)
+    cells, profile, alpha = statistic.parts(found, ci)
     return TraceComparison(
         names=told,
-        **dict(zip(("cells", "profile", "alpha"), (_contrast(one, ci) for one in found), strict=True)),
+        cells=cells,
+        profile=profile,
+        alpha=alpha,
         layers=shallow.layers,
-        depth=shallow.layers / shallow.n_layers,
+        depth=depth,
         rows=rows,
         paired=matching.places is not None,
         matching=matching.said,
         n_pairs=(len(used[0]), len(used[1])),
-        n_groups=min(len(np.unique(labels)) for labels in found[0].clusters),
-        n_texts=found[0].n_texts,
+        n_groups=min(len(np.unique(labels)) for labels in found.clusters),
+        n_texts=found.n_texts,
         ci=ci,
         aggregate=aggregate,
         align=align,
@@ -136,33 +119,77 @@ def compare(
     )
 
 
-def _with_difference(sides: Sequence[Float[np.ndarray, "draw *cell"]]) -> Float[np.ndarray, "draw side *cell"]:
-    """Resampling scales every number's draws by themselves, so that the difference is one of them."""
-    return np.stack([*sides, sides[1] - sides[0]], axis=1)
+def _beside(cells: PairTable, tokens: PairTable) -> PairTable:
+    """Both tables as one, so that they are resampled once: the rows of the map, then the pairs' own tokens."""
+    amount = np.concatenate([cells.amount, tokens.amount], axis=2)
+    return PairTable(amount, np.concatenate([cells.weight, tokens.weight], axis=1), cells.reduce)
 
 
-def _contrast(found: Estimated, ci: float | None) -> Contrast:
-    """From both estimates and their difference, with draws in which what both sides share was drawn together."""
-    first, second, difference = found.value
-    unknown = np.full(difference.shape, np.nan)
-    if found.draws is None or ci is None:
-        return Contrast(first, second, difference, unknown, unknown, unknown, unknown)
-    draws = found.draws[:, 2]
-    with np.errstate(invalid="ignore"):
-        spread = draws.std(axis=0, ddof=1)
-    free = spread > _FIXED
-    lo, hi = (np.where(free, bound, np.nan) for bound in percentile_interval(draws, ci))
-    p, q = unknown.copy(), unknown.copy()
-    if free.any():
-        from scipy.stats import false_discovery_control, norm, t
+class _Statistic:
+    """Cells, profile and alpha of two traces at the depths of the shallower one, and their differences.
 
-        number = degrees_of_freedom(found.clusters, found.texts)
-        tail = (1 + ci) / 2
-        # the draws are widened by t / z of that many clusters, so that their percentiles are a t interval's
-        error = spread[free] * norm.ppf(tail) / t.ppf(tail, number)
-        p[free] = 2 * t.sf(np.abs(difference[free]) / error, number)
-        q[free] = false_discovery_control(p[free])
-    return Contrast(first, second, difference, lo, hi, p, q)
+    Resampling scales the draws of every number by themselves, so that the difference is one of the numbers.
+    """
+
+    def __init__(
+        self, depths: Sequence[Float[np.ndarray, "_"]], wanted: Float[np.ndarray, "layer"], n_rows: int, aggregate: str
+    ) -> None:
+        self._blocks = [depth > 0 for depth in depths]
+        self._to_layers = [_interpolation(depth, wanted) for depth in depths]
+        self._to_blocks = [_interpolation(depth[depth > 0], wanted[wanted > 0]) for depth in depths]
+        self._cells, self._n_blocks, self._aggregate = (len(wanted), n_rows), int((wanted > 0).sum()), aggregate
+
+    def __call__(self, maps: Maps) -> Float[np.ndarray, "draw 3 number"]:
+        sides = []
+        for cells, to_layers, to_blocks, blocks in zip(
+            maps, self._to_layers, self._to_blocks, self._blocks, strict=True
+        ):
+            at_depth = np.einsum("gl,dlr->dgr", to_layers, cells)
+            curve = by_layer(cells[:, :, -1:], self._aggregate, None)
+            alpha = minmax(curve[:, blocks]) @ to_blocks.T
+            flat = at_depth[:, :, :-1].reshape(len(cells), -1)
+            sides.append(np.concatenate([flat, curve @ to_layers.T, alpha], axis=1))
+        return np.stack([*sides, sides[1] - sides[0]], axis=1)
+
+    def parts(self, found: Estimated, ci: float | None) -> tuple[Contrast, Contrast, Contrast]:
+        """The numbers as contrasts of cells, of the profile and of alpha."""
+        n_cells, n_layers = self._cells[0] * self._cells[1], self._cells[0]
+        places = (slice(n_cells), slice(n_cells, n_cells + n_layers), slice(n_cells + n_layers, None))
+        shapes = (self._cells, (n_layers,), (self._n_blocks,))
+        limits = (np.inf, np.inf, 1.0)  # no two alphas differ by more than 1
+        one, two, three = (
+            _contrast(found, ci, at, shape, limit) for at, shape, limit in zip(places, shapes, limits, strict=True)
+        )
+        return one, two, three
+
+
+def _contrast(found: Estimated, ci: float | None, at: slice, shape: tuple[int, ...], limit: float) -> Contrast:
+    """Some of the numbers, with draws in which what both sides share was drawn together."""
+    first, second, difference = found.value[:, at]
+    lo, hi, p, q = (np.full(difference.shape, np.nan) for _ in range(4))
+    if found.draws is not None and ci is not None:
+        draws = found.draws[:, 2, at]
+        with np.errstate(invalid="ignore"):
+            spread = draws.std(axis=0, ddof=1)
+        free = spread > _FIXED
+        if free.any():
+            lo[free], hi[free] = np.clip(percentile_interval(draws[:, free], ci), -limit, limit)
+            p[free], q[free] = _tests(
+                difference[free], spread[free], degrees_of_freedom(found.clusters, found.texts), ci
+            )
+    return Contrast(*(numbers.reshape(shape) for numbers in (first, second, difference, lo, hi, p, q)))
+
+
+def _tests(
+    difference: Float[np.ndarray, "cell"], spread: Float[np.ndarray, "cell"], freedom: float, ci: float
+) -> tuple[Float[np.ndarray, "cell"], Float[np.ndarray, "cell"]]:
+    """p and q of no difference, by t. The draws are widened by t / z, so that their percentiles are a t interval's."""
+    from scipy.stats import false_discovery_control, norm, t
+
+    tail = (1 + ci) / 2
+    error = spread * norm.ppf(tail) / t.ppf(tail, freedom)
+    p = 2 * t.sf(np.abs(difference) / error, freedom)
+    return p, false_discovery_control(p)
 
 
 def _read(trace: CausalTrace | str | os.PathLike[str]) -> CausalTrace:
