@@ -27,10 +27,23 @@ from fuzz.odd import as_json, damaged, mutated, values, words
 from tracescribe.benchmark import read_captions, read_claims, read_items, read_mcq
 from tracescribe.errors import TracescribeError
 from tracescribe.finetune import load_plan, read_config
+from tracescribe.finetune.study.config import read_study
 from tracescribe.io.folders import read_folder
 from tracescribe.io.tensors import CHECKSUM, TensorFile, read_tensors, write_tensors
 from tracescribe.patching.loading.checkpoints import read_checkpoint
 from tracescribe.patching.loading.images import read_image
+
+CONFIG_YAML = b"""model: phantom
+data: {captions: c.jsonl, claims: d.jsonl, split: train}
+optim: {lr: 0.003, batch_size: 8, optimizer: adamw}
+schedule: {steps: 20, warmup: 2}
+"""
+STUDY_YAML = b"""data: data
+arms: [uniform, permuted]
+rates: [0.001, 0.003]
+seeds: 2
+train: {steps: 2, rank: 2}
+"""
 
 
 @dataclass(frozen=True)
@@ -214,6 +227,8 @@ def kinds() -> dict[str, Kind]:
         "valse.json": of_json("existence.json", {"a": VALSE}, ts.tracer.read_valse, 40),
         "items.csv": of_bytes("items.csv", items.encode(), _compare, 30, 4),
         "config.json": of_json("config.json", config, read_config, 80),
+        "config.yaml": of_bytes("config.yaml", CONFIG_YAML, read_config, 60),
+        "study.yaml": of_bytes("study.yaml", STUDY_YAML, read_study, 60),
         "plan.json": of_json("plan.json", json.loads(written("plan.json")), load_plan, 30),
         "plan.json without checksum": of_json("plan.json", plan, load_plan, 80),
         "trace.safetensors": of_bytes("trace.safetensors", trace, read_both, 60),
