@@ -106,7 +106,9 @@ def to_record(plan: Prescription) -> PlanFile:
 
 @explains_arguments
 def load_plan(path: str | Path) -> Prescription:
-    """Read a plan written by :meth:`Prescription.save`.
+    """Read a plan written by :meth:`Prescription.save`, or by hand.
+
+    A plan that was written by hand may have no checksum; its provenance says so.
 
     Raises DataFormatError naming the file, the field and what was expected.
     """
@@ -135,6 +137,8 @@ def load_plan(path: str | Path) -> Prescription:
             f"{path}: was changed or damaged after it was saved (its sha256 does not fit); save it again, or remove "
             "the field 'sha256' from a plan that you changed on purpose"
         )
+    if record.sha256 is None:
+        record.provenance = {**record.provenance, "checksum": "none in the file, so that a change of it would not show"}
     return from_record(record)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ...errors import DataFormatError, UnknownModelError
 from ...io.quoting import shown_path
-from ...io.reading import open_regular
+from ...io.reading import MAX_DOCUMENT, open_regular
 from .archives import ArchiveError, archive_state, is_archive
 
 MAX_CHECKPOINT = 2**36  # bytes
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".npz", ".npy", ".onnx", ".ot")
 _SIZES = ("input_resolution", "context_length", "vocab_size")  # what only OpenAI's archives hold beside weights
 _OPENAI_NAMES = r"openai|chexzero|best_64_|^(ViT-[BL]-\d\d(-336px)?|RN\d+(x\d+)?)\.pt$"
 _GELU_NAMES = r"laion|datacomp|commonpool"
@@ -41,7 +42,8 @@ class Checkpoint:
 def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Checkpoint:
     """The weights of a ``.pt``, ``.bin``, ``.ckpt`` or ``.safetensors`` file, on the CPU.
 
-    run_pickled_code: let Python unpickle whatever the file names, which may run any code; never by default.
+    run_pickled_code: let Python unpickle whatever the file names, which may run any code; never by default. A
+        TorchScript program is not run even so.
 
     Raises:
         UnknownModelError: there is no such file, or it holds no weights that can be read safely.
@@ -57,7 +59,7 @@ def read_checkpoint(path: str | Path, *, run_pickled_code: bool = False) -> Chec
                 stated = file.metadata() or {}
             return _split(path, load_file(path), {key: _boolean(text) for key, text in stated.items()})
         if is_archive(path):
-            return _split(path, _archive(path, run_pickled_code), {}, archive=True)
+            return _split(path, _archive(path), {}, archive=True)
         content = torch.load(path, map_location="cpu", weights_only=not run_pickled_code)
     except UnknownModelError:
         raise
@@ -98,21 +100,34 @@ def regular_file(path: str | Path) -> Path:
     return Path(path)
 
 
-def _archive(path: Path, run_code: bool) -> Mapping[str, Tensor]:
-    """The weights of a TorchScript archive, read as data; by running it only where the user allowed that."""
+def check_model_folder(folder: str | Path) -> None:
+    """Refuse a folder whose files a library must not open: pipes and devices, and files of more than a stated size.
+
+    The libraries' loaders read such folders themselves, without a limit.
+
+    Raises:
+        UnknownModelError: names the file.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            limit = MAX_CHECKPOINT if path.suffix in _WEIGHTS else MAX_DOCUMENT
+            try:
+                open_regular(path, limit).close()
+            except DataFormatError as error:
+                raise UnknownModelError(f"the model's folder {shown_path(folder)} is not opened: {error}") from None
+
+
+def _archive(path: Path) -> Mapping[str, Tensor]:
+    """The weights of a TorchScript archive, read as data; a program is never run, whatever the user trusts."""
     try:
         return archive_state(path)
     except ArchiveError as error:
-        if not run_code:
-            raise UnknownModelError(
-                f"the checkpoint {shown_path(path)} is a TorchScript program whose weights cannot be read without "
-                f"running it ({error}): if you trust its source, pass trust_remote_code=True, or save the state_dict() "
-                f"of torch.jit.load(...) with torch.save"
-            ) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        state: Mapping[str, Tensor] = torch.jit.load(path, map_location="cpu").state_dict()
-    return state
+        raise UnknownModelError(
+            f"the checkpoint {shown_path(path)} is a TorchScript program whose weights cannot be read without running "
+            f"it ({error}): if you trust its source, save torch.jit.load(...).state_dict() with torch.save and give "
+            f"that file"
+        ) from error
 
 
 def _boolean(text: str) -> str | bool:

@@ -12,6 +12,7 @@ from ...errors import UnknownModelError
 
 WAIT = 5.0  # seconds for the one question whether the hub can be reached
 _LOCK = threading.Lock()
+_inside = 0  # threads for which the flag is set, because the hub cannot be reached
 _NETWORK = ("offline", "cached files", "connect", "reach", "localentrynotfound", "resolve", "timed out")
 
 
@@ -19,17 +20,20 @@ _NETWORK = ("offline", "cached files", "connect", "reach", "localentrynotfound",
 def hub_or_cache(what: str) -> Iterator[None]:
     """Where the hub cannot be reached, run the block on files in the cache alone, without retries and their messages.
 
-    huggingface_hub is told so for the whole process while the block runs, and set back afterwards.
+    huggingface_hub is told so for the whole process while such a block runs in any thread, and set back after the last.
 
     Raises:
         UnknownModelError: the hub cannot be reached and a file is not in the cache; the sentence begins with ``what``.
     """
     from huggingface_hub import constants
 
+    global _inside
     with _LOCK:
-        before = constants.HF_HUB_OFFLINE
-        problem = "HF_HUB_OFFLINE is set" if before else _unreachable(constants.ENDPOINT)
-        if problem is not None:
+        # while other threads hold the flag, it says nothing of what the user set
+        set_by_user = constants.HF_HUB_OFFLINE and not _inside
+        problem = "HF_HUB_OFFLINE is set" if set_by_user else _unreachable(constants.ENDPOINT)
+        if problem is not None and not set_by_user:
+            _inside += 1
             constants.HF_HUB_OFFLINE = True
     if problem is None:
         yield
@@ -38,8 +42,11 @@ def hub_or_cache(what: str) -> Iterator[None]:
         with _as_said(what, problem):
             yield
     finally:
-        with _LOCK:
-            constants.HF_HUB_OFFLINE = before
+        if not set_by_user:
+            with _LOCK:
+                _inside -= 1
+                if not _inside:
+                    constants.HF_HUB_OFFLINE = False
 
 
 @contextmanager

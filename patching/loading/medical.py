@@ -17,8 +17,9 @@ from torch import nn
 
 from ...errors import DataFormatError, UnknownModelError
 from ...io.quoting import shown_path
+from ...io.reading import is_folder
 from ..towers.tokenizers import TransformersTokenizer
-from .checkpoints import Checkpoint, read_checkpoint
+from .checkpoints import Checkpoint, check_model_folder, read_checkpoint
 from .dual_encoder import DualEncoder, wrap
 from .image_encoder import Preprocess
 from .pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
@@ -76,6 +77,8 @@ def _biovil_t(request: Request) -> DualEncoder:
         package = _package("health_multimodal.text.model", "hi-ml-multimodal", request, other)
         of_model, of_tokenizer = package.CXRBertModel, package.CXRBertTokenizer
     with loading(f"{request.name!r} cannot be loaded from {place!r}"):
+        if is_folder(place):
+            check_model_folder(place)
         model, tokenizer = whole(of_model, place, **options), of_tokenizer.from_pretrained(place, **options)
     return _wrapped(model, tokenizer, biovil_pixels, request)
 

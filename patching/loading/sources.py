@@ -17,8 +17,10 @@ import torch
 
 from ...errors import TracescribeError, TraceWarning, UnknownModelError
 from ...io.quoting import shown, shown_path
+from ...io.reading import is_folder
 from .checkpoints import (
     Checkpoint,
+    check_model_folder,
     explain,
     first_line,
     lacking,
@@ -83,6 +85,8 @@ def from_open_clip(
     a_file = pretrained is not None and os.path.lexists(pretrained)
     local = rest.startswith("local-dir:") or a_file or (plain and pretrained is None)
     with loading(what), nullcontext() if local else hub_or_cache(what):
+        if rest.startswith("local-dir:"):
+            check_model_folder(rest.removeprefix("local-dir:"))
         if plain and pretrained is None:
             model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
         elif plain and not open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained):
@@ -198,7 +202,9 @@ def from_transformers(rest: str, request: Request, where: str | Path | None = No
     place = rest if where is None else str(where)
     options: dict[str, Any] = {"trust_remote_code": request.trust_remote_code}
     what = f"transformers cannot load {shown(place)}"
-    with loading(what), nullcontext() if Path(place).is_dir() else hub_or_cache(what):
+    with loading(what), nullcontext() if is_folder(place) else hub_or_cache(what):
+        if is_folder(place):
+            check_model_folder(place)
         try:
             model = whole(AutoModel, place, dtype=request.dtype or "auto", **options)
             tokenizer = AutoTokenizer.from_pretrained(place, **options)

@@ -61,7 +61,7 @@ def test_a_stopped_command_goes_on_where_it_was_stopped(
 
 def test_a_file_as_the_cache_is_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(pairs, "--cache", pairs) == 2
-    assert "a cache is a folder" in capsys.readouterr().err
+    assert "a folder is needed" in capsys.readouterr().err
 
 
 def test_several_processes_need_a_cache(

@@ -64,7 +64,7 @@ def test_a_folder_that_holds_something_else_is_found_before_the_cache_is_made(
         (("--rewriter", "localhost:8000", "--rewriter-model", "m"), ("is no address", "TRACESCRIBE_REWRITER_KEY")),
         (
             ("--rewriter", "http://127.0.0.1:9", "--rewriter-model", "m", "--rewriter-cache", "/no/such/c"),
-            ("cannot be",),
+            ("cannot write",),
         ),
     ],
 )

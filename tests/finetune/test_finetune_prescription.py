@@ -356,7 +356,11 @@ def test_any_flipped_bit_is_found(tmp_path):
 def test_a_plan_written_by_hand_needs_no_checksum(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text('{"format": "tracescribe.plan/1", "alpha": [1, 0.5], "beta": 1, "multipliers": [1, 0.5]}')
-    assert ts.load_plan(path).alpha.tolist() == [1, 0.5]
+    plan = ts.load_plan(path)
+    assert plan.alpha.tolist() == [1, 0.5]
+    assert plan.provenance["checksum"].startswith("none in the file")
+    plan.save(path)  # with a checksum, and the note that its first file had none
+    assert ts.load_plan(path).provenance == plan.provenance
     path.write_text('{"format": "tracescribe.plan/1", "alpha": [1, 0.5], "alpha": [1, 0], "beta": 1}')
     with pytest.raises(DataFormatError, match="field 'alpha' is given twice"):
         ts.load_plan(path)

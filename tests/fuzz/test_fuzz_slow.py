@@ -24,14 +24,14 @@ WANTED = 100_000
 def targets() -> dict[str, Callable[[Case], None]]:
     """Every target of the quick tests."""
     found: dict[str, Callable[[Case], None]] = {}
-    for name, kind in files.kinds().items():
-        found[name] = partial(try_file, name=name, kind=kind, times=TIMES)
     for name, target in options.targets().items():
         found[name] = partial(try_target, name=name, target=target, times=TIMES)
     for name, folder in folders.KINDS.items():
         found[name] = partial(try_folder, name=name, kind=folder, times=TIMES)
     for name in commands.VALID:
         found[f"command {name}"] = partial(try_command, name=name, times=TIMES)
+    for name, kind in files.kinds().items():
+        found[name] = partial(try_file, name=name, kind=kind, times=TIMES)
     return found
 
 

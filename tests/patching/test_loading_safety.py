@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from importlib.metadata import EntryPoint
@@ -24,6 +25,7 @@ from tracescribe.patching.adapters import registry
 from tracescribe.patching.loading import names
 from tracescribe.patching.loading.archives import archive_state
 from tracescribe.patching.loading.checkpoints import read_checkpoint
+from tracescribe.patching.loading.hub import hub_or_cache
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 
@@ -114,9 +116,9 @@ def test_an_archive_never_runs_on_any_road(tmp_path: Path, monkeypatch: pytest.M
         ("biomedclip", folder),
         ("pubmedclip", folder),
     ]
-    for name, pretrained in roads:
-        with pytest.raises(UnknownModelError) as caught:
-            ts.load(name, pretrained=pretrained)
+    for name, pretrained, trusted in [(*road, trusted) for road in roads for trusted in (False, True)]:
+        with pytest.raises(UnknownModelError) as caught:  # who trusts a hub's code trusts no program in a weights' file
+            ts.load(name, pretrained=pretrained, trust_remote_code=trusted)
         assert not mark.exists(), name
         if pretrained == file:
             assert "TorchScript program" in str(caught.value) and "torch.save" in str(caught.value)
@@ -260,3 +262,57 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence_at_once(
     assert connections == [("127.0.0.1", 9)]  # asked once, and never again
     assert constants.HF_HUB_OFFLINE is False
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("road", ["hf:", "open_clip:local-dir:", "pubmedclip", "biomedclip"])
+@pytest.mark.parametrize("broken", ["pipe", "device", "huge weights", "huge text"])
+def test_a_folder_that_a_library_would_read_without_a_limit(road: str, broken: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    if broken == "pipe":
+        os.mkfifo(tmp_path / "tokenizer.json")
+    elif broken == "device":
+        (tmp_path / "tokenizer.json").symlink_to("/dev/zero")
+    else:
+        name, size = ("pytorch_model.bin", 2**36) if broken == "huge weights" else ("vocab.json", 2**28)
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size + 1)  # sparse
+    began = time.monotonic()
+    name, pretrained = (f"{road}{tmp_path}", None) if road.endswith(":") else (road, tmp_path)
+    with pytest.raises(UnknownModelError, match=r"folder .* is not opened: cannot read .*(pipe|device|at most)"):
+        ts.load(name, pretrained=pretrained)
+    assert time.monotonic() - began < 20  # of which the libraries' imports take most
+
+
+def test_threads_that_find_no_hub_leave_the_switch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to come is the first to go: it must not set back what the second needs, nor the second leave it on."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    def first() -> None:
+        with hub_or_cache("a"):
+            first_in.set()
+            second_in.wait(20)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait(20)
+        with hub_or_cache("b"):
+            second_in.set()
+            first_out.wait(20)
+            seen.append(constants.HF_HUB_OFFLINE)
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [True] and constants.HF_HUB_OFFLINE is False
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # set by the user: nobody sets it back
+    with hub_or_cache("c"):
+        pass
+    assert constants.HF_HUB_OFFLINE is True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import mmap
+import multiprocessing
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ import tracescribe as ts
 from tracescribe.errors import OptionError, OutputError, StaleCacheError
 from tracescribe.patching import PatchingEngine
 from tracescribe.tracer import TraceError, TraceInterrupted, TraceWarning
+from tracescribe.tracer.run import cache
 from tracescribe.tracer.run.cache_keys import architecture
 from tracescribe.tracer.run.options import TraceOptions
 from tracescribe.tracer.run.trace import fill_cache
@@ -250,6 +253,46 @@ def test_pipes_and_devices_among_the_shards_are_not_waited_for(
         pytest.raises(OutputError, match="not a regular file"),
     ):
         ts.trace(model, pairs, cache=tmp_path, **UNITS)
+
+
+def write_slowly(folder: Path, half_written: Any, go_on: Any) -> None:
+    """A process that stops in the middle of a shard until it is told to go on."""
+    original = cache.write_tensors
+
+    def slow(file: Any, *content: Any) -> None:
+        file.write(b"half")
+        file.flush()
+        half_written.set()
+        go_on.wait(30)
+        file.seek(0)
+        original(file, *content)
+
+    cache.write_tensors = slow  # type: ignore[assignment]
+    rows = np.eye(2, dtype=np.float32)
+    cache.Store(folder).write(["a", "b"], cache.Shard(rows, rows, np.ones((2, 3, 4, 2), np.float32)))
+
+
+@pytest.mark.parametrize("ahead", [3600, 30 * 24 * 3600])
+def test_a_clock_that_is_ahead_deletes_no_shard_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    fork = multiprocessing.get_context("fork")
+    half_written, go_on = fork.Event(), fork.Event()
+    process = fork.Process(target=write_slowly, args=(tmp_path / "cache", half_written, go_on))
+    process.start()
+    assert half_written.wait(30)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead)
+    (half,) = (tmp_path / "cache" / "shards").iterdir()
+    os.utime(half, (0, 0))  # and the other machine's clock is behind
+    assert cache.Store(tmp_path / "cache").read(["a", "b"]) is None
+    assert half.exists()
+    go_on.set()
+    process.join(30)
+    assert process.exitcode == 0
+    found = cache.Store(tmp_path / "cache").read(["a", "b"])
+    assert found is not None and found.patched.shape == (2, 3, 4, 2)
+    assert [path.suffix for path in (tmp_path / "cache" / "shards").iterdir()] == [".safetensors"]
 
 
 def test_a_date_that_is_none_is_refused_before_a_share_is_traced(

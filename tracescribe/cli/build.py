@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import OptionError
+from ..io.quoting import shown_path
 from .common import (
     Device,
     Json,
@@ -106,7 +108,17 @@ def mednega(
         if rewriter is not None:
             if rewriter_model is None:
                 raise OptionError("--rewriter needs --rewriter-model, the model's name at the endpoint")
+            if (
+                rewriter_cache is not None
+                and Path(os.path.realpath(out)) in Path(os.path.realpath(rewriter_cache)).parents
+            ):
+                raise OptionError(
+                    f"--rewriter-cache {shown_path(rewriter_cache)} lies in {shown_path(out)}, which is written as a "
+                    "whole: give a file elsewhere"
+                )
             check_folder(out, MEDNEGA, overwrite=overwrite)  # before the cache is made
+            if rewriter_cache is not None:
+                check_output(rewriter_cache)
             Source(labels).fields  # noqa: B018
             cache = rewriter_cache or out.absolute().with_name(out.name + ".rewrites.sqlite")
             if rewriter_cache is None:
@@ -185,6 +197,10 @@ def pairs(
     written = report.pop("pairs")
     lines = [f"wrote {written} pairs to {out}", *(f"left out: {count} ({why})" for why, count in report.items())]
     show(json, {"out": out, "pairs": written, "left_out": report}, *lines)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
 def _built(json: bool, folder: Path) -> None:

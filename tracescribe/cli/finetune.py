@@ -133,6 +133,10 @@ def finetune(
         "pretrained": pretrained,
         "device": None if device == "cpu" else device,
     }
+    if output is not None and not print_config:
+        from ..finetune.training.runs import check_run_folder
+
+        check_run_folder(output, overwrite=overwrite)
     settings = _config(words, {name: value for name, value in given.items() if value is not None})
     from ..finetune.training.config_files import as_yaml
 
@@ -143,9 +147,7 @@ def finetune(
         raise OptionError("say where the run goes: -o FOLDER")
     from ..finetune import train
     from ..finetune.training.checkpoints import check_checkpoint_folder, remove_checkpoint
-    from ..finetune.training.runs import check_run_folder
 
-    check_run_folder(output, overwrite=overwrite)
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     check_checkpoint_folder(checkpoint, resume=resume)
     with working(json, f"embedding the images of {settings.captions} with {settings.model}"):

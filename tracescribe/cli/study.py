@@ -36,7 +36,9 @@ def study(
     if out is not None:
         check_output(out, (".csv",), inputs=[file])
     from ..finetune.study.config import read_study
+    from ..io.folders import check_growing_folder
 
+    check_growing_folder(output)
     config = read_study(file)
     announce(json)
     from ..finetune.study.analysis import read_study_result

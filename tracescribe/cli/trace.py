@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..io.folders import check_growing_folder
 from ..tracer.run.options import TraceOptions
 from .common import (
     Device,
@@ -65,7 +66,9 @@ def trace(
     On several GPUs or machines, with a cache folder that all of them see:
     accelerate launch -m tracescribe trace MODEL PAIRS -o trace.safetensors --cache DIR --device cuda
     """
-    check_output(output, (".safetensors",), inputs=[pairs])
+    check_output(output, (".safetensors",), inputs=[pairs, pool])
+    if options.cache is not None:
+        check_growing_folder(options.cache)
     announce(json)
     from ..tracer import read_pairs
     from ..tracer.run.columns import check_names

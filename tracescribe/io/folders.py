@@ -27,7 +27,16 @@ from .places import abandoned, locked_temporary, real_place, refusing, release, 
 from .quoting import shown, shown_path
 from .reading import MAX_DOCUMENT, is_file
 
-__all__ = ["MANIFEST", "Manifest", "check_folder", "file_hash", "put_back", "read_folder", "write_folder"]
+__all__ = [
+    "MANIFEST",
+    "Manifest",
+    "check_folder",
+    "check_growing_folder",
+    "file_hash",
+    "put_back",
+    "read_folder",
+    "write_folder",
+]
 
 MANIFEST = "manifest.json"
 _FRESH, _EARLIER = "fresh", "earlier"  # inside the work folder, which lies beside the target
@@ -60,6 +69,22 @@ def check_folder(path: str | os.PathLike[str], format: str, *, overwrite: bool =
         put_back(target)
         _check_replaceable(target, path, format, overwrite)
         try_to_write(target)
+    return Path(path)
+
+
+def check_growing_folder(path: str | os.PathLike[str]) -> Path:
+    """The path, once it is sure that files can be added to a folder there; nothing is created or changed.
+
+    Of a folder that is not replaced as a whole, such as a study or a cache: it may exist, also as a mount point.
+
+    Raises:
+        OutputError: a file is there, or nothing can be written there (tried by writing).
+    """
+    with refusing(path, "in the folder "):
+        target = real_place(path, replaced=False)
+        if target.exists() and not target.is_dir():
+            raise FileExistsError("it is a file, and a folder is needed")
+        try_to_write(target / "a file" if target.exists() else target)
     return Path(path)
 
 

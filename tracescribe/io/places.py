@@ -22,8 +22,10 @@ _STALE = 7 * 24 * 3600  # seconds after which unfinished files are abandoned whe
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def real_place(path: str | os.PathLike[str]) -> Path:
+def real_place(path: str | os.PathLike[str], *, replaced: bool = True) -> Path:
     """The absolute path that a result is written to: links are followed.
+
+    replaced: what is there will be moved away, as something mounted cannot be.
 
     Raises:
         OSError: the name cannot be a file's, a link leads nowhere or in a circle, or something is mounted there.
@@ -45,7 +47,7 @@ def real_place(path: str | os.PathLike[str]) -> Path:
             to = shown_path(target.readlink())
             raise OSError(error.errno, f"it is a link to {to}, which cannot be reached ({error.strerror})") from None
     place = Path(os.path.realpath(target))
-    if place.exists() and _is_mount_point(place):
+    if replaced and place.exists() and _is_mount_point(place):
         raise OSError(errno.EBUSY, "something is mounted there, so that it cannot be replaced; give a name inside it")
     return place
 
