@@ -130,6 +130,11 @@ def test_values_that_are_none_have_a_colour_of_their_own_and_no_bar() -> None:
     assert "<rect" not in html_of(curve)[0]
 
 
+def test_a_trace_too_large_to_draw_at_once_says_how_to_draw_it() -> None:
+    html, page = html_of(synthetic_trace(20_001, 2, n_texts=2))
+    assert "<svg" not in html and "drawn on demand: .heatmap()" in page.text
+
+
 def test_a_trace_without_a_usable_pair_says_so() -> None:
     _, page = html_of(TRACE.with_floor(1.0))
     assert "no CTE is defined" in page.text

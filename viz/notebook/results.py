@@ -41,6 +41,10 @@ def trace_html(trace: CausalTrace) -> str:
         ("margins", f"{split}; S_corr ≤ S_foil in {trace.share_inverted:.0%}"),
         ("below the floor", f"{invalid:,} (|S_corr − S_foil| < {trace.floor:g})" if invalid else None),
         ("first pair", f"{trace.captions[0]}" if trace.captions and trace.captions[0] else None),
+        (
+            "map",
+            f"over {_MOST_PAIRS:,} pairs it is drawn on demand: .heatmap()" if trace.n_pairs > _MOST_PAIRS else None,
+        ),
         ("its foil", f"{trace.foil_captions[0]}" if trace.foil_captions and trace.foil_captions[0] else None),
     ]
     readout = what_the_readout_reads(about)
