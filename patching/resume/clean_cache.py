@@ -184,7 +184,8 @@ class CachedRun:
     def aligned(self, sources: Int[Tensor, "text pos"]) -> Self:
         """See :meth:`CleanRun.aligned`."""
         rows = np.take_along_axis(self.rows, sources.clamp_min(0).cpu().numpy(), axis=1)
-        return replace(self, rows=rows, pooled=pooled_after_alignment(self.pooled, sources))
+        pooled = pooled_after_alignment(self.pooled, sources)
+        return replace(self, rows=rows, pooled=pooled, mask=None, counted=None)  # these are of the run as it was
 
 
 Run = CleanRun | CachedRun

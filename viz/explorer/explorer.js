@@ -9,8 +9,6 @@ const NAMES = {
   pair: "this pair", data: "data set", sum: "sum", max: "largest", mean: "mean", std: "spread (std)",
   blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
 };
-const QUIET = 500; // milliseconds after the last keystroke or move in which a frame does not overwrite what is entered
-
 let serial = 0;
 
 // -- small helpers ----------------------------------------------------------------------------------------------------
@@ -269,11 +267,13 @@ class Page {
     this.id = `ts-explorer-${++serial}`;
     this.seen = {};
     this.local = { layer: null, column: null };
-    this.touched = {};
+    this.touched = {}; // by what was entered, the request that says so: a frame from before it does not overwrite it
+    this.asked = (model.get("frame") || {}).answered || 0;
     this.grids = [];
     this.hovered = null;
     this.pictures = [];
-    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer" });
+    // JupyterLab binds arrow keys and Enter outside of text fields: not inside the explorer
+    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer", "data-lm-suppress-shortcuts": "true" });
     this.root.explorer = this;
     el.append(this.root);
     this.build();
@@ -301,19 +301,20 @@ class Page {
   }
 
   send(request, buffers = []) {
-    this.model.send(request, undefined, buffers);
+    this.asked += 1;
+    this.model.send({ ...request, number: this.asked }, undefined, buffers);
   }
 
   choose(values) {
     this.send({ do: "choose", value: values });
   }
 
-  touch(name) {
-    this.touched[name] = performance.now();
+  touch(name, request = this.asked + 1) {
+    this.touched[name] = request;
   }
 
   untouched(name) {
-    return !(performance.now() - (this.touched[name] ?? -1e9) < QUIET);
+    return this.frame.answered >= (this.touched[name] ?? 0);
   }
 
   array(where) {
@@ -383,7 +384,7 @@ class Page {
     }, [["text", "Text"], ["film", "Phantom film"], ["file", "Image path"]].map(([value, name]) => h("option", { value }, name)));
     this.targetValue = h("input", {
       type: "text", spellcheck: "false", autocomplete: "off",
-      oninput: () => this.touch("target"),
+      oninput: () => this.touch("target", Infinity), // until it is sent
       onchange: () => this.sendTarget(),
       onkeydown: (event) => { if (event.key === "Enter") this.sendTarget(); },
     });
@@ -416,6 +417,7 @@ class Page {
     const value = this.targetValue.value;
     if (value.trim() && `${this.kind} ${value}` !== this.sentTarget) {
       this.sentTarget = `${this.kind} ${value}`;
+      this.touch("target");
       this.send({ do: "target", kind: this.kind, value });
     }
   }
@@ -514,7 +516,8 @@ class Page {
     this.style = this.readStyle();
     this.drawCaptions();
     this.drawTarget();
-    this.once("controls", [frame.settings, frame.compare, frame.presets.length], () => this.drawControls());
+    const { scope, align, direction, site, subtract, n_control: control } = frame.settings;
+    this.once("controls", [scope, align, direction, site, subtract, control, frame.compare, frame.presets.length], () => this.drawControls());
     this.drawStatus();
     if (this.untouched("cell")) this.local = { layer: frame.settings.layer, column: frame.settings.column };
     this.drawMaps();
@@ -600,6 +603,7 @@ class Page {
 
   drawControls() {
     const { settings, compare, presets } = this.frame;
+    const focused = this.controls.contains(document.activeElement) ? document.activeElement.dataset.name : null;
     const fields = [];
     if (presets.length) {
       fields.push(this.select("preset", "Preset", [["", "choose a pair …"], ...presets.map((text, i) => [String(i), text])], "",
@@ -614,6 +618,7 @@ class Page {
     const switches = [this.check("align", "align lengths")];
     if (settings.n_control) switches.push(this.check("subtract", "subtract control"));
     put(this.controls, fields, h("div", { class: "ts-switches" }, switches));
+    if (focused) this.controls.querySelector(`[data-name="${focused}"]`)?.focus();
   }
 
   drawStatus() {
@@ -920,27 +925,28 @@ class Page {
   drawPlan() {
     const { plan, settings } = this.frame;
     const panel = this.panels.plan;
-    const focused = panel.contains(document.activeElement) ? document.activeElement.dataset.name : null;
-    const value = h("output", { class: "ts-number" }, number(settings.beta, 2));
-    const beta = h("input", {
-      type: "range", min: "0", max: "4", step: "0.05", value: String(settings.beta), id: `${this.id}-beta`, "data-name": "beta",
-      oninput: (event) => { this.touch("beta"); value.textContent = number(Number(event.target.value), 2); this.choose({ beta: Number(event.target.value) }); },
-    });
-    const controls = h("div", { class: "ts-controls" },
-      this.setting("aggregate", "Tokens of a layer"), this.setting("layers", "Blocks"), this.setting("normalize", "Normalise"),
-      h("div", { class: "ts-field" }, h("label", { for: beta.id }, "beta ", value), beta));
-    const keep = this.planBeta && !this.untouched("beta");
-    if (keep) {
-      // the slider is being moved: leave it alone
-      this.planValue.textContent = number(settings.beta, 2);
-      put(this.planBody, this.planAnswer(plan));
-      return;
+    if (!this.beta) {
+      this.betaValue = h("output", { class: "ts-number" });
+      this.beta = h("input", {
+        type: "range", min: "0", max: "4", step: "0.05", id: `${this.id}-beta`, "data-name": "beta",
+        oninput: (event) => { this.touch("beta"); this.betaValue.textContent = number(Number(event.target.value)); this.choose({ beta: Number(event.target.value) }); },
+      });
+      this.planChoices = h("div", { class: "ts-choices" });
+      this.planBody = h("div", { class: "ts-plan" });
+      put(panel,
+        h("div", { class: "ts-controls" }, this.planChoices, h("div", { class: "ts-field" }, h("label", { for: this.beta.id }, "beta ", this.betaValue), this.beta)),
+        this.planBody);
     }
-    this.planBeta = beta;
-    this.planValue = value;
-    this.planBody = h("div", { class: "ts-plan" }, this.planAnswer(plan));
-    put(panel, controls, this.planBody);
-    if (focused) panel.querySelector(`[data-name="${focused}"]`)?.focus();
+    this.once("plan choices", [settings.aggregate, settings.layers, settings.normalize], () => {
+      const focused = this.planChoices.contains(document.activeElement) ? document.activeElement.dataset.name : null;
+      put(this.planChoices, this.setting("aggregate", "Tokens of a layer"), this.setting("layers", "Blocks"), this.setting("normalize", "Normalise"));
+      if (focused) this.planChoices.querySelector(`[data-name="${focused}"]`).focus();
+    });
+    if (this.untouched("beta")) {
+      this.beta.value = String(settings.beta);
+      this.betaValue.textContent = number(settings.beta);
+    }
+    put(this.planBody, this.planAnswer(plan));
   }
 
   planAnswer(plan) {

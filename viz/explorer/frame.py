@@ -26,8 +26,11 @@ __all__ = ["make_frame"]
 PRESETS = 300  # pairs of the data set that the page lists
 
 
-def make_frame(session: ExplorerSession, number: int = 0) -> tuple[dict[str, Any], bytes]:
-    """Everything that is shown now, which JSON can hold, and the bytes that it refers to."""
+def make_frame(session: ExplorerSession, answered: int = 0) -> tuple[dict[str, Any], bytes]:
+    """Everything that is shown now, which JSON can hold, and the bytes that it refers to.
+
+    answered: the number of the last request that it knows of; the page keeps what was entered after it.
+    """
     buffers = Buffers()
     with session.lock:
         doing = session.worker.doing
@@ -37,7 +40,7 @@ def make_frame(session: ExplorerSession, number: int = 0) -> tuple[dict[str, Any
         if not problem and isinstance(panels, str):
             problem = panels
         frame = {
-            "number": number,
+            "answered": answered,
             "status": {
                 "text": problem or (f"{doing} …" if doing else session.said) or "ready",
                 "kind": "problem" if problem else "busy" if doing else "ready",

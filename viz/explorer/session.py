@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAIN", "ExplorerSession"]
 
-TYPING = 0.12  # seconds without a keystroke before a trace starts
+TYPING = 0.06  # seconds without a keystroke before a trace starts
 OF_TRACE = ("correct", "foil", "align", "direction", "site")  # settings that a trace depends on
 
 

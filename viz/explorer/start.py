@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FigureError
 from ...io.quoting import shown
 from ...tracer.pairs.directions import Direction
-from ...tracer.pairs.pairs import Pair, Text
+from ...tracer.pairs.pairs import Pair
 from . import targets
 from .session import ExplorerSession
 from .settings import Settings
@@ -164,6 +163,4 @@ def _target(given: Any, model: DualEncoder, *, from_pairs: bool) -> targets.Targ
     """The target to begin with: what was given, a phantom film for the miniature, or else a text."""
     if given is None:
         return targets.film(FILM) if model.name == "phantom" else targets.text(TEXT)
-    if from_pairs or isinstance(given, Text | str | Path):
-        return targets.of_pair(given, 0)
-    return targets.of_object(given)
+    return targets.of_pair(given, 0) if from_pairs else targets.of_object(given)

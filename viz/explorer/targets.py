@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -43,11 +43,17 @@ class Target:
     _embeddings: WeakKeyDictionary[DualEncoder, Any] = field(default_factory=WeakKeyDictionary)
 
     def of(self, model: DualEncoder) -> Any:
-        """What a Pair takes as its image: the text, or the image's embedding, which is computed once for each model."""
-        if isinstance(self.content, Text) or _is_row(self.content):
+        """What a Pair takes as its image: the text, or the image's embedding."""
+        return self.content if isinstance(self.content, Text) else self.embedding(model)
+
+    def embedding(self, model: DualEncoder) -> Any:
+        """The target's embedding, which is computed once for each model."""
+        if _is_row(self.content):
             return self.content
         if model not in self._embeddings:
-            self._embeddings[model] = model.encode_images([self.content])[0]
+            of_text = isinstance(self.content, Text)
+            found = model.encode_texts([self.content.text]) if of_text else model.encode_images([self.content])
+            self._embeddings[model] = found[0]
         return self._embeddings[model]
 
 
@@ -131,16 +137,21 @@ def of_pair(image: Any, number: int) -> Target:
     if isinstance(image, Text):
         return text(image.text)
     if isinstance(image, str | os.PathLike):
-        return image_file(os.fspath(image))
+        code = (f"target = model.encode_images([pairs[{number}].image])[0]",)
+        return replace(image_file(os.fspath(image)), code=code)
     return _of_object(image, f"the target of pair {number}", f"pairs[{number}].image")
 
 
 def of_object(image: Any) -> Target:
-    """An image or embedding that was given to ``explore`` as its target.
+    """What was given to ``explore`` as its target: an image, its path, an embedding or a text.
 
     Raises:
         DataFormatError: it cannot be read.
     """
+    if isinstance(image, Text):
+        return text(image.text)
+    if isinstance(image, str | os.PathLike):
+        return image_file(os.fspath(image))
     return _of_object(image, "the target that was given", "given")
 
 

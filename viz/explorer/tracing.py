@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ...tracer.pairs.pairs import Pair, Text
+from ...tracer.pairs.pairs import Pair
 from ...tracer.pairs.unit_rows import normalise_rows
 from .background import Ticket
 from .targets import Target
@@ -60,8 +60,7 @@ class Result:
 
 def score_captions(model: DualEncoder, query: Query, captions: Sequence[str]) -> tuple[float, ...]:
     """Cosine similarity of each caption with the target."""
-    target = query.target.of(model)
-    row = model.encode_texts([target.text])[0] if isinstance(target, Text) else target
+    row = query.target.embedding(model)
     unit = normalise_rows(np.asarray(row.detach().cpu() if hasattr(row, "detach") else row)[None])[0].astype(np.float64)
     embeddings = model.encode_texts(list(captions)).float().cpu().numpy().astype(np.float64)
     return tuple((embeddings @ unit).tolist())

@@ -40,8 +40,8 @@ class Explorer(anywidget.AnyWidget):
 
     def __init__(self, session: ExplorerSession) -> None:
         self.session = session
-        self._showing = threading.Lock()
-        self._shown = 0
+        self._showing = threading.RLock()  # taken before the session's lock, never while that is held
+        self._answered = 0  # the number of the page's last request
         super().__init__()
         self.on_msg(self._receive)
         session.changed = self._show
@@ -50,21 +50,24 @@ class Explorer(anywidget.AnyWidget):
     def _show(self) -> None:
         """Show what the session has now. Called from any thread, never with the session's lock."""
         with self._showing:
-            self._shown += 1
-            frame, data = make_frame(self.session, self._shown)
+            frame, data = make_frame(self.session, self._answered)
             with self.hold_sync():
                 self.data = data
                 self.frame = frame
 
     def _receive(self, widget: Any, content: Any, buffers: list[Any]) -> None:
         """A request of the page. Whatever it asks, the answer is a new frame, or a sentence in the status line."""
-        try:
-            self._answer(content if isinstance(content, dict) else {}, buffers)
-        except TracescribeError as error:
-            self._say(str(error))
-        except Exception as error:  # a request that no button sends
-            logger.exception("the explorer could not answer")
-            self._say(f"{type(error).__name__}: {error}")
+        number = content.get("number") if isinstance(content, dict) else None
+        with self._showing:  # no frame between the request's number and its effect
+            if isinstance(number, int):
+                self._answered = number
+            try:
+                self._answer(content if isinstance(content, dict) else {}, buffers)
+            except TracescribeError as error:
+                self._say(str(error))
+            except Exception as error:  # a request that no button sends
+                logger.exception("the explorer could not answer")
+                self._say(f"{type(error).__name__}: {error}")
 
     def _answer(self, content: dict[str, Any], buffers: list[Any]) -> None:
         session, value = self.session, content.get("value")

@@ -58,6 +58,7 @@ def test_the_page_gets_arrays_as_bytes_and_everything_else_as_json(explorer: Exp
 
 def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
     assert ask(explorer, do="choose", value={"layer": 2, "column": 7})["ask"]["title"] == "layer 2 · token [EOT]"
+    assert ask(explorer, do="choose", value={"beta": 2.0}, number=7)["answered"] == 7
     assert ask(explorer, do="heads")["ask"]["heads"]["shape"] == [8, 4]
     assert ask(explorer, do="choose", value={"foil": "There is edema."})["captions"]["fix"]["side"] == "foil"
     assert ask(explorer, do="fix")["captions"]["problem"] is None
