@@ -5,8 +5,9 @@ from __future__ import annotations
 if not __name__.startswith("tracescribe."):
     raise ImportError(f"import tracescribe.{__name__}, not {__name__}: this folder is a part of package tracescribe")
 
-from .comparison import Comparison, compare, read_items
+from .comparison import Comparison, compare
 from .evaluation import Evaluation, Shortcut, TaskScore, evaluate, text_preservation
+from .items import read_items
 from .metrics import Interval
 from .readers import Dataset, formats, read
 from .recipes import RECIPES, Recipe, Reproduction, reproduce

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.atomic import write_atomically
-from ..io.quoting import shown, shown_path
-from ..io.reading import MAX_TEXT, open_regular
+from ..io.quoting import shown
 from ..validation import bootstrap_options
+from .items import FIXED, OPTIONS, items_frame, read_items
+from .layouts import ALL, Layout, layout_rows
 from .metrics import Interval, clustered_interval, mcnemar, paired_difference
 from .tables import as_table
 
@@ -24,73 +26,9 @@ if TYPE_CHECKING:
 
     from .evaluation import Evaluation
 
-__all__ = ["Comparison", "Difference", "compare", "items_frame", "read_items", "save_items"]
+__all__ = ["Comparison", "Difference", "Gap", "compare"]
 
-FIXED = ("task", "id", "group", "hit", "chance", "margin")
 LEAST_ITEMS = 10  # a subset of fewer is not tested
-ALL = "all items"
-
-
-def items_frame(evaluation: Evaluation) -> pd.DataFrame:
-    """One row per item and task: task, id, group, hit, chance, margin, then a column per subset."""
-    import pandas as pd
-
-    parts = []
-    for items in evaluation.items.values():
-        columns: dict[str, Any] = {
-            "task": items.task,
-            "id": items.ids,
-            "group": items.groups,
-            "hit": items.hits,
-            "chance": items.chance,
-            "margin": items.margin,
-        }
-        parts.append(pd.DataFrame({**columns, **items.labels}))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(FIXED))
-
-
-def save_items(evaluation: Evaluation, path: str | os.PathLike[str]) -> Path:
-    """Write `items_frame` to a ``.csv`` or ``.parquet`` file.
-
-    Raises:
-        DataFormatError: another kind of file is asked for.
-        OutputError: the file cannot be written.
-    """
-    target, frame = Path(path), items_frame(evaluation)
-    if target.suffix not in (".csv", ".parquet"):
-        raise DataFormatError(f"{str(path)!r}: items are written to a .csv or .parquet file")
-    with write_atomically(target, binary=True) as handle:
-        if target.suffix == ".csv":
-            frame.to_csv(handle, index=False, encoding="utf-8")
-        else:
-            frame.to_parquet(handle, index=False)
-    return target
-
-
-@explains_arguments
-def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Items that `save_items` wrote.
-
-    Raises:
-        DataFormatError: the file cannot be read, lacks a column, or has hits outside 0..1.
-    """
-    import pandas as pd
-
-    with open_regular(path, MAX_TEXT) as file:
-        try:
-            if Path(path).suffix == ".parquet":
-                frame = pd.read_parquet(file)
-            else:
-                frame = pd.read_csv(file, dtype={"task": str, "id": str, "group": str}, keep_default_na=True)
-        except Exception as error:  # parsers of tables raise what they like
-            raise DataFormatError(f"{shown_path(path)}: cannot be read as items: {str(error)[:200]}") from None
-    missing = [name for name in FIXED if name not in frame]
-    if missing:
-        raise DataFormatError(f"{str(path)!r}: no column {missing[0]!r}; items are what `evaluate --items` writes")
-    hits = pd.to_numeric(frame["hit"], errors="coerce")
-    if not hits.between(0, 1).all():
-        raise DataFormatError(f"{str(path)!r}: column 'hit' must hold numbers from 0 to 1")
-    return frame.assign(hit=hits)
 
 
 @dataclass(frozen=True)
@@ -113,13 +51,34 @@ class Difference:
     q: float | None
 
 
+@dataclass(frozen=True)
+class Gap:
+    """One model's accuracy in both wordings of multiple choice, percent, and their difference on the same items.
+
+    gap: affirmative minus negated. p: McNemar's exact test between the wordings. difference: the gap minus the first
+    model's, on the same items; None for the first.
+    """
+
+    model: str
+    affirmative: float
+    negated: float
+    gap: Interval
+    both_right: float
+    p: float
+    difference: Interval | None
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Differences of models on the same items. unpaired: items that not every model was scored on, left out."""
+    """Differences of models on the same items. unpaired: items that not every model was scored on, left out.
+
+    gaps: of each model, where multiple choice was scored in both wordings.
+    """
 
     models: tuple[str, ...]
     differences: tuple[Difference, ...]
     unpaired: int
+    gaps: tuple[Gap, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per difference, with the bounds of its intervals."""
@@ -147,28 +106,18 @@ class Comparison:
             )
         return pd.DataFrame(rows)
 
-    def table(self, format: Literal["text", "markdown", "latex", "csv"] = "text") -> str:
-        """Models by task in percent, as in the paper's Table 1; with both wordings of multiple choice, their gap too.
+    def table(self, format: Literal["text", "markdown", "latex", "csv"] = "text", layout: Layout = "tasks") -> str:
+        """Models in percent; ``*`` marks a difference from the first model with q < 0.05.
 
-        ``*`` marks a difference from the first model with q < 0.05.
+        Args:
+            layout: "tasks", every task; or the form of the paper's tables: "negation" (Table 1: R@1 and R@5 of captions
+                with negation among texts that are false of the image, claim accuracy), "affirmative" (the same of what
+                is affirmed), "gap" (Table 3: both wordings, their paired difference with its interval, right in both).
 
         Raises:
-            DataFormatError: another format is asked for.
+            DataFormatError: another format or layout is asked for, or nothing of the layout was scored.
         """
-        tasks = list(dict.fromkeys(found.task for found in self.differences))
-        gap = {"mcq_affirmative", "mcq_negated"} <= set(tasks)
-        header = ["model", *tasks, *(["gap"] if gap else [])]
-        rows = []
-        for model in self.models:
-            cells = {found.task: found for found in self.differences if found.model == model and found.subset == ALL}
-            row = [model]
-            for task in tasks:
-                found = cells[task]
-                row.append(f"{found.accuracy.value:.1f}{'*' if found.q is not None and found.q < 0.05 else ''}")
-            if gap:
-                row.append(f"{cells['mcq_affirmative'].accuracy.value - cells['mcq_negated'].accuracy.value:.1f}")
-            rows.append(row)
-        return as_table(header, rows, format)
+        return as_table(*layout_rows(self, layout), format)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
         """Every difference with its interval as a figure.
@@ -206,6 +155,9 @@ class Comparison:
             if found.difference is not None and found.subset == ALL:
                 tests = f"McNemar p = {found.p:.2g}, q = {found.q:.2g}"
                 lines.append(f"{found.model}, {found.task}: {found.difference} pp on {found.n} items, {tests}")
+        for gap in self.gaps:
+            change = "" if gap.difference is None else f", {gap.difference} against {self.models[0]}"
+            lines.append(f"{gap.model}: gap {gap.gap} pp{change}, both right {gap.both_right:.1f}")
         if self.unpaired:
             lines.append(f"{self.unpaired} items were not scored by every model and are left out")
         return "\n".join(lines)
@@ -283,7 +235,7 @@ def compare(
     aligned = [frame.loc[shared] for frame in indexed]
     _same_groups(aligned, models)
     found = [row for part in _parts(aligned, subsets) for row in _compared(*part, models, options)]
-    return Comparison(models, tuple(_with_q(found)), unpaired)
+    return Comparison(models, tuple(_with_q(found)), unpaired, tuple(_gaps(aligned, models, options)))
 
 
 def _names(evaluations: Sequence[Any]) -> Iterator[str]:
@@ -317,7 +269,7 @@ def _parts(frames: Sequence[pd.DataFrame], subsets: bool) -> Iterator[tuple[str,
         yield task, ALL, ALL, of_task
         for column in of_task[0].columns if subsets else ():
             values = of_task[0][column]
-            if column in FIXED or values.nunique() < 2:
+            if column in (*FIXED, *OPTIONS) or values.nunique() < 2:
                 continue
             for value in sorted(values.dropna().astype(str).unique()):
                 chosen = (values.astype(str) == value).to_numpy()
@@ -348,6 +300,37 @@ def _compared(
             p=mcnemar(hits, base) if number else None,
             q=None,
         )
+
+
+def _gaps(frames: Sequence[pd.DataFrame], models: Sequence[str], options: Mapping[str, Any]) -> Iterator[Gap]:
+    """The gap of each model on the items that are there in both wordings."""
+    wordings = ("mcq_affirmative", "mcq_negated")
+    if not set(wordings) <= set(frames[0].index.get_level_values("task")):
+        return
+    ids = frames[0].loc[wordings[0]].index.intersection(frames[0].loc[wordings[1]].index)
+    if not len(ids):
+        return
+    groups = frames[0].loc[wordings[0]].loc[ids, "group"].tolist()
+    first = None
+    for frame, model in zip(frames, models, strict=True):
+        fine, bad = (frame.loc[wording].loc[ids, "hit"].to_numpy(dtype=np.float64) for wording in wordings)
+        first = fine - bad if first is None else first
+        yield Gap(
+            model=model,
+            affirmative=100 * float(fine.mean()),
+            negated=100 * float(bad.mean()),
+            gap=paired_difference(fine, bad, groups, **options),
+            both_right=100 * float((fine * bad).mean()),
+            p=mcnemar(fine, bad),
+            difference=None if model == models[0] else _between(fine - bad, first, groups, options),
+        )
+
+
+def _between(
+    gaps: Float[np.ndarray, "item"], base: Float[np.ndarray, "item"], groups: Sequence[str], options: Mapping[str, Any]
+) -> Interval:
+    """The difference of two gaps: each lies between -1 and 1, so that half of it is what `paired_difference` bounds."""
+    return paired_difference(gaps / 2, base / 2, groups, scale=200.0, **options)
 
 
 def _with_q(found: Sequence[Difference]) -> Iterator[Difference]:

@@ -127,13 +127,13 @@ class Evaluation:
 
     def items_frame(self) -> pd.DataFrame:
         """One row per item and task: task, id, group, hit, chance, margin, and the columns of every subset."""
-        from .comparison import items_frame
+        from .items import items_frame
 
         return items_frame(self)
 
     def save_items(self, path: str | os.PathLike[str]) -> Path:
         """Write `items_frame` to a ``.csv`` or ``.parquet`` file, which `compare` reads."""
-        from .comparison import save_items
+        from .items import save_items
 
         return save_items(self, path)
 

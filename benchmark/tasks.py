@@ -25,6 +25,8 @@ class Items:
 
     hits: 1 right, 0 wrong, a fraction where options tie. chance: what a scorer that knows nothing gets.
     margin: score of the right option minus that of the best other one (cosine); NaN for retrieval.
+    scores: of every option, in the record's order (of Winoground, caption 0 with both images first); empty for
+        retrieval. gold: the right option's number.
     labels: by subset name (attribute, template, ...) the value of each item, None where it has none. texts: equal where
         items choose from the same options; None where they rank.
     """
@@ -37,6 +39,8 @@ class Items:
     margin: Float[np.ndarray, "item"]
     labels: Mapping[str, tuple[str | None, ...]]
     texts: tuple[str, ...] | None = None
+    scores: tuple[tuple[float, ...], ...] = ()
+    gold: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +72,8 @@ class Questions:
             margin=np.asarray(scores, dtype=np.float64)[at, self.gold] - others.max(axis=1),
             labels=self.labels,
             texts=tuple("\n".join(sorted(options)) for options in self.options),
+            scores=tuple(tuple(row[: len(o)].tolist()) for row, o in zip(scores, self.options, strict=True)),
+            gold=tuple(self.gold.tolist()),
         )
 
     def padded(self, score: Callable[[int, Sequence[str]], Sequence[float]]) -> Float[np.ndarray, "item option"]:
@@ -173,9 +179,10 @@ def winoground_items(records: Sequence[WinogroundRecord], images: Embed, texts: 
     ahead["image"] = _ahead(score[0, 0] - score[0, 1]) * _ahead(score[1, 1] - score[1, 0])
     ahead["group"] = np.array([_both_first(one) for one in np.moveaxis(score, 2, 0)])
     ids = tuple(record.id for record in records)
+    scores = tuple(tuple(one.ravel().tolist()) for one in np.moveaxis(score, 2, 0))
     labels = {"tag": tuple(record.tag for record in records)}
     return [
-        Items(f"winoground_{name}", ids, ids, ahead[name], np.full(len(ids), chance), margin, labels)
+        Items(f"winoground_{name}", ids, ids, ahead[name], np.full(len(ids), chance), margin, labels, scores=scores)
         for name, margin, chance in (
             ("text", text, 1 / 4),
             ("image", image, 1 / 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,10 @@ def compare(
     table: Annotated[
         Literal["text", "markdown", "latex", "csv"], typer.Option(help="Form of the table of accuracies.")
     ] = "text",
+    layout: Annotated[
+        Literal["tasks", "negation", "affirmative", "gap"],
+        typer.Option(help="Columns: every task, or the paper's tables of negation, of affirmation, of the gap."),
+    ] = "tasks",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -64,12 +69,14 @@ def compare(
 
     with working(json, f"comparing {len(items)} models"):
         found = compare_models(*items, seed=seed)
+        plain = table == "text" and layout == "tasks"
+        text = found.summary() if plain else found.table(table, layout)  # before anything is written
         if out is not None and out.suffix == ".csv":
             _write_table(found, out)
         elif out is not None:
             found.plot(out)
-    document = {"models": found.models, "unpaired": found.unpaired, "differences": _records(found)}
-    show(json, document, *([found.summary()] if table == "text" else [found.table(table)]))
+    document = {"models": found.models, "unpaired": found.unpaired, "gaps": [asdict(gap) for gap in found.gaps]}
+    show(json, document | {"differences": _records(found)}, text)
 
 
 def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, seed: int, json: bool) -> None:

@@ -1,0 +1,96 @@
+"""Hits of every item, as a table and as a file that `compare` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arguments import explains_arguments
+from ..errors import DataFormatError
+from ..io.atomic import write_atomically
+from ..io.quoting import shown_path
+from ..io.reading import MAX_TEXT, open_regular
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .evaluation import Evaluation
+
+__all__ = ["FIXED", "OPTIONS", "items_frame", "read_items", "save_items"]
+
+FIXED = ("task", "id", "group", "hit", "chance", "margin")
+"""The columns that every row has."""
+OPTIONS = ("gold", "scores")
+"""Columns of tasks in which an option is chosen; all further columns are subsets."""
+
+
+def items_frame(evaluation: Evaluation) -> pd.DataFrame:
+    """One row per item and task: the columns `FIXED`, `OPTIONS`, then a column per subset.
+
+    gold: number of the right option. scores: the cosine of every option, as a JSON list; empty for retrieval.
+    """
+    import pandas as pd
+
+    parts = []
+    for items in evaluation.items.values():
+        columns: dict[str, Any] = {
+            "task": items.task,
+            "id": items.ids,
+            "group": items.groups,
+            "hit": items.hits,
+            "chance": items.chance,
+            "margin": items.margin,
+        }
+        if items.scores:
+            columns |= {"scores": [json.dumps(scores) for scores in items.scores]}
+            columns |= {"gold": np.array(items.gold)} if items.gold else {}
+        parts.append(pd.DataFrame({**columns, **items.labels}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(FIXED))
+
+
+def save_items(evaluation: Evaluation, path: str | os.PathLike[str]) -> Path:
+    """Write `items_frame` to a ``.csv`` or ``.parquet`` file.
+
+    Raises:
+        DataFormatError: another kind of file is asked for.
+        OutputError: the file cannot be written.
+    """
+    target, frame = Path(path), items_frame(evaluation)
+    if target.suffix not in (".csv", ".parquet"):
+        raise DataFormatError(f"{str(path)!r}: items are written to a .csv or .parquet file")
+    with write_atomically(target, binary=True) as handle:
+        if target.suffix == ".csv":
+            frame.to_csv(handle, index=False, encoding="utf-8")
+        else:
+            frame.to_parquet(handle, index=False)
+    return target
+
+
+@explains_arguments
+def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Items that `save_items` wrote.
+
+    Raises:
+        DataFormatError: the file cannot be read, lacks a column, or has hits outside 0..1.
+    """
+    import pandas as pd
+
+    with open_regular(path, MAX_TEXT) as file:
+        try:
+            if Path(path).suffix == ".parquet":
+                frame = pd.read_parquet(file)
+            else:
+                frame = pd.read_csv(file, dtype={"task": str, "id": str, "group": str}, keep_default_na=True)
+        except Exception as error:  # parsers of tables raise what they like
+            raise DataFormatError(f"{shown_path(path)}: cannot be read as items: {str(error)[:200]}") from None
+    missing = [name for name in FIXED if name not in frame]
+    if missing:
+        raise DataFormatError(f"{str(path)!r}: no column {missing[0]!r}; items are what `evaluate --items` writes")
+    hits = pd.to_numeric(frame["hit"], errors="coerce")
+    if not hits.between(0, 1).all():
+        raise DataFormatError(f"{str(path)!r}: column 'hit' must hold numbers from 0 to 1")
+    return frame.assign(hit=hits)
