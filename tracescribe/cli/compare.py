@@ -59,8 +59,8 @@ def compare(
     if any(traces):
         if not all(traces) or len(traces) != 2:
             raise OptionError(f"compare takes two traces, or files of items: {sum(traces)} of {len(items)} are traces")
-        if table != "text":
-            raise OptionError(f"--table {table} is of items: a comparison of traces is written with -o differences.csv")
+        if table != "text" or layout != "tasks":
+            raise OptionError("--table and --layout are of items: a comparison of traces is written with -o differences.csv")
         _compare_traces(items[0], items[1], pairing, out, seed, json)
         return
     if pairing != "auto":
