@@ -60,7 +60,8 @@ def compare(
         if not all(traces) or len(traces) != 2:
             raise OptionError(f"compare takes two traces, or files of items: {sum(traces)} of {len(items)} are traces")
         if table != "text" or layout != "tasks":
-            raise OptionError("--table and --layout are of items: a comparison of traces is written with -o differences.csv")
+            option = f"--layout {layout}" if table == "text" else f"--table {table}"
+            raise OptionError(f"{option} is of items: a comparison of traces is written with -o differences.csv")
         _compare_traces(items[0], items[1], pairing, out, seed, json)
         return
     if pairing != "auto":
