@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -50,6 +50,18 @@ class Blocks(Generic[T]):
     def __init__(self, most_waiting: int = 4) -> None:
         self._most = most_waiting
         self._waiting: dict[Hashable, list[list[T]]] = {}
+        self.completed = 0  # blocks
+
+    def state(self) -> dict[str, Any]:
+        """All that is known so far, as JSON can hold it."""
+        return {"completed": self.completed, "waiting": [[key, waiting] for key, waiting in self._waiting.items()]}
+
+    def restore(self, state: Mapping[str, Any], member: Callable[..., T]) -> None:
+        """Go on from a `state`; ``member`` makes a member of the list that JSON makes of it."""
+        self.completed = int(state["completed"])
+        self._waiting = {
+            _frozen(key): [[member(*one) for one in images] for images in waiting] for key, waiting in state["waiting"]
+        }
 
     def missing(self, key: Hashable, option: int, n_options: int) -> int | None:
         """How many options would still lack an image if this one were added; None where it cannot be kept."""
@@ -65,6 +77,7 @@ class Blocks(Generic[T]):
         waiting = self._waiting.setdefault(key, [[] for _ in range(n_options)])
         waiting[option].append(member)
         if all(waiting):
+            self.completed += 1
             return Block(key, tuple(images.pop(0) for images in waiting))
         return None
 
@@ -72,6 +85,11 @@ class Blocks(Generic[T]):
     def n_waiting(self) -> int:
         """Images that wait for the rest of their block."""
         return sum(len(images) for waiting in self._waiting.values() for images in waiting)
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, however deep: a key that went through JSON."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def rng_of(seed: int, *names: Hashable) -> np.random.Generator:

@@ -23,7 +23,11 @@ Key = tuple[str, ...]  # the attribute, then the terms
 
 
 def contextual_items(
-    records: Iterable[FactsRecord], *, seed: int = 0, report: dict[str, int] | None = None
+    records: Iterable[FactsRecord],
+    *,
+    seed: int = 0,
+    report: dict[str, int] | None = None,
+    blocks: Blocks[Study] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Claim sets in the fields of :class:`ClaimRecord`, made as the records come.
 
@@ -32,6 +36,7 @@ def contextual_items(
 
     Args:
         report: counts of what was left out and why, filled while items are made.
+        blocks: what was collected of earlier records, to go on from.
 
     >>> from tracescribe.benchmark.records import Fact, FactsRecord
     >>> def film(name, effusion, edema):
@@ -44,8 +49,7 @@ def contextual_items(
     'This chest film demonstrates pulmonary edema, with no sign of a pleural effusion.'
     """
     counts = report if report is not None else {}
-    blocks: Blocks[Study] = Blocks()
-    number = 0
+    blocks = blocks if blocks is not None else Blocks()
     for record in records:
         rng = rng_of(seed, "contextual", record.id)
         split, asked = split_of(record, seed), False
@@ -62,8 +66,7 @@ def contextual_items(
             asked = True
             block = blocks.add((split, *key), option, N_CLAIMS, study)
             if block is not None:
-                yield from _worded(block, attribute, key[1:], seed, number)
-                number += 1
+                yield from _worded(block, attribute, key[1:], seed, blocks.completed - 1)
         if not asked:
             counts["no attribute is known for certain"] = counts.get("no attribute is known for certain", 0) + 1
     if blocks.n_waiting:

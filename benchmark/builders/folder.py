@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,27 @@ from typing import Any
 from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.atomic import write_atomically
-from ...io.folders import check_folder, write_folder
+from ...io.folders import check_folder, file_hash, write_folder
+from ...io.places import refusing
+from ...io.reading import is_file
 from ...validation import Nothing, Whole, check_option
 from ..readers.dataset import iterate
 from ..readers.images import ImageFolder
 from ..readers.registry import LeftOut, reader_for
 from ..readers.source import Source
 from ..records import FactsRecord
+from .balance import Blocks, Study
 from .contextual import caption_items, contextual_items
+from .datasheet import datasheet
 from .mednega import PER_STUDY, mednega_items
 from .pairs import pair_items
 from .rewriting import Rewriter
+from .unfinished import EVERY, Unfinished
 
 __all__ = ["build_contextual", "build_mednega", "read_facts", "write_pairs"]
 
+Items = Iterator[dict[str, Any]]
+Maker = Callable[[Iterator[FactsRecord], Blocks[Study], dict[str, int]], Items]
 MEDNEGA, CONTEXTUAL = "tracescribe.mednega/1", "tracescribe.contextual/1"
 Progress = Callable[[int], None]
 
@@ -37,8 +45,14 @@ def read_facts(
     *,
     format: str | None = None,
     report: dict[str, int] | None = None,
+    start: int = 0,
+    passed: Callable[[int], None] | None = None,
 ) -> Iterator[FactsRecord]:
     """Labels of a published file, one record after another; what is left out is counted in ``report``.
+
+    Args:
+        start: how many records of the file are passed over.
+        passed: called with the number of records that are done, before the next one is given.
 
     Raises:
         DataFormatError: the file holds no labels, or a record is not as its format says.
@@ -47,7 +61,11 @@ def read_facts(
     reader = reader_for(source, format)
     folder = ImageFolder(Path(path).parent if images is None else images)
     counts = report if report is not None else {}
-    for item in iterate(source, reader, folder):
+    for number, item in enumerate(iterate(source, reader, folder)):
+        if number < start:
+            continue
+        if passed is not None:
+            passed(number)
         if isinstance(item, LeftOut):
             counts[item.why] = counts.get(item.why, 0) + 1
         elif isinstance(item, FactsRecord):
@@ -88,13 +106,13 @@ def build_mednega(
         OutputError: the folder holds something else, or cannot be written.
     """
     check_folder(folder, MEDNEGA, overwrite=overwrite)
-    report: dict[str, int] = {}
-    records = read_facts(labels, images, format=format, report=report)
-    items = mednega_items(records, seed=seed, per_study=per_study, report=report, reword=rewriter)
-    root = Path(labels).parent if images is None else Path(images)
+
+    def items(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
+        return mednega_items(records, seed=seed, per_study=per_study, report=report, blocks=blocks, reword=rewriter)
+
     title = "Multiple choice about chest radiographs, with and without negation (the form of MedNega-CXR)"
-    files = {"mcq.jsonl": _first(items, limit)}
-    return _build(folder, MEDNEGA, files, labels, root, seed, report, title, overwrite, progress, rewriter)
+    source = _Labels(labels, images, format, seed, limit, {"per_study": per_study})
+    return _build(folder, MEDNEGA, {"mcq.jsonl": items}, source, title, overwrite, progress, rewriter)
 
 
 @explains_arguments
@@ -111,13 +129,17 @@ def build_contextual(
 ) -> Path:
     """Claim sets (claims.jsonl) and captions with a negation (captions.jsonl) from labels; see `build_mednega`."""
     check_folder(folder, CONTEXTUAL, overwrite=overwrite)
-    report: dict[str, int] = {}
-    claims = contextual_items(read_facts(labels, images, format=format, report=report), seed=seed, report=report)
-    captions = caption_items(read_facts(labels, images, format=format), seed=seed)
-    files = {"claims.jsonl": _first(claims, limit), "captions.jsonl": _first(captions, limit)}
+
+    def claims(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
+        return contextual_items(records, seed=seed, report=report, blocks=blocks)
+
+    def captions(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
+        return caption_items(records, seed=seed)
+
     title = "Contrast sets of claims about existence, severity and side, and captions with explicit negation"
-    root = Path(labels).parent if images is None else Path(images)
-    return _build(folder, CONTEXTUAL, files, labels, root, seed, report, title, overwrite, progress)
+    files = {"claims.jsonl": claims, "captions.jsonl": captions}
+    source = _Labels(labels, images, format, seed, limit, {})
+    return _build(folder, CONTEXTUAL, files, source, title, overwrite, progress)
 
 
 @explains_arguments
@@ -156,41 +178,121 @@ def _first(items: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[
     return islice(items, None if limit is None else limit // 4 * 4)
 
 
+@dataclass(frozen=True)
+class _Labels:
+    """What a set is built from."""
+
+    path: str | os.PathLike[str]
+    images: str | os.PathLike[str] | None
+    format: str | None
+    seed: int
+    limit: int | None
+    more: Mapping[str, Any]
+
+    @property
+    def root(self) -> Path:
+        """The folder that image paths are relative to."""
+        return Path(self.path).parent if self.images is None else Path(self.images)
+
+    def identity(self, name: str, rewriter: Rewriter | None) -> dict[str, Any]:
+        """What an unfinished build must have been made from to be gone on with."""
+        from ... import __version__
+
+        options = {"format": self.format, "seed": self.seed, "limit": self.limit, **self.more}
+        model = None if rewriter is None else rewriter.model
+        labels = file_hash(Path(self.path)) if is_file(self.path) else None  # what is no file is refused by its reader
+        made_by = {"builder": name, "version": __version__, "rewriter": model}
+        return {**made_by, "labels": labels, "images": str(self.root), **options}
+
+
 def _build(
     folder: str | os.PathLike[str],
     name: str,
-    files: Mapping[str, Iterable[dict[str, Any]]],
-    labels: str | os.PathLike[str],
-    root: Path,
-    seed: int,
-    report: dict[str, int],
+    files: Mapping[str, Maker],
+    source: _Labels,
     title: str,
     overwrite: bool,
     progress: Progress | None,
     rewriter: Rewriter | None = None,
 ) -> Path:
-    facts: dict[str, Any] = {"source": Path(labels).name, "seed": seed}
+    check_option("limit", source.limit, (Nothing(), Whole(4)))
+    facts: dict[str, Any] = {"source": Path(source.path).name, "seed": source.seed}
+    reports: dict[str, dict[str, int]] = {}
     counts: dict[str, Counter[str]] = {}
-    done = 0
-    with write_folder(folder, name, overwrite=overwrite, facts=facts) as work:
-        for file, items in files.items():
-            counts[file] = Counter()
-            with (work / file).open("w", encoding="utf-8", newline="\n") as out:
-                for item in items:
-                    out.write(json.dumps(_relative(item, root), ensure_ascii=False) + "\n")
-                    counts[file].update(_kinds(item))
-                    done += 1
-                    if progress is not None and done % 1000 == 0:
-                        progress(done)
+    with Unfinished(folder, source.identity(name, rewriter)) as unfinished:
+        for file, make in files.items():
+            counts[file], reports[file] = _write(unfinished, file, make, source, progress, rewriter)
+        report = next(iter(reports.values()))  # all files are made of the same records
         if not all(count["records"] for count in counts.values()):
             empty = next(file for file, count in counts.items() if not count["records"])
             why = "; ".join(f"{why}: {count}" for why, count in report.items()) or "it is empty"
-            raise DataFormatError(f"nothing for {empty} can be made of {str(labels)!r} ({why})")
+            raise DataFormatError(f"nothing for {empty} can be made of {str(source.path)!r} ({why})")
+        made_from = source.identity(name, rewriter)
+        facts |= {
+            "version": made_from["version"],
+            "labels_sha256": made_from["labels"],
+            "labels_format": reader_for(Source(source.path), source.format).name,
+        }
         facts |= {"counts": {file: dict(sorted(count.items())) for file, count in counts.items()}, "left_out": report}
         if rewriter is not None:
             facts["rewriter"] = {"model": rewriter.model, **rewriter.counts}
-        (work / "DATASHEET.md").write_text(_datasheet(title, facts), encoding="utf-8")
+        with write_folder(folder, name, overwrite=overwrite, facts=facts) as work:
+            for file in files:
+                unfinished.hand_over(file, work)
+            (work / "DATASHEET.md").write_text(datasheet(title, facts), encoding="utf-8")
     return Path(folder)
+
+
+def _write(
+    unfinished: Unfinished,
+    file: str,
+    make: Maker,
+    source: _Labels,
+    progress: Progress | None,
+    rewriter: Rewriter | None,
+) -> tuple[Counter[str], dict[str, int]]:
+    """Write one file, from where it was left; counts of its records and of what was left out."""
+    saved = unfinished.files.get(file, {"position": 0, "bytes": 0, "counts": {}, "report": {}, "done": False})
+    counts, report, blocks = Counter[str](saved["counts"]), dict(saved["report"]), Blocks[Study]()
+    if "blocks" in saved:
+        blocks.restore(saved["blocks"], Study)
+    if rewriter is not None:
+        rewriter.counts.update(saved.get("rewriter", {}))
+    if saved["done"]:
+        return counts, report
+    path = unfinished.folder / file
+    with refusing(unfinished.folder, "the folder "), path.open("ab") as out:
+        out.truncate(saved["bytes"])
+        out.seek(0, os.SEEK_END)
+
+        def keep(position: int, done: bool = False) -> None:
+            out.flush()
+            os.fsync(out.fileno())
+            reworded = {} if rewriter is None else {"rewriter": rewriter.counts}
+            known = {"position": position, "bytes": out.tell(), "counts": counts, "report": report, "done": done}
+            unfinished.keep(file, **known, blocks=blocks.state(), **reworded)
+
+        def passed(position: int) -> None:
+            if position > saved["position"] and position % EVERY == 0:
+                keep(position)
+
+        records = read_facts(
+            source.path,
+            source.images,
+            format=source.format,
+            report=report,
+            start=saved["position"],
+            passed=passed,
+        )
+        left = None if source.limit is None else source.limit // 4 * 4 - counts["records"]
+        for item in islice(make(records, blocks, report), left):
+            out.write(json.dumps(_relative(item, source.root), ensure_ascii=False).encode() + b"\n")
+            counts.update(_kinds(item))
+            if progress is not None and counts["records"] % 1000 == 0:
+                progress(counts["records"])
+        if counts["records"] >= EVERY:
+            keep(saved["position"], done=True)
+    return counts, report
 
 
 def _relative(item: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -207,50 +309,3 @@ def _kinds(item: Mapping[str, Any]) -> Iterator[str]:
     for key in ("attribute", "polarity"):
         if key in item:
             yield f"{key} {item[key]}"
-
-
-def _datasheet(title: str, facts: Mapping[str, Any]) -> str:
-    """What a user of the data set has to know (after Gebru et al. 2021, arXiv 1803.09010)."""
-    lines = [
-        f"# {title}",
-        "",
-        f"Made by tracescribe from the labels in `{facts['source']}` with seed {facts['seed']}. It holds no report "
-        "text and no image: images are named by their path in the source's folder (`--images` says where that is), and "
-        "each user needs the source's own licence for them.",
-        "",
-        "## Contents",
-        "",
-        "| file | what | records |",
-        "|---|---|---:|",
-    ]
-    for file, counts in facts["counts"].items():
-        lines += [f"| {file} | {kind} | {count} |" for kind, count in counts.items()]
-    lines += ["", "## Left out, and why", ""]
-    lines += [f"- {why}: {count}" for why, count in facts["left_out"].items()] or ["- nothing"]
-    lines += [
-        "",
-        "## How it was made, and what follows",
-        "",
-        "- Only conditions labelled as certainly present or certainly absent are mentioned. Labels that were extracted "
-        "from reports by rules or models have errors, and so have these statements.",
-        "- Each set of options is asked of as many images as it has options, each with another right one, in the same "
-        "words: text without the image scores at chance.",
-        "- All images of a patient are in one split: the source's own, where it has one.",
-        f"- Sentences come from templates{_reworded(facts)}. They test negation, severity and side, not the language "
-        "of real reports.",
-        "- It is made for research on models. It is no means of diagnosis.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _reworded(facts: Mapping[str, Any]) -> str:
-    if "rewriter" not in facts:
-        return ""
-    counts = dict(facts["rewriter"])
-    model = counts.pop("model")
-    return (
-        f", reworded by the model {model} where a parser found the same facts ("
-        + ", ".join(f"{what}: {count}" for what, count in counts.items())
-        + ")"
-    )

@@ -44,6 +44,7 @@ def mednega_items(
     seed: int = 0,
     per_study: int = PER_STUDY,
     report: dict[str, int] | None = None,
+    blocks: Blocks[Study] | None = None,
     reword: Callable[[Wordings, Mapping[str, int]], Wordings] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Items in the fields of :class:`McqRecord`, made as the records come; memory does not grow with their number.
@@ -54,12 +55,12 @@ def mednega_items(
     Args:
         per_study: questions about one study at most.
         report: counts of what was left out and why, filled while items are made.
+        blocks: what was collected of earlier records, to go on from.
         reword: gives each statement another wording of the same facts (:class:`~.rewriting.Rewriter`); asked once per
             block, whose four items share their texts.
     """
     counts = report if report is not None else {}
-    blocks: Blocks[Study] = Blocks()
-    number = 0
+    blocks = blocks if blocks is not None else Blocks()
     for record in records:
         known = certain(record)
         present = [name for name, state in known.items() if state]
@@ -73,8 +74,7 @@ def mednega_items(
             placed += 1
             block = blocks.add((split, conditions, options), option, len(options), study)
             if block is not None:
-                yield from _worded(block, seed, number, reword)
-                number += 1
+                yield from _worded(block, seed, blocks.completed - 1, reword)
         if not placed:
             _count(counts, "no open question fits the study")
     if blocks.n_waiting:
