@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -196,12 +197,10 @@ class _Labels:
 
     def identity(self, name: str, rewriter: Rewriter | None) -> dict[str, Any]:
         """What an unfinished build must have been made from to be gone on with."""
-        from ... import __version__
-
         options = {"format": self.format, "seed": self.seed, "limit": self.limit, **self.more}
         model = None if rewriter is None else rewriter.model
         labels = file_hash(Path(self.path)) if is_file(self.path) else None  # what is no file is refused by its reader
-        made_by = {"builder": name, "version": __version__, "rewriter": model}
+        made_by = {"builder": name, "version": version("tracescribe"), "rewriter": model}
         return {**made_by, "labels": labels, "images": str(self.root), **options}
 
 
