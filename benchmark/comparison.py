@@ -285,7 +285,7 @@ def _compared(
     models: Sequence[str],
     options: Mapping[str, Any],
 ) -> Iterator[Difference]:
-    groups = frames[0]["group"].tolist()
+    groups, texts = frames[0]["group"].tolist(), _option_sets(frames[0])
     base = frames[0]["hit"].to_numpy(dtype=np.float64)
     for number, (frame, model) in enumerate(zip(frames, models, strict=True)):
         hits = frame["hit"].to_numpy(dtype=np.float64)
@@ -295,8 +295,8 @@ def _compared(
             value=value,
             model=model,
             n=len(hits),
-            accuracy=clustered_interval(hits, groups, **options),
-            difference=paired_difference(hits, base, groups, **options) if number else None,
+            accuracy=clustered_interval(hits, groups, texts=texts, **options),
+            difference=paired_difference(hits, base, groups, texts=texts, **options) if number else None,
             p=mcnemar(hits, base) if number else None,
             q=None,
         )
@@ -310,7 +310,8 @@ def _gaps(frames: Sequence[pd.DataFrame], models: Sequence[str], options: Mappin
     ids = frames[0].loc[wordings[0]].index.intersection(frames[0].loc[wordings[1]].index)
     if not len(ids):
         return
-    groups = frames[0].loc[wordings[0]].loc[ids, "group"].tolist()
+    asked = frames[0].loc[wordings[0]].loc[ids]
+    groups, options = asked["group"].tolist(), {**options, "texts": _option_sets(asked)}
     first = None
     for frame, model in zip(frames, models, strict=True):
         fine, bad = (frame.loc[wording].loc[ids, "hit"].to_numpy(dtype=np.float64) for wording in wordings)
@@ -324,6 +325,13 @@ def _gaps(frames: Sequence[pd.DataFrame], models: Sequence[str], options: Mappin
             p=mcnemar(fine, bad),
             difference=None if model == models[0] else _between(fine - bad, first, groups, options),
         )
+
+
+def _option_sets(frame: pd.DataFrame) -> list[str] | None:
+    """Which items choose from the same options, where the file says it of all."""
+    if "options" not in frame or frame["options"].isna().any():
+        return None
+    return [str(one) for one in frame["options"]]
 
 
 def _between(

@@ -24,14 +24,15 @@ __all__ = ["FIXED", "OPTIONS", "items_frame", "read_items", "save_items"]
 
 FIXED = ("task", "id", "group", "hit", "chance", "margin")
 """The columns that every row has."""
-OPTIONS = ("gold", "scores")
+OPTIONS = ("gold", "scores", "options")
 """Columns of tasks in which an option is chosen; all further columns are subsets."""
 
 
 def items_frame(evaluation: Evaluation) -> pd.DataFrame:
     """One row per item and task: the columns `FIXED`, `OPTIONS`, then a column per subset.
 
-    gold: number of the right option. scores: the cosine of every option, as a JSON list; empty for retrieval.
+    gold: number of the right option. scores: the cosine of every option, as a JSON list. options: a number per set of
+    options, which intervals resample where few are asked of many groups. All are empty for retrieval.
     """
     import pandas as pd
 
@@ -48,6 +49,8 @@ def items_frame(evaluation: Evaluation) -> pd.DataFrame:
         if items.scores:
             columns |= {"scores": [json.dumps(scores) for scores in items.scores]}
             columns |= {"gold": np.array(items.gold)} if items.gold else {}
+        if items.texts is not None:
+            columns["options"] = pd.factorize(np.array(items.texts, dtype=object))[0]
         parts.append(pd.DataFrame({**columns, **items.labels}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(FIXED))
 

@@ -119,6 +119,7 @@ def test_the_gap_is_paired_and_compared_on_the_same_items(models: tuple[Any, Any
         assert gap.gap.lo <= gap.gap.value <= gap.gap.hi
         assert gap.both_right == pytest.approx(100 * (fine * bad).mean())
         assert gap.p == pytest.approx(mcnemar(fine, bad))
+    assert compare(*models, n_boot=50).gaps[0].gap == models[0].gap  # the interval of the evaluation itself
     first, second = found.gaps
     assert first.difference is None and second.difference is not None
     assert second.difference.value == pytest.approx(second.gap.value - first.gap.value)
@@ -169,4 +170,4 @@ def test_items_hold_every_options_score(models: tuple[Any, Any], tmp_path: Path)
     assert row["margin"] == pytest.approx(scores[0] - max(scores[1:]), abs=1e-6)
     assert frame[frame["task"].str.startswith("image_to_text")]["scores"].isna().all()
     paths = [model.save_items(tmp_path / f"{name}.parquet") for name, model in zip("ab", models, strict=True)]
-    assert not {one.subset for one in compare(*paths, n_boot=20).differences} & {"scores", "gold"}
+    assert not {one.subset for one in compare(*paths, n_boot=20).differences} & {"scores", "gold", "options"}
