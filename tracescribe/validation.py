@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Allowed",
     "Choice",
+    "Directions",
     "Flag",
     "FloatType",
     "Folder",
@@ -181,6 +182,24 @@ class Texts:
 
     def __str__(self) -> str:
         return f"a list of {self.each}"
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Directions of a space as the rows of a matrix: a nested list, an array or a tensor of finite numbers."""
+
+    def read(self, value: Any) -> tuple[tuple[float, ...], ...]:
+        """The rows as tuples of Python floats, none of them 0."""
+        rows = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(rows, (str, bytes)) or not isinstance(rows, Sequence) or not rows:
+            raise TypeError
+        read = tuple(tuple(Number(-math.inf).read(number) for number in row) for row in rows)
+        if not read[0] or len({len(row) for row in read}) > 1 or not all(any(row) for row in read):
+            raise ValueError
+        return read
+
+    def __str__(self) -> str:
+        return "a matrix of finite numbers with a direction per row"
 
 
 @dataclass(frozen=True)

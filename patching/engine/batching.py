@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import Tensor
+
 from ...errors import LengthMismatchError, SiteError
 from ..sites import Column, Site, Sweep, check_column
 from ..towers.block import Block
@@ -30,7 +32,7 @@ class Prepared:
     shards: the numbers of the pairs that are run and stored together. The last bits of a shard's results depend on its
         composition, so shards are always run as they are; they depend on the pairs and options alone, not on what has
         been computed before.
-    given: states that go in instead of the donor's.
+    given: states that go in instead of the donor's. projection: onto the directions of the state that are replaced.
     """
 
     base: Sequence[Any]
@@ -43,6 +45,7 @@ class Prepared:
     keys: Sequence[Key]
     shards: list[list[int]]
     given: GivenStates | None = None
+    projection: Tensor | None = None
 
     def buckets(self, shard: Sequence[int]) -> list[list[int]]:
         """The pairs of a shard by shape, so that nothing is ever padded."""

@@ -34,6 +34,7 @@ class Bucket:
         self._unaligned = donor
         self.sources: Int[Tensor, "batch pos"] | None = None
         self.given = False
+        self.projection: Tensor | None = None
         self._known: np.ndarray | None = None
 
     @property
@@ -86,7 +87,16 @@ class Bucket:
                 for number, column in enumerate(columns):
                     member[pair, number, list(column.positions)] = True
             member = member.to(self.inputs.device)
-            known = known_cells(tower, sweep, self.base, self.donor, member, self.sources, given=self.given)
+            known = known_cells(
+                tower,
+                sweep,
+                self.base,
+                self.donor,
+                member,
+                self.sources,
+                given=self.given,
+                partial=self.projection is not None,
+            )
             self._known = known.cpu().numpy()
         return self._known
 
@@ -130,6 +140,7 @@ def cached_buckets(tower: Tower, prepared: Prepared, shard: Sequence[int]) -> tu
         _bucket(prepared, pairs, batches[0][0], [next(runs) for _ in batches])
         for pairs, batches in zip(members, inputs, strict=True)
     ]
+    cache.projection = prepared.projection
     if prepared.given is not None:
         cache.given = CleanCache()
         for bucket in buckets:
@@ -176,6 +187,7 @@ def _bucket(prepared: Prepared, members: list[int], inputs: Tensor, runs: Sequen
     """runs: of base and donor, and of the donor at other places."""
     base, donor, *moved = runs
     bucket = Bucket(members, inputs, base, donor, [prepared.columns[i] for i in members])
+    bucket.projection = prepared.projection
     if prepared.alignments is not None:
         sources = [prepared.alignments[i].sources for i in members]
         bucket.align(torch.tensor(sources, device=inputs.device), *moved)

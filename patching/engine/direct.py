@@ -64,6 +64,8 @@ class DirectEngine(PatchingEngine):
     def _cells(
         self, bucket: Bucket, sweep: Sweep, most_rows: int, watch: Watch | None = None
     ) -> Float[Tensor, "batch layer column embed"]:
+        if bucket.projection is not None:
+            raise SiteError("direct effects are those of complete states: drop the directions")
         held = {hook: run_clean(self.tower, bucket.inputs, hook) for hook in self._held_hooks()}
         return by_layer(self.tower, bucket, sweep, most_rows, partial(self._direct, held), watch)
 

@@ -130,6 +130,7 @@ class PatchingEngine:
         batch_size: int | Literal["auto"] = "auto",
         memory: int = WORKING_MEMORY,
         given: GivenStates | None = None,
+        directions: Float[Tensor, "direction d"] | None = None,
     ) -> Prepared:
         """Check the pairs and divide them into shards; nothing is run yet.
 
@@ -146,6 +147,8 @@ class PatchingEngine:
                 the size of shards with "auto", and that of passes always.
             given: states that go in instead of the donor's, which is then run for its embedding only, and may be of any
                 length.
+            directions: of the state, of which only the component in their span is replaced: h + (h' - h) P with the
+                orthogonal projection P onto them; at sites without heads, in single layers.
 
         Raises:
             LengthMismatchError: a pair's rows have different lengths or are read out at different positions.
@@ -159,7 +162,38 @@ class PatchingEngine:
         if given is not None and alignments is not None:
             raise SiteError("given states belong to no text, so that there is nothing to align")
         shards = divide(keys, batch_size, clean_rows(self.tower, sweep, memory))
-        return Prepared(base, donor, columns, alignments, sweep, resolved, memory, keys, shards, given)
+        return Prepared(
+            base,
+            donor,
+            columns,
+            alignments,
+            sweep,
+            resolved,
+            memory,
+            keys,
+            shards,
+            given,
+            self._projection(sweep, directions),
+        )
+
+    def _projection(self, sweep: Sweep, directions: Float[Tensor, "direction d"] | None) -> Float[Tensor, "d d"] | None:
+        """The orthogonal projection onto the span of directions, computed in float64."""
+        if directions is None:
+            return None
+        d = self.tower.d_model
+        if sweep.site.by_head or sweep.window > 1:
+            raise SiteError(
+                f"directions are replaced at sites without heads and in single layers, not at site "
+                f"{sweep.site.name!r} with window={sweep.window}"
+            )
+        if directions.ndim != 2 or directions.shape[1] != d or not len(directions):
+            raise SiteError(f"directions have shape {list(directions.shape)}, but this tower's states [direction, {d}]")
+        basis = directions.double().cpu()
+        if not torch.isfinite(basis).all() or (basis.norm(dim=1) == 0).any():
+            raise SiteError("a direction holds NaN, infinity or only zeros")
+        _, singular, rows = torch.linalg.svd(basis / basis.norm(dim=1, keepdim=True), full_matrices=False)
+        span = rows[singular > 1e-10 * singular[0]]
+        return (span.T @ span).to(self.tower.dtype).to(self.tower.device)
 
     def encode(self, items: Sequence[Any]) -> Float[Tensor, "item embed"]:
         """L2-normalised embeddings without a patch, in the precision of the patched ones."""

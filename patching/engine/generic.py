@@ -66,7 +66,11 @@ def run_cells(
     texts = torch.tensor([pair for pair, _ in cells], device=bucket.inputs.device)
     first_block, first_hook = events[0]
     last_state = first_hook == "hook_resid_post" and sweep.site.hook == "hook_resid_pre"  # all blocks are skipped
-    wanted = [state_at(bucket.donor, block, hook)[(texts[index[0]], *index[1:])] for block, hook in events]
+    entries = (texts[index[0]], *index[1:])
+    wanted = [state_at(bucket.donor, block, hook)[entries] for block, hook in events]
+    if bucket.projection is not None:  # of one layer, whose states are still the base's
+        base = [state_at(bucket.base, block, hook)[entries] for block, hook in events]
+        wanted = [ours + (theirs - ours) @ bucket.projection for ours, theirs in zip(base, wanted, strict=True)]
     before = [bucket.base.resid[block + 1][texts] for block in range(n_blocks if last_state else first_block)]
     if last_state:
         before[-1][index] = wanted[0]

@@ -79,6 +79,8 @@ class JointEngine(PatchingEngine):
         """
         if prepared.sweep.window > 1:
             raise SiteError(f"cells of window={prepared.sweep.window} overlap: patch sets of single layers, window=1")
+        if prepared.projection is not None:
+            raise SiteError("sets of cells are patched with complete states, not with directions of them")
         found: dict[int, JointEmbeddings] = {}
         for number, shard in enumerate(prepared.shards):
             chosen = [i for i in shard if i in sets]

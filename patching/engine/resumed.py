@@ -124,7 +124,7 @@ def _schedule(tower: Tower, sweep: Sweep, bucket: Bucket, layers: range, most_ro
         outside = np.ones(known.shape[1], dtype=bool)
         outside[layers.start : layers.stop] = False
         known = np.where(outside[:, None], BASE, known)
-    aligned = bucket.sources is not None or bucket.given
+    aligned = bucket.sources is not None or bucket.given or bucket.projection is not None
     return schedule(tower, sweep, base, donor, bucket.columns, known, most_rows=most_rows, aligned=aligned)
 
 
@@ -157,6 +157,9 @@ def _run_pass(
                 cache.site.append(states[: pass_.n_clean].clone())
             here, there = pass_.layouts[block].patched
             wanted = (states if cache.given is None else state_at(cache.given, block, site.hook))[there]
+            if cache.projection is not None:
+                current = point.output[here]
+                wanted = current + (wanted - current) @ cache.projection
             point.output[here] = wanted
             proofs.append((block, point.output[here], wanted))
         result = nnsight.save(tracer.result)

@@ -39,7 +39,7 @@ class CleanCache:
 
     resid: states of layers 0, 1, ... qkv: by block, before positions rotate them. site: activations of the patched site
     by block. embedding: of all texts (not normalised), after the first pass. given: a table of states that replace
-    those of the texts, where they are not another text's.
+    those of the texts, where they are not another text's. projection: onto what is replaced of each state.
     """
 
     def __init__(self) -> None:
@@ -49,6 +49,7 @@ class CleanCache:
         self.site: list[Tensor] = []
         self.embedding: Float[Tensor, "text embed"] | None = None
         self.given: CleanCache | None = None
+        self.projection: Tensor | None = None
         self.n_rows = self.n_texts = 0
         self._tree: dict[tuple[int, int, int], int] = {}  # (row before it, token, place): row
 

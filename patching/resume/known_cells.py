@@ -22,6 +22,7 @@ def known_cells(
     sources: Int[Tensor, "batch pos"] | None = None,
     *,
     given: bool = False,
+    partial: bool = False,
 ) -> Int[Tensor, "batch layer column"]:
     """BASE or DONOR for cells whose patched embedding is that run's by construction; RUN for all others.
 
@@ -34,6 +35,7 @@ def known_cells(
     member: which positions each column replaces. sources: for each base position the donor's position whose states
         stand there, for texts of different lengths; None where both runs have the same positions. given: the states
         that go in are no run's, so that no cell is the donor's, and only what cannot reach the readout is the base's.
+        partial: only some directions of the states are replaced, so that no cell is the donor's either.
 
     >>> import torch
     >>> import tracescribe as ts
@@ -48,6 +50,7 @@ def known_cells(
     """
     site, n_blocks = sweep.site, tower.n_layers
     differs = (base.resid[0] != donor.resid[0]).any(dim=-1)  # (batch, pos)
+    whole = not (given or partial)
     if given:
         differs = torch.ones_like(differs)
     reached = torch.ones_like(differs)
@@ -61,16 +64,16 @@ def known_cells(
     only_last = tower.readout_layers == (n_blocks,)
     pooled = None if base.pooled is None or not only_last else member[:, :, base.pooled]  # (batch, column)
     if site.residual is not None and only_last:
-        if sources is None and not given:
+        if sources is None and whole:
             known[(member | ~reached[:, None]).all(dim=-1)[:, None].expand_as(known)] = DONOR
         for at in range(known.shape[1]):
             states = [layer + site.first_layer + site.residual for layer in sweep.layers(at, n_blocks)]
             if states == [0]:
                 known[:, at][~(member & differs[:, None]).any(dim=-1)] = BASE
-                if sources is None and not given:
+                if sources is None and whole:
                     known[:, at][(member | ~differs[:, None]).all(dim=-1)] = DONOR
             if n_blocks in states and pooled is not None:
-                known[:, at][pooled] = DONOR if base.pooled == donor.pooled and not given else RUN
+                known[:, at][pooled] = DONOR if base.pooled == donor.pooled and whole else RUN
                 if len(states) == 1:
                     known[:, at][~pooled] = BASE
     elif site.of_queries and sweep.window == 1 and pooled is not None:

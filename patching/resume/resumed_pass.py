@@ -80,7 +80,8 @@ class ResumedPass:
     ) -> None:
         self.cache, self.parts, self.site, self.keep = cache, parts, site, keep
         self.n_clean = cache.n_rows if cache.embedding is None else 0
-        self.known = site.name not in ("q", "k", "v") and not (cache.given and site.hook == "hook_resid_pre")
+        mixed = cache.given is not None or cache.projection is not None  # states that no clean row has
+        self.known = site.name not in ("q", "k", "v") and not (mixed and site.hook == "hook_resid_pre")
         self.device = cache.resid[0].device
         self.rows = [np.empty((len(part), part.width), dtype=np.int64) for part in parts]
         self.layouts: list[BlockLayout] = []

@@ -45,7 +45,7 @@ def test_every_declared_option_has_a_flag_with_its_help_and_its_default(
     monkeypatch.setenv("COLUMNS", "1000")
     shown = " ".join(run("trace", "--help").out.split())
     for each in dataclasses.fields(TraceOptions):
-        if each.name == "pool":  # a file, see test_cli_pool
+        if each.name in ("pool", "directions"):  # a file, see test_cli_pool; an array
             continue
         if each.name == "keep_embeddings":  # a saved trace has none
             assert flag_name(each.name) not in shown
@@ -92,7 +92,11 @@ def test_every_flag_reaches_the_tracer_in_its_type(run: Run, pairs: Path, monkey
         TraceOptions(method="attribution", steps=5, exact_sample=0),
         TraceOptions(replace="resample", donors=3),
     ]
-    named = {flag_name(each.name) for each in dataclasses.fields(TraceOptions)} - {"--keep-embeddings", "--pool"}
+    named = {flag_name(each.name) for each in dataclasses.fields(TraceOptions)} - {
+        "--keep-embeddings",
+        "--pool",
+        "--directions",
+    }
     assert {*GIVEN, "--steps", "--exact-sample", "--replace", "--donors", "--candidates"} == named
 
 

@@ -26,7 +26,7 @@ _SAID = {
     "negated": "negated",
 }
 
-__all__ = ["replaced_by", "told_metric", "trace_frame", "trace_summary", "what_the_readout_reads"]
+__all__ = ["in_directions", "replaced_by", "told_metric", "trace_frame", "trace_summary", "what_the_readout_reads"]
 
 
 def trace_frame(trace: CausalTrace) -> pd.DataFrame:
@@ -127,6 +127,8 @@ def _settings(trace: CausalTrace) -> list[str]:
     if told.get("replace") not in (None, "foil"):
         said.append(replaced_by(told))
     said += told_metric(told)
+    if told.get("directions"):
+        said.append(in_directions(told))
     method = told.get("method", "exact")
     steps = f", {told['steps']} steps" if (told.get("steps") or 1) > 1 else ""
     said += [] if method == "exact" else [f"method {method}{steps}"]
@@ -164,6 +166,15 @@ def _entered(trace: CausalTrace) -> str:
         return ""
     used, name = pairs_used(trace, None, warn=False)
     return f"{len(used)} enter maps ({name}); "
+
+
+def in_directions(told: Mapping[str, Any]) -> str:
+    """How many directions of the state a trace replaces.
+
+    >>> in_directions({"directions": {"count": 3}})
+    'in the span of 3 given directions only'
+    """
+    return f"in the span of {told['directions'].get('count')} given directions only"
 
 
 def replaced_by(told: Mapping[str, Any]) -> str:

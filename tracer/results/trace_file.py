@@ -87,6 +87,7 @@ class TraceProvenance(_Strict):
     replace: str = "foil"
     donors: PositiveInt | None = None
     pool: dict[str, Any] | None = None
+    directions: dict[str, Any] | None = None
     steps: PositiveInt | None = None
     dtype: Text = None
     metric: _Metric | None = None

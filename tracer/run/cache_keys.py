@@ -50,6 +50,10 @@ def pair_keys(tower: Tower, prepared: Prepared, method: str, dtype: str) -> list
         told = [_row(base), _row(donor), columns, aligned]
         if prepared.given is not None:
             told.append(prepared.given.key(tower, base))
+        if prepared.projection is not None:
+            told.append(
+                ["projection", hashlib.sha256(prepared.projection.cpu().double().numpy().tobytes()).hexdigest()]
+            )
         digest.update(json.dumps(told).encode())
         keys.append(digest.hexdigest())
     return keys

@@ -149,12 +149,13 @@ def _options(trace: CausalTrace) -> TraceOptions:
         "method": (None, "exact", "attribution"),
         "replace": (None, "foil", "zero"),
         "metric": (None, "cosine"),
+        "directions": (None,),
     }
     metric = told.get("metric")
     said = {**told, "metric": metric.get("name") if isinstance(metric, dict) else metric}
     for name, fine in refused.items():
         if said.get(name) not in fine:
-            words = ", ".join(repr(value) for value in fine if value is not None)
+            words = ", ".join(repr(value) for value in fine if value is not None) or "not given"
             raise TraceError(
                 f"this trace has {name}={shown(said[name])}, and sets of cells are patched together where {name} is "
                 f"{words} only: trace again"

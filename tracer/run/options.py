@@ -17,6 +17,7 @@ from ...validation import (
     LARGEST,
     Allowed,
     Choice,
+    Directions,
     Flag,
     FloatType,
     Folder,
@@ -206,6 +207,13 @@ class TraceOptions(Options):
     donors: int = option(
         1, Whole(1), help="Captions drawn per pair, whose scores are averaged.", needs=("replace", "resample")
     )
+    directions: Any = option(
+        None,
+        Nothing(),
+        Directions(),
+        help="Only the component in the span of these directions is replaced.",
+        recorded=False,  # how many there are and their hash are
+    )
     method: Method = option(
         "exact",
         _words(Method),
@@ -267,7 +275,11 @@ class TraceOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "attribution":
-            self._refuse(("align", "cache", "metric", "replace"), "method='attribution': use method='exact'")
+            self._refuse(
+                ("align", "cache", "metric", "replace", "directions"), "method='attribution': use method='exact'"
+            )
+        if self.method == "direct":
+            self._refuse(("directions",), "method='direct': use method='exact'")
         if self.replace != "foil":
             self._refuse(("align",), f"replace={self.replace!r}: give pairs of equal lengths")
         if self.replace not in ("mean", "resample"):

@@ -67,6 +67,8 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     Raises:
         As :func:`tracescribe.trace` before anything is run.
     """
+    import torch
+
     from ...patching import DirectEngine, PatchingEngine, Sweep, site_named
 
     creation_time()  # it may be refused
@@ -98,6 +100,7 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
         sweep=sweep,
         columns=columns,
         given=instead.given,
+        directions=None if options.directions is None else torch.tensor(options.directions, dtype=torch.float64),
         alignments=batch.alignments,
         path=options.path,
         batch_size=options.batch_size,

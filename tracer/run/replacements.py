@@ -78,16 +78,20 @@ def replacement(engine: PatchingEngine, tower: TextTower, batch: PairBatch, opti
     """
     from ...patching import GivenStates
 
+    told: dict[str, Any] = {}
+    if options.directions is not None:
+        numbers = np.array(options.directions, dtype="<f8")
+        told["directions"] = {"count": len(numbers), "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
     if options.replace == "foil":
-        return Replacement()
+        return Replacement(recorded=told)
     if options.replace == "zero":
-        return Replacement(GivenStates())
+        return Replacement(GivenStates(), recorded=told)
     texts = options.pool
     if texts is None:
         texts = tuple(dict.fromkeys(caption for both in batch.captions for caption in both))
     rows = tower.rows(texts)
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-    recorded = {"pool": {"captions": len(rows), "sha256": digest}}
+    recorded = {**told, "pool": {"captions": len(rows), "sha256": digest}}
     shapes = {tower.shape_of(row) for row in rows}
     if options.replace == "mean":
         for number, base in enumerate(batch.base):

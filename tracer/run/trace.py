@@ -54,6 +54,7 @@ def trace(
     replace: Replace = TraceOptions.replace,
     pool: Sequence[str] | None = TraceOptions.pool,
     donors: int = TraceOptions.donors,
+    directions: Any = TraceOptions.directions,
     method: Method = TraceOptions.method,
     steps: int = TraceOptions.steps,
     exact_sample: int = TraceOptions.exact_sample,
@@ -105,6 +106,9 @@ def trace(
         pool: captions for "mean" and "resample"; by default all captions of the pairs.
         donors: with "resample", how many captions are drawn for each pair (by ``seed``, never its own two); the scores
             are averaged over them.
+        directions: [k, d_model] of the state, such as principal components, a probe's weight or columns of a sparse
+            autoencoder's decoder: only the component in their span is replaced, h + (h' - h) P with the orthogonal
+            projection P onto it. At sites without heads, without windows.
         method: "exact": every cell is a real replacement. "attribution": gradient × difference, a whole map from a few
             passes, with its agreement with the exact map on ``exact_sample`` text pairs in ``provenance["agreement"]``
             and ``summary()`` (see :mod:`.attribution`). "direct": real replacements whose effect reaches the readout

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @declared_flags(
-    TraceOptions, leave_out=("keep_embeddings", "pool")
+    TraceOptions, leave_out=("keep_embeddings", "pool", "directions")
 )  # a saved trace has no embeddings; a pool is a file
 def trace(
     model: ModelName,

@@ -12,7 +12,7 @@ from ...tracer.results.agreement import Agreement
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.profiles import pairs_used
-from ...tracer.results.tables import replaced_by, told_metric
+from ...tracer.results.tables import in_directions, replaced_by, told_metric
 from .labels import plural, shorten
 
 __all__ = [
@@ -96,6 +96,8 @@ def settings(trace: CausalTrace) -> tuple[str, ...]:
         phrases.append(f"captions of unequal length, aligned ({about['aligned']})")
     if about.get("replace") not in (None, "foil"):
         phrases.append(replaced_by(about))
+    if about.get("directions"):
+        phrases.append(in_directions(about))
     return (*phrases, *told_metric(about), *_method(trace))
 
 
