@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .study.runs import run_study
     from .training.config import TrainConfig
     from .training.config_files import read_config
+    from .training.export import export, interpolate
     from .training.loop import train
     from .training.result import TrainResult
     from .training.runs import load_run
@@ -59,6 +60,8 @@ __all__ = [
     "claim_loss",
     "clip_loss",
     "effective_weights",
+    "export",
+    "interpolate",
     "load_lora",
     "load_plan",
     "load_run",
@@ -102,6 +105,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "study.runs": ["run_study"],
         "training.config": ["TrainConfig"],
         "training.config_files": ["read_config"],
+        "training.export": ["export", "interpolate"],
         "training.loop": ["train"],
         "training.result": ["TrainResult"],
         "training.runs": ["load_run"],

@@ -22,6 +22,7 @@ from .environment import environment
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
+    from .config import TrainConfig
     from .result import TrainResult
 
 FORMAT = "tracescribe.run/2"
@@ -62,6 +63,21 @@ def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
 
 
 @explains_arguments
+def is_finished(folder: str | Path, config: TrainConfig) -> bool:
+    """Whether ``folder`` holds a complete run of this very configuration."""
+    from .config_files import read_config
+
+    def told(given: TrainConfig) -> dict[str, Any]:
+        values = given.model_dump(mode="json")
+        return values | {name: moved(values[name], os.path.realpath) for name in PLACES}
+
+    try:
+        read_folder(folder, FORMAT)
+        return told(read_config(Path(folder) / CONFIG)) == told(config)
+    except DataFormatError:
+        return False
+
+
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 

@@ -88,6 +88,17 @@ def test_a_run_is_replaced_when_asked_and_its_configuration_is_read_back(run: Ru
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "run"]
 
 
+def test_a_finished_run_that_is_resumed_is_left_as_it_is(run: Run, data: Path, tmp_path: Path) -> None:
+    """A process may be killed after its run was saved: the queue that starts it again must find nothing to do."""
+    words = ("finetune", "phantom", data, "-o", tmp_path / "run", *SIZES, "--resume")
+    assert run(*words).code == 0
+    before = everything(tmp_path)
+    done = run(*words, "--json")
+    assert done.code == 0 and done.document["finished"] is True
+    refused(run(*words, "--seed", 1), "--overwrite")
+    assert everything(tmp_path) == before
+
+
 def test_a_plan_that_would_not_be_used_is_refused(run: Run, data: Path, traced: Path, tmp_path: Path) -> None:
     assert run("prescribe", traced, "-o", tmp_path / "plan.json").code == 0
     options = ("--plan", tmp_path / "plan.json", "--weighting", "uniform")

@@ -90,3 +90,13 @@ def test_a_bad_file_is_one_sentence_that_names_the_key(tmp_path, text, said):
 
 def test_empty_sections_are_the_defaults(tmp_path):
     assert read_config(write(tmp_path, "optim:\nschedule: {}")) == TrainConfig()
+
+
+def test_the_example_is_a_configuration_and_the_page_names_every_key():
+    root = Path(__file__).parents[2]
+    config = read_config(root / "examples" / "finetune.yaml")
+    assert (config.schedule, config.select, config.checkpoint_every) == ("cosine", "balanced", 50)
+    table = (root / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    for section, keys in SECTIONS.items():
+        line = next(row for row in table.splitlines() if row.startswith(f"| `{section}` |" if section else "| (top) |"))
+        assert not [key for key in keys if f"`{key}`" not in line]

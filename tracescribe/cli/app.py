@@ -19,6 +19,7 @@ from . import build as building
 from . import compare as comparing
 from . import demo as demonstrating
 from . import evaluate as scoring
+from . import export as exporting
 from . import finetune as training
 from . import info as describing
 from . import plot as looking
@@ -68,6 +69,7 @@ app.command()(tracing.trace)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)
+app.command()(exporting.export)
 app.command()(comparing_training.study)
 app.command()(scoring.evaluate)
 app.command()(comparing.compare)

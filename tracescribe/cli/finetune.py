@@ -136,7 +136,7 @@ def finetune(
     if output is not None and not print_config:
         from ..finetune.training.runs import check_run_folder
 
-        check_run_folder(output, overwrite=overwrite)
+        check_run_folder(output, overwrite=overwrite or resume)  # before the configuration is read
     settings = _config(words, {name: value for name, value in given.items() if value is not None})
     from ..finetune.training.config_files import as_yaml
 
@@ -147,8 +147,14 @@ def finetune(
         raise OptionError("say where the run goes: -o FOLDER")
     from ..finetune import train
     from ..finetune.training.checkpoints import check_checkpoint_folder, remove_checkpoint
+    from ..finetune.training.runs import check_run_folder, is_finished
 
     checkpoint = output.with_name(f"{output.name}.checkpoint")
+    if resume and is_finished(output, settings):  # a queue starts the command again, whatever the last one reached
+        remove_checkpoint(checkpoint)
+        show(json, {"output": output, "finished": True}, f"{output} holds this run, which is finished")
+        return
+    check_run_folder(output, overwrite=overwrite)
     check_checkpoint_folder(checkpoint, resume=resume)
     with working(json, f"embedding the images of {settings.captions} with {settings.model}"):
         encoder = load_model(settings.model, settings.pretrained, settings.device)
