@@ -99,6 +99,8 @@ def command_lines(draw: st.DrawFn, name: str, command: Any, files: list[str]) ->
     for _ in range(draw(st.integers(0, 2))):
         flag, takes_value = draw(st.sampled_from(flags(command)))
         line += [flag, draw(odd)] if takes_value else [flag]
+    if name == "finetune" and any(word.isdecimal() and 1 < len(word) < 10 for word in line):
+        line += ["--steps", "1", "--rank", "1"]  # a thousand steps are no mistake, and take long
     if name in LONG:
         line += [LONG[name], draw(st.sampled_from([place for place in MISPLACED if place != "nowhere/out"]))]
     return line

@@ -37,8 +37,9 @@ def targets() -> dict[str, Callable[[Case], None]]:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_inputs(tmp_path: Path) -> None:
-    """Every target is tried although one fails; all that failed is said in the end."""
-    problems, began = {}, time.monotonic()
+    """Every target is tried although one fails; what failed is said at once, and in the end."""
+    problems: dict[str, BaseException] = {}
+    began = time.monotonic()
     for number, (name, run) in enumerate(targets().items()):
         place = tmp_path / str(number)
         place.mkdir()
@@ -51,11 +52,10 @@ def test_a_hundred_thousand_inputs(tmp_path: Path) -> None:
                 if isinstance(problem, KeyboardInterrupt):
                     raise
                 problems[name] = problem
+                notes = " | ".join(getattr(problem, "__notes__", ()))
+                print(f"--- {name}: {type(problem).__name__}: {str(problem)[:600]}\n{notes[:1500]}", flush=True)
         print(f"{len(SEEN.get(name, ())):7,} {time.monotonic() - started:7.1f} s  {name}", flush=True)
     different = sum(map(len, SEEN.values()))
     print(f"{different:,} different inputs in {time.monotonic() - began:.0f} s; {len(problems)} targets failed")
-    for name, problem in problems.items():
-        notes = " | ".join(getattr(problem, "__notes__", ()))
-        print(f"--- {name}: {type(problem).__name__}: {str(problem)[:600]}\n{notes[:1500]}")
     assert not problems
     assert different >= WANTED

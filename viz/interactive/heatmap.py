@@ -10,7 +10,7 @@ from ...tracer.results.maps import LayerProfile
 from .. import theme
 from ..figure_data.heatmap import HeatmapData
 from ..figure_data.labels import cell_text, number, plotly_text, shorten, text_units, wrap_phrases
-from .layout import header_title, plotly_axis, plotly_layout, scale_ticks
+from .layout import check_size, header_title, plotly_axis, plotly_layout, scale_ticks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -31,6 +31,8 @@ def draw_heatmap(
     """Cells with hover text, the layer profile beside them on the same layer axis, title and notes above."""
     from .figure import NotebookFigure
 
+    check_size("width", width)
+    check_size("height", height)
     frame = _Frame(view, width, height)
     figure = NotebookFigure(layout=plotly_layout())
     figure.add_trace(_cells(view, frame.values_fit if values == "auto" else bool(values)))

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...errors import FigureError
+from ...io.quoting import shown
+from ...validation import Number
 from .. import theme
 from ..figure_data.labels import MINUS, plotly_text
 from ..figure_data.numbers import nice_below
 
-__all__ = ["header_title", "plotly_axis", "plotly_layout", "scale_ticks"]
+__all__ = ["check_size", "header_title", "plotly_axis", "plotly_layout", "scale_ticks"]
+
+
+def check_size(name: str, pixels: Any) -> None:
+    """Refuse a width or height that no figure has; None is decided from the content.
+
+    Raises:
+        FigureError: quotes it.
+
+    >>> check_size("height", 0)
+    Traceback (most recent call last):
+    tracescribe.errors.FigureError: height must be 10 to 100000 pixels, not 0
+    """
+    try:
+        fits = pixels is None or Number(10, 10**5).read(pixels) > 0
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise FigureError(f"{name} must be 10 to 100000 pixels, not {shown(pixels)}")
 
 
 def plotly_layout() -> dict[str, Any]:

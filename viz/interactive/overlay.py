@@ -12,7 +12,7 @@ from jaxtyping import Float
 from .. import theme
 from ..figure_data.labels import number, plotly_text, wrap_phrases
 from ..figure_data.overlay import OUTLINE, OverlayData, blended
-from .layout import plotly_axis, plotly_layout, scale_ticks
+from .layout import check_size, plotly_axis, plotly_layout, scale_ticks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,6 +24,7 @@ __all__ = ["draw_overlay"]
 
 def draw_overlay(view: OverlayData, width: int | None) -> NotebookFigure:
     """A panel per layer: the picture as an image, with transparent cells over it that carry the numbers."""
+    check_size("width", width)
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import theme
 from ..figure_data import ProfileData
 from ..figure_data.labels import number, plotly_text, wrap_phrases
-from .layout import header_title, plotly_axis, plotly_layout
+from .layout import check_size, header_title, plotly_axis, plotly_layout
 
 if TYPE_CHECKING:
     from .figure import NotebookFigure
@@ -23,6 +23,8 @@ _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "circle-open", "s
 
 def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigure:
     """Curves with their bands; a legend where there are several."""
+    check_size("width", width)
+    check_size("height", height)
     import plotly.graph_objects as go
 
     from .figure import NotebookFigure
