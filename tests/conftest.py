@@ -18,6 +18,7 @@ COMPUTING = (
     "benchmark.shortcuts",
     "benchmark.tasks",
     "finetune.losses",
+    "patching.resume",
     "patching.towers.block",
     "patching.towers.image_tower",
     "patching.towers.layers",

@@ -31,8 +31,8 @@ class FirstOrder:
 
     base: Float[Tensor, "text_pair embed"]
     donor: Float[Tensor, "text_pair embed"]
-    effects: list[Float[Tensor, "direction layer column"]]
-    fixed: list[Bool[Tensor, "layer column"]]
+    effects: list[Float[Tensor, "_ layer _"]]  # (direction, layer, column), of each pair its own number
+    fixed: list[Bool[Tensor, "layer _"]]
 
 
 class AttributionEngine(PatchingEngine):

@@ -135,8 +135,8 @@ class CachedRun:
     rows: Int[np.ndarray, "text pos"]
     texts: slice
     pooled: int | None
-    mask: Bool[Tensor, "*text pos pos"] | None
-    counted: Bool[Tensor, "text pos"] | None
+    mask: Bool[Tensor, "*text #key key"] | None  # before positions are aligned to another run's
+    counted: Bool[Tensor, "text key"] | None
     new: Int[np.ndarray, " row"]
 
     @property
