@@ -9,6 +9,7 @@ const NAMES = {
   pair: "this pair", data: "data set", sum: "sum", max: "largest", mean: "mean", std: "spread (std)",
   blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
 };
+const FOCUSABLE = ["button", "input", "select", "textarea"];
 let serial = 0;
 
 // -- small helpers ----------------------------------------------------------------------------------------------------
@@ -21,6 +22,8 @@ function h(tag, attributes = {}, ...children) {
     else if (name === "class") node.className = value;
     else node.setAttribute(name, value === true ? "" : String(value));
   }
+  // JupyterLab binds arrow keys, Enter and letters outside of text fields, and looks at the focused element for this mark
+  if (FOCUSABLE.includes(tag) || "tabindex" in attributes) node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child); // strings become text
   return node;
 }
@@ -272,8 +275,7 @@ class Page {
     this.grids = [];
     this.hovered = null;
     this.pictures = [];
-    // JupyterLab binds arrow keys and Enter outside of text fields: not inside the explorer
-    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer", "data-lm-suppress-shortcuts": "true" });
+    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer" });
     this.root.explorer = this;
     el.append(this.root);
     this.build();
