@@ -12,6 +12,7 @@ import numpy as np
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
+from ..io.quoting import shown
 from ..io.reading import is_file, is_folder
 from .readers import Dataset, read
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
@@ -44,7 +45,11 @@ def load_records(
     if isinstance(source, Dataset):
         return list(source.records)
     if not isinstance(source, str | os.PathLike):
-        return list(source)
+        given = list(source)
+        for one in given:
+            if not hasattr(one, "image") and not hasattr(one, "images"):
+                raise DataFormatError(f"a list to evaluate holds records such as ClaimRecord, not {shown(one)}")
+        return given
     readers: dict[str, Callable[..., Sequence[Record]]]
     readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
     path = Path(source)
