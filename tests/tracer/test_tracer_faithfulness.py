@@ -15,7 +15,7 @@ from zoo.hooks import patched_together
 from zoo.open_clip_models import NATIVE_SITES
 
 import tracescribe as ts
-from tracescribe.errors import DataFormatError, OutputError, PrescriptionError, TraceError
+from tracescribe.errors import ArgumentError, DataFormatError, OutputError, PrescriptionError, TraceError
 from tracescribe.tracer.results.cells import MapCells
 
 RNG = np.random.default_rng(0)
@@ -215,6 +215,9 @@ def test_another_model_other_pairs_and_other_images_are_refused() -> None:
         curves(trace, sizes=[0.5])
     with pytest.raises(TraceError, match="layers must be"):
         curves(trace, layers=[9])
+    for function in (ts.faithfulness, ts.circuit):
+        with pytest.raises(ArgumentError, match="trace must be of type CausalTrace, not 'a trace'"):
+            function(model(), "a trace", pairs())  # type: ignore[operator]
     with pytest.raises(TraceError, match="unknown order 'best'"):
         hand_made([0, 1], [1, 0]).curve("sufficiency", "best")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...validation import Choice, Number, Whole, check_option
 from ..pairs.indexing import distinct
@@ -30,6 +31,7 @@ CircuitMethod = Literal["greedy", "order"]
 _STEP = 16  # sizes that are tried at a time
 
 
+@explains_arguments
 def circuit(
     model: DualEncoder,
     trace: CausalTrace,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Whole, Wholes, check_option
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["faithfulness"]
 
 
+@explains_arguments
 def faithfulness(
     model: DualEncoder,
     trace: CausalTrace,
