@@ -331,8 +331,7 @@ def test_dark_and_narrow_are_readable(page: Any) -> None:
 
 
 def test_a_saved_notebook_keeps_a_picture(page: Any, folder: Path) -> None:
-    page.click(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
-    page.keyboard.press("Control+s")
+    page.click("[data-command='docmanager:save']")
     outputs: list[Any] = []
     for _ in range(300):
         outputs = json.loads((folder / "explore.ipynb").read_text(encoding="utf-8"))["cells"][0]["outputs"]
