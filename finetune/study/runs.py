@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...io.atomic import write_atomically
@@ -23,9 +21,9 @@ from ...processes import run_beside
 from ...threads import threads
 from ..apply.update_share import update_share
 from ..prescription.io import load_plan
-from ..training.adapted import rewrap
 from ..training.config import TrainConfig
 from ..training.data import TrainingData, training_data
+from ..training.export import interpolate
 from ..training.loop import train
 from ..training.validation import BALANCED, summary
 from .config import StudyConfig
@@ -207,7 +205,7 @@ def _run(task: Task) -> None:
         steps: dict[str, Any] = {}
         if task.interpolate:
             for weight in task.config.interpolation:
-                between = _between(prepared.model, result.model, weight)
+                between = interpolate(prepared.model, result.model, weight)
                 steps[f"{weight:g}"] = _scores(prepared, between, splits=("test",))["test"]
             steps["1"] = scores["test"]
     content = {
@@ -248,17 +246,6 @@ def _rounded(plan: Prescription) -> Prescription:
     from dataclasses import replace
 
     return replace(plan, alpha=plan.alpha.round(DECIMALS), ci=None)
-
-
-def _between(base: DualEncoder, tuned: DualEncoder, weight: float) -> DualEncoder:
-    """The model whose weights are ``(1 - weight) * base + weight * tuned``."""
-    source = copy.deepcopy(base.source)
-    ours, theirs = source.state_dict(), tuned.source.state_dict()
-    with torch.no_grad():
-        for name, value in ours.items():
-            if value.is_floating_point():
-                value.lerp_(theirs[name].to(value), weight)
-    return rewrap(base, source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -111,6 +112,11 @@ def finetune(
     """
     if not print_config:
         announce(json)
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
+        raise OptionError(
+            "this command runs in one process, and WORLD_SIZE says that it was started in several (accelerate launch, "
+            "torchrun): call tracescribe.finetune.train in a script for that"
+        )
     if plan is not None and weighting == "uniform":
         raise OptionError("--plan would not be used with --weighting uniform: leave one of the two out")
     given = {
