@@ -13,7 +13,7 @@ from ...io.folders import read_folder
 from ...io.json_lines import read_json
 from ...io.quoting import shown_path
 from ..prescription.plan import Prescription
-from .runs import CONFIG, FORMAT, OUTDATED, RESULT
+from .runs import CONFIG, FORMAT, LOG, OUTDATED, RESULT
 
 if TYPE_CHECKING:
     from ...viz import Report, Section
@@ -27,23 +27,26 @@ def run_page(folder: str | Path, *, title: str | None = None) -> Report:
     Raises:
         DataFormatError: the folder is no run, or its files are damaged.
     """
+    import pandas as pd
+
     from ... import viz
 
     folder = Path(folder)
-    read_folder(folder, FORMAT, outdated=OUTDATED)
+    manifest = read_folder(folder, FORMAT, outdated=OUTDATED)
     config, result = read_json(folder / CONFIG), read_json(folder / RESULT)
     try:
         share = np.asarray(result["update"]["share"], dtype=np.float64)
-        history = {name: np.asarray(values, dtype=np.float64) for name, values in result["history"].items()}
+        log = pd.read_csv(folder / LOG)
+        history = {name: log[name].to_numpy(dtype=np.float64) for name in ("loss", "clip", "claim")}
         loss = history["loss"]
         base = dict(result["base"])
         multipliers = result["multipliers"]
         order = result["update"]["order"]
-        seconds, effective = float(result["seconds"]), float(result["update"]["effective_layers"])
+        seconds, effective = float(manifest.facts["seconds"]), float(result["update"]["effective_layers"])
         weighting = str(config["weighting"])
         first, last = float(loss[0]), float(loss[-1])
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise DataFormatError(f"{shown_path(folder / RESULT)} is no result of a run: {error!r}") from None
+        raise DataFormatError(f"{shown_path(folder)} holds no result of a run: {error!r}") from None
     name = str(config.get("model", "a model"))
     top = int(np.argmax(share)) + 1
     facts = [

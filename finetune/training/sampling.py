@@ -26,7 +26,7 @@ class Sampler:
     The sequence depends on the shares and the seed only, not on the sizes in which it is taken.
 
     >>> Sampler([Share(0, 3)], seed=0, stream=0).take(6).tolist()
-    [1, 2, 0, 2, 0, 1]
+    [2, 0, 1, 2, 1, 0]
     """
 
     def __init__(self, shares: Sequence[Share], seed: int, stream: int) -> None:

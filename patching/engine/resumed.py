@@ -103,7 +103,7 @@ def layer_groups(n_layers: int, n_rows: float) -> list[range]:
     n_rows: of one layer's patched sequences. Those of the layer at index i run through the blocks behind it.
 
     >>> layer_groups(9, 32)
-    [range(5, 9), range(4, 5), range(3, 4), range(2, 3), range(1, 2), range(0, 1)]
+    [range(5, 9), range(3, 5), range(2, 3), range(1, 2), range(0, 1)]
     """
     most = min(GROUP_ROWS, n_rows * n_layers * (n_layers - 1) / 2 / GROUPS)
     groups, stop, work = [], n_layers, 0.0

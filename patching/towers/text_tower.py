@@ -129,7 +129,7 @@ class TextTower(Tower):
             return ids
         return torch.cat([ids, ids.new_full((len(ids), 1), len(self.embedding.tokens))], dim=1)
 
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
+    def token_strings(self, ids: Sequence[int] | Int[Tensor, " pos"]) -> list[str]:
         """Readable strings of token ids: ``[SOT]``, ``there``, ``[EOT]``."""
         known = list(map(int, ids))
         appended = [APPENDED] if self.spec.appended and known and known[-1] == len(self.embedding.tokens) else []

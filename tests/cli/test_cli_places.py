@@ -36,6 +36,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {
         ".sqlite",
     ),
     ("build contextual", "out"): (("junk.csv", "-o"), ""),
+    ("export", "output"): (("run", "-o"), ""),
     ("build pairs", "out"): (("phantom", "junk.csv", "-o"), ".jsonl"),
 }
 """By command and parameter: valid arguments up to the output, whose inputs hold junk, and the ending of its name."""
@@ -78,6 +79,8 @@ def junk(folder: Path) -> None:
     for name in ("junk.jsonl", "junk.safetensors", "junk.csv", "junk.yaml"):
         (folder / name).write_bytes(b"\xff\xfejunk")
     (folder / "study.yaml").write_text("data: data\narms: [uniform]\n")
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_bytes(b"\xff\xfejunk")
     (folder / "data").mkdir()
     for name in ("captions.jsonl", "claims.jsonl"):
         (folder / "data" / name).write_bytes(b"\xff\xfejunk")

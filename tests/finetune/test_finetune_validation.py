@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from models import WordTokenizer, open_clip_model
-from pydantic import ValidationError
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
-from tracescribe.errors import DataFormatError, OptionError
+from tracescribe.errors import DataFormatError, OptionError, PrescriptionError
 from tracescribe.finetune import TrainConfig, read_config, train
 from tracescribe.finetune.apply.lora import attach_lora, lora_config
 from tracescribe.finetune.training.config_files import as_yaml
@@ -133,7 +132,7 @@ def test_a_source_without_the_selected_score_is_refused(model, data, tmp_path):
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, sentence):
-    with pytest.raises(ValidationError, match=sentence):
+    with pytest.raises(PrescriptionError, match=sentence):
         TrainConfig(**options)
 
 

@@ -22,6 +22,7 @@ VALID: dict[str, list[str]] = {
     "prescribe": ["trace.safetensors", "-o", "out.json"],
     "finetune": ["phantom", "data", "-o", "out", "--steps", "1", "--batch-size", "2"],
     "study": ["study.yaml", "-o", "out"],
+    "export": ["data", "-o", "out"],
     "evaluate": ["phantom", "claims.jsonl", "--split", "all"],
     "report": ["trace.safetensors", "-o", "out.html"],
     "compare": ["before.csv", "after.csv"],

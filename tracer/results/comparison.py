@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from .read_only import ReadOnlyArrays
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 __all__ = ["Contrast", "TraceComparison"]
 
@@ -122,17 +124,65 @@ class TraceComparison(ReadOnlyArrays):
             n_texts=self.n_texts,
         )
 
-    def heatmap(self, **options: Any) -> Any:
-        """Interactive plotly heatmap of the differences; options as in :func:`tracescribe.viz.heatmap`."""
+    def heatmap(
+        self,
+        *,
+        title: str | None = None,
+        values: Literal["auto"] | bool = "auto",
+        profile: bool | LayerProfile = True,
+        limit: float | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        palette: str = "RdBu",
+    ) -> go.Figure:
+        """Interactive plotly heatmap of the differences, with their profile; see :func:`tracescribe.viz.heatmap`."""
         from ...viz import heatmap
 
-        return heatmap(self.map(), **{"profile": self.per_layer(), **options})
+        return heatmap(
+            self.map(),
+            title=title,
+            values=values,
+            profile=self.per_layer() if profile is True else profile,
+            limit=limit,
+            width=width,
+            height=height,
+            palette=palette,
+        )
 
-    def export(self, path: str | os.PathLike[str], **options: Any) -> Any:
-        """A paper figure of the differences; options as in :func:`tracescribe.viz.export`."""
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        width: str | float = "column",
+        *,
+        title: str | None = None,
+        notes: bool = False,
+        values: Literal["auto"] | bool = "auto",
+        profile: bool | LayerProfile = True,
+        limit: float | None = None,
+        height: float | None = None,
+        font: str | None = None,
+        size: float = 6.5,
+        palette: str = "RdBu",
+        dpi: int = 300,
+    ) -> Path:
+        """A paper figure of the differences, with their profile; see :func:`tracescribe.viz.export`."""
         from ...viz import export
 
-        return export(self.map(), path, **{"profile": self.per_layer(), **options})
+        return export(
+            self.map(),
+            path,
+            width,
+            title=title,
+            notes=notes,
+            values=values,
+            profile=self.per_layer() if profile is True else profile,
+            limit=limit,
+            height=height,
+            font=font,
+            size=size,
+            palette=palette,
+            dpi=dpi,
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One line per cell, layer and block; ``quantity`` says which: "cte", "profile" or "alpha"."""

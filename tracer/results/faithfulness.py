@@ -190,11 +190,20 @@ class Faithfulness(ReadOnlyArrays):
             said.append(f"{curve}: {'; '.join(parts)}")
         return f"{len(self.cells)} cells, {self.n_pairs} pairs. {'. '.join(said)}"
 
-    def plot(self, **options: Any) -> go.Figure:
-        """The curves, interactive; the options of :func:`tracescribe.viz.faithfulness`."""
+    def plot(
+        self,
+        *,
+        title: str | None = None,
+        width: int = 720,
+        height: int = 420,
+        ci: float | None = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+    ) -> go.Figure:
+        """The curves as an interactive figure; see :func:`tracescribe.viz.faithfulness`."""
         from ...viz import faithfulness
 
-        return faithfulness(self, **options)
+        return faithfulness(self, title=title, width=width, height=height, ci=ci, n_boot=n_boot, seed=seed)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that :func:`load_faithfulness` reads back bit for bit.
