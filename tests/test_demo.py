@@ -21,10 +21,16 @@ def scores(half: float = 3.0, **values: float) -> Any:
 
 
 def test_a_difference_within_the_noise_has_no_sign() -> None:
-    low, high = [scores(claims=50.0)], [scores(claims=52.0)]
+    low, high = [scores(10, claims=50.0)], [scores(10, claims=59.0)]
     assert verdicts.difference(high, low, "claims").sign == 0
-    assert verdicts.difference([scores(claims=54.0)], low, "claims").sign == 1
-    assert verdicts.difference(low, [scores(claims=54.0)], "claims").sign == -1
+    assert verdicts.difference([scores(10, claims=61.0)], low, "claims").sign == 1
+    assert verdicts.difference(low, [scores(10, claims=61.0)], "claims").sign == -1
+
+
+def test_what_rounding_does_is_noise_even_where_seeds_agree() -> None:
+    low = [scores(1, claims=50.0), scores(1, claims=50.0)]
+    assert verdicts.difference([scores(1, claims=57.9)] * 2, low, "claims").sign == 0
+    assert verdicts.difference([scores(1, claims=58.1)] * 2, low, "claims").sign == 1
 
 
 def test_seeds_that_disagree_are_noise() -> None:
