@@ -119,6 +119,9 @@ def build(config: dict[str, Any], seed: int) -> nn.Module:
         described = json.dumps({"model_cfg": shrunk(config), "preprocess_cfg": {}})
         (Path(folder) / "open_clip_config.json").write_text(described, encoding="utf-8")
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
+    decoder = getattr(model, "text_decoder", None)
+    if decoder is not None:  # open_clip leaves it as the memory was, which may be NaN
+        nn.init.normal_(decoder.text_projection, std=0.02)
     return shaken(model, seed)
 
 
