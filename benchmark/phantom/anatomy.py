@@ -33,10 +33,6 @@ class Anatomy:
     exposure: float
     fat: float
 
-    @property
-    def lung_cy(self) -> float:
-        return 0.5 * (self.lung_top + 0.72)
-
 
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one patient. Ranges are narrow: phantoms differ as adults do, findings differ more."""

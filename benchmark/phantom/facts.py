@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -179,15 +179,3 @@ def _sample_finding(name: str, rng: np.random.Generator) -> Finding:
         zone=str(rng.choice(ZONES)) if kind.has_zone else None,
         severity=str(rng.choice(SEVERITIES, p=_SEVERITY_ODDS)) if kind.has_severity else None,
     )
-
-
-def with_severity(facts: Facts, condition: str, severity: str) -> Facts:
-    """The same facts with another severity of one present condition.
-
-    Raises:
-        ValueError: the condition is absent or has no severity.
-    """
-    finding = facts.get(condition)
-    if finding is None:
-        raise ValueError(f"{condition} is absent, so it has no severity")
-    return facts.with_finding(replace(finding, severity=severity))

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
+from ...io.yaml_files import read_yaml
 from ..prescription.selectors import By, check_by
 from ..training.config import TrainConfig
 
@@ -146,16 +147,10 @@ def read_study(path: str | Path) -> StudyConfig:
 
     Raises DataFormatError naming the file, the field and what was expected.
     """
-    import yaml
     from pydantic import ValidationError
 
-    from ...io.json_lines import read_text
-
     path = Path(path)
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as problem:
-        raise DataFormatError(f"{path}: not YAML: {' '.join(str(problem).split())[:300]}") from problem
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: expected fields such as data: and arms:, not {shown(content)}")
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from ...benchmark import Evaluation
     from ...patching import DualEncoder
     from ..prescription.plan import Prescription
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "tracescribe.study/1"
 DECIMALS = 4  # of the plans' weights: training that differs in the seventh may differ by points in the end
@@ -91,7 +88,8 @@ def run_study(
                 plan = sources.plan(arm, seed)
                 if plan is not None:
                     _rounded(plan).save(path)
-    _write(folder / "base.json", _scores(prepared, prepared.model))
+    base = {split: {**_told(before), "preservation": 1.0} for split, before in prepared.before.items()}
+    _write(folder / "base.json", base)
 
     tuning = [Run(a, rate, seed) for seed in range(config.tuning_seeds) for a in config.arms for rate in config.rates]
     _do(config, folder, tuning, processes, notify, "tuning rates", interpolate=False)
@@ -302,12 +300,14 @@ def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("v
             before=prepared.before[split],
             n_boot=2,
         )
-        found[split] = {
-            **summary(result),
-            "both_right": result.both_right,
-            "claims_by_polarity": dict(result.claims_by_polarity),
-        }
+        found[split] = _told(result)
     return found
+
+
+def _told(evaluation: Evaluation) -> dict[str, Any]:
+    """The scores that are written."""
+    rest = {"both_right": evaluation.both_right, "claims_by_polarity": dict(evaluation.claims_by_polarity)}
+    return {**summary(evaluation), **rest}
 
 
 def read_record(path: Path) -> dict[str, Any]:

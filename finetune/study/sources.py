@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
     from ...tracer import CausalTrace, Excess
     from ..training.data import TrainingData
-
-logger = logging.getLogger(__name__)
 
 GRADIENT_BATCHES = 20
 SHORT = 5  # a run of a fifth of the steps tells where uniform training changes the weights

@@ -23,7 +23,6 @@ from ...io.json_lines import read_json
 from ...io.quoting import shown_path
 
 if TYPE_CHECKING:
-    from ...patching import DualEncoder
     from .config import TrainConfig
     from .data import TrainingData
 
@@ -49,10 +48,10 @@ class Record:
     stopped: str | None = None
 
 
-def identity(config: TrainConfig, model: DualEncoder, data: TrainingData) -> dict[str, Any]:
+def identity(config: TrainConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint belongs to: the configuration, the weights that were started from, the data."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in IRRELEVANT}
-    return {"config": settings, "weights_sha256": model.text.fingerprint(), "data_sha256": data_hash(data)}
+    return {"config": settings, "weights_sha256": base["weights_sha256"], "data_sha256": base["data_sha256"]}
 
 
 def data_hash(data: TrainingData) -> str:

@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from ...errors import DataFormatError, PrescriptionError
-from ...io.json_lines import read_json, read_text
+from ...io.json_lines import read_json
 from ...io.quoting import shown
+from ...io.yaml_files import parse_yaml, read_yaml
 from .config import TrainConfig
 
 # section -> key in the file -> field of TrainConfig; "" is the top level
@@ -59,7 +60,10 @@ def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml"):
-        fields = _from_sections(path, _read_yaml(path))
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise DataFormatError(f"{path}: expected sections such as data: and optim:, not {shown(content)}")
+        fields = _from_sections(path, content)
     else:
         content = read_json(path)
         if not isinstance(content, dict):
@@ -109,36 +113,6 @@ def moved(value: Any, move: Callable[[str], str]) -> Any:
     return move(value) if isinstance(value, str) else value
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = _unique(read_text(path))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as problem:
-        if isinstance(problem, DataFormatError):
-            raise
-        raise DataFormatError(f"{path}: not YAML: {' '.join(str(problem).split())[:300]}") from problem
-    if not isinstance(content, dict):
-        raise DataFormatError(f"{path}: expected sections such as data: and optim:, not {shown(content)}")
-    return content
-
-
-def _unique(text: str) -> Any:
-    """Safe YAML in which no key is given twice and nothing is an alias (with which ten lines can be gigabytes)."""
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        found = yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-        if len(found) < len(node.value):
-            raise yaml.YAMLError(f"a key is given twice (line {node.start_mark.line + 1} and below)")
-        return found
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise yaml.YAMLError("aliases (*name) are not used here: write the value out")
-    return yaml.load(text, Loader)
-
-
 def _from_sections(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, value in content.items():
@@ -164,10 +138,7 @@ def _changes(changes: Iterable[str]) -> dict[str, Any]:
         key, equals, value = change.partition("=")
         if not equals:
             raise DataFormatError(f"{shown(change)} is no change: write section.key=value, such as optim.lr=0.001")
-        try:
-            fields[_field(shown(change), key.strip())] = yaml.safe_load(value)
-        except yaml.YAMLError as problem:
-            raise DataFormatError(f"{shown(change)}: the value is not YAML") from problem
+        fields[_field(shown(change), key.strip())] = parse_yaml(value, f"{shown(change)}: the value is not YAML")
     return fields
 
 

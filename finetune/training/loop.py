@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,8 +39,6 @@ from .trackers import Track, tracking
 from .validation import Validation
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from ...patching import DualEncoder
 
 logger = logging.getLogger(__name__)
@@ -106,8 +104,14 @@ def train(
             image_cache=config.image_cache,
         )
 
+    base = {
+        "model": model.name,
+        "weights_sha256": model.text.fingerprint(),
+        "data_sha256": data_hash(data),
+        "plan_sha256": None if plan is None else hashlib.sha256(plan.multipliers.tobytes()).hexdigest(),
+    }
     with accelerator_for(config, model.device) as accelerator, only_one(folder):
-        run = _Run(config, model, plan, data, validation, folder, started, accelerator)
+        run = _Run(config, Progress(config, model, plan, data, accelerator), data, validation, folder, base, started)
         if resume:
             run.go_on()
         with run.progress.attached, tracking(config) if run.main else nullcontext(_silent) as track:
@@ -124,12 +128,6 @@ def train(
     update = update_share(model.source, progress.source, plan)
     seconds = time.perf_counter() - started
     logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, progress.done, seconds)
-    base = {
-        "model": model.name,
-        "weights_sha256": model.text.fingerprint(),
-        "data_sha256": data_hash(data),
-        "plan_sha256": None if plan is None else hashlib.sha256(plan.multipliers.tobytes()).hexdigest(),
-    }
     return TrainResult(
         config,
         progress.source,
@@ -151,20 +149,19 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
-        model: DualEncoder,
-        plan: Prescription | None,
+        progress: Progress,
         data: TrainingData,
         validation: Validation | None,
         folder: Path | None,
+        base: Mapping[str, Any],
         started: float,
-        accelerator: Accelerator | None,
     ) -> None:
         self.config, self.data, self.validation, self.folder, self.started = config, data, validation, folder, started
-        self.accelerator, self.main = accelerator, accelerator is None or accelerator.is_main_process
-        self.progress = Progress(config, model, plan, data, accelerator)
+        self.progress, self.accelerator = progress, progress.accelerator
+        self.main = self.accelerator is None or self.accelerator.is_main_process
         self.record = Record()
         self.best: dict[str, torch.Tensor] = {}
-        self._identity = identity(config, model, data) if folder is not None else {}
+        self._identity = identity(config, base)
         self._saved = 0
 
     def go_on(self) -> None:

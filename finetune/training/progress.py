@@ -47,7 +47,7 @@ class Progress:
         data: TrainingData,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.config, self.done, self.intact, self._accelerator = config, 0, True, accelerator
+        self.config, self.done, self.intact, self.accelerator = config, 0, True, accelerator
         self.encoder = AdaptedText(model, lambda source: _lora(source, config, plan), config.seed)
         self.source = self.encoder.source
         self._texts = self.encoder.packed(data.tokens, data.lengths)
@@ -69,7 +69,7 @@ class Progress:
         self.optimizer.zero_grad(set_to_none=True)
         values = np.zeros(3)
         for batch in batches:
-            with nullcontext() if self._accelerator is None else self._accelerator.autocast():
+            with nullcontext() if self.accelerator is None else self.accelerator.autocast():
                 clip, claim = batch_losses(self._embed, batch, self._scale, self.config.repeats)
             loss = nast_loss(clip, claim, self.config.lambda_)
             found = (loss.item(), clip.item(), claim.item())
@@ -79,12 +79,12 @@ class Progress:
                     f"(now {self.config.lr:g}) or check the embeddings"
                 )
             loss = loss / len(batches) if len(batches) > 1 else loss
-            loss.backward() if self._accelerator is None else self._accelerator.backward(loss)
+            loss.backward() if self.accelerator is None else self.accelerator.backward(loss)
             values += found
         clip_gradients = torch.nn.utils.clip_grad_norm_
-        if self._accelerator is not None:
-            sum_gradients(self._accelerator, self._trained)
-            clip_gradients = self._accelerator.clip_grad_norm_  # of scaled gradients (fp16) it takes the scale out
+        if self.accelerator is not None:
+            sum_gradients(self.accelerator, self._trained)
+            clip_gradients = self.accelerator.clip_grad_norm_  # of scaled gradients (fp16) it takes the scale out
         if self.config.clip_norm is not None:
             clip_gradients(self._trained, self.config.clip_norm)
         self.intact = False
@@ -124,7 +124,7 @@ class Progress:
             str(index): {name: value for name, value in state.items() if not torch.is_tensor(value)}
             for index, state in saved["state"].items()
         }
-        scaler = None if self._accelerator is None else self._accelerator.scaler
+        scaler = None if self.accelerator is None else self.accelerator.scaler
         return tensors, {
             "done": self.done,
             "optimizer": numbers,
@@ -147,8 +147,8 @@ class Progress:
         if isinstance(self.attached, Attachment):
             self.attached.load_state(_below(tensors, "plan/"))
         self._texts.load_state(_below(tensors, "texts/"))
-        if self._accelerator is not None and self._accelerator.scaler is not None and facts.get("scaler"):
-            self._accelerator.scaler.load_state_dict(facts["scaler"])
+        if self.accelerator is not None and self.accelerator.scaler is not None and facts.get("scaler"):
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
 
 
 def rate_factor(config: TrainConfig, done: int) -> float:

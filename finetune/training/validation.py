@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ...patching import DualEncoder
     from .config import TrainConfig
 
-# What an evaluation is remembered by, in percent; preservation is a cosine.
-SCORES = ("claims", "negated", "affirmative", "gap", "r1", "preservation")
 BALANCED = ("claims", "negated", "affirmative", "r1")
 
 
@@ -128,7 +126,7 @@ def _cached(model: DualEncoder, source: Path, cache: Path) -> dict[str, Any]:
 
 
 def summary(evaluation: Evaluation) -> dict[str, float]:
-    """The scores that are remembered; those that the source does not give are left out.
+    """The scores that are remembered, in percent (preservation: a cosine); what the source does not give is left out.
 
     Shared by training and by studies.
     """

@@ -216,6 +216,8 @@ def test_a_study_file_names_presets_or_spells_arms_out(tmp_path):
         ("data: d\narms: 3", "list of names"),
         ("- data", "expected fields"),
         ("data: [", "not YAML"),
+        ("data: a\ndata: b", "not YAML: a key is given twice"),
+        ("data: &a d\nmodel: *a", "not YAML: aliases"),
     ],
 )
 def test_a_bad_file_is_refused_by_field(tmp_path, text, sentence):

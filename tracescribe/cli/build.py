@@ -108,10 +108,7 @@ def mednega(
         if rewriter is not None:
             if rewriter_model is None:
                 raise OptionError("--rewriter needs --rewriter-model, the model's name at the endpoint")
-            if (
-                rewriter_cache is not None
-                and Path(os.path.realpath(out)) in Path(os.path.realpath(rewriter_cache)).parents
-            ):
+            if rewriter_cache is not None and _lies_in(rewriter_cache, out):
                 raise OptionError(
                     f"--rewriter-cache {shown_path(rewriter_cache)} lies in {shown_path(out)}, which is written as a "
                     "whole: give a file elsewhere"
