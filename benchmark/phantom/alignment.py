@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from ...io.json_lines import read_json
 from ...threads import threads as use_threads
 from .captions import blinding_report
 from .miniature import VISION, Preprocess, normalise
-from .pretraining import Recipe, films, learning_rate
+from .pretraining import Recipe, films, learning_rate, noisy, take_step
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -42,17 +41,13 @@ CONTEXT_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Alignment:
+class Alignment(Recipe):
     """What decides the image tower's weights, besides torch's version and the number of threads."""
 
-    seed: int = 0
     n_images: int = 5_000
     steps: int = 600
     batch: int = 128
-    lr: float = 2e-3
     warmup: int = 50
-    weight_decay: float = 0.05
-    pixel_noise: float = 0.05
     width: int = 16
 
 
@@ -108,24 +103,15 @@ def align(
         trained = [*model.visual.parameters(), model.logit_scale]
         for parameter in trained:
             parameter.requires_grad_(True)
-        schedule = Recipe(lr=recipe.lr, steps=recipe.steps, warmup=recipe.warmup)
-        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        optimizer = torch.optim.AdamW(trained, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay)
         model.visual.train()
         for step in range(recipe.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(schedule, step)
             chosen = rng.choice(recipe.n_images, recipe.batch, replace=False)
-            film = images[chosen].astype(np.float32) / 255
-            film += recipe.pixel_noise * rng.standard_normal(film.shape, dtype=np.float32)
+            film = noisy(images[chosen], recipe, rng)
             text = known[[place[reports[i][rng.integers(CAPTIONS_PER_FILM)]] for i in chosen]]
             image = F.normalize(model.visual(normalise(film)), dim=-1)
             loss = clip_loss(image, text, model.logit_scale.exp())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100.0))
+            take_step(optimizer, loss, model.logit_scale, learning_rate(recipe, step), recipe.clip_norm)
             if on_step is not None:
                 on_step(step, loss.item())
     return model.requires_grad_(True).eval()

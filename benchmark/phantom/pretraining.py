@@ -90,19 +90,12 @@ def train_miniature(
         )
         model.train()
         for step, chosen in enumerate(_batches(recipe, rng)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-            film = _noisy(images[chosen], recipe, rng)
+            film = noisy(images[chosen], recipe, rng)
             tokens = tokenizer([blinding_report(facts[i], rng) for i in chosen])
             image = F.normalize(model.encode_image(miniature.normalise(film)), dim=-1)
             text = F.normalize(encode_text(model, tokens), dim=-1)
             loss = clip_loss(image, text, model.logit_scale.exp())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(max=math.log(100.0))
+            take_step(optimizer, loss, model.logit_scale, learning_rate(recipe, step), recipe.clip_norm)
             if on_step is not None:
                 on_step(step, float(loss.detach()))
     return model.eval(), tokenizer
@@ -117,6 +110,20 @@ def untrained(vocab_size: int) -> Any:
         vision_cfg=CLIPVisionCfg(**miniature.VISION),
         text_cfg=CLIPTextCfg(**miniature.TEXT, vocab_size=vocab_size),
     )
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer, loss: torch.Tensor, logit_scale: torch.nn.Parameter, rate: float, clip_norm: float
+) -> None:
+    """One step at ``rate`` on gradients of a total norm of at most ``clip_norm``; the logit scale stays below 100."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+    optimizer.step()
+    with torch.no_grad():
+        logit_scale.clamp_(max=math.log(100.0))
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -167,7 +174,7 @@ def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[np.ndarray]:
         at += recipe.batch
 
 
-def _noisy(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> Float32[np.ndarray, "n size size"]:
+def noisy(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> Float32[np.ndarray, "n size size"]:
     film = images.astype(np.float32) / 255.0
     return film + recipe.pixel_noise * rng.standard_normal(film.shape, dtype=np.float32)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,52 +17,44 @@ __all__ = ["CurvesData", "PointsData", "curves_data", "points_data"]
 Better = Literal["higher", "lower"]
 
 
-@dataclass(frozen=True, eq=False)
-class PointsData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Named:
+    """Names of what is drawn and of the axes, cleaned and shortened; a title, and notes under it."""
+
+    names: tuple[str, ...]
+    x_name: str
+    y_name: str
+    title: str
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(shorten(clean(name), 40) for name in self.names))
+        for name in ("x_name", "y_name", "title"):
+            object.__setattr__(self, name, shorten(clean(getattr(self, name)), 300))
+
+    def titled(self, title: str | None) -> Self:
+        """The same with another title; None or "" keeps the one it has."""
+        return replace(self, title=title) if title else self
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PointsData(_Named):
     """Named points with intervals.
 
     x, y: [point, 3], the value and the bounds of its interval (equal to it without one).
     front: points that no other is better than in both.
     """
 
-    names: tuple[str, ...]
     x: Float[np.ndarray, "point 3"]
     y: Float[np.ndarray, "point 3"]
     front: Bool[np.ndarray, " point"]
-    x_name: str
-    y_name: str
-    title: str
-    notes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(shorten(clean(name), 40) for name in self.names))
-        for name in ("x_name", "y_name", "title"):
-            object.__setattr__(self, name, shorten(clean(getattr(self, name)), 300))
-
-    def titled(self, title: str | None) -> PointsData:
-        """The same with another title; None or "" keeps the one it has."""
-        return replace(self, title=title) if title else self
 
 
-@dataclass(frozen=True, eq=False)
-class CurvesData:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CurvesData(_Named):
     """Named curves over a common axis that is no layer axis; lo and hi are None without a band."""
 
-    names: tuple[str, ...]
     curves: tuple[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None], ...]
-    x_name: str
-    y_name: str
-    title: str
-    notes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(shorten(clean(name), 40) for name in self.names))
-        for name in ("x_name", "y_name", "title"):
-            object.__setattr__(self, name, shorten(clean(getattr(self, name)), 300))
-
-    def titled(self, title: str | None) -> CurvesData:
-        """The same with another title; None or "" keeps the one it has."""
-        return replace(self, title=title) if title else self
 
 
 def points_data(
@@ -92,7 +84,16 @@ def points_data(
     notes += ("bars: intervals",) if intervals else ()
     default = f"{y_name} against {x_name}"
     names = tuple(map(str, points))
-    return PointsData(names, x, y, ~np.array(beaten), x_name, y_name, default if title is None else title, notes)
+    return PointsData(
+        names=names,
+        x=x,
+        y=y,
+        front=~np.array(beaten),
+        x_name=x_name,
+        y_name=y_name,
+        title=default if title is None else title,
+        notes=notes,
+    )
 
 
 def _interval(name: str, point: Any, axis: int) -> tuple[float, float, float]:
@@ -118,7 +119,14 @@ def curves_data(curves: Mapping[str, Any], x_name: str, y_name: str, title: str 
     found = tuple(_curve(str(name), curve) for name, curve in curves.items())
     notes = ("bands: intervals",) if any(curve[2] is not None for curve in found) else ()
     default = f"{y_name} by {x_name}"
-    return CurvesData(tuple(map(str, curves)), found, x_name, y_name, default if title is None else title, notes)
+    return CurvesData(
+        names=tuple(map(str, curves)),
+        curves=found,
+        x_name=x_name,
+        y_name=y_name,
+        title=default if title is None else title,
+        notes=notes,
+    )
 
 
 def _curve(name: str, curve: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:

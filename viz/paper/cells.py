@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
@@ -17,25 +18,34 @@ from ..figure_data.numbers import nice_below, short_number
 from .axes import colours, layer_step, set_ticks, weight_of
 from .fonts import Fonts
 
-__all__ = ["draw_bars", "draw_cells", "label_layers", "label_rows", "value_size"]
+__all__ = ["draw_bars", "draw_cells", "draw_mesh", "label_layers", "label_rows", "value_size"]
+
+
+def draw_mesh(
+    axes: Axes, view: HeatmapData, values: Float[np.ndarray, "down across"], line: float, size: float, fonts: Fonts
+) -> QuadMesh:
+    """Coloured cells around whole coordinates, and numbers in them where ``size`` is not 0. line: between cells."""
+    n_down, n_across = values.shape
+    mesh = axes.pcolormesh(
+        np.arange(n_across + 1) - 0.5, np.arange(n_down + 1) - 0.5, np.ma.masked_invalid(values),
+        cmap=colours(view.palette), norm=Normalize(-view.limit, view.limit),
+        edgecolors="white", linewidth=line,
+    )  # fmt: skip
+    for (down, across), value in np.ndenumerate(values if size else np.empty((0, 0))):
+        text = cell_text(float(value))
+        if text:
+            axes.text(
+                across, down, text, ha="center", va="center_baseline",
+                color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
+            )  # fmt: skip
+    return mesh
 
 
 def draw_cells(axes: Axes, view: HeatmapData, pitch: float, row: float, size: float, fonts: Fonts) -> QuadMesh:
     """Tokens from the top down, layers from left to right; numbers where ``size`` is not 0. pitch, row: in points."""
     values = view.values.T  # [token, layer]
     n_rows, n_layers = values.shape
-    mesh = axes.pcolormesh(
-        np.arange(n_layers + 1) - 0.5, np.arange(n_rows + 1) - 0.5, np.ma.masked_invalid(values),
-        cmap=colours(view.palette), norm=Normalize(-view.limit, view.limit),
-        edgecolors="white", linewidth=min(0.3, pitch / 12, row / 12),
-    )  # fmt: skip
-    for (token, layer), value in np.ndenumerate(values if size else np.empty((0, 0))):
-        text = cell_text(float(value))
-        if text:
-            axes.text(
-                layer, token, text, ha="center", va="center_baseline",
-                color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
-            )  # fmt: skip
+    mesh = draw_mesh(axes, view, values, min(0.3, pitch / 12, row / 12), size, fonts)
     axes.set_xlim(-0.5, n_layers - 0.5)
     axes.set_ylim(n_rows - 0.5, -0.5)
     axes.spines[:].set_visible(False)

@@ -17,7 +17,7 @@ from ...errors import FigureError
 from ...tracer.results.maps import LayerProfile
 from .. import theme
 from ..figure_data.heatmap import HeatmapData
-from ..figure_data.labels import cell_text, shorten
+from ..figure_data.labels import shorten
 from ..figure_data.numbers import nice_below, short_number
 from .axes import (
     EDGE,
@@ -33,7 +33,7 @@ from .axes import (
     weight_of,
     write_header,
 )
-from .cells import value_size
+from .cells import draw_mesh, value_size
 from .fonts import Fonts
 
 __all__ = ["draw_heatmap"]
@@ -185,24 +185,7 @@ def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> floa
 def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, plan: _Plan, fonts: Fonts) -> None:
     values = view.values[:, chosen]
     n_layers, n_columns = values.shape
-    axes.pcolormesh(
-        np.arange(n_columns + 1) - 0.5,
-        np.arange(n_layers + 1) - 0.5,
-        np.ma.masked_invalid(values),
-        cmap=colours(view.palette),
-        norm=Normalize(-view.limit, view.limit),
-        edgecolors="white",
-        linewidth=min(0.3, plan.pitch / 12),
-    )
-    if size:
-        for layer, row in enumerate(values):
-            for column, value in enumerate(row):
-                text = cell_text(float(value))
-                if text:
-                    axes.text(
-                        column, layer, text, ha="center", va="center_baseline",
-                        color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
-                    )  # fmt: skip
+    draw_mesh(axes, view, values, min(0.3, plan.pitch / 12), size, fonts)
     columns = np.flatnonzero(view.marked[chosen])
     if len(columns):
         axes.plot(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published import VALSE
+from published import VALSE, WINOGROUND
 
 import tracescribe as ts
 from tracescribe.benchmark.builders.lexicon import term_of
@@ -128,16 +128,7 @@ def test_aro(tmp_path: Path) -> None:
 
 def test_winoground(tmp_path: Path) -> None:
     film(tmp_path / "ex_0_img_0.png")
-    item = {
-        "id": 0,
-        "image_0": "ex_0_img_0",
-        "image_1": "ex_0_img_1",
-        "caption_0": "an old person kisses a young person",
-        "caption_1": "a young person kisses an old person",
-        "tag": "Adjective-Age",
-        "collapsed_tag": "Object",
-    }
-    data = ts.read(written(tmp_path / "examples.jsonl", [item]))
+    data = ts.read(written(tmp_path / "examples.jsonl", [WINOGROUND]))
     (record,) = data.winoground
     assert record.images == (str(tmp_path / "ex_0_img_0.png"), None)
     assert (record.id, record.tag) == ("0", "Object")
