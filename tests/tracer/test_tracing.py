@@ -228,6 +228,8 @@ def test_a_control_of_another_direction_or_model_is_refused(model: ts.DualEncode
     trace = ts.trace(model, [pair], floor=0)
     with pytest.raises(ts.tracer.TraceError, match="differ in their direction"):
         trace.control(ts.trace(model, [pair], floor=0, direction="correct->foil"))
+    with pytest.raises(ts.tracer.TraceError, match=r"differ in their window \(1 and 2\)"):
+        trace.control(ts.trace(model, [pair], floor=0, window=2))
     other = ts.wrap(open_clip_model(seed=5), tokenizer=WordTokenizer(), name="other")
     with pytest.raises(ts.tracer.TraceError, match="differ in their model's weights"):
         trace.control(ts.trace(other, [pair], floor=0))

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from ...errors import TraceError
 from ...io.quoting import shown
+from .alike import check_alike
 from .comparison import Contrast, TraceComparison
 from .matching import Pairing, match_pairs
 from .profiles import pairs_used
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 _FIXED = 1e-9  # spread below which a difference is fixed by construction: both are the same exact 0 or 1
-_ALIKE = {
-    "site": "site",
-    "direction": "direction",
-    "method": "method",
-    "replace": "replacement",
-    "positions": "positions",
-    "heads": "heads",
-    "window": "window",
-    "modality": "modality",
-}
 
 
 def compare(
@@ -77,7 +68,7 @@ def compare(
     """
     traces = _read(first), _read(second)
     told = _names((first, second), names)
-    _check_alike(traces)
+    check_alike(*traces, "the traces")
     matching = match_pairs(*traces, pairing)
     used = [pairs_used(trace, segment, stacklevel=3)[0] for trace in traces]
     if matching.places is not None:
@@ -215,18 +206,6 @@ def _names(given: Sequence[Any], names: Sequence[str] | None) -> tuple[str, str]
     if not all(stems) or stems[0] == stems[1]:
         return "first", "second"
     return stems[0], stems[1]
-
-
-def _check_alike(traces: tuple[CausalTrace, CausalTrace]) -> None:
-    one, two = traces
-    for key, what in _ALIKE.items():
-        ours, theirs = (trace.provenance.get(key) for trace in traces)
-        if ours != theirs and None not in (ours, theirs):
-            raise TraceError(f"the traces differ in their {what} ({shown(ours)} and {shown(theirs)}): trace both alike")
-    if one.metric != two.metric:
-        raise TraceError(
-            f"the traces differ in their metric ({one.metric.name} and {two.metric.name}): score both alike"
-        )
 
 
 def _used_in_both(places: tuple[np.ndarray, np.ndarray], used: Sequence[np.ndarray]) -> list[Int[np.ndarray, "same"]]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
+from .alike import check_alike
 from .read_only import ReadOnlyArrays
 from .resampling import FEW
 from .statistics import aggregate_rows, percentile_interval
@@ -258,17 +259,7 @@ class Excess:
                 f"the trace has {self.trace.n_layers} layers and its control {self.control.n_layers}; "
                 "both must come from the same model"
             )
-        alike = {"site": "site", "direction": "direction", "weights_sha256": "model's weights", "method": "method"}
-        alike |= {"replace": "replacement"}
-        for key, what in alike.items():
-            ours, theirs = (side.provenance.get(key) for side in (self.trace, self.control))
-            if ours != theirs and None not in (ours, theirs):
-                raise TraceError(
-                    f"the trace and its control differ in their {what} ({ours!r} and {theirs!r}): trace both alike"
-                )
-        if self.trace.metric != self.control.metric:
-            names = f"{self.trace.metric.name} and {self.control.metric.name}"
-            raise TraceError(f"the trace and its control differ in their metric ({names}): score both alike")
+        check_alike(self.trace, self.control, "the trace and its control", same_weights=True)
 
     def map(self, align: str = "role", reduce: str = "ratio_of_means", segment: str | None = None) -> TraceMap:
         """Difference of the two maps over the rows that both have; counts are the smaller of the two."""
