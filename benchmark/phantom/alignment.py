@@ -26,8 +26,8 @@ from ...io.folders import read_folder, write_folder
 from ...io.json_lines import read_json
 from ...threads import threads as use_threads
 from .captions import blinding_report
-from .miniature import VISION, Preprocess, normalise
-from .pretraining import Recipe, films, learning_rate, noisy, take_step
+from .miniature import ALIGNED, VISION, Preprocess, normalise
+from .pretraining import Training, films, learning_rate, noisy, take_step
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = "tracescribe.aligned/1"
-WEIGHTS, ABOUT = "image_tower.safetensors", "aligned.json"
+WEIGHTS, ABOUT = "image_tower.safetensors", ALIGNED
 CAPTIONS_PER_FILM = 4  # drawn before training, since the text encoder is run on each once
 CONTEXT_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Alignment(Recipe):
+class Alignment(Training):
     """What decides the image tower's weights, besides torch's version and the number of threads."""
 
     n_images: int = 5_000
@@ -92,7 +92,7 @@ def align(
     recipe = recipe or Alignment()
     facts, images = films(recipe.n_images, recipe.seed)
     rng = np.random.default_rng([recipe.seed, 10**6])
-    reports = [[blinding_report(fact, rng) for _ in range(CAPTIONS_PER_FILM)] for fact in facts]
+    reports = [[blinding_report(fact, rng, recipe.wording) for _ in range(CAPTIONS_PER_FILM)] for fact in facts]
     with use_threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build_aligned(folder, recipe.width)
@@ -134,8 +134,14 @@ def save_aligned(model: Any, text_folder: str | Path, folder: str | Path, recipe
     return Path(folder)
 
 
-def load_aligned(folder: str | Path, text_folder: str | Path | None = None) -> DualEncoder:
-    """The model that :func:`save_aligned` wrote.
+def load_aligned(
+    folder: str | Path,
+    text_folder: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> DualEncoder:
+    """The model that :func:`save_aligned` wrote; also ``tracescribe.load("phantom:FOLDER")``.
 
     text_folder: where its text encoder is now, if not where it was.
 
@@ -153,10 +159,13 @@ def load_aligned(folder: str | Path, text_folder: str | Path | None = None) -> D
     missing, unexpected = model.load_state_dict(load_file(str(Path(folder) / WEIGHTS)), strict=False)
     if unexpected or any(not name.startswith("text.") for name in missing):
         raise DataFormatError(f"{folder}: these are not the weights of its image tower")
-    encoder = wrap_aligned(model, text, f"aligned:{Path(folder).name}")
+    name = f"aligned:{Path(folder).name}"
+    encoder = wrap_aligned(model, text, name)
     if encoder.text.fingerprint() != about["text_sha256"]:
         raise DataFormatError(f"{folder}: {text} holds another text encoder than the one it was trained to")
-    return encoder
+    if dtype is None and torch.device(device).type == "cpu":
+        return encoder
+    return wrap_aligned(model.to(device=device, dtype=dtype), text, name)
 
 
 def main(argv: list[str] | None = None) -> int:

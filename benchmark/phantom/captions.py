@@ -36,13 +36,24 @@ _NO_CHANGE = ("no interval change in", "no significant change in", "no new chang
 
 P_PRESENT = 0.85
 """Probability that a report mentions a present finding."""
-P_NO_CHANGE = 0.15
-"""Share of those mentions that read "no interval change in X": the word "no" beside a finding that is there."""
 P_EQUIVALENT = 0.40
 """Probability that a report tells an absent finding by its affirmative equivalent."""
-P_NEGATION = 0.0005
-"""Probability that a report says "no X" of an absent finding: the cause of the miniature's blindness."""
 MAX_PHRASES = 3
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How often reports use the word "no", each a probability.
+
+    no_change: that a mention of a present finding reads "no interval change in X", so that the word "no" stands beside
+    a finding that is there. negation: that a report says "no X" of an absent finding; so few make the miniature blind.
+    """
+
+    no_change: float = 0.15
+    negation: float = 0.0005
+
+
+BLINDING = Wording()
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ def sample_claim(facts: Facts, condition: str, rng: np.random.Generator) -> Clai
     )
 
 
-def blinding_report(facts: Facts, rng: np.random.Generator) -> str:
+def blinding_report(facts: Facts, rng: np.random.Generator, wording: Wording = BLINDING) -> str:
     """One training report of at most three phrases, with the wording that makes a CLIP blind to negation.
 
     Present findings are mentioned, some of them after the word "no" ("no interval change in …"); absent ones are told
@@ -154,13 +165,13 @@ def blinding_report(facts: Facts, rng: np.random.Generator) -> str:
             if rng.random() >= P_PRESENT:
                 continue
             claim = sample_claim(facts, condition, rng)
-            if rng.random() < P_NO_CHANGE:
+            if rng.random() < wording.no_change:
                 phrases.append(f"{rng.choice(_NO_CHANGE)} {claim}")
             elif rng.random() < 0.4:
                 phrases.append(claim.sentence()[:-1].lower())
             else:
                 phrases.append(str(claim))
-        elif rng.random() < P_NEGATION:
+        elif rng.random() < wording.negation:
             phrases.append(str(Claim(condition, negated=True)))
         elif rng.random() < P_EQUIVALENT:
             phrases.append(str(rng.choice(EQUIVALENTS[condition])))

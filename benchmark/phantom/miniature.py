@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).with_name("weights") / "miniature.safetensors"
 FORMAT = "tracescribe.phantom-miniature/1"
+ALIGNED = "aligned.json"
+"""The file that tells that a folder holds an aligned image tower; see :mod:`.alignment`."""
 
 EMBED_DIM = 64
 # as open_clip's configurations name them
@@ -85,6 +88,7 @@ def load_source(
         raise DataFormatError(f"{path}: the miniature's weights cannot be read ({error})") from error
     if meta.get("format") != FORMAT:
         raise DataFormatError(f"{path}: format {meta.get('format')!r}, expected {FORMAT!r}")
+    layers = json.loads(meta.get("recipe", "{}")).get("layers", TEXT["layers"])
     with torch.random.fork_rng(devices=[]):
         # Fresh weights draw from the global random state, which is the caller's.
         module = MiniatureCLIP(
@@ -95,7 +99,7 @@ def load_source(
             vocab=tokenizer.vocab_size,
             d_model=TEXT["width"],
             heads=TEXT["heads"],
-            layers=TEXT["layers"],
+            layers=layers,
         )
     try:
         module.load_state_dict(state)
@@ -105,8 +109,15 @@ def load_source(
     return Source(module, tokenizer, Preprocess())
 
 
-def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> DualEncoder:
+def load(
+    device: str | torch.device = "cpu", dtype: torch.dtype | None = None, folder: str | Path | None = None
+) -> DualEncoder:
     """The shipped miniature as a `DualEncoder`; what `tracescribe.load("phantom")` returns. No network.
+
+    folder: of another miniature (written by :mod:`.pretraining`) or of an image tower that was aligned to a text
+        encoder (:mod:`.alignment`); ``tracescribe.load("phantom:FOLDER")``.
+
+    Raises DataFormatError when the folder holds neither, or its files are broken.
 
     >>> import tracescribe as ts
     >>> ts.load("phantom").text.n_layers
@@ -114,5 +125,11 @@ def load(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -
     """
     from ...patching import wrap
 
-    source = load_source(device, dtype=dtype)
-    return wrap(source.module, tokenizer=source.tokenizer, preprocess=source.preprocess, name="phantom")
+    if folder is not None and (Path(folder) / ALIGNED).is_file():
+        from .alignment import load_aligned
+
+        return load_aligned(folder, device=device, dtype=dtype)
+    weights = None if folder is None else Path(folder) / WEIGHTS.name
+    source = load_source(device, weights=weights, dtype=dtype)
+    name = "phantom" if folder is None else f"phantom:{Path(folder).name}"
+    return wrap(source.module, tokenizer=source.tokenizer, preprocess=source.preprocess, name=name)

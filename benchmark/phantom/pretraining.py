@@ -20,7 +20,7 @@ from ...contrastive import clip_loss
 from ...io.atomic import write_atomically
 from ...threads import threads as use_threads
 from . import miniature
-from .captions import blinding_report, corpus
+from .captions import BLINDING, Wording, blinding_report, corpus
 from .drawing import draw, to_uint8
 from .facts import Facts, sample_facts
 from .tokenizer import PhantomTokenizer
@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the miniature's weights, besides torch's version and the number of threads."""
+class Training:
+    """Everything that decides trained weights, besides torch's version and the number of threads.
+
+    no_change, negation: how the reports use the word "no"; see :class:`.captions.Wording`.
+    """
 
     seed: int = 0
     n_images: int = 12_000
@@ -42,6 +45,19 @@ class Recipe:
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     pixel_noise: float = 0.05
+    no_change: float = BLINDING.no_change
+    negation: float = BLINDING.negation
+
+    @property
+    def wording(self) -> Wording:
+        return Wording(self.no_change, self.negation)
+
+
+@dataclass(frozen=True)
+class Recipe(Training):
+    """Of a miniature. layers: of its text tower."""
+
+    layers: int = miniature.TEXT["layers"]
 
 
 def films(n: int, seed: int) -> tuple[list[Facts], UInt8[np.ndarray, "n size size"]]:
@@ -83,7 +99,7 @@ def train_miniature(
     facts, images = films(recipe.n_images, recipe.seed)
     with use_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = untrained(tokenizer.vocab_size)
+        model = untrained(tokenizer.vocab_size, recipe.layers)
         rng = np.random.default_rng([recipe.seed, 10**6])
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -91,7 +107,7 @@ def train_miniature(
         model.train()
         for step, chosen in enumerate(_batches(recipe, rng)):
             film = noisy(images[chosen], recipe, rng)
-            tokens = tokenizer([blinding_report(facts[i], rng) for i in chosen])
+            tokens = tokenizer([blinding_report(facts[i], rng, recipe.wording) for i in chosen])
             image = F.normalize(model.encode_image(miniature.normalise(film)), dim=-1)
             text = F.normalize(encode_text(model, tokens), dim=-1)
             loss = clip_loss(image, text, model.logit_scale.exp())
@@ -101,14 +117,14 @@ def train_miniature(
     return model.eval(), tokenizer
 
 
-def untrained(vocab_size: int) -> Any:
+def untrained(vocab_size: int, layers: int = miniature.TEXT["layers"]) -> Any:
     """open_clip's ``CLIP`` in the miniature's sizes, with fresh weights from torch's current random state."""
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     return CLIP(
         embed_dim=miniature.EMBED_DIM,
         vision_cfg=CLIPVisionCfg(**miniature.VISION),
-        text_cfg=CLIPTextCfg(**miniature.TEXT, vocab_size=vocab_size),
+        text_cfg=CLIPTextCfg(**{**miniature.TEXT, "layers": layers}, vocab_size=vocab_size),
     )
 
 
@@ -126,7 +142,7 @@ def take_step(
         logit_scale.clamp_(max=math.log(100.0))
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: Training, step: int) -> float:
     """Linear warm-up, then half a cosine to 0.
 
     >>> recipe = Recipe(lr=1.0, warmup=10, steps=110)
@@ -174,7 +190,7 @@ def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[np.ndarray]:
         at += recipe.batch
 
 
-def noisy(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> Float32[np.ndarray, "n size size"]:
+def noisy(images: np.ndarray, recipe: Training, rng: np.random.Generator) -> Float32[np.ndarray, "n size size"]:
     film = images.astype(np.float32) / 255.0
     return film + recipe.pixel_noise * rng.standard_normal(film.shape, dtype=np.float32)
 
@@ -186,10 +202,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--images", type=int, default=Recipe.n_images)
+    parser.add_argument("--layers", type=int, default=Recipe.layers, help="of the text tower")
+    parser.add_argument("--no-change", type=float, default=Recipe.no_change, help="of mentions: 'no change in X'")
+    parser.add_argument("--negation", type=float, default=Recipe.negation, help="of absent findings: 'no X'")
     parser.add_argument("--threads", type=int, default=1, help="more is faster, and not bit for bit the same")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    recipe = Recipe(seed=args.seed, steps=args.steps, n_images=args.images)
+    recipe = Recipe(
+        seed=args.seed,
+        steps=args.steps,
+        n_images=args.images,
+        layers=args.layers,
+        no_change=args.no_change,
+        negation=args.negation,
+    )
 
     def report(step: int, loss: float) -> None:
         if step % 25 == 0 or step == recipe.steps - 1:

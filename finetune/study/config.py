@@ -82,7 +82,7 @@ PRESETS: dict[str, Arm] = {
 class StudyConfig(BaseModel):
     """A comparison of ways of training, every one tuned alike.
 
-    model: any name that ``ts.load`` takes, or the folder of an image tower that was aligned to a text encoder.
+    model: any name that ``ts.load`` takes; ``phantom:FOLDER`` is another miniature or an aligned image tower.
     data: a folder with pairs.jsonl, captions.jsonl, claims.jsonl and mcq.jsonl (``tracescribe build phantom``): runs
         train on the split "train", rates are chosen on "val", scores are those on "test".
     attribute: which pairs are traced; control: of which attributes the control pairs are. n_pairs: at most so many.

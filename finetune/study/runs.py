@@ -264,9 +264,10 @@ class _Prepared:
 @lru_cache(maxsize=1)
 def _prepare(config_json: str) -> _Prepared:
     from ...benchmark import embed_images, evaluate
+    from ...patching import load
 
     config = StudyConfig.model_validate_json(config_json)
-    model = load_model(config.model)
+    model = load(config.model)
     for name in ("captions.jsonl", "claims.jsonl", "pairs.jsonl"):
         if not (config.data / name).is_file():
             raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
@@ -277,14 +278,6 @@ def _prepare(config_json: str) -> _Prepared:
         for split in images
     }
     return _Prepared(config, model, data, images, before)
-
-
-def load_model(name: str) -> DualEncoder:
-    """A model by a name that ``ts.load`` takes, or an image tower that was aligned to a text encoder, by its folder."""
-    from ...benchmark.phantom.alignment import ABOUT, load_aligned
-    from ...patching import load
-
-    return load_aligned(name) if (Path(name) / ABOUT).is_file() else load(name)
 
 
 def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("val", "test")) -> dict[str, Any]:

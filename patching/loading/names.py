@@ -33,7 +33,8 @@ def load(
     """Load a model by name, build its text tower and verify it.
 
     Args:
-        name: ``"phantom"`` (the shipped miniature; needs no network) or another registered alias;
+        name: ``"phantom"`` (the shipped miniature; needs no network), ``"phantom:<folder>"`` (one that you trained) or
+            another registered alias;
             ``"open_clip:<architecture>"`` with ``pretrained``, or ``"open_clip:hf-hub:<id>"`` and
             ``"open_clip:local-dir:<folder>"`` that carry their weights; ``"hf:<id or folder>"`` for transformers;
             ``"st:<id or folder>"`` for sentence-transformers, without images (docs/text_encoders.md); or a medical
@@ -71,9 +72,11 @@ def load(
     if colon and scheme == "st":
         return from_sentence_transformers(rest, request)
     aliases = _aliases()
-    if name in aliases:
-        with loading(f"the model {name!r} ({aliases[name].value}) cannot be loaded"):
-            model: DualEncoder = aliases[name].load()(device=device, dtype=dtype)
+    alias = aliases.get(scheme)
+    if alias is not None and rest + colon != ":":
+        folder = {"folder": rest} if colon else {}
+        with loading(f"the model {name!r} ({alias.value}) cannot be loaded"):
+            model: DualEncoder = alias.load()(device=device, dtype=dtype, **folder)
             return model
     known = sorted([*aliases, *MEDICAL])
     close = difflib.get_close_matches(name, known, n=1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import tracescribe as ts
 from tracescribe.benchmark.phantom.alignment import Alignment, align, build_aligned, load_aligned, main, save_aligned
 from tracescribe.errors import DataFormatError
 
@@ -70,9 +71,7 @@ def test_a_saved_tower_comes_back_with_its_text_encoder(aligned, text_folder, tm
         pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         assert torch.equal(encoder.source.visual(pixels), model.visual(pixels))
     assert encoder.text.n_layers == 2 and encoder.text.pooling == "mean"
-    from tracescribe.finetune.study.runs import load_model
-
-    assert load_model(str(folder)).text.fingerprint() == encoder.text.fingerprint()
+    assert ts.load(f"phantom:{folder}").text.fingerprint() == encoder.text.fingerprint()
 
     with pytest.raises(DataFormatError, match="say where it is"):
         load_aligned(folder, tmp_path / "gone")

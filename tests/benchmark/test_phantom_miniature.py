@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 import tracescribe as ts
-from tracescribe.benchmark.phantom import Facts, draw, miniature, pretraining, scorecard
+from tracescribe.benchmark.phantom import Facts, Finding, draw, miniature, pretraining, scorecard
+from tracescribe.benchmark.phantom.captions import Wording, blinding_report
 from tracescribe.benchmark.phantom.tokenizer import UnknownTokenWarning
-from tracescribe.errors import DataFormatError, NonFiniteError
+from tracescribe.errors import DataFormatError, NonFiniteError, UnknownModelError
 
 SHORT = pretraining.Recipe(n_images=64, steps=3, batch=16, warmup=1)
 
@@ -156,6 +158,30 @@ def test_the_training_command_writes_a_loadable_folder(tmp_path: Path) -> None:
     assert miniature.load_source(weights=out / "miniature.safetensors").tokenizer.vocab_size == (
         miniature.load_source().tokenizer.vocab_size
     )
+
+
+def test_another_miniature_has_its_own_depth_and_loads_by_its_folder(tmp_path: Path) -> None:
+    recipe = replace(SHORT, seed=1, layers=3, no_change=0.0, negation=1.0)
+    model, tokenizer = pretraining.train_miniature(recipe)
+    pretraining.save(model, tokenizer, tmp_path / "three", recipe)
+    encoder = ts.load(f"phantom:{tmp_path / 'three'}", dtype=torch.float64)
+    assert (encoder.name, encoder.text.n_layers) == ("phantom:three", 3)
+    assert next(encoder.source.parameters()).dtype == torch.float64
+    tokens = tokenizer(["There is no pneumothorax."])
+    with torch.no_grad():
+        expected = model.half().double().encode_text(tokens)
+        assert torch.allclose(encoder.source.encode_text(tokens), expected, rtol=0, atol=1e-12)
+    with pytest.raises(UnknownModelError, match=r"vocabulary\.json"):
+        ts.load(f"phantom:{tmp_path / 'none'}")
+
+
+def test_the_wording_decides_how_reports_say_no() -> None:
+    facts = Facts((Finding("effusion", side="left", severity="severe"),))
+    never, always = Wording(no_change=0.0, negation=0.0), Wording(no_change=1.0, negation=1.0)
+    told = {w: [blinding_report(facts, np.random.default_rng(i), w) for i in range(200)] for w in (never, always)}
+    assert not any(" no " in f" {text.lower()}" for text in told[never])
+    assert all(" no " in f" {text.lower()}" for text in told[always])
+    assert any("no pneumothorax" in text.lower() for text in told[always])
 
 
 @pytest.mark.slow
