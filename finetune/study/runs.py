@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..prescription.plan import Prescription
 
 FORMAT = "tracescribe.study/1"
+FILES = ("captions.jsonl", "claims.jsonl", "mcq.jsonl", "pairs.jsonl")
 DECIMALS = 4  # of the plans' weights: training that differs in the seventh may differ by points in the end
 
 
@@ -80,6 +81,7 @@ def run_study(
     plans = folder / "plans"
     plans.mkdir(exist_ok=True)
     prepared = _Prepared.of(config)
+    _same_inputs(prepared, folder)
     sources = Sources(config, prepared.model, prepared.data)
     for name, arm in config.arms.items():
         for seed in range(config.seeds) if arm.by in ("random", "permuted") else (0,):
@@ -128,13 +130,13 @@ def select_score(scores: dict[str, float], select: str) -> float:
 
 def _open(config: StudyConfig, folder: Path) -> None:
     """The folder of this study, new or to be continued."""
-    content = {"format": FORMAT, "config": config.model_dump(mode="json")}
+    content: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(mode="json")}
     path = folder / "study.json"
     if path.exists():
         found = read_record(path)
-        mine, theirs = (_fixed(c) for c in (content, found))
-        if mine != theirs:
-            different = sorted(name for name in mine if mine.get(name) != theirs.get(name))
+        mine, theirs = _fixed(content["config"]), _fixed(found["config"])
+        different = [name for name in mine if name in theirs and mine[name] != theirs[name]]
+        if different:
             raise OutputError(
                 f"{folder} holds a study with other settings ({', '.join(different)}); go on with its own, or choose "
                 "another folder"
@@ -145,10 +147,29 @@ def _open(config: StudyConfig, folder: Path) -> None:
     _write(path, content)
 
 
-def _fixed(content: dict[str, Any]) -> dict[str, Any]:
-    """The settings that runs which exist depend on: arms, seeds and rates may be added."""
-    free = ("arms", "seeds", "rates", "tuning_seeds", "select")
-    return {name: value for name, value in content.get("config", {}).items() if name not in free}
+def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that runs which exist depend on: arms, seeds and rates may be added, an arm may not be changed."""
+    free = ("arms", "seeds", "rates", "tuning_seeds", "select", "data")
+    arms = {f"arms.{name}": options for name, options in config["arms"].items()}
+    return {**{name: value for name, value in config.items() if name not in free}, **arms}
+
+
+def _same_inputs(prepared: _Prepared, folder: Path) -> None:
+    """The weights and data that runs in the folder were made from, by content: data may be moved, not changed."""
+    data: dict[str, str] = {}
+    for name in FILES:
+        with (prepared.config.data / name).open("rb") as handle:
+            data[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    inputs = {"weights_sha256": prepared.model.text.fingerprint(), "data_sha256": data}
+    path = folder / "inputs.json"
+    if not path.exists():
+        return _write(path, inputs)
+    found = read_record(path)
+    other = [name for name in data if found["data_sha256"].get(name) != data[name]]
+    if other or found["weights_sha256"] != inputs["weights_sha256"]:
+        what = f"another {prepared.config.data / other[0]}" if other else f"other weights of {prepared.config.model!r}"
+        raise OutputError(f"{folder} holds a study that was begun with {what}; choose another folder")
+    return None
 
 
 def _do(
@@ -268,7 +289,7 @@ def _prepare(config_json: str) -> _Prepared:
 
     config = StudyConfig.model_validate_json(config_json)
     model = load(config.model)
-    for name in ("captions.jsonl", "claims.jsonl", "pairs.jsonl"):
+    for name in FILES:
         if not (config.data / name).is_file():
             raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
     data = training_data(model, config.data / "captions.jsonl", config.data / "claims.jsonl", split="train")

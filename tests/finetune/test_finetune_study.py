@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -98,9 +99,27 @@ def test_the_curve_begins_at_the_base_and_ends_at_the_tuned_weights(folder):
     assert one.loc[1.0, "claims"] == tuned["claims"]
 
 
+def test_data_may_be_moved_and_not_be_changed(config, folder, data, tmp_path):
+    before = {path: path.read_bytes() for path in (folder / "runs").iterdir()}
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert run_study(config.model_copy(update={"data": moved}), folder) == folder
+    assert before == {path: path.read_bytes() for path in (folder / "runs").iterdir()}
+    with (moved / "claims.jsonl").open("a", encoding="utf-8") as handle:
+        handle.write("\n")
+    with pytest.raises(OutputError, match=r"begun with another .*claims\.jsonl"):
+        run_study(config.model_copy(update={"data": moved}), folder)
+    with pytest.raises(OutputError, match="begun with other weights of 'phantom'"):
+        inputs = read_record(folder / "inputs.json")
+        study_runs._write(folder / "inputs.json", {**inputs, "weights_sha256": "other"})
+        run_study(config, folder)
+    study_runs._write(folder / "inputs.json", inputs)
+
+
 def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_path):
     with pytest.raises(OutputError, match=r"other settings \(train\)"):
         run_study(config.model_copy(update={"train": {**TRAIN, "steps": 3}}), folder)
+    with pytest.raises(OutputError, match=r"other settings \(arms\.front\)"):
+        run_study(config.model_copy(update={"arms": {"front": PRESETS["front"]}}), folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="holds other files"):
