@@ -17,7 +17,10 @@ from .runs import Run, best_rates, read_record
 if TYPE_CHECKING:
     import pandas as pd
 
-SCORES = ("claims", "negated", "affirmative", "gap", "both_right", "r1", "preservation")
+    from ...benchmark.metrics import Interval
+    from ...viz import PaperFigure
+
+SCORES = ("claims", "negated", "affirmative", "gap", "both_right", "r1", "r5", "preservation")
 KEPT = ("affirmative", "r1")  # what training for negation may lose
 ALLOWED_LOSS = 2.0  # percentage points of it, at which arms are compared
 COLLAPSE = 10.0  # points of affirmative accuracy below the base: a small gap then means nothing
@@ -68,16 +71,29 @@ class StudyResult:
             table[f"{name}_holm"] = holm(table[name].to_numpy(dtype=float))
         return table
 
-    def as_text(self, format: Literal["text", "markdown", "latex", "csv"] = "text") -> str:
-        """The table for people: scores as mean ± sd over seeds, differences from uniform training with corrected p."""
+    def as_text(
+        self,
+        format: Literal["text", "markdown", "latex", "csv"] = "text",
+        *,
+        of: Literal["scores", "update"] = "scores",
+    ) -> str:
+        """A table for people.
+
+        of: "scores" as mean ± sd over seeds with differences from uniform training and corrected p (the paper's tables
+            1 and 3 in one), or "update": the share of the change of weights that the three and five blocks of highest
+            CTE have, and the three that changed most (its table 4; see :class:`UpdateShare`), in percent.
+        """
         from ...benchmark.tables import as_table
 
+        if of == "update":
+            return as_table(*self._update_rows(), format)
         names = {
             "claims": "claims",
             "negated": "negated",
             "affirmative": "affirmative",
             "gap": "gap",
             "r1": "R@1",
+            **({"r5": "R@5"} if self.runs["r5"].notna().all() else {}),
             "preservation": "cosine",
         }
         header = ["arm", "rate", "seeds", *names.values(), "gain - uniform", "p", "at equal preservation", "p"]
@@ -92,6 +108,29 @@ class StudyResult:
                 tests += ["", ""] if untested else [f"{difference:+.1f} [{lo:+.1f}, {hi:+.1f}]", f"{p:.2g}"]
             rows.append([f"{row['arm']}{mark}", f"{row['rate']:g}", str(row["seeds"]), *cells, *tests])
         return as_table(header, rows, format)
+
+    def _update_rows(self) -> tuple[list[str], list[list[str]]]:
+        names = {"top3_cte": "top 3 by CTE", "top5_cte": "top 5 by CTE", "top3_size": "top 3 by size"}
+        names = {f"update_{name}": shown for name, shown in names.items() if f"update_{name}" in self.runs}
+        rows = []
+        for arm, of in self.runs.groupby("arm", sort=False):
+            shares = [f"{100 * of[name].mean():.1f} ± {100 * of[name].std():.1f}" for name in names]
+            effective = of["update_effective_layers"]
+            rows.append([str(arm), str(len(of)), *shares, f"{effective.mean():.2f} ± {effective.std():.2f}"])
+        return ["arm", "seeds", *names.values(), "effective layers"], rows
+
+    def figure(self, kept: Literal["affirmative", "r1", "preservation"] = "r1") -> PaperFigure:
+        """Arms by what they gained and what they kept, with 95 % t intervals over seeds, and the untrained model.
+
+        kept: the score on the horizontal axis. The vertical one is the mean of claim and negated accuracy.
+        """
+        from ...viz import pareto
+
+        axis = {"affirmative": "affirmative accuracy (%)", "r1": "affirmative R@1 (%)", "preservation": "cosine"}[kept]
+        points: dict[str, Any] = {"untrained": (self.base[kept], (self.base["claims"] + self.base["negated"]) / 2)}
+        for arm, of in self.runs.groupby("arm", sort=False):
+            points[str(arm)] = (_interval(of[kept]), _interval((of["claims"] + of["negated"]) / 2))
+        return pareto(points, axis, "claim and negated accuracy, mean (%)")
 
     def at_equal_preservation(self, allowed: float = ALLOWED_LOSS) -> pd.DataFrame:
         """For each arm and seed, the point of its curve that has lost ``allowed`` points of affirmative score or R@1.
@@ -116,6 +155,17 @@ def _number(value: float, sd: float | None, name: str) -> str:
     digits = 3 if name == "preservation" else 1
     spread = "" if sd is None or not np.isfinite(sd) else f" ± {sd:.{digits}f}"
     return f"{value:.{digits}f}{spread}"
+
+
+def _interval(values: pd.Series[float]) -> Interval:
+    """The mean over seeds with its 95 % t interval; of one seed no interval."""
+    from scipy import stats
+
+    from ...benchmark.metrics import Interval
+
+    n, mean = len(values), float(values.mean())
+    half = float(stats.sem(values) * stats.t.ppf(0.975, n - 1)) if n > 1 else float("nan")
+    return Interval(mean, mean - half, mean + half)
 
 
 def crossing(share: Float[np.ndarray, " point"], loss: Float[np.ndarray, " point"], allowed: float) -> float:
@@ -153,14 +203,13 @@ def _against(frame: pd.DataFrame, score: str, arm: str, against: str, prefix: st
     if arm == against or against not in set(frame["arm"]):
         return nothing
     mine, theirs = (frame[frame["arm"] == name].set_index("seed")[score] for name in (arm, against))
-    difference = (mine - theirs).dropna().to_numpy(dtype=float)
+    difference = (mine - theirs).dropna()
     if len(difference) < 2:
         return nothing
-    mean, error = float(difference.mean()), float(stats.sem(difference))
-    no_spread = 1.0 if mean == 0 else 0.0
-    p = no_spread if error == 0 else float(stats.ttest_1samp(difference, 0).pvalue)
-    half = error * float(stats.t.ppf(0.975, len(difference) - 1))
-    return {f"{prefix}difference": mean, f"{prefix}lo": mean - half, f"{prefix}hi": mean + half, f"{prefix}p": p}
+    found = _interval(difference)
+    no_spread = 1.0 if found.value == 0 else 0.0
+    p = no_spread if difference.nunique() == 1 else float(stats.ttest_1samp(difference, 0).pvalue)
+    return {f"{prefix}difference": found.value, f"{prefix}lo": found.lo, f"{prefix}hi": found.hi, f"{prefix}p": p}
 
 
 def read_study_result(folder: str | Path) -> StudyResult:

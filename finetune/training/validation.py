@@ -130,12 +130,14 @@ def summary(evaluation: Evaluation) -> dict[str, float]:
 
     Shared by training and by studies.
     """
+    five = evaluation.tasks.get("image_to_text_r5_affirmative")
     found = {
         "claims": evaluation.claim_accuracy,
         "negated": evaluation.negated_accuracy,
         "affirmative": evaluation.affirmative_accuracy,
         "gap": None if evaluation.gap is None else evaluation.gap.value,
         "r1": evaluation.retrieval_r1,
+        "r5": None if five is None else five.accuracy.value,
         "preservation": evaluation.preservation,
     }
     return {name: float(value) for name, value in found.items() if value is not None}

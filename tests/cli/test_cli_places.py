@@ -27,6 +27,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {
     ("finetune", "output"): (("phantom", "data", "--steps", MANY, "-o"), ""),
     ("study", "output"): (("study.yaml", "-o"), ""),
     ("study", "out"): (("junk.yaml", "-o", "fine", "--out"), ".csv"),
+    ("study", "figure"): (("junk.yaml", "-o", "fine", "--figure"), ".pdf"),
     ("evaluate", "items"): (("phantom", "junk.jsonl", "--items"), ".csv"),
     ("compare", "out"): (("junk.csv", "junk.csv", "-o"), ".csv"),
     ("build phantom", "folder"): (("-n", MANY), ""),

@@ -146,6 +146,7 @@ def synthetic(gain_of, n_seeds=6, base=None):
         "negated": 30.0,
         "affirmative": 98.0,
         "r1": 60.0,
+        "r5": 80.0,
         "gap": 68.0,
         "both_right": 30.0,
         "preservation": 1.0,
@@ -185,6 +186,27 @@ def test_arms_are_compared_where_they_have_lost_the_same():
     np.testing.assert_allclose(equal["share"], 0.5)
     np.testing.assert_allclose(equal[equal["arm"] == "nast"]["gain"], ((20 + 70) / 2 + (30 + 70) / 2) / 2)
     np.testing.assert_allclose(result.at_equal_preservation(allowed=10)["share"], 1.0)
+
+
+def test_the_figure_has_every_arm_with_its_t_interval_and_the_untrained_model():
+    from scipy import stats
+
+    gains = {"uniform": 60 + np.arange(6.0), "nast": 70 - np.arange(6.0)}
+    shown = synthetic(gains).figure("affirmative").shown
+    assert shown.names == ("untrained", "uniform", "nast")
+    interval = stats.ttest_1samp(gains["uniform"], 0).confidence_interval()
+    np.testing.assert_allclose(shown.y[1], [62.5, interval.low, interval.high])
+    np.testing.assert_allclose(shown.x[:, 0], [98, 94, 94])
+    np.testing.assert_allclose(shown.y[0], [25, 25, 25])
+
+
+def test_the_update_table_tells_where_weights_changed():
+    result = synthetic({"uniform": np.full(2, 60.0)}, n_seeds=2)
+    for name, values in {"top3_cte": [0.4, 0.6], "top3_size": [0.5, 0.5], "effective_layers": [6, 7]}.items():
+        result.runs[f"update_{name}"] = values
+    header, row = result.as_text("csv", of="update").splitlines()
+    assert header == "arm,seeds,top 3 by CTE,top 3 by size,effective layers"
+    assert row == "uniform,2,50.0 ± 14.1,50.0 ± 0.0,6.50 ± 0.71"
 
 
 def test_collapse_is_flagged():

@@ -27,6 +27,10 @@ def study(
     processes: Annotated[int, typer.Option(min=1, max=256, help="Runs at once, each on one thread.")] = 1,
     table: Annotated[Literal["text", "markdown", "latex", "csv"], typer.Option(help="Form of the table.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Also every number of the table: .csv.", show_default=False)] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Also a figure of what arms gained and kept: .pdf, .svg, .png, .eps.", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train and score several arms (uniform, weighted by a trace, rivals, controls) at several rates and seeds.
@@ -35,6 +39,8 @@ def study(
     """
     if out is not None:
         check_output(out, (".csv",), inputs=[file])
+    if figure is not None:
+        check_output(figure, (".pdf", ".svg", ".png", ".eps"), inputs=[file])
     from ..finetune.study.config import read_study
     from ..io.folders import check_growing_folder
 
@@ -52,5 +58,13 @@ def study(
     if out is not None:
         with write_atomically(out) as handle:
             numbers.to_csv(handle, index=False)
+    if figure is not None:
+        from ..viz import export
+
+        export(result.figure(), figure)
     rows = numbers.astype(object).where(numbers.notna(), None).to_dict(orient="records")
-    show(json, {"output": output, "base": dict(result.base), "arms": rows}, result.as_text(table))
+    show(
+        json,
+        {"output": output, "base": dict(result.base), "arms": rows},
+        f"{result.as_text(table)}\n\n{result.as_text(table, of='update')}",
+    )
