@@ -113,7 +113,7 @@ def attach(
 
     ``"update"``: after each step, p = old + multiplier * (new - old) for the parameters of each text block. Exact under
     every optimiser (momentum, Adam, foreach, closures), weight decay included; the optimiser's own state is untouched.
-    It costs two copies of the scaled parameters. In bfloat16 the remainder of each rounding is kept for the next step.
+    It costs one copy of the scaled parameters. In bfloat16 the remainder of each rounding is kept for the next step.
 
     ``"gradient"``: the paper's g~_l = alpha_l ** beta * g_l (NAST, arXiv 2602.12498), by hooks on the gradients as they
     are computed, so that accumulated gradients are scaled once and gradient clipping sees scaled gradients. It is what

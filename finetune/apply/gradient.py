@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 # Optimisers whose step does not change, or hardly, when a layer's gradient is multiplied by a constant: they divide it
-# by its own running size (Adam family, Adagrad, Adafactor, RMSprop), use its sign (Lion, Rprop) or its direction
-# (Muon, LAMB, LARS). Matched against the class names in the MRO, which covers 8-bit and paged versions.
+# by its own running size (Adam family, Adagrad, Adafactor, RMSprop, NovoGrad, MADGRAD), use its sign (Lion, Rprop) or
+# its direction (Muon, LAMB, LARS, Kron). Matched against the class names in the MRO, which covers 8-bit and paged
+# versions; a test tries every optimiser of torch and timm.
 _SCALE_INVARIANT = re.compile(
-    r"ada|rmsprop|rprop|lion|muon|lamb|lars|prodigy|sophia|soap|shampoo|signsgd", re.IGNORECASE
+    r"ada|adopt|rmsprop|rprop|laprop|mars|novograd|madgrad|lion|muon|lamb|lars|kron|came|ranger|galore|apollo|prodigy"
+    r"|sophia|soap|shampoo|signsgd|signum",
+    re.IGNORECASE,
 )
 
 

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 
 OFF_PLAN = 0.05  # of the unscaled step; half precision rounds a single step by several per cent
+SAMPLE = 1 << 14  # entries of a large tensor, about, that `realised` is measured on
 
 
 class ScaledUpdate:
     """Hooks around the steps of one optimiser that scale what it does to each group of parameters.
 
-    It keeps two copies of the parameters: their values before the last step, and the step that the optimiser proposed.
-    A parameter in half precision has a third, the float32 value that it is the rounding of: without it a step of .6 of
-    the last bit would be rounded to the full bit, again and again.
+    It keeps the values of the scaled parameters before the last step, and a sample of the step that the optimiser
+    proposed. A parameter in half precision has a second copy, the float32 value that it is the rounding of: without it
+    a step of .6 of the last bit would be rounded to the full bit, again and again.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class ScaledUpdate:
         self._group = [number for number, group in enumerate(groups) for _ in group]
         self._multipliers = [float(multipliers[number]) for number in self._group]
         self._expected = np.asarray(multipliers, dtype=np.float64)
-        self._old: list[Tensor] = []
-        self._proposed: list[Tensor] = []
+        self._old: list[Tensor] = []  # where the multiplier is 1, of the sample only
+        self._proposed: list[Tensor] = []  # of the sample
         self._exact: dict[int, Tensor] = {}
         self._warned = self._checked_state = False
         self.handles: list[RemovableHandle] = [
@@ -61,13 +62,13 @@ class ScaledUpdate:
     def realised(self) -> Float[np.ndarray, " group"] | None:
         """What came of the last step, as a share of the step that the optimiser proposed; None before the first step.
 
-        The component of the actual change along the proposed one; NaN for a group without a step. The change is
-        measured up to now, so that what other code did to the parameters since counts. PrescriptionWarning is issued
-        once when a group is off the plan.
+        The component of the actual change along the proposed one; NaN for a group without a step. Of a tensor of more
+        than ``SAMPLE`` entries some are measured, evenly spread. The change is measured up to now, so that what other
+        code did to the parameters since counts. PrescriptionWarning is issued once when a group is off the plan.
         """
         if not self._proposed:
             return None
-        moved = torch._foreach_sub(self._values(), self._old)
+        moved = torch._foreach_sub([_some(value) for value in self._values()], [_some(old) for old in self._old])
         along, size = np.zeros((2, len(self._expected)))
         for number, change, proposed in zip(self._group, moved, self._proposed, strict=True):
             step = proposed.flatten().double()
@@ -82,33 +83,32 @@ class ScaledUpdate:
     def _before(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
         values = self._values()
-        if [_kind(value) for value in values] != [_kind(value) for value in self._old]:
-            self._old = [torch.empty_like(value) for value in values]
-        torch._foreach_copy_(self._old, values)
+        kept = [_some(v) if factor == 1 else v for v, factor in zip(values, self._multipliers, strict=True)]
+        if [_kind(value) for value in kept] != [_kind(value) for value in self._old]:
+            self._old = [torch.empty_like(value) for value in kept]
+        torch._foreach_copy_(self._old, kept)
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        new, old = self._values(), self._old
-        self._proposed = list(torch._foreach_sub(new, old))
+        new, old, factors = self._values(), self._old, self._multipliers
+        self._proposed = list(torch._foreach_sub([_some(v) for v in new], [_some(v) for v in old]))
         self._check_state(optimizer)
-        moving = [i for i, factor in enumerate(self._multipliers) if factor not in (0, 1)]
-        whole = [i for i in moving if new[i].dtype.itemsize >= 4]
-        scaled: dict[int, Tensor] = {i: self._round(i) for i in moving if new[i].dtype.itemsize < 4}
-        if whole:
-            factors = [self._multipliers[i] for i in whole]
-            values = torch._foreach_lerp([old[i] for i in whole], [new[i] for i in whole], factors)
-            scaled.update(zip(whole, values, strict=True))
+        moving = [i for i, factor in enumerate(factors) if factor not in (0, 1)]
+        if full := [i for i in moving if new[i].dtype.itemsize >= 4]:
+            back = [1 - factors[i] for i in full]
+            torch._foreach_lerp_([new[i] for i in full], [old[i] for i in full], back)
         # what is frozen comes back exactly, even where the step was not finite
-        scaled.update({i: old[i] for i, factor in enumerate(self._multipliers) if factor == 0})
-        if scaled:
-            torch._foreach_copy_([new[i] for i in scaled], list(scaled.values()))
+        set_to = {i: old[i] for i, factor in enumerate(factors) if factor == 0}
+        set_to |= {i: self._round(i, new[i]) for i in moving if new[i].dtype.itemsize < 4}
+        if set_to:
+            torch._foreach_copy_([new[i] for i in set_to], list(set_to.values()))
 
-    def _round(self, i: int) -> Tensor:
+    def _round(self, i: int, new: Tensor) -> Tensor:
         """The scaled value of a parameter in half precision, before it is rounded; it is kept for the next step."""
         exact = self._exact.get(i)
         if exact is None or not torch.equal(exact.to(self._old[i].dtype), self._old[i]):  # somebody else wrote to it
             exact = self._old[i].float()
-        self._exact[i] = exact + self._multipliers[i] * self._proposed[i].float()
+        self._exact[i] = exact + self._multipliers[i] * (new.float() - self._old[i].float())
         return self._exact[i]
 
     def _values(self) -> list[Tensor]:
@@ -134,7 +134,8 @@ class ScaledUpdate:
         if self._checked_state:
             return
         self._checked_state = True
-        i = next((i for i, old in enumerate(self._old) if old.numel() > 1 and bool(old.any())), None)
+        scaled = [i for i, factor in enumerate(self._multipliers) if factor != 1]
+        i = next((i for i in scaled if self._old[i].numel() > 1 and bool(self._old[i].any())), None)
         if i is None:
             return
         old = self._old[i]
@@ -146,6 +147,11 @@ class ScaledUpdate:
                         f"{type(optimizer).__name__} keeps a copy of the weights ({key!r}): if its steps start from "
                         "it, scaled steps are lost. Use plan.param_groups with it"
                     )
+
+
+def _some(value: Tensor) -> Tensor:
+    """All entries, or of many some that are evenly spread: an odd distance meets every row and column."""
+    return value if value.numel() <= SAMPLE else value.flatten()[:: value.numel() // SAMPLE | 1]
 
 
 def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:

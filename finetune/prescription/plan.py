@@ -171,12 +171,19 @@ class Prescription:
 
     @explains_arguments
     def param_groups(
-        self, module: torch.nn.Module, lr: float, others: float | None = None, **defaults: Any
+        self,
+        module: torch.nn.Module,
+        lr: float,
+        others: float | None = None,
+        *,
+        no_decay: bool = False,
+        lr_scale: bool = False,
+        **defaults: Any,
     ) -> list[dict[str, Any]]:
         """Per-layer learning rates for any optimiser; see :func:`tracescribe.finetune.param_groups`."""
         from ..apply.param_groups import param_groups
 
-        return param_groups(self, module, lr, others, **defaults)
+        return param_groups(self, module, lr, others, no_decay=no_decay, lr_scale=lr_scale, **defaults)
 
     @explains_arguments
     def attach(

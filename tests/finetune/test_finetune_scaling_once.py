@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from optimizers import AdamWScheduleFree
 from torch.distributed.fsdp import fully_shard
 
 import tracescribe as ts
@@ -270,22 +271,6 @@ def test_schedulers_that_multiply_are_fine(make_clip, schedule):
 
 
 # -- optimisers that wrap, or keep copies ---------------------------------------------------------------------------
-
-
-class AdamWScheduleFree(torch.optim.Optimizer):
-    """The scheme of schedulefree.SGDScheduleFree: steps are taken by z, and the weights follow it."""
-
-    def __init__(self, parameters, lr=0.1):
-        super().__init__(parameters, {"lr": lr})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    z = self.state[p].setdefault("z", p.clone())
-                    p.lerp_(z, 0.5).sub_(p.grad, alpha=group["lr"] / 2)
-                    z.sub_(p.grad, alpha=group["lr"])
 
 
 def test_schedule_free_is_refused_and_works_by_groups(make_clip):
