@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ...errors import DataFormatError
 from ...io.quoting import shown
 from ...io.yaml_files import read_yaml
+from ..losses.options import KINDS, LossOptions
 from ..prescription.selectors import By, check_by
 from ..training.config import TrainConfig
 
@@ -34,7 +36,8 @@ class Arm(BaseModel):
 
     by: what chooses the blocks; see :func:`tracescribe.prescribe`. source: of a plan by the trace and its controls, the
     trace itself or its excess over the control trace. aggregate, normalize, layers, beta, budget, k, decay: options of
-    prescribe. weighting, lora_mode: how the plan acts; see TrainConfig.
+    prescribe. weighting, lora_mode: how the plan acts; see TrainConfig. loss: what is minimised; None: what the study's
+    ``train`` says.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -50,11 +53,19 @@ class Arm(BaseModel):
     decay: float | None = None
     weighting: Literal["uniform", "lr", "update", "gradient"] = "update"
     lora_mode: Literal["scale", "rank", "mask"] | None = None
+    loss: LossOptions | None = None
 
     @model_validator(mode="after")
     def _options_fit(self) -> Arm:
         check_by(self.by, self.k, self.decay)
         return self
+
+    def training(self, shared: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of TrainConfig that all arms share, with this arm's loss."""
+        if self.loss is None:
+            return dict(shared)
+        left_out = () if self.loss.name == "nast" else ("lambda_",)  # which no other loss reads
+        return {**{name: value for name, value in shared.items() if name not in left_out}, "loss": self.loss}
 
 
 PRESETS: dict[str, Arm] = {
@@ -76,6 +87,7 @@ PRESETS: dict[str, Arm] = {
     "front": Arm(by="front", k=4),
     "decay": Arm(by="decay", decay=0.8),
     "random": Arm(by="random", k=4),
+    **{name: Arm(by="uniform", weighting="uniform", loss=KINDS[name]()) for name in ("negclip", "conclip", "negbench")},
 }
 
 

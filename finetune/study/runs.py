@@ -202,7 +202,7 @@ def _run(task: Task) -> None:
     plan = _plan_of(task)
     config = TrainConfig(
         **{
-            **task.config.train,
+            **arm.training(task.config.train),
             "lr": run.rate,
             "seed": run.seed,
             "split": None,

@@ -13,12 +13,11 @@ from ...patching.torch_state import neutral_state
 from ...patching.towers.tower import normalise
 from ..apply.block_gradients import BlockGradients, block_gradients
 from ..apply.update_share import UpdateShare
-from ..losses import nast_loss
 from ..prescription.plan import Prescription
 from ..prescription.prescribe import prescribe
 from ..training.config import TrainConfig
 from ..training.loop import train
-from ..training.progress import batch_losses
+from ..training.progress import training_loss
 from .config import Arm, StudyConfig
 
 if TYPE_CHECKING:
@@ -59,10 +58,14 @@ class Sources:
             return normalise(self.model.text(texts.tokens[wanted][:, :longest]))
 
         def loss(batch: Any) -> torch.Tensor:
-            clip, claim = batch_losses(embed, batch, float(self.model.logit_scale))
-            return nast_loss(clip, claim, self._train.lambda_)
+            return training_loss(self._train, embed, batch, float(self.model.logit_scale))[0]
 
-        batches = texts.batches(self._train.batch_size, GRADIENT_BATCHES, self.config.seed)
+        batches = texts.batches(
+            self._train.batch_size,
+            GRADIENT_BATCHES,
+            self.config.seed,
+            hard_images="hard_images" in self._train.loss.needs | self._train.loss.reads,
+        )
         with neutral_state(grad=True):
             return block_gradients(self.model, loss, batches, max_batches=GRADIENT_BATCHES)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...io.quoting import shown
+from ..losses.options import Nast
 from .config import TrainConfig
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _training(config: TrainConfig, result: TrainResult) -> list[str]:
         "captions": _files(config.captions),
         "contrast sets": _files(config.claims),
         "split": config.split or "all",
-        "loss": f"{config.lambda_:g} L_CLIP + {1 - config.lambda_:g} L_claim (NAST, arXiv 2602.12498)",
+        "loss": _loss(config),
         "layer weights": weighting,
         "optimiser": f"{config.optimizer}, rate {config.lr:g} ({config.schedule}, warm-up {config.warmup}), "
         f"weight decay {config.weight_decay:g}",
@@ -87,6 +88,13 @@ def _training(config: TrainConfig, result: TrainResult) -> list[str]:
         lines.append(f"| multipliers of blocks 1..{len(result.plan.multipliers)} | {multipliers} |")
     share = " ".join(f"{100 * value:.0f}" for value in result.update.share)
     return [*lines, f"| share of the update per block (%) | {share} |"]
+
+
+def _loss(config: TrainConfig) -> str:
+    if isinstance(config.loss, Nast):
+        return f"{config.lambda_:g} L_CLIP + {1 - config.lambda_:g} L_claim (NAST, arXiv 2602.12498)"
+    options = ", ".join(f"{name} {value:g}" for name, value in config.loss.arguments().items())
+    return f"{config.loss.source}{': ' if options else ''}{options}"
 
 
 def _scores(result: TrainResult) -> list[str]:

@@ -51,6 +51,8 @@ class Record:
 def identity(config: TrainConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint belongs to: the configuration, the weights that were started from, the data."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in IRRELEVANT}
+    if settings["loss"] == "nast":  # which checkpoints of versions without other losses do not say
+        del settings["loss"]
     return {"config": settings, "weights_sha256": base["weights_sha256"], "data_sha256": base["data_sha256"]}
 
 

@@ -10,10 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from ...errors import PrescriptionError
 from ...tracer.pairs.names import problem_of
+from ..losses.options import LossOptions, Nast
 from ..prescription.plan import Prescription
 
 Files = Path | dict[Path, Annotated[float, Field(gt=0)]]
 """A JSONL file, or several and the weight of each."""
+
+LAMBDA = 0.5  # NAST does not publish its own
 
 
 class TrainConfig(BaseModel):
@@ -41,6 +44,8 @@ class TrainConfig(BaseModel):
         the other's image too ("positives"; :func:`~tracescribe.finetune.losses.multi_positive_clip_loss`).
     checkpoint_every: steps between checkpoints, where `train` is given a folder for them; 0: only at the end.
     trackers: "tensorboard", "wandb", "trackio": what also hears losses and scores, where it is installed.
+    loss: what is minimised: "nast", "clip", "negclip", "conclip" or "negbench", or ``{"name": ..., option: ...}``; see
+        losses/options.py. lambda_: of the loss "nast", the weight of L_CLIP beside L_claim.
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
         a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
         mean learning rate.
@@ -60,7 +65,8 @@ class TrainConfig(BaseModel):
     image_cache: Path | None = None
     steps: int = Field(default=150, ge=1, le=10**9)
     batch_size: int = Field(default=32, ge=2, le=10**6)
-    lambda_: float = Field(default=0.5, ge=0, le=1)
+    loss: LossOptions = Nast()
+    lambda_: float = Field(default=LAMBDA, ge=0, le=1)
     lr: float = Field(default=3e-3, gt=0)
     warmup: int = Field(default=0, ge=0, le=10**9)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -130,6 +136,8 @@ class TrainConfig(BaseModel):
             what = f"select {self.select!r}" if self.select != "last" else f"patience {self.patience}"
             what = what if self.retrace is None else "retrace"
             raise ValueError(f"{what} needs evaluations: set evaluate_every")
+        if self.lambda_ != LAMBDA and not isinstance(self.loss, Nast):
+            raise ValueError(f"lambda is {self.lambda_:g}, which only the loss 'nast' reads, not {self.loss.name!r}")
         if self.warmup and self.warmup >= self.steps and self.schedule != "constant":
             raise ValueError(f"warmup is {self.warmup}, which leaves none of {self.steps} steps to the schedule")
         if self.lora_mode == "scale" and self.weighting != "uniform":

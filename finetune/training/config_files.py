@@ -19,7 +19,7 @@ from .config import TrainConfig
 
 # section -> key in the file -> field of TrainConfig; "" is the top level
 SECTIONS: dict[str, dict[str, str]] = {
-    "": {"seed": "seed"},
+    "": {"seed": "seed", "loss": "loss"},
     "model": {"name": "model", "pretrained": "pretrained", "device": "device"},
     "data": {name: name for name in ("captions", "claims", "split", "outside_images", "image_cache")},
     "plan": {"file": "plan", "weighting": "weighting", "budget": "budget"},
@@ -95,7 +95,7 @@ def changed_config(
 def as_yaml(config: TrainConfig) -> str:
     """The configuration as the text of a YAML file that :func:`read_config` reads.
 
-    >>> print(as_yaml(TrainConfig(steps=200)).splitlines()[1:3])
+    >>> print(as_yaml(TrainConfig(steps=200)).splitlines()[2:4])
     ['model:', '  name: phantom']
     """
     values = config.model_dump(mode="json")

@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ from ...errors import DataFormatError
 from ...patching.torch_state import neutral_state
 from ...tracer.pairs.pairs import Text
 from .config import Files
+from .counterparts import Counterparts
 from .image_cache import ImageCache
 from .packing import token_table
 from .sampling import Sampler, Share
+
+HARD = 2  # the stream of random numbers that draws hard images, beside those of captions and contrast sets
 
 if TYPE_CHECKING:
     from ...benchmark import CaptionRecord, ClaimRecord
@@ -30,8 +34,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class ContrastSets:
+    """Contrast sets with their images' embeddings; claims by index into the token table."""
+
+    claims: Int[Tensor, "set claim"]
+    image: Float[Tensor, "set embed"]
+    label: Int[Tensor, " set"]
+    present: Bool[Tensor, "set claim"]
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's input: caption and contrast-set texts by index into the token table, and their image embeddings."""
+    """One step's input: caption and contrast-set texts by index into the token table, and their image embeddings.
+
+    hard: sets that are counterparts of those of the batch (:class:`.counterparts.Counterparts`), where they were asked
+    for.
+    """
 
     caption: Int[Tensor, " n"]
     caption_image: Float[Tensor, "n embed"]
@@ -39,6 +57,12 @@ class Batch:
     claim_image: Float[Tensor, "set embed"]
     label: Int[Tensor, " set"]
     present: Bool[Tensor, "set claim"]
+    hard: ContrastSets | None = None
+
+    @property
+    def sets(self) -> ContrastSets:
+        """The contrast sets of the batch."""
+        return ContrastSets(self.claims, self.claim_image, self.label, self.present)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +85,14 @@ class TrainingData:
     caption_shares: tuple[Share, ...] = ()  # which captions are of which source; () is one source
     claim_shares: tuple[Share, ...] = ()
 
-    def batches(self, batch_size: int, steps: int, seed: int, *, skip: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, steps: int, seed: int, *, skip: int = 0, hard_images: bool = False
+    ) -> Iterator[Batch]:
         """``steps`` batches of ``batch_size`` captions and as many contrast sets, by seeded shuffles without gaps.
 
         The sequence depends on the data, the sizes and the seed only, so that runs which differ in weighting see the
-        same batches. skip: how many batches of it come before the first that is wanted.
+        same batches. skip: how many batches of it come before the first that is wanted. hard_images: with counterparts
+        of the contrast sets, drawn by seed and number of the batch.
         """
         captions = Sampler(self.caption_shares or [Share(0, len(self.caption))], seed, 0)
         sets = Sampler(self.claim_shares or [Share(0, len(self.label))], seed, 1)
@@ -73,7 +100,7 @@ class TrainingData:
             for _ in range(skip):
                 sampler.take(batch_size)
         device = self.label.device
-        for _ in range(steps):
+        for number in range(skip, skip + steps):
             chosen, drawn = (torch.from_numpy(sampler.take(batch_size)).to(device) for sampler in (captions, sets))
             yield Batch(
                 self.caption[chosen],
@@ -82,7 +109,19 @@ class TrainingData:
                 self._of_images(self.claim_image[drawn]),
                 self.label[drawn],
                 self.present[drawn],
+                self._counterparts_of(drawn, [seed, HARD, number]) if hard_images else None,
             )
+
+    @cached_property
+    def counterparts(self) -> Counterparts:
+        """Of each contrast set those in which a false claim of it is true."""
+        return Counterparts(*(part.cpu().numpy() for part in (self.claims, self.label, self.present)))
+
+    def _counterparts_of(self, sets: Int[Tensor, " n"], seed: list[int]) -> ContrastSets:
+        found = torch.from_numpy(self.counterparts.draw(sets.cpu().numpy(), np.random.default_rng(seed)))
+        found = found.to(self.label.device)
+        images = self._of_images(self.claim_image[found])
+        return ContrastSets(self.claims[found], images, self.label[found], self.present[found])
 
     def _of_images(self, wanted: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
         return self.images[wanted.to(self.images.device)].to(wanted.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -33,6 +34,7 @@ from .checkpoints import (
 )
 from .config import TrainConfig
 from .data import TrainingData, training_data
+from .embedded import check_data
 from .progress import Progress, rate_factor
 from .result import History, Step, TrainResult
 from .trackers import Track, tracking
@@ -58,9 +60,10 @@ def train(
 ) -> TrainResult:
     """Fine-tune a copy of the model's text tower; the model that is passed in stays untouched.
 
-    L = lambda L_CLIP + (1 - lambda) L_claim, LoRA on the text tower, AdamW, vision tower and projections frozen (NAST,
-    arXiv 2602.12498). Only the text tower runs in the loop: images are embedded once, before. Runs with equal data,
-    batch size, steps and seed see the same batches and start from the same adapters.
+    L = lambda L_CLIP + (1 - lambda) L_claim or another loss (``config.loss``), LoRA on the text tower, AdamW, vision
+    tower and projections frozen (NAST, arXiv 2602.12498). Only the text tower runs in the loop: images are embedded
+    once, before. Runs with equal data, batch size, steps and seed see the same batches and start from the same
+    adapters.
 
     model: the model to start from (``config.model`` is loaded otherwise).
     data: prepared by :func:`tracescribe.finetune.training.data.training_data`, to share cached embeddings between runs
@@ -103,6 +106,7 @@ def train(
             outside_images=config.outside_images,
             image_cache=config.image_cache,
         )
+    check_data(config, data)
 
     base = {
         "model": model.name,
@@ -181,14 +185,19 @@ class _Run:
         config, progress, record = self.config, self.progress, self.record
         left = config.steps - progress.done
         batches = self.data.batches(
-            config.batch_size, left * config.accumulate, config.seed, skip=progress.done * config.accumulate
+            config.batch_size,
+            left * config.accumulate,
+            config.seed,
+            skip=progress.done * config.accumulate,
+            hard_images="hard_images" in config.loss.needs | config.loss.reads,
         )
         try:
             while progress.done < config.steps and record.stopped is None:
                 rate = config.lr * rate_factor(config, progress.done)
                 values = progress.step(list(islice(batches, config.accumulate)))
                 record.losses.append((*values, rate))
-                track(dict(zip(("loss", "clip", "claim", "lr"), record.losses[-1], strict=True)), progress.done)
+                told = dict(zip(("loss", "clip", "claim", "lr"), record.losses[-1], strict=True))
+                track({name: value for name, value in told.items() if not math.isnan(value)}, progress.done)
                 if self.validation is not None and progress.done % config.evaluate_every == 0:
                     self._evaluate(self.validation, track)
                 progress.intact = True

@@ -17,12 +17,15 @@ from ...patching.towers.tower import normalise
 from ..apply.attachment import Attachment
 from ..apply.blocks import block_parameters
 from ..apply.lora import attach_lora, lora_config
-from ..losses import claim_loss, clip_loss, multi_positive_clip_loss, nast_loss
+from ..losses.nast import clip_and_claim, nast_loss
+from ..losses.options import Nast, NegBench
+from ..losses.registry import LOSSES
 from ..prescription.plan import Prescription
 from .accelerating import Embed, shared_by_processes, sum_gradients
 from .adapted import AdaptedText
 from .config import TrainConfig
 from .data import Batch, TrainingData
+from .embedded import embedded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,19 +67,21 @@ class Progress:
     def step(self, batches: Sequence[Batch]) -> tuple[float, float, float]:
         """One optimiser step on the mean loss of the batches; returns L, L_CLIP and L_claim before the step.
 
+        Of a loss that is no mean of the two they are NaN.
+
         Raises NonFiniteError naming the step when the loss is not finite; nothing was changed then.
         """
         self.optimizer.zero_grad(set_to_none=True)
         values = np.zeros(3)
         for batch in batches:
             with nullcontext() if self.accelerator is None else self.accelerator.autocast():
-                clip, claim = batch_losses(self._embed, batch, self._scale, self.config.repeats)
-            loss = nast_loss(clip, claim, self.config.lambda_)
-            found = (loss.item(), clip.item(), claim.item())
-            if not np.isfinite(found).all():
+                loss, *parts = training_loss(self.config, self._embed, batch, self._scale)
+            found = (loss.item(), *(math.nan if part is None else part.item() for part in parts))
+            if not math.isfinite(found[0]):
+                told = f" (L_CLIP {found[1]}, L_claim {found[2]})" if parts[0] is not None else ""
                 raise NonFiniteError(
-                    f"the loss is {found[0]} at step {self.done + 1} (L_CLIP {found[1]}, L_claim {found[2]}); lower lr "
-                    f"(now {self.config.lr:g}) or check the embeddings"
+                    f"the loss is {found[0]} at step {self.done + 1}{told}; lower lr (now {self.config.lr:g}) or check "
+                    "the embeddings"
                 )
             loss = loss / len(batches) if len(batches) > 1 else loss
             loss.backward() if self.accelerator is None else self.accelerator.backward(loss)
@@ -166,19 +171,18 @@ def rate_factor(config: TrainConfig, done: int) -> float:
     return 1 - share if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 
-def batch_losses(
-    embed: Embed, batch: Batch, scale: float, repeats: str = "negatives"
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """L_CLIP and L_claim of one batch; each distinct text is run once. repeats: see TrainConfig."""
-    wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
-    texts = embed(wanted)[place]  # [n + set * claim, embed]
-    captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
-    if repeats == "positives":
-        same = batch.caption[:, None] == batch.caption
-        clip = multi_positive_clip_loss(batch.caption_image, captions, scale, same)
-    else:
-        clip = clip_loss(batch.caption_image, captions, scale)
-    return clip, claim_loss(batch.claim_image, claims, batch.label, scale, batch.present)
+Part = Float[Tensor, ""] | None
+
+
+def training_loss(
+    config: TrainConfig, embed: Embed, batch: Batch, scale: float
+) -> tuple[Float[Tensor, ""], Part, Part]:
+    """The loss of one batch, and L_CLIP and L_claim where it is a mean of them; each distinct text is run once."""
+    texts, options = embedded(embed, batch, config.loss.needs, config.repeats), config.loss
+    if isinstance(options, Nast | NegBench):
+        clip, claim = clip_and_claim(texts, scale, options.name)
+        return nast_loss(clip, claim, config.lambda_ if isinstance(options, Nast) else options.a), clip, claim
+    return LOSSES[options.name](texts, scale, **options.arguments()), None, None
 
 
 def needed(plan: Prescription | None) -> Prescription:

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step, as progress callbacks see it; the losses are those before the step."""
+    """One optimiser step, as progress callbacks see it; the losses are those before the step.
+
+    clip, claim: L_CLIP and L_claim; NaN for a loss that is no mean of the two.
+    """
 
     step: int  # 1..steps
     steps: int
@@ -34,7 +37,10 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """The losses and the learning rate of each step, before it was taken, and the scores of every evaluation."""
+    """The losses and the learning rate of each step, before it was taken, and the scores of every evaluation.
+
+    clip, claim: NaN for a loss that is no mean of L_CLIP and L_claim.
+    """
 
     loss: Float[np.ndarray, " step"]
     clip: Float[np.ndarray, " step"]

@@ -1,4 +1,4 @@
-"""The losses of NAST: tensors in, a scalar out; no model and no trainer is needed."""
+"""The losses of NAST: claims ranked beside CLIP's loss on captions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..contrastive import clip_loss as clip_loss  # which benchmark's pretraining uses too
+from .batch import LossBatch
+from .clip import batch_clip_loss
 
 
 def claim_loss(
@@ -33,27 +34,6 @@ def claim_loss(
     return F.cross_entropy(logits, label)
 
 
-def multi_positive_clip_loss(
-    images: Float[Tensor, "n embed"],
-    texts: Float[Tensor, "n embed"],
-    scale: float | Tensor,
-    same: Bool[Tensor, "n n"],
-) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE in which caption j is right for image i wherever ``same[i, j]``: repeats are no negatives.
-
-    Of a row with k right answers the mean of their k log-likelihoods is taken (Supervised Contrastive Learning, arXiv
-    2004.11362, L_out; UniCL, arXiv 2204.03610). Where ``same`` is the identity this is :func:`clip_loss`.
-
-    >>> same = torch.ones(2, 2, dtype=torch.bool)  # one caption twice
-    >>> round(multi_positive_clip_loss(torch.eye(2), torch.ones(2, 2) / 2**0.5, 1.0, same).item(), 4)  # log 2
-    0.6931
-    """
-    logits = scale * images @ texts.T  # [image, text]
-    right = same.to(logits)
-    target, back = right / right.sum(dim=1, keepdim=True), right.T / right.sum(dim=0)[:, None]
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, back)) / 2
-
-
 def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float = 0.5) -> Float[Tensor, ""]:
     """L_total = lambda L_CLIP + (1 - lambda) L_claim (NAST, arXiv 2602.12498; lambda is not published).
 
@@ -61,3 +41,26 @@ def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float 
     3.5
     """
     return lambda_ * clip + (1 - lambda_) * claim
+
+
+def batch_claim_loss(batch: LossBatch, scale: float | Tensor, loss: str) -> Float[Tensor, ""]:
+    """L_claim of a batch's contrast sets, for the loss of that name. Raises DataFormatError where it has none."""
+    claims, images, label = (batch.need(name, loss) for name in ("claims", "claim_images", "label"))
+    return claim_loss(images, claims, label, scale, batch.present)
+
+
+def clip_and_claim(batch: LossBatch, scale: float | Tensor, loss: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """L_CLIP and L_claim of a batch, which some losses are a mean of."""
+    return batch_clip_loss(batch, scale), batch_claim_loss(batch, scale, loss)
+
+
+def batch_nast_loss(batch: LossBatch, scale: float | Tensor, lambda_: float = 0.5) -> Float[Tensor, ""]:
+    """:func:`nast_loss` of a batch.
+
+    >>> images = torch.eye(2)
+    >>> sets = {"claim_images": images[:1], "claims": images[None], "label": torch.tensor([0])}
+    >>> batch = LossBatch(images=images, captions=images, **sets)
+    >>> round(batch_nast_loss(batch, scale=1.0).item(), 4)  # both parts are log(1 + 1/e)
+    0.3133
+    """
+    return nast_loss(*clip_and_claim(batch, scale, "nast"), lambda_)

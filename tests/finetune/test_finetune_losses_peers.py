@@ -1,0 +1,174 @@
+"""The losses of other methods against their formulas, worked out in plain Python loops, and their gradients."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tracescribe.errors import DataFormatError, OptionError
+from tracescribe.finetune.losses import LOSSES, LossBatch, conclip_loss, loss_for, negbench_loss, negclip_loss
+from tracescribe.finetune.losses.options import KINDS
+
+S = 3.0
+
+
+def unit(*shape, seed):
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+N, K, H = 3, 2, 2
+BATCH = LossBatch(
+    images=unit(N, 4, seed=0),
+    captions=unit(N, 4, seed=1),
+    negatives=unit(N, K, 4, seed=2),
+    negative_present=torch.tensor([[True, True], [False, True], [False, False]]),
+    hard_images=unit(H, 4, seed=3),
+    hard_captions=unit(H, 4, seed=4),
+    hard_negatives=unit(H, K, 4, seed=5),
+    hard_negative_present=torch.tensor([[True, False], [True, True]]),
+    claim_images=unit(2, 4, seed=6),
+    claims=unit(2, 4, 4, seed=7),
+    label=torch.tensor([2, 0]),
+    present=torch.tensor([[True, True, True, True], [True, True, True, False]]),
+)
+
+
+def rows(tensor) -> list[list[float]]:
+    return tensor.flatten(0, -2).tolist()
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def surprise(anchor: list[float], candidates: list[list[float]], right: list[int], scale: float = S) -> float:
+    """-log softmax of the scores of candidates, averaged over the right ones."""
+    scores = [scale * dot(anchor, candidate) for candidate in candidates]
+    total = math.log(sum(math.exp(score) for score in scores))
+    return sum(total - scores[place] for place in right) / len(right)
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+IMAGES, TEXTS, IMAGES_, TEXTS_ = (
+    rows(found) for found in (BATCH.images, BATCH.captions, BATCH.hard_images, BATCH.hard_captions)
+)
+NEG, NEG_ = BATCH.negatives.tolist(), BATCH.hard_negatives.tolist()
+
+
+def test_negclip_is_clip_with_hard_captions_and_images():
+    images, captions = IMAGES + IMAGES_, TEXTS + TEXTS_
+    texts = [*captions, NEG[0][0], NEG[0][1], NEG[1][1], NEG_[0][0], NEG_[1][0], NEG_[1][1]]
+    by_image = mean([surprise(image, texts, [i]) for i, image in enumerate(images)])
+    by_text = mean([surprise(caption, images, [i]) for i, caption in enumerate(captions)])
+    assert negclip_loss(BATCH, S).item() == pytest.approx((by_image + by_text) / 2, abs=1e-12)
+
+
+def test_negclip_without_hard_images_and_with_every_negative_there():
+    batch = LossBatch(images=BATCH.images, captions=BATCH.captions, negatives=BATCH.negatives)
+    texts = TEXTS + [text for of_image in NEG for text in of_image]
+    by_image = mean([surprise(image, texts, [i]) for i, image in enumerate(IMAGES)])
+    by_text = mean([surprise(caption, IMAGES, [i]) for i, caption in enumerate(TEXTS)])
+    assert negclip_loss(batch, S).item() == pytest.approx((by_image + by_text) / 2, abs=1e-12)
+
+
+def test_conclip_has_three_terms():
+    first = mean([surprise(image, TEXTS + TEXTS_, [i]) for i, image in enumerate(IMAGES)])
+    second = mean([surprise(caption, IMAGES + IMAGES_, [i]) for i, caption in enumerate(TEXTS)])
+    third = mean([surprise(image, TEXTS_ + TEXTS, [i]) for i, image in enumerate(IMAGES_)])
+    assert conclip_loss(BATCH, S).item() == pytest.approx((first + second + third) / 3, abs=1e-12)
+
+
+def test_conclip_without_a_distractor_in_the_batch_has_no_third_term():
+    none = torch.zeros(0, 4, dtype=torch.float64)
+    first = mean([surprise(image, TEXTS, [i]) for i, image in enumerate(IMAGES)])
+    second = mean([surprise(caption, IMAGES, [i]) for i, caption in enumerate(TEXTS)])
+    found = conclip_loss(
+        replace(BATCH, hard_images=none, hard_captions=none, hard_negatives=None, hard_negative_present=None), S
+    )
+    assert found.item() == pytest.approx((first + second) / 3, abs=1e-12)
+
+
+def test_negbench_weights_clip_against_multiple_choice():
+    clip = mean([surprise(image, TEXTS, [i]) for i, image in enumerate(IMAGES)])
+    clip = (clip + mean([surprise(caption, IMAGES, [i]) for i, caption in enumerate(TEXTS)])) / 2
+    images, claims = rows(BATCH.claim_images), BATCH.claims.tolist()
+    choice = (surprise(images[0], claims[0], [2]) + surprise(images[1], claims[1][:3], [0])) / 2
+    assert negbench_loss(BATCH, S).item() == pytest.approx(0.99 * clip + 0.01 * choice, abs=1e-12)
+    assert negbench_loss(BATCH, S, a=0.3).item() == pytest.approx(0.3 * clip + 0.7 * choice, abs=1e-12)
+
+
+def test_captions_of_equal_text_are_right_for_each_other():
+    """Images 0 and 2 have one caption, and so has hard image 1: in every loss that is no negative."""
+    ids, hard_ids = torch.tensor([7, 8, 7]), torch.tensor([9, 7])
+    batch = replace(BATCH, caption_ids=ids, hard_caption_ids=hard_ids)
+    right = [[0, 2, 4], [1], [0, 2, 4], [3], [0, 2, 4]]
+    images, captions = IMAGES + IMAGES_, TEXTS + TEXTS_
+    texts = [*captions, NEG[0][0], NEG[0][1], NEG[1][1], NEG_[0][0], NEG_[1][0], NEG_[1][1]]
+    expected = mean([surprise(image, texts, right[i]) for i, image in enumerate(images)])
+    expected += mean([surprise(caption, images, right[i]) for i, caption in enumerate(captions)])
+    assert negclip_loss(batch, S).item() == pytest.approx(expected / 2, abs=1e-12)
+    within = [[0, 2], [1], [0, 2]]
+    expected = mean([surprise(image, TEXTS + TEXTS_, within[i]) for i, image in enumerate(IMAGES)])
+    expected += mean([surprise(caption, IMAGES + IMAGES_, within[i]) for i, caption in enumerate(TEXTS)])
+    expected += mean([surprise(image, TEXTS_ + TEXTS, [i]) for i, image in enumerate(IMAGES_)])
+    assert conclip_loss(batch, S).item() == pytest.approx(expected / 3, abs=1e-12)
+
+
+EMBEDDINGS = [n for n, value in vars(BATCH).items() if torch.is_tensor(value) and value.is_floating_point()]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_gradients(name):
+    loss = loss_for(name)
+    read = [field for field in EMBEDDINGS if "images" not in field]
+    leaves = [getattr(BATCH, field).clone().requires_grad_() for field in read]
+
+    def of(*given):
+        return loss(replace(BATCH, **dict(zip(read, given, strict=True))), S)
+
+    assert torch.autograd.gradcheck(of, leaves)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_what_a_loss_needs_is_named_where_it_is_missing(name):
+    bare = LossBatch(images=BATCH.images, captions=BATCH.captions)
+    needs = KINDS[name].needs
+    if not needs:
+        assert torch.isfinite(loss_for(name)(bare, S))
+        return
+    with pytest.raises(DataFormatError, match=rf"the loss '{name}' needs .*, which the batch does not have"):
+        loss_for(name)(bare, S)
+
+
+def test_names_and_options_are_one_for_configurations_and_functions():
+    assert LOSSES.keys() == KINDS.keys()
+    for name, kind in KINDS.items():
+        arguments = list(inspect.signature(LOSSES[name]).parameters.values())[2:]
+        defaults = {argument.name: argument.default for argument in arguments if argument.name != "lambda_"}
+        assert kind().arguments() == defaults
+        assert kind().source
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("negclipp", {}, r"there is no loss 'negclipp'; did you mean 'negclip'\?"),
+        ("", {}, "there is no loss ''; known are nast, clip"),
+        ("negbench", {"a": 2}, "less than or equal to 1"),
+        ("negbench", {"a": math.nan}, "finite"),
+        ("negbench", {"a": True}, "a is True, and no number"),
+        ("negbench", {"b": 1}, "b"),
+        ("clip", {"a": 0.5}, "a"),
+    ],
+)
+def test_other_names_and_options_are_refused(name, options, said):
+    with pytest.raises(OptionError, match=said):
+        loss_for(name, **options)

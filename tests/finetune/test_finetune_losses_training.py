@@ -1,0 +1,218 @@
+"""Losses in the training loop: what they are computed from, the default to the byte, exact resuming, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import WordTokenizer, open_clip_model
+
+import tracescribe as ts
+from tracescribe.benchmark import CaptionRecord, ClaimRecord
+from tracescribe.contrastive import clip_loss
+from tracescribe.errors import DataFormatError, PrescriptionError
+from tracescribe.finetune import TrainConfig, read_config, train
+from tracescribe.finetune.losses import LOSSES, claim_loss, multi_positive_clip_loss
+from tracescribe.finetune.losses.options import KINDS, ConClip, NegBench
+from tracescribe.finetune.study.config import PRESETS, Arm
+from tracescribe.finetune.training import progress
+from tracescribe.finetune.training.config_files import as_yaml
+from tracescribe.finetune.training.data import training_data
+from tracescribe.finetune.training.embedded import embedded
+
+QUICK = {"steps": 6, "batch_size": 4, "lr": 5e-3, "rank": 2}
+FINDINGS = ("effusion", "edema", "nodule", "device")
+
+
+@pytest.fixture(scope="module")
+def clip() -> ts.DualEncoder:
+    return ts.wrap(open_clip_model(layers=2), tokenizer=WordTokenizer())
+
+
+@pytest.fixture(scope="module")
+def records() -> tuple[list[CaptionRecord], list[ClaimRecord]]:
+    """Eight images; image i has finding i % 4 for i < 4 and not for the others; sets hold 2 or 3 claims."""
+    generator = torch.Generator().manual_seed(0)
+    captions, claims = [], []
+    for i in range(8):
+        finding, image = FINDINGS[i % 4], torch.randn(16, generator=generator)
+        text, foil = (f"there is {no}{finding} ." for no in (("", "no ") if i < 4 else ("no ", "")))
+        captions.append(CaptionRecord(id=str(i), image=image, caption=text, group=str(i)))
+        texts = [foil, text, *(["all is clear ."] if i % 2 else [])]
+        claims.append(ClaimRecord(id=str(i), image=image, claims=texts, label=1, attribute="existence", group=str(i)))
+    return captions, claims
+
+
+@pytest.fixture(scope="module")
+def data(clip, records):
+    return training_data(clip, *records)
+
+
+def adapters(result) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in result.source.state_dict().items() if ".lora_" in name}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys() and one
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("options", [{}, {"repeats": "positives", "lambda_": 0.3, "accumulate": 2}])
+def test_the_default_loss_is_what_it_was_to_the_byte(clip, data, options, monkeypatch):
+    """Against the step of the versions that had no other losses, as it was written there."""
+    config = TrainConfig(**QUICK, **options)
+    now = train(config, clip, data=data)
+
+    def as_before(config, embed, batch, scale):
+        wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
+        texts = embed(wanted)[place]
+        captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
+        if config.repeats == "positives":
+            same = batch.caption[:, None] == batch.caption
+            first = multi_positive_clip_loss(batch.caption_image, captions, scale, same)
+        else:
+            first = clip_loss(batch.caption_image, captions, scale)
+        second = claim_loss(batch.claim_image, claims, batch.label, scale, batch.present)
+        return config.lambda_ * first + (1 - config.lambda_) * second, first, second
+
+    monkeypatch.setattr(progress, "training_loss", as_before)
+    before = train(config, clip, data=data)
+    assert_same(adapters(now), adapters(before))
+    np.testing.assert_array_equal(now.history.to_frame(), before.history.to_frame())
+
+
+@pytest.mark.parametrize("name", sorted(set(KINDS) - {"nast"}))
+def test_every_loss_trains_and_falls_and_resumes_in_the_same_bytes(name, clip, data, tmp_path):
+    config = TrainConfig(**{**QUICK, "steps": 12}, loss=name)
+    straight = train(config, clip, data=data)
+    assert straight.history.loss[-4:].mean() < straight.history.loss[:4].mean()
+
+    class Stop(Exception):
+        pass
+
+    def stop(step):
+        if step.step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, clip, data=data, checkpoints=tmp_path / "c", callbacks=[stop])
+    resumed = train(config, clip, data=data, checkpoints=tmp_path / "c", resume=True)
+    assert_same(adapters(straight), adapters(resumed))
+    np.testing.assert_array_equal(straight.history.to_frame(), resumed.history.to_frame())
+
+
+def test_hard_negatives_are_the_false_claims_and_hard_images_those_of_which_one_is_true(clip, data, records):
+    """The rows of a batch, text by text, found again by their embeddings."""
+    texts = [*(record.caption for record in records[0]), "all is clear ."]
+    with torch.no_grad():
+        known = clip.text.encode(texts)
+    images = torch.stack([torch.nn.functional.normalize(record.image, dim=-1) for record in records[0]])
+
+    def embed(wanted):
+        longest = int(data.lengths[wanted].max())
+        found = clip.text(data.tokens[wanted][:, :longest])
+        return torch.nn.functional.normalize(found, dim=-1)
+
+    def read(embeddings):
+        return [texts[int((known @ one).argmax())] for one in embeddings]
+
+    def film(embedding):
+        return int((images @ embedding).argmax())
+
+    hard = 0
+    for batch in data.batches(4, 3, seed=0, hard_images=True):
+        with torch.no_grad():
+            found = embedded(embed, batch, {"negatives", "hard_images"}, "positives")
+        captions = read(found.captions)
+        assert len(captions) == 8
+        assert [texts[film(image)] for image in found.images] == captions  # each image has one caption, its claim
+        assert not found.negative_present[:4].any()
+        for row in range(4, 8):
+            record = records[1][film(found.images[row])]
+            false = [text for i, text in enumerate(record.claims) if i != record.label]
+            assert read(found.negatives[row][found.negative_present[row]]) == false
+        assert (
+            (found.caption_ids[:, None] == found.caption_ids)
+            == torch.tensor([[one == other for other in captions] for one in captions])
+        ).all()
+        false = {text for row in range(4, 8) for text in read(found.negatives[row][found.negative_present[row]])}
+        assert set(read(found.hard_captions)) <= false  # false of an image of the batch, true of the hard image
+        assert [texts[film(image)] for image in found.hard_images] == read(found.hard_captions)
+        hard += len(found.hard_images)
+    assert hard == 12  # every set has a counterpart here
+
+
+def test_batches_with_hard_images_are_the_same_batches_wherever_they_start(data):
+    plain, everything = (list(data.batches(3, 9, seed=1, hard_images=hard)) for hard in (False, True))
+    for one, other in zip(plain, everything, strict=True):
+        assert torch.equal(one.caption, other.caption) and torch.equal(one.claims, other.claims) and one.hard is None
+    for skip in (1, 4):
+        rest = list(data.batches(3, 9 - skip, seed=1, skip=skip, hard_images=True))
+        for one, other in zip(everything[skip:], rest, strict=True):
+            assert torch.equal(one.hard.claims, other.hard.claims) and torch.equal(one.hard.image, other.hard.image)
+
+
+def test_parts_that_a_loss_does_not_have_are_blank(clip, data):
+    result = train(TrainConfig(**QUICK, loss="conclip"), clip, data=data)
+    assert np.isnan(result.history.clip).all() and np.isnan(result.history.claim).all()
+    mixed = train(TrainConfig(**QUICK, loss={"name": "negbench", "a": 0.9}), clip, data=data).history
+    np.testing.assert_allclose(mixed.loss, 0.9 * mixed.clip + 0.1 * mixed.claim, rtol=1e-6)  # float32 against float64
+
+
+def test_a_loss_without_its_data_is_refused_in_a_sentence(clip, records):
+    image = torch.randn(16)
+    sets = [
+        ClaimRecord(id=str(i), image=image, claims=[f"{a} .", f"no {a} ."], label=0, attribute="x", group="1")
+        for i, a in enumerate(FINDINGS)
+    ]
+    with pytest.raises(DataFormatError, match="the loss 'conclip' needs hard images, and no false claim"):
+        train(TrainConfig(**QUICK, loss="conclip"), clip, data=training_data(clip, records[0], sets))
+    negclip = train(TrainConfig(**QUICK, loss="negclip"), clip, data=training_data(clip, records[0], sets))
+    assert np.isfinite(negclip.history.loss).all()  # hard negatives are there; hard images would be welcome
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("negclipp", "did you mean 'negclip'"),
+        ({"a": 0.5}, "a loss has a name"),
+        ({"name": "negbench", "a": -1}, "greater than or equal to 0"),
+        (None, "there is no loss None"),
+        (3, "there is no loss 3"),
+    ],
+)
+def test_a_wrong_loss_is_refused(given, said, tmp_path):
+    with pytest.raises(PrescriptionError, match=said):
+        TrainConfig(loss=given)
+    path = tmp_path / "run.yaml"
+    path.write_text(as_yaml(TrainConfig()).replace("loss: nast", f"loss: {given}"), encoding="utf-8")
+    with pytest.raises(DataFormatError, match="loss"):
+        read_config(path)
+
+
+def test_lambda_is_an_option_of_nast_alone():
+    with pytest.raises(PrescriptionError, match=r"lambda is 0\.3, which only the loss 'nast' reads, not 'negclip'"):
+        TrainConfig(loss="negclip", lambda_=0.3)
+
+
+def test_a_loss_in_a_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("loss: {name: negbench, a: 0.9}\n", encoding="utf-8")
+    config = read_config(path)
+    assert config.loss == NegBench(a=0.9)
+    path.write_text(as_yaml(config), encoding="utf-8")
+    assert read_config(path) == config
+    assert read_config(path, ["loss=conclip"]).loss == ConClip()
+    assert "loss: conclip" in as_yaml(read_config(path, ["loss=conclip"]))
+    assert TrainConfig(**config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", ["negclip", "conclip", "negbench"])
+def test_arms_of_a_study_by_loss(name):
+    arm = PRESETS[name]
+    assert arm.loss is not None and arm.loss.name == name and arm.weighting == "uniform"
+    assert Arm(**arm.model_dump(mode="json")) == arm
+    shared = {"steps": 5, "lambda_": 0.3}
+    assert TrainConfig(**arm.training(shared)).loss.name == name  # lambda is of the arms with NAST's loss
+    assert TrainConfig(**PRESETS["uniform"].training({**shared, "loss": "nast"})).lambda_ == 0.3
+    assert set(LOSSES) >= {name}
