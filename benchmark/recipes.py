@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataFormatError, OptionError
 from ..io.quoting import shown
 from ..tracer import read_valse
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .readers import Dataset, read
 from .scoring import Encoder
 
@@ -29,8 +31,9 @@ class Recipe:
     model, weights: as `tracescribe.load` takes them; None where the numbers need no model (counts of records).
     file: the name of the published file. format: the reader that it must be read by. source: where the number stands.
     expected: by measure. Measures of a scored file are a task of `Evaluation.tasks`, or "task/subset/value" for a part
-        of it, in percent; those of a counted file are "items" (in the file), "kept" (by the publisher's rule) and
-        "equal length" (of VALSE's existence items, reworded, those of equally many CLIP tokens).
+        of it, in percent ("task/subset/macro": the mean over all values of at least 25 items); those of a counted file
+        are "items" (in the file), "kept" (by the publisher's rule) and "equal length" (of VALSE's existence items,
+        reworded, those of equally many CLIP tokens).
     tolerance: how far a measured value may lie from the expected one.
     note: what a user has to know.
     """
@@ -92,45 +95,106 @@ class Reproduction:
         }
 
 
+MACRO, LEAST_OF_MACRO = "macro", 25
+_GELU = (
+    "given by --pretrained; the published code computes GELU with it (open_clip's ViT-B-32), although it was trained "
+    "from OpenAI's weights, which have QuickGELU"
+)
+_CHECKPOINTS = {
+    "negclip": "NegCLIP's published checkpoint negclip.pth (Yuksekgonul et al., ICLR 2023)",
+    "conclip": "the checkpoint conclip_b32_openclip_version.pt, as NegBench distributes it,",
+    "negfull": "NegBench's checkpoint NegCLIP_CC12M_NegFull (finetuned_checkpoint.pt)",
+}
+MODELS: Mapping[str, dict[str, Any]] = {
+    "clip": {"model": "open_clip:ViT-B-32-quickgelu", "weights": "openai"},
+    **{name: {"model": "open_clip:ViT-B-32", "note": f"{what} is {_GELU}"} for name, what in _CHECKPOINTS.items()},
+}
+
+
 def _scored(name: str, file: str, source: str, expected: Mapping[str, float], **more: Any) -> Recipe:
     kind = "negbench-mcq" if "mcq" in file else "negbench-retrieval"
-    model = "open_clip:ViT-B-32-quickgelu"
-    return Recipe(name, file, kind, source, expected, model=model, tolerance=SCORE_TOLERANCE, **more)
+    return Recipe(name, file, kind, source, expected, **{"tolerance": SCORE_TOLERANCE, **more})
 
 
 COCO_MCQ, VOC_MCQ = "COCO_val_mcq_llama3.1_rephrased.csv", "VOC2007_mcq_llama3.1_rephrased.csv"
 COCO_RETRIEVAL = "COCO_val_retrieval.csv"
 COCO_NEGATED = "COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true.csv"
 _NEGBENCH = "NegBench (Alhamoud et al., CVPR 2025, arXiv 2501.09425)"
-_CORRECTED = f"{_NEGBENCH}, the repository's results with normalised embeddings"
+_CORRECTED = f"{_NEGBENCH}, the repository's corrected results (results/mcq/*.csv), with normalised embeddings"
 _TABLE = f"{_NEGBENCH}, COCO: R@5, R-Neg@5 and MCQ of pretrained and fine-tuned models"
-_NEGCLIP = "NegCLIP's published checkpoint (Yuksekgonul et al., ICLR 2023) is given by --pretrained"
 
 
 def _negbench() -> list[Recipe]:
-    found = [
-        _scored("clip-coco-mcq", COCO_MCQ, _CORRECTED, {"claims": 39.3}, weights="openai"),
-        _scored("clip-voc-mcq", VOC_MCQ, _CORRECTED, {"claims": 38.7}, weights="openai"),
-    ]
-    by_type = {"positive": 69.1, "negative": 6.8, "hybrid": 39.3}
-    expected = {f"claims/attribute/{name}": value for name, value in by_type.items()}
-    found.append(
-        _scored("clip-coco-mcq-by-type", COCO_MCQ, f"{_NEGBENCH}, MCQ by template", expected, weights="openai")
+    found = []
+    for model, values in TOTALS.items():
+        for (part, file), value in zip(MCQ_FILES.items(), values, strict=True):
+            found.append(_scored(f"{model}-{part}-mcq", file, _CORRECTED, {"claims": value}, **MODELS[model]))
+    for (model, part), by_template in TEMPLATES.items():
+        kinds = zip(("positive", "negative", "hybrid"), by_template, strict=True)
+        expected = {f"claims/attribute/{kind}": value for kind, value in kinds}
+        name = f"{model}-{part}-mcq-by-type"
+        found.append(_scored(name, MCQ_FILES[part], _CORRECTED, expected, **MODELS[model]))
+    measures = (
+        ("coco-retrieval", COCO_RETRIEVAL, "text_to_image_r5"),
+        ("coco-negated-retrieval", COCO_NEGATED, "text_to_image_r5"),
+        ("coco-mcq-table", COCO_MCQ, "claims"),
     )
-    rows: dict[str, tuple[tuple[float, float, float], dict[str, str]]] = {
-        "clip": ((54.8, 48.0, 39.2), {"weights": "openai"}),
-        "negclip": ((68.7, 64.4, 28.6), {"note": _NEGCLIP}),
-    }
-    for model, (values, more) in rows.items():
-        parts = (
-            ("coco-retrieval", COCO_RETRIEVAL, "text_to_image_r5"),
-            ("coco-negated-retrieval", COCO_NEGATED, "text_to_image_r5"),
-            ("coco-mcq-table", COCO_MCQ, "claims"),
+    for model, row in TABLE.items():
+        for (part, file, measure), value in zip(measures, row, strict=True):
+            found.append(_scored(f"{model}-{part}", file, _TABLE, {measure: value}, **MODELS[model]))
+    return found
+
+
+MCQ_FILES = {"coco": COCO_MCQ, "voc": VOC_MCQ}
+TOTALS = {"clip": (39.3, 38.7), "negclip": (28.68, 30.49), "conclip": (23.88, 38.12), "negfull": (56.24, 59.65)}
+"""Multiple choice on COCO and on VOC."""
+TEMPLATES = {
+    ("clip", "coco"): (69.14, 6.84, 39.31),
+    ("clip", "voc"): (82.55, 3.35, 58.98),
+    ("negclip", "coco"): (51.62, 16.15, 17.15),
+    ("negclip", "voc"): (75.37, 5.70, 40.35),
+    ("conclip", "coco"): (14.42, 33.53, 24.45),
+    ("conclip", "voc"): (24.63, 22.96, 56.69),
+}
+"""Multiple choice whose right answer is positive, negative, hybrid."""
+TABLE = {"clip": (54.8, 48.0, 39.2), "negclip": (68.7, 64.4, 28.6)}
+"""R@5, R-Neg@5 and multiple choice on COCO."""
+SUGARCREPE = {
+    "replace_obj": (90.92, 92.68),
+    "replace_att": (80.08, 85.91),
+    "replace_rel": (69.20, 76.46),
+    "swap_obj": (61.38, 75.20),
+    "swap_att": (63.96, None),
+    "add_obj": (77.20, None),
+    "add_att": (68.79, None),
+}
+"""By file: CLIP ViT-B/32 and NegCLIP, as far as they are published."""
+
+
+def _compositional() -> list[Recipe]:
+    """SugarCrepe by file, and the one value of ARO that is published with all that decides it."""
+    source = (
+        "SugarCrepe (Hsieh et al., NeurIPS 2023), Table 5 by file, as its authors give it in their repository's issue 3"
+    )
+    found = []
+    for part, values in SUGARCREPE.items():
+        for (model, row), value in zip((("clip", "OpenAI"), ("negclip", "NegCLIP FT")), values, strict=True):
+            more: dict[str, Any] = MODELS[model]
+            if value is not None:
+                name, file, about = f"{model}-sugarcrepe-{part}", f"{part}.json", f"{source}, row {row!r}"
+                expected = {"pairs": value}
+                found.append(Recipe(name, file, "sugarcrepe", about, expected, tolerance=SCORE_TOLERANCE, **more))
+    found.append(
+        Recipe(
+            "negclip-aro-attribution",
+            "visual_genome_attribution.json",
+            "aro",
+            "ARO (Yuksekgonul et al., ICLR 2023), Table 6: 0.71, the mean over pairs of attributes of 25 or more items",
+            {f"pairs/template/{MACRO}": 71.0},
+            tolerance=SCORE_TOLERANCE + 0.5,  # it is published in two digits
+            **MODELS["negclip"],
         )
-        found += [
-            _scored(f"{model}-{part}", file, _TABLE, {measure: value}, **more)
-            for (part, file, measure), value in zip(parts, values, strict=True)
-        ]
+    )
     return found
 
 
@@ -158,10 +222,12 @@ def _counts() -> list[Recipe]:
         found.append(
             Recipe(f"sugarcrepe-{name}", f"{name}.json", "sugarcrepe", source, {"items": items, "kept": items})
         )
+    source = "CC-Neg (Singh et al., WACV 2025): 228,246 images with true and negated captions"
+    found.append(Recipe("cc-neg", "ccneg_preprocessed.pt", "cc-neg", source, {"items": 228_246}))
     return found
 
 
-RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (*_negbench(), *_counts())}
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (*_negbench(), *_compositional(), *_counts())}
 """All recipes by name."""
 
 
@@ -175,7 +241,11 @@ def recipe_named(name: str) -> Recipe:
     {'claims': 39.3}
     """
     if name not in RECIPES:
-        raise OptionError(f"no recipe is named {shown(name)}; there are: {', '.join(RECIPES)}")
+        near = get_close_matches(name[:100], RECIPES, n=5, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise OptionError(
+            f"no recipe is named {shown(name)}; {hint}`tracescribe reproduce` lists all {len(RECIPES)} of them"
+        )
     return RECIPES[name]
 
 
@@ -228,7 +298,7 @@ def _clip_tokens() -> Callable[[str], int]:
     return lambda text: len(tokenizer.encode(text))
 
 
-def _measure(scores: Any, measure: str, file: str) -> float:
+def _measure(scores: Evaluation, measure: str, file: str) -> float:
     task, *subset = measure.split("/")
     found = scores.tasks.get(task)
     if found is None:
@@ -236,6 +306,12 @@ def _measure(scores: Any, measure: str, file: str) -> float:
     if not subset:
         return float(found.accuracy.value)
     name, value = subset
+    if value == MACRO:
+        counts = Counter(scores.items[task].labels.get(name, ()))
+        parts = [part for value, part in found.by.get(name, {}).items() if counts[value] >= LEAST_OF_MACRO]
+        if not parts:
+            raise DataFormatError(f"{file!r} has no {name} of {LEAST_OF_MACRO} items or more")
+        return sum(parts) / len(parts)
     if value not in found.by.get(name, {}):
         raise DataFormatError(f"{file!r} has no item whose {name} is {value!r}")
     return float(found.by[name][value])

@@ -22,7 +22,7 @@ from .engine.patterns import attention_patterns
 from .loading import load
 from .loading.dual_encoder import DualEncoder, wrap
 from .loading.image_encoder import ImageEncoder
-from .loading.images import open_image, read_image
+from .loading.images import ImageCrop, open_image, read_image
 from .loading.verification import verify
 from .sites import Column, Site, Sweep, each_position, site_named
 from .towers.hooks import HookPoint
@@ -43,6 +43,7 @@ __all__ = [
     "FirstOrder",
     "GivenStates",
     "HookPoint",
+    "ImageCrop",
     "ImageEncoder",
     "ImageTower",
     "JointEmbeddings",

@@ -46,7 +46,17 @@ WINOGROUND = {
 }
 CAD_ENTITY = {"entity_name": "x", "location": ["left"], "level": ["small"], "probability_score": 3}
 COCO = {"images": [{"id": 9, "file_name": "9.jpg"}], "annotations": [{"image_id": 9, "id": 1, "caption": "A dog."}]}
-ARO = {"image_id": 2, "true_caption": "x", "false_caption": "y", "attributes": ["red", "big"]}
+ARO = {
+    "image_id": "2",
+    "image_path": "2.jpg",
+    "true_caption": "the red cat and the big dog",
+    "false_caption": "the big cat and the red dog",
+    "attributes": ["red", "big"],
+    "bbox_x": 2,
+    "bbox_y": 0,
+    "bbox_w": 5,
+    "bbox_h": 7,
+}
 CC_NEG = {"image_paths": ["a/1.jpg"], "annotations": [{"json": {"caption": "a"}, "sop_data": {"negative-prompt": "b"}}]}
 
 PUBLISHED: dict[str, tuple[str, Any]] = {

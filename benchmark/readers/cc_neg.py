@@ -11,13 +11,19 @@ from .images import ImageFolder
 from .registry import Reader
 from .source import Source
 
+N_EVALUATED = 40_000
+"""Records at the end of the file that CoN-CLIP evaluates on; it trains on the others."""
+
 
 def _matches(source: Source) -> bool:
     return source.kind == "tensors" and {"image_paths", "annotations"} <= source.fields
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
-    """The caption is true; the foil negates an object that the image shows. Read without executing anything."""
+    """The caption is true; the foil negates an object that the image shows. Read without executing anything.
+
+    As in CoN-CLIP's own data sets, the negated caption has no commas and the last 40,000 records are the test split.
+    """
     paths = fields.field(source.first, "image_paths", str(source.path))
     items = fields.field(source.first, "annotations", str(source.path))
     if not isinstance(paths, list | tuple) or not isinstance(items, list | tuple):
@@ -29,12 +35,13 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
         with fields.checked(where):
             yield Pair(
                 correct=fields.text(fields.field(item, "json", where), "caption", where),
-                foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where),
+                foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where).replace(",", ""),
                 image=folder.find(str(path)),
                 id=str(number),
                 group=str(path),
                 attribute="existence",
                 negation="foil",
+                split="test" if number >= len(items) - N_EVALUATED else "train",
             )
 
 

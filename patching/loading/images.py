@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,25 @@ MAX_FILE = 2**29  # bytes
 _CHANNELS = (1, 3, 4)
 
 
+@dataclass(frozen=True)
+class ImageCrop:
+    """A box of an image instead of the complete image, wherever an image is taken.
+
+    image: a path, or anything else that :func:`read_image` makes a picture of. left, top, width, height: the box in
+    pixels of the upright image. What of it lies beyond the image is black, as in Pillow.
+
+    >>> from PIL import Image
+    >>> read_image(ImageCrop(Image.new("RGB", (9, 9), "white"), left=6, top=0, width=4, height=2)).size
+    (4, 2)
+    """
+
+    image: Any
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 def read_image(given: Any) -> Any:
     """What ``given`` means: an RGB PIL image that the model's preprocessing takes, or preprocessed pixels [3, h, w].
 
@@ -33,7 +53,7 @@ def read_image(given: Any) -> Any:
     - the path of a file, the bytes of a file, or an open file: a single picture in one of :data:`FORMATS` or DICOM (see
       :func:`~tracescribe.patching.loading.dicom.read_dicom`), of at most :data:`MAX_FILE` bytes and of as many pixels
       as ``PIL.Image.MAX_IMAGE_PIXELS`` allows;
-    - a PIL image (of several frames, the one it is at);
+    - a PIL image (of several frames, the one it is at); a box of an image, :class:`ImageCrop`;
     - integers 0 to 255 as an array or tensor [h, w], [h, w, 1 | 3 | 4] or [1 | 3 | 4, h, w]; booleans are black and
       white; uint16 [h, w] is 16-bit grey;
     - floats 0 to 1 as [h, w], [h, w, 1] or [h, w, 3], as in matplotlib and scikit-image.
@@ -57,6 +77,8 @@ def read_image(given: Any) -> Any:
     """
     if isinstance(given, (str, os.PathLike)):
         return open_image(given)
+    if isinstance(given, ImageCrop):
+        return _cropped(given)
     if isinstance(given, (bytes, bytearray, memoryview)):
         return _decoded(bytes(given), f"an image given as {len(given):,} bytes")
     if hasattr(given, "read") and not hasattr(given, "getexif"):
@@ -89,6 +111,19 @@ def open_image(path: str | os.PathLike[str]) -> Any:
             raise DataFormatError(f"{name} does not exist") from None
         raise
     return _decoded(raw, name)
+
+
+def _cropped(given: ImageCrop) -> Any:
+    whole = read_image(given.image)
+    if isinstance(whole, Tensor):
+        raise DataFormatError("a box is cut out of a picture, not out of preprocessed pixels: crop it before")
+    box = (given.left, given.top, given.left + given.width, given.top + given.height)
+    if given.width < 1 or given.height < 1 or min(box[2:]) <= 0 or box[0] >= whole.width or box[1] >= whole.height:
+        raise DataFormatError(
+            f"the box of the image {describe(given.image)} (left {given.left}, top {given.top}, width {given.width}, "
+            f"height {given.height}) holds none of its {whole.width} x {whole.height} pixels"
+        )
+    return whole.crop(box)
 
 
 def _decoded(raw: bytes, name: str) -> Any:
@@ -268,4 +303,6 @@ def _channels_last(values: np.ndarray, name: str, *, prefer_first: bool) -> np.n
 
 def describe(image: Any) -> str:
     """An image as an error names it."""
+    if isinstance(image, ImageCrop):
+        return f"a box of {describe(image.image)}"
     return shown_path(image) if isinstance(image, (str, Path)) else type(image).__name__

@@ -39,7 +39,8 @@ class Pair(BaseModel):
     image: a path, a PIL image, a 1-d array or tensor (a precomputed image embedding), or a :class:`Text`.
     id: name of the pair in results. group: cluster for the bootstrap, e.g. the patient; by default the pair itself.
     attribute: what was changed (existence, location, severity, ...). template: name of the sentence pattern.
-    negation: which caption holds the negation.
+    negation: which caption holds the negation. split: of the data set that the pair was made from. provenance: how a
+    builder made it.
 
     >>> Pair(correct="There is no edema.", foil="There is severe edema.", image="film.png").foil
     'There is severe edema.'
@@ -55,6 +56,8 @@ class Pair(BaseModel):
     attribute: Name | None = None
     template: Name | None = None
     negation: Literal["correct", "foil"] | None = None
+    split: Literal["train", "val", "test"] | None = None
+    provenance: dict[str, Any] | None = None
 
     @field_validator("correct", "foil")
     @classmethod

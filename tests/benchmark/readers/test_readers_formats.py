@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from published import VALSE, WINOGROUND
+from published import ARO, VALSE, WINOGROUND
 
 import tracescribe as ts
 from tracescribe.benchmark.builders.lexicon import term_of
@@ -119,11 +119,30 @@ def test_sugarcrepe_and_plus_plus(tmp_path: Path) -> None:
 
 
 def test_aro(tmp_path: Path) -> None:
-    item = {"image_id": 2, "true_caption": "a on b", "false_caption": "b on a", "bbox_x": 1, "relation_name": "on"}
-    relation = ts.read(written(tmp_path / "visual_genome_relation.json", [item]))
-    assert (relation.pairs[0].attribute, relation.pairs[0].template) == ("relation", "on")
-    item = {"image_id": 2, "true_caption": "x", "false_caption": "y", "attributes": ["red", "big"]}
-    assert ts.read(written(tmp_path / "attribution.json", [item])).pairs[0].attribute == "attribution"
+    """The picture is the box, as in ARO's own data set: PIL's crop of x, y, x + w, y + h."""
+    picture = np.zeros((9, 12, 3), dtype=np.uint8)
+    picture[0:7, 2:7] = (10, 200, 30)  # the box of the record
+    Image.fromarray(picture).save(tmp_path / "2.png")
+    item = {**{k: v for k, v in ARO.items() if k != "attributes"}, "relation_name": "on", "image_path": "images/2.png"}
+    (pair,) = ts.read(written(tmp_path / "visual_genome_relation.json", [item])).pairs
+    assert (pair.attribute, pair.template, pair.group) == ("relation", "on", "2")
+    assert pair.image == ts.patching.ImageCrop(str(tmp_path / "2.png"), 2, 0, 5, 7)
+    seen = np.asarray(ts.patching.read_image(pair.image))
+    assert seen.shape == (7, 5, 3) and (seen == (10, 200, 30)).all()
+    (pair,) = ts.read(written(tmp_path / "attribution.json", [ARO])).pairs
+    assert (pair.attribute, pair.template, pair.image) == ("attribution", "red_big", None)
+    cut = {key: value for key, value in ARO.items() if not key.startswith("bbox")}
+    film(tmp_path / "2.jpg")
+    assert ts.read(written(tmp_path / "cut.json", [cut])).pairs[0].image == str(tmp_path / "2.jpg")
+
+
+@pytest.mark.parametrize(("name", "value"), [("bbox_w", 0), ("bbox_x", "left"), ("bbox_y", 1e9), ("bbox_h", None)])
+def test_a_box_that_is_none_names_the_field(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(DataFormatError, match=rf"item '0'?: field '{name}'"):
+        ts.read(written(tmp_path / "attribution.json", [{**ARO, name: value}]))
+    missing = {key: entry for key, entry in ARO.items() if key != name}
+    with pytest.raises(DataFormatError, match=f"field '{name}' is missing"):
+        ts.read(written(tmp_path / "attribution.json", [missing]))
 
 
 def test_winoground(tmp_path: Path) -> None:
@@ -141,6 +160,7 @@ def test_cc_neg_is_read_and_what_would_run_code_is_not(tmp_path: Path) -> None:
     }
     data = ts.read(written(tmp_path / "ccneg_preprocessed.pt", content))
     assert [(pair.correct, pair.foil, pair.negation) for pair in data.pairs] == [("a dog", "no dog", "foil")]
+    assert data.pairs[0].split == "test"
 
     class Trap:
         def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
@@ -150,6 +170,15 @@ def test_cc_neg_is_read_and_what_would_run_code_is_not(tmp_path: Path) -> None:
     with pytest.raises(DataFormatError, match="not executed"):
         ts.read(tmp_path / "trap.pt")
     assert not (tmp_path / "x").exists()
+
+
+def test_cc_negs_last_40000_are_its_test_split_and_commas_go_from_negated_captions(tmp_path: Path) -> None:
+    caption = {"json": {"caption": "a dog, asleep"}, "sop_data": {"negative-prompt": "a dog, not, asleep"}}
+    content = {"image_paths": [f"{i}.jpg" for i in range(40_002)], "annotations": [caption] * 40_002}
+    pairs = ts.read(written(tmp_path / "ccneg_preprocessed.pt", content)).pairs
+    assert [pair.split for pair in pairs[:3]] == ["train", "train", "test"]
+    assert {pair.split for pair in pairs[2:]} == {"test"}
+    assert (pairs[0].correct, pairs[0].foil) == ("a dog, asleep", "a dog not asleep")
 
 
 def test_negclip(tmp_path: Path) -> None:
