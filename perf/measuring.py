@@ -172,17 +172,18 @@ def fresh_process(code: str, *, threads: int | None = 1) -> list[float]:
 
 
 def write_section(
-    section: Callable[..., str], description: str | None, arguments: list[str] | None, **options: int
+    section: Callable[..., str], description: str | None, arguments: list[str] | None, **options: int | str
 ) -> None:
     """A benchmark's command line: print the Markdown of ``section(quick, out, ...)`` and write it to ``--out``.
 
-    out: the folder that the section's pictures belong in, or None. options: further whole numbers and their defaults.
+    out: the folder that the section's pictures belong in, or None. options: further options (whole numbers, texts) and
+        their defaults.
     """
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny towers: checks the benchmark, times nothing real")
     parser.add_argument("--out", type=Path, help="where the section is written; pictures go beside it")
     for name, default in options.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"default {default}")
     given = vars(parser.parse_args(arguments))
     out: Path | None = given.pop("out")
     page = section(given.pop("quick"), out and out.parent, **given)

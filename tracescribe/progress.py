@@ -24,15 +24,15 @@ class Bar(Protocol):
 class Bars(Protocol):
     """Several bars, one below the other."""
 
-    def add(self, name: str, total: int) -> Bar:
-        """A further bar."""
+    def add(self, name: str, total: int | None) -> Bar:
+        """A further bar; ``total`` is None where nobody knows it."""
 
 
 class _Nothing:
     def to(self, done: int, total: int | None = None, note: str = "") -> None:
         pass
 
-    def add(self, name: str, total: int) -> Bar:
+    def add(self, name: str, total: int | None) -> Bar:
         return self
 
 
@@ -48,7 +48,7 @@ class _RichBars:
     def __init__(self, drawn: Progress) -> None:
         self._drawn = drawn
 
-    def add(self, name: str, total: int) -> Bar:
+    def add(self, name: str, total: int | None) -> Bar:
         return _RichBar(self._drawn, self._drawn.add_task(name, total=total, note=""))
 
 
@@ -65,12 +65,20 @@ def bars(wanted: bool, *, keep: bool = True) -> Iterator[Bars]:
     if console is None:
         yield _Nothing()
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Count(ProgressColumn):
+        """What is done, of how many where that is known."""
+
+        def render(self, task: Task) -> Text:
+            of = "" if task.total is None else f"/{task.total:.0f}"
+            return Text(f"{task.completed:.0f}{of} {task.fields['note']}")
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[note]}", markup=False),
+        Count(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
 

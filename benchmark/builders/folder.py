@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -14,9 +15,8 @@ from typing import Any
 
 from ...arguments import explains_arguments
 from ...errors import DataFormatError
-from ...io.atomic import write_atomically
+from ...io.atomic import ensure_writable, write_atomically
 from ...io.folders import check_folder, file_hash, write_folder
-from ...io.places import refusing
 from ...io.reading import is_file
 from ...validation import Nothing, Whole, check_option
 from ..readers.dataset import iterate
@@ -28,7 +28,7 @@ from .balance import Blocks, Study
 from .contextual import caption_items, contextual_items
 from .datasheet import datasheet
 from .mednega import PER_STUDY, mednega_items
-from .pairs import pair_items
+from .pairs import pair_items, tokenizer_identity
 from .rewriting import Rewriter
 from .unfinished import EVERY, Unfinished
 
@@ -36,7 +36,7 @@ __all__ = ["build_contextual", "build_mednega", "read_facts", "write_pairs"]
 
 Items = Iterator[dict[str, Any]]
 Maker = Callable[[Iterator[FactsRecord], Blocks[Study], dict[str, int]], Items]
-MEDNEGA, CONTEXTUAL = "tracescribe.mednega/1", "tracescribe.contextual/1"
+MEDNEGA, CONTEXTUAL, PAIRS = "tracescribe.mednega/1", "tracescribe.contextual/1", "tracescribe.pairs/1"
 Progress = Callable[[int], None]
 
 
@@ -153,35 +153,42 @@ def write_pairs(
     format: str | None = None,
     seed: int = 0,
     limit: int | None = None,
+    with_test: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, int]:
     """Tracing pairs of equally many tokens (.jsonl) from labels; their number ("pairs"), and what was left out and why.
+
+    Args:
+        count_tokens: tokens of a text, special ones included.
+        with_test: also pairs about images of the test split, which layer weights from a trace must not have seen.
+        progress: called with the number of pairs written so far.
 
     Raises:
         DataFormatError: the file holds no labels, or no pair can be made of them.
         OutputError: the file cannot be written.
     """
-    report: dict[str, int] = {}
-    records = read_facts(labels, images, format=format, report=report)
-    root = Path(labels).parent if images is None else Path(images)
-    written = 0
-    with write_atomically(path) as out:
-        for item in _first(pair_items(records, count_tokens, seed=seed, report=report), limit):
-            out.write(json.dumps(_relative(item, root), ensure_ascii=False) + "\n")
-            written += 1
-        if not written:
-            raise DataFormatError(f"no pair can be made of {str(labels)!r} ({report or 'it is empty'})")
-    return {"pairs": written, **report}
+    ensure_writable(path)
 
+    def items(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
+        return pair_items(records, count_tokens, seed=seed, with_test=with_test, report=report)
 
-def _first(items: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
-    """At most ``limit`` items, in whole blocks of four."""
-    check_option("limit", limit, (Nothing(), Whole(4)))
-    return islice(items, None if limit is None else limit // 4 * 4)
+    options = {"with_test": with_test, "tokenizer": tokenizer_identity(count_tokens)}
+    source = _Labels(labels, images, format, seed, limit, options)
+    with Unfinished(path, source.identity(PAIRS, None)) as unfinished:
+        counts, report = _write(unfinished, "pairs.jsonl", items, source, progress, None)
+        _check_some({"pairs": counts}, report, source)
+        with write_atomically(path, binary=True) as out, (unfinished.folder / "pairs.jsonl").open("rb") as made:
+            shutil.copyfileobj(made, out)
+    return {"pairs": counts["records"], **report}
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """What a set is built from."""
+    """What a set is built from.
+
+    Raises:
+        OptionError: ``limit`` is no whole number of at least one block.
+    """
 
     path: str | os.PathLike[str]
     images: str | os.PathLike[str] | None
@@ -189,6 +196,9 @@ class _Labels:
     seed: int
     limit: int | None
     more: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_option("limit", self.limit, (Nothing(), Whole(4)))
 
     @property
     def root(self) -> Path:
@@ -214,7 +224,6 @@ def _build(
     progress: Progress | None,
     rewriter: Rewriter | None = None,
 ) -> Path:
-    check_option("limit", source.limit, (Nothing(), Whole(4)))
     facts: dict[str, Any] = {"source": Path(source.path).name, "seed": source.seed}
     reports: dict[str, dict[str, int]] = {}
     counts: dict[str, Counter[str]] = {}
@@ -222,10 +231,7 @@ def _build(
         for file, make in files.items():
             counts[file], reports[file] = _write(unfinished, file, make, source, progress, rewriter)
         report = next(iter(reports.values()))  # all files are made of the same records
-        if not all(count["records"] for count in counts.values()):
-            empty = next(file for file, count in counts.items() if not count["records"])
-            why = "; ".join(f"{why}: {count}" for why, count in report.items()) or "it is empty"
-            raise DataFormatError(f"nothing for {empty} can be made of {str(source.path)!r} ({why})")
+        _check_some(counts, report, source)
         made_from = source.identity(name, rewriter)
         facts |= {
             "version": made_from["version"],
@@ -242,6 +248,14 @@ def _build(
     return Path(folder)
 
 
+def _check_some(counts: Mapping[str, Mapping[str, int]], report: Mapping[str, int], source: _Labels) -> None:
+    """Refuse labels of which some file would be empty; says what was left out."""
+    empty = next((file for file, count in counts.items() if not count["records"]), None)
+    if empty is not None:
+        why = "; ".join(f"{why}: {count}" for why, count in report.items()) or "it is empty"
+        raise DataFormatError(f"nothing for {empty} can be made of {str(source.path)!r} ({why})")
+
+
 def _write(
     unfinished: Unfinished,
     file: str,
@@ -251,7 +265,7 @@ def _write(
     rewriter: Rewriter | None,
 ) -> tuple[Counter[str], dict[str, int]]:
     """Write one file, from where it was left; counts of its records and of what was left out."""
-    saved = unfinished.files.get(file, {"position": 0, "bytes": 0, "counts": {}, "report": {}, "done": False})
+    saved = unfinished.files.get(file, {"position": 0, "bytes": {file: 0}, "counts": {}, "report": {}, "done": False})
     counts, report, blocks = Counter[str](saved["counts"]), dict(saved["report"]), Blocks[Study]()
     if "blocks" in saved:
         blocks.restore(saved["blocks"], Study)
@@ -259,17 +273,14 @@ def _write(
         rewriter.counts.update(saved.get("rewriter", {}))
     if saved["done"]:
         return counts, report
-    path = unfinished.folder / file
-    with refusing(unfinished.folder, "the folder "), path.open("ab") as out:
-        out.truncate(saved["bytes"])
-        out.seek(0, os.SEEK_END)
+    with unfinished.open(file, saved["bytes"][file]) as out:
 
         def keep(position: int, done: bool = False) -> None:
             out.flush()
             os.fsync(out.fileno())
             reworded = {} if rewriter is None else {"rewriter": rewriter.counts}
-            known = {"position": position, "bytes": out.tell(), "counts": counts, "report": report, "done": done}
-            unfinished.keep(file, **known, blocks=blocks.state(), **reworded)
+            known = {"position": position, "counts": counts, "report": report, "done": done, "blocks": blocks.state()}
+            unfinished.keep(file, {file: out.tell()}, **known, **reworded)
 
         def passed(position: int) -> None:
             if position > saved["position"] and position % EVERY == 0:

@@ -62,12 +62,12 @@ def article(words: str) -> str:
 LUNG, HEART, VESSELS = frozenset({"lung"}), frozenset({"heart"}), frozenset({"vessels"})
 
 _TERMS = (
-    Term("atelectasis", "atelectasis", "lung bases of normal volume", LUNG, severities=MILD, paired=True),
+    Term("atelectasis", "atelectasis", "fissures in normal position", LUNG, severities=MILD, paired=True),
     Term("cardiomegaly", "cardiomegaly", "a heart of normal size", HEART, severities=MILD),
     Term(
         "congestion", "pulmonary vascular congestion", "pulmonary vessels of normal caliber", VESSELS, severities=MILD
     ),
-    Term("consolidation", "consolidation", "fully aerated lobes", LUNG, severities=MILD, paired=True),
+    Term("consolidation", "consolidation", "air-filled alveoli", LUNG, severities=MILD, paired=True),
     Term("edema", "pulmonary edema", "crisp vascular markings", LUNG | VESSELS, severities=MILD),
     Term(
         "enlarged cardiomediastinum",
@@ -83,10 +83,10 @@ _TERMS = (
     Term(
         "lung opacity",
         "lung opacity",
-        "lung fields of normal density",
+        "lung parenchyma of normal density",
         LUNG,
         many="lung opacities",
-        severities=SMALL,
+        severities=SIZED,
         paired=True,
     ),
     Term("opacities", "pulmonary opacities", "clear lung fields", LUNG, plural=True, severities=MILD, paired=True),
@@ -99,7 +99,7 @@ _TERMS = (
         paired=True,
     ),
     Term("pleural other", "pleural thickening", "thin pleural surfaces", severities=MILD, paired=True),
-    Term("pneumonia", "pneumonia", "lungs of healthy appearance", LUNG, paired=True),
+    Term("pneumonia", "pneumonia", "lung parenchyma of normal appearance", LUNG, paired=True),
     Term(
         "pneumothorax",
         "pneumothorax",
@@ -113,6 +113,7 @@ _TERMS = (
 TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _TERMS})
 
 _OTHER_NAMES = {
+    "device": "support devices",
     "effusion": "pleural effusion",
     "pulmonary atelectasis": "atelectasis",
     "pulmonary edema": "edema",

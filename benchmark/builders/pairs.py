@@ -5,18 +5,22 @@ Existence pairs are what one traces; the others are controls without negation, f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..records import FactsRecord
-from .balance import rng_of
+from .balance import rng_of, split_of
 from .contextual import SIDES, details
 from .lexicon import TERMS, Term, together
 from .mednega import certain
 
-__all__ = ["pair_items"]
+__all__ = ["pair_items", "tokenizer_identity"]
 
 PER_RECORD = 1  # pairs of each attribute about one image
+UNMATCHED = "no wording has as many tokens"
+TEST_SPLIT = "of the test split, which layer weights must not have seen (with_test=True, --with-test takes them)"
 
 
 def pair_items(
@@ -24,6 +28,7 @@ def pair_items(
     count_tokens: Callable[[str], int],
     *,
     seed: int = 0,
+    with_test: bool = False,
     report: dict[str, int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Pairs in the fields of :class:`tracescribe.Pair`, of equally many tokens.
@@ -33,6 +38,9 @@ def pair_items(
 
     Args:
         count_tokens: tokens of a text, special ones included: ``lambda text: len(model.text.tokenize([text])[0])``.
+        with_test: also pairs about images of the test split.
+        report: counts of what was left out and why, filled while pairs are made; what an earlier call left in it is
+            gone on with.
 
     >>> from tracescribe.benchmark.records import Fact
     >>> film = FactsRecord(id="1", group="p", image=None, facts={"Edema": Fact(state="absent")})
@@ -42,7 +50,7 @@ def pair_items(
     """
     counts = report if report is not None else {}
     lengths: dict[str, int] = {}
-    unmatched: dict[tuple[str, str], str] = {}  # the first example of each
+    unmatched = {why.partition(":")[0]: why for why in counts if UNMATCHED in why}  # the first example of each
 
     def length(text: str) -> int:
         if text not in lengths:
@@ -50,6 +58,10 @@ def pair_items(
         return lengths[text]
 
     for record in records:
+        split = split_of(record, seed)
+        if split == "test" and not with_test:
+            counts[TEST_SPLIT] = counts.get(TEST_SPLIT, 0) + 1
+            continue
         rng = rng_of(seed, "pairs", record.id)
         for attribute, found in _candidates(record).items():
             for place in rng.permutation(len(found)).tolist()[:PER_RECORD]:
@@ -57,12 +69,13 @@ def pair_items(
                 fitting = next(((ours, foil) for ours, foil in wordings if length(ours) == length(foil)), None)
                 if fitting is None:
                     ours, foil = wordings[0]
-                    why = (
-                        f"{attribute} of {term.noun}: no wording has as many tokens ({ours!r} has {length(ours)}, "
-                        f"{foil!r} {length(foil)}); trace such captions with align='auto'"
+                    what = f"{attribute} of {term.noun}"
+                    why = unmatched.setdefault(
+                        what,
+                        f"{what}: {UNMATCHED} ({ours!r} has {length(ours)}, {foil!r} {length(foil)}); trace such "
+                        "captions with align='auto'",
                     )
-                    unmatched.setdefault((attribute, term.name), why)
-                    counts[unmatched[attribute, term.name]] = counts.get(unmatched[attribute, term.name], 0) + 1
+                    counts[why] = counts.get(why, 0) + 1
                     continue
                 yield {
                     "correct": fitting[0],
@@ -73,7 +86,26 @@ def pair_items(
                     "attribute": attribute,
                     "template": _template(attribute, term),
                     "negation": negation,
+                    "split": split,
+                    "provenance": {"builder": "pairs", "seed": seed, "source": record.id, "condition": term.name},
                 }
+
+
+def tokenizer_identity(count_tokens: Callable[[str], int]) -> str:
+    """A hash of all that `pair_items` ever learns of a tokenizer: the length of every caption it can make."""
+    lengths = {text: count_tokens(text) for term in TERMS.values() for text in _captions(term)}
+    return hashlib.sha256(json.dumps(lengths).encode()).hexdigest()
+
+
+def _captions(term: Term) -> Iterator[str]:
+    yield f"{_there(term)} no {term.noun}."
+    for severity in (None, 1, 2, 3):
+        yield from _affirmed(term, True, severity)
+    yield from _affirmed(term, False, None)
+    for adjectives in ((), *((word,) for word in term.severities or ())):
+        yield _sentence(term, *adjectives)
+    for side in SIDES[:2]:
+        yield _on_side(term, side)
 
 
 Wordings = Sequence[tuple[str, str]]
@@ -99,7 +131,7 @@ def _candidates(record: FactsRecord) -> dict[str, list[tuple[Term, Wordings, str
             found["severity"].append((term, [tuple(_sentence(term, word) for word in (ours, foil))], None))  # type: ignore[list-item]
         if term.paired and side in ("left", "right"):
             other = SIDES[1 - SIDES.index(side)]
-            wordings = [(_sentence(term, side), _sentence(term, other))]
+            wordings = [(_on_side(term, side), _on_side(term, other))]
             found["side"].append((term, wordings, None))
         absent = [TERMS[name] for name, state in known.items() if not state and TERMS[name].plural == term.plural]
         absent = [other for other in absent if together((term, other))]  # a consolidation is a lung opacity
@@ -132,11 +164,16 @@ def _sentence(term: Term, *adjectives: str) -> str:
     return f"{_there(term)} {term.phrase(*adjectives)}."
 
 
+def _on_side(term: Term, side: str) -> str:
+    """ "There is a left pleural effusion.", but "There is left-sided pneumonia." where no article is."""
+    return _sentence(term, side if term.many else f"{side}-sided")
+
+
 def _template(attribute: str, term: Term) -> str:
     there = _there(term)
     return {
         "existence": f"{there} {{X|no X}}.",
         "severity": f"{there} {{mild|severe}} X.",
-        "side": f"{there} {{left|right}} X.",
+        "side": f"{there} {{left|right}}{'' if term.many else '-sided'} X.",
         "condition": f"{there} {{X|Y}}.",
     }[attribute]

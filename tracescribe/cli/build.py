@@ -52,7 +52,7 @@ def phantom(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw phantom chest radiographs with captions, pairs, claims and multiple-choice questions (PNG and JSONL).
+    """Draw phantom chest radiographs with labels, captions, pairs, claims and multiple choice (PNG and JSONL).
 
     Example:  tracescribe build phantom data -n 500 --seed 1
     """
@@ -125,7 +125,8 @@ def mednega(
             typer.echo(rewording.announcement, err=True)
         elif rewriter_model is not None or rewriter_cache is not None:
             raise OptionError("--rewriter-model and --rewriter-cache mean something with --rewriter only")
-        stack.enter_context(working(json, f"building from {labels}"))
+        stack.enter_context(working(json, ""))
+        bar = stack.enter_context(progress_bar(json, f"building from {labels.name}: items", limit))
         build_mednega(
             labels,
             out,
@@ -136,6 +137,7 @@ def mednega(
             limit=limit,
             rewriter=rewording,
             overwrite=overwrite,
+            progress=bar.to,
         )
     _built(json, out)
 
@@ -156,8 +158,10 @@ def contextual(
     """
     from ..benchmark.builders import build_contextual
 
-    with working(json, f"building from {labels}"):
-        build_contextual(labels, out, images=images, format=format, seed=seed, limit=limit, overwrite=overwrite)
+    with working(json, ""), progress_bar(json, f"building from {labels.name}: records of a file", limit) as bar:
+        build_contextual(
+            labels, out, images=images, format=format, seed=seed, limit=limit, overwrite=overwrite, progress=bar.to
+        )
     _built(json, out)
 
 
@@ -168,6 +172,12 @@ def pairs(
     images: Images = None,
     format: Format = None,
     limit: Limit = None,
+    with_test: Annotated[
+        bool,
+        typer.Option(
+            "--with-test", help="Also of the test split, which layer weights from a trace must not have seen."
+        ),
+    ] = False,
     seed: Seed = 0,
     pretrained: Pretrained = None,
     device: Device = "cpu",
@@ -180,8 +190,9 @@ def pairs(
     from ..benchmark.builders import write_pairs
 
     check_output(out, (".jsonl",), inputs=[labels])
-    with working(json, f"building from {labels}"):
+    with working(json, f"loading {model}"):
         text = load_model(model, pretrained, device).text
+    with working(json, ""), progress_bar(json, f"building from {labels.name}: pairs", limit) as bar:
         report = write_pairs(
             labels,
             out,
@@ -190,6 +201,8 @@ def pairs(
             format=format,
             seed=seed,
             limit=limit,
+            with_test=with_test,
+            progress=bar.to,
         )
     written = report.pop("pairs")
     lines = [f"wrote {written} pairs to {out}", *(f"left out: {count} ({why})" for why, count in report.items())]

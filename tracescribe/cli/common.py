@@ -92,7 +92,7 @@ def show_progress(as_json: bool) -> bool:
 
 
 @contextlib.contextmanager
-def progress_bar(as_json: bool, name: str, total: int) -> Iterator[Bar]:
+def progress_bar(as_json: bool, name: str, total: int | None) -> Iterator[Bar]:
     """A bar on stderr of a terminal, nothing elsewhere."""
     with bars(show_progress(as_json)) as drawn:
         yield drawn.add(name, total)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from test_builders import films
 
-from tracescribe.benchmark.builders import build_contextual, build_mednega, folder
+from tracescribe.benchmark.builders import build_contextual, build_mednega, folder, write_pairs
+from tracescribe.benchmark.phantom import build_phantom, dataset
 from tracescribe.errors import DataFormatError, OutputError
 
 N = 480
@@ -29,6 +30,8 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "EVERY", 100)
+    monkeypatch.setattr(dataset, "EVERY", 10)
+    monkeypatch.setattr(folder.os, "fsync", lambda descriptor: None)  # only a power failure would show the difference
 
 
 class Stop(BaseException):
@@ -36,7 +39,17 @@ class Stop(BaseException):
 
 
 def bytes_of(place: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(place.iterdir())}
+    """A folder's files by path, or the one file."""
+    if place.is_file():
+        return {"": place.read_bytes()}
+    found = sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in found}
+
+
+def build_pairs(labels: Path, place: Path, words_of: str = "", **options: Any) -> Path:
+    """Pairs for a tokenizer of words, in which the words ``words_of`` are two tokens each."""
+    write_pairs(labels, place, lambda text: sum(1 + (word in words_of.split()) for word in text.split()), **options)
+    return place
 
 
 def stopping_at(n: int) -> Callable[..., Any]:
@@ -52,7 +65,7 @@ def stopping_at(n: int) -> Callable[..., Any]:
     return read
 
 
-@pytest.mark.parametrize("build", [build_mednega, build_contextual])
+@pytest.mark.parametrize("build", [build_mednega, build_contextual, build_pairs])
 def test_a_stopped_build_goes_on_to_the_same_bytes(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, build: Callable[..., Path]
 ) -> None:
@@ -79,6 +92,19 @@ def test_a_stopped_build_goes_on_to_the_same_bytes(
     assert not part.exists()
 
 
+@pytest.mark.parametrize("size", [None, 0, 50])
+def test_a_file_that_lost_bytes_starts_afresh(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_facts", stopping_at(250))
+        with pytest.raises(Stop):
+            build_pairs(labels, tmp_path / "pairs.jsonl")
+    made = tmp_path / "pairs.jsonl.part" / "pairs.jsonl"
+    made.unlink() if size is None else made.write_bytes(made.read_bytes()[:size])
+    assert bytes_of(build_pairs(labels, tmp_path / "pairs.jsonl")) == bytes_of(build_pairs(labels, tmp_path / "whole"))
+
+
 def test_other_arguments_or_other_labels_start_afresh(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +117,93 @@ def test_other_arguments_or_other_labels_start_afresh(
     expected = bytes_of(build_mednega(other, tmp_path / "afresh", seed=1))
     assert bytes_of(build_mednega(other, tmp_path / "set", seed=1)) == expected
     assert not (tmp_path / "set.part").exists()
+
+
+def test_pairs_of_another_tokenizer_start_afresh_and_what_no_wording_fits_is_counted_on(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(text: str) -> int:
+        return sum(1 + (word in "severe mild") for word in text.rstrip(".").split())
+
+    report = write_pairs(labels, tmp_path / "whole.jsonl", count)
+    unmatched = {why: n for why, n in report.items() if "no wording has as many tokens" in why}
+    assert len(unmatched) == len({why.partition(":")[0] for why in unmatched}) > 3
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_facts", stopping_at(250))
+        with pytest.raises(Stop):
+            write_pairs(labels, tmp_path / "pairs.jsonl", count)
+    assert (
+        json.loads((tmp_path / "pairs.jsonl.part" / "state.json").read_text())["files"]["pairs.jsonl"]["position"]
+        == 200
+    )
+    assert write_pairs(labels, tmp_path / "pairs.jsonl", count) == report
+    assert bytes_of(tmp_path / "pairs.jsonl") == bytes_of(tmp_path / "whole.jsonl")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_facts", stopping_at(250))
+        with pytest.raises(Stop):
+            write_pairs(labels, tmp_path / "other.jsonl", count)
+    build_pairs(labels, tmp_path / "other.jsonl")  # a tokenizer to which "severe" is one token
+    assert bytes_of(tmp_path / "other.jsonl") == bytes_of(build_pairs(labels, tmp_path / "words.jsonl"))
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_stopped_phantom_goes_on_to_the_same_bytes_and_a_film_that_is_lost_starts_it_afresh(tmp_path: Path) -> None:
+    expected = bytes_of(build_phantom(tmp_path / "whole", n=35, seed=2))
+    drawn: list[int] = []
+
+    def stop_at(n: int) -> Callable[[int], None]:
+        def progress(done: int) -> None:
+            drawn.append(done)
+            if done == n:
+                raise Stop
+
+        return progress
+
+    for lost in (None, "film00003.png", "mcq.jsonl"):
+        target = tmp_path / f"lost {lost}"
+        with pytest.raises(Stop):
+            build_phantom(target, n=35, seed=2, progress=stop_at(26))
+        part = tmp_path / f"lost {lost}.part"
+        assert json.loads((part / "state.json").read_text())["files"]["films"]["films"] == 20
+        if lost is not None:
+            next(part.rglob(lost)).write_bytes(b"")  # as after a power failure
+        drawn.clear()
+        assert bytes_of(build_phantom(target, n=35, seed=2, progress=stop_at(99))) == expected
+        assert drawn[0] == (21 if lost is None else 1)
+        assert not part.exists()
+
+
+def test_what_a_killed_build_left_of_its_folder_is_no_obstacle(tmp_path: Path, labels: Path) -> None:
+    """Killed before anything was saved, or while the folder was removed: the state goes last."""
+    expected = bytes_of(build_mednega(labels, tmp_path / "whole"))
+    (tmp_path / "set.part").mkdir()
+    (tmp_path / "set.part" / ".tracescribe-0123456789abcdef.tmp").write_text('{"format":')
+    assert bytes_of(build_mednega(labels, tmp_path / "set")) == expected
+    (tmp_path / "again.part").mkdir()
+    (tmp_path / "again.part" / "state.json").write_text(
+        json.dumps({"format": "tracescribe.unfinished/1", "made_from": {}, "files": {}})
+    )
+    assert bytes_of(build_mednega(labels, tmp_path / "again")) == expected
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_finished_result_does_not_change_when_the_build_that_was_killed_after_it_goes_on(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Result and unfinished build share their bytes on the disk until the build's folder is removed."""
+    from tracescribe.benchmark.builders.unfinished import Unfinished
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "EVERY", 400)  # one saving, and too few records for a second one
+        patch.setattr(Unfinished, "_remove", lambda self: None)  # as if killed here
+        made = build_mednega(labels, tmp_path / "set")
+        expected = bytes_of(made)
+        assert (made / "mcq.jsonl").stat().st_nlink == 2
+        patch.setattr(folder, "read_facts", stopping_at(450))
+        with pytest.raises(Stop):
+            build_mednega(labels, made, overwrite=True)
+        assert bytes_of(made) == expected
 
 
 def test_open_i_gives_claims_about_severity_and_side_and_says_what_was_inferred(tmp_path: Path) -> None:
