@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import benchmark, errors, finetune, patching, tracer, viz
+    from .atlas import read_atlas, run_atlas
     from .benchmark import read
     from .finetune import Prescription, load_plan, prescribe
     from .patching import DualEncoder, TextTower, load, wrap
@@ -63,7 +64,9 @@ __all__ = [
     "patching",
     "prescribe",
     "read",
+    "read_atlas",
     "read_pairs",
+    "run_atlas",
     "trace",
     "trace_images",
     "tracer",
@@ -75,6 +78,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=["benchmark", "errors", "finetune", "patching", "tracer", "viz"],
     submod_attrs={
+        "atlas": ["read_atlas", "run_atlas"],
         "benchmark": ["read"],
         "finetune": ["Prescription", "load_plan", "prescribe"],
         "patching": ["DualEncoder", "TextTower", "load", "wrap"],

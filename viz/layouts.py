@@ -20,6 +20,7 @@ from .figure_data import (
     Source,
     Statistics,
     alpha_data,
+    curve_panels_data,
     curves_data,
     heatmap_data,
     panels_data,
@@ -140,7 +141,8 @@ def pareto(
 def curves(sources: Mapping[str, Any], x: str, y: str, *, title: str | None = None) -> PaperFigure:
     """Curves over any axis with their bands: faithfulness by the number of restored cells, scores by training step.
 
-    sources: from names to (x, y) or (x, y, lo, hi), arrays of one length, or to :meth:`Faithfulness.curve`.
+    sources: from names to (x, y) or (x, y, lo, hi), arrays of one length, or to :meth:`Faithfulness.curve`. Or from
+        names of panels to such dicts: then there is a panel each, on the same axes; a name has the same colour in all.
     x, y: what the axes are, with their unit.
 
     Raises:
@@ -149,6 +151,8 @@ def curves(sources: Mapping[str, Any], x: str, y: str, *, title: str | None = No
     >>> curves({"by CTE": ([0, 1, 2], [0.0, 0.8, 1.0])}, "cells restored", "faithfulness").shown.title
     'faithfulness by cells restored'
     """
+    if isinstance(sources, Mapping) and any(isinstance(source, Mapping) for source in sources.values()):
+        return PaperFigure(curve_panels_data(sources, x, y, title))
     return PaperFigure(curves_data(sources, x, y, title))
 
 

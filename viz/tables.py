@@ -14,7 +14,7 @@ from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
 from ..tracer.results.maps import LayerProfile
-from .figure_data import AlphaData, Data, HeatmapData, OverlayData, PanelsData, PointsData, ProfileData
+from .figure_data import AlphaData, CurvePanelsData, Data, HeatmapData, OverlayData, PanelsData, PointsData, ProfileData
 from .figure_data.labels import number, quoted, tex_text
 
 if TYPE_CHECKING:
@@ -120,6 +120,10 @@ def _columns(data: Data) -> tuple[list[str], list[list[Cell]]]:
         return header, [
             [name, *map(float, x), *map(float, y)] for name, x, y in zip(data.names, data.x, data.y, strict=True)
         ]
+    if isinstance(data, CurvePanelsData):
+        parts = [(name, _columns(panel)) for name, panel in zip(data.names, data.panels, strict=True)]
+        told = [[name, *line] for name, (_, lines) in parts for line in lines if np.isfinite(line[2])]
+        return ["panel", *parts[0][1][0]], told
     names, curves = ["name", data.x_name, data.y_name, "low", "high"], list[list[Cell]]()
     for name, (x, y, lo, hi) in zip(data.names, data.curves, strict=True):
         bands = [np.full(len(x), np.nan) if bound is None else bound for bound in (lo, hi)]

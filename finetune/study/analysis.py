@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import DataFormatError
+from ...io.records import read_record
 from .config import StudyConfig
-from .runs import Run, best_rates, read_record
+from .runs import Run, best_rates
 
 if TYPE_CHECKING:
     import pandas as pd

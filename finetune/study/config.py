@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ...errors import DataFormatError
 from ...io.quoting import shown
-from ...io.yaml_files import read_yaml
+from ...io.yaml_files import read_yaml_as
 from ..losses.options import KINDS, LossOptions
 from ..prescription.selectors import By, check_by
 from ..training.config import TrainConfig
@@ -159,17 +158,5 @@ def read_study(path: str | Path) -> StudyConfig:
 
     Raises DataFormatError naming the file, the field and what was expected.
     """
-    from pydantic import ValidationError
-
-    path = Path(path)
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise DataFormatError(f"{path}: expected fields such as data: and arms:, not {shown(content)}")
-    try:
-        config = StudyConfig.model_validate(content)
-    except ValidationError as problem:
-        found = problem.errors()[0]
-        where = ".".join(map(str, found["loc"])) or "the study"
-        message = found["msg"].removeprefix("Value error, ")
-        raise DataFormatError(f"{path}: field {shown(where)}: {message}") from problem
-    return config.model_copy(update={"data": path.parent / config.data})
+    config = read_yaml_as(StudyConfig, path, "the study", "data: and arms:")
+    return config.model_copy(update={"data": Path(path).parent / config.data})

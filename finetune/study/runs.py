@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DataFormatError, NonFiniteError, OutputError
-from ...io.atomic import write_atomically
-from ...io.json_lines import read_json
+from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
 from ...threads import threads
 from ..apply.update_share import update_share
@@ -76,7 +74,9 @@ def run_study(
     Raises OutputError when the folder holds another study or cannot be written, DataFormatError for missing data.
     """
     folder = Path(folder)
-    _open(config, folder)
+    record = {"format": FORMAT, "config": config.model_dump(mode="json")}
+    open_folder(folder, "study.json", record, what="study", fixed=_fixed)
+    (folder / "runs").mkdir(exist_ok=True)
     notify("preparing", 0, 1)
     plans = folder / "plans"
     plans.mkdir(exist_ok=True)
@@ -91,7 +91,7 @@ def run_study(
                 if plan is not None:
                     _rounded(plan).save(path)
     base = {split: {**_told(before), "preservation": 1.0} for split, before in prepared.before.items()}
-    _write(folder / "base.json", base)
+    write_record(folder / "base.json", base)
 
     tuning = [Run(a, rate, seed) for seed in range(config.tuning_seeds) for a in config.arms for rate in config.rates]
     _do(config, folder, tuning, processes, notify, "tuning rates", interpolate=False)
@@ -128,27 +128,9 @@ def select_score(scores: dict[str, float], select: str) -> float:
     return float(np.mean([scores[name] for name in names]))
 
 
-def _open(config: StudyConfig, folder: Path) -> None:
-    """The folder of this study, new or to be continued."""
-    content: dict[str, Any] = {"format": FORMAT, "config": config.model_dump(mode="json")}
-    path = folder / "study.json"
-    if path.exists():
-        found = read_record(path)
-        mine, theirs = _fixed(content["config"]), _fixed(found["config"])
-        different = [name for name in mine if name in theirs and mine[name] != theirs[name]]
-        if different:
-            raise OutputError(
-                f"{folder} holds a study with other settings ({', '.join(different)}); go on with its own, or choose "
-                "another folder"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds other files and no study; choose a new folder")
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    _write(path, content)
-
-
-def _fixed(config: dict[str, Any]) -> dict[str, Any]:
+def _fixed(record: dict[str, Any]) -> dict[str, Any]:
     """The settings that runs which exist depend on: arms, seeds and rates may be added, an arm may not be changed."""
+    config = record["config"]
     free = ("arms", "seeds", "rates", "tuning_seeds", "select", "data")
     arms = {f"arms.{name}": options for name, options in config["arms"].items()}
     return {**{name: value for name, value in config.items() if name not in free}, **arms}
@@ -163,7 +145,7 @@ def _same_inputs(prepared: _Prepared, folder: Path) -> None:
     inputs = {"weights_sha256": prepared.model.text.fingerprint(), "data_sha256": data}
     path = folder / "inputs.json"
     if not path.exists():
-        return _write(path, inputs)
+        return write_record(path, inputs)
     found = read_record(path)
     other = [name for name in data if found["data_sha256"].get(name) != data[name]]
     if other or found["weights_sha256"] != inputs["weights_sha256"]:
@@ -217,7 +199,7 @@ def _run(task: Task) -> None:
         try:
             result = train(config, prepared.model, data=prepared.data)
         except NonFiniteError as problem:
-            return _write(task.folder / "runs" / run.file, {**asdict(run), **_diverged(str(problem))})
+            return write_record(task.folder / "runs" / run.file, {**asdict(run), **_diverged(str(problem))})
         traced = task.folder / "plans" / "nast-0.json"
         share = update_share(prepared.model.source, result.source, load_plan(traced) if traced.exists() else None)
         scores = _scores(prepared, result.model)
@@ -244,7 +226,7 @@ def _run(task: Task) -> None:
         "seconds": time.perf_counter() - started,
         **({"interpolation": steps} if task.interpolate else {}),
     }
-    return _write(task.folder / "runs" / run.file, content)
+    return write_record(task.folder / "runs" / run.file, content)
 
 
 def _diverged(why: str) -> dict[str, Any]:
@@ -322,24 +304,3 @@ def _told(evaluation: Evaluation) -> dict[str, Any]:
     """The scores that are written."""
     rest = {"both_right": evaluation.both_right, "claims_by_polarity": dict(evaluation.claims_by_polarity)}
     return {**summary(evaluation), **rest}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A file that the study wrote.
-
-    Raises DataFormatError when it was changed or damaged since.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(content):
-        raise DataFormatError(f"{path}: was changed or damaged after it was written; delete it, and it is made again")
-    return content
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    plain = json.loads(json.dumps(content))
-    with write_atomically(path) as handle:
-        handle.write(json.dumps({**plain, "sha256": _checksum(plain)}, indent=1) + "\n")
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

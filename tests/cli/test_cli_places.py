@@ -28,6 +28,8 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {
     ("study", "output"): (("study.yaml", "-o"), ""),
     ("study", "out"): (("junk.yaml", "-o", "fine", "--out"), ".csv"),
     ("study", "figure"): (("junk.yaml", "-o", "fine", "--figure"), ".pdf"),
+    ("atlas", "output"): (("junk.yaml", "junk.jsonl", "-o"), ""),
+    ("atlas", "out"): (("junk.yaml", "junk.jsonl", "-o", "fine", "--out"), ".csv"),
     ("evaluate", "items"): (("phantom", "junk.jsonl", "--items"), ".csv"),
     ("compare", "out"): (("junk.csv", "junk.csv", "-o"), ".csv"),
     ("build phantom", "folder"): (("-n", MANY), ""),
@@ -112,7 +114,7 @@ def test_impossible_outputs_are_refused_before_the_inputs_are_read(
     (words, suffix), command = OUTPUTS[key], key[0].split()
     monkeypatch.chdir(tmp_path)
     junk(tmp_path)
-    grows = key in {("study", "output"), ("trace", "cache")}
+    grows = key in {("study", "output"), ("atlas", "output"), ("trace", "cache")}
     for name in impossible(tmp_path, suffix, is_folder=key in FOLDERS, grows=grows):
         before = snapshot(tmp_path)
         with limited():
@@ -143,6 +145,7 @@ def test_an_output_inside_a_folder_that_is_itself_replaced(run: Run, tmp_path: P
         ("report", "a.html", "-o", "a.html"),
         ("trace", "phantom", "a.safetensors", "-o", "a.safetensors"),
         ("study", "a.csv", "-o", "out", "--out", "a.csv"),
+        ("atlas", "b.csv", "a.csv", "-o", "out", "--out", "a.csv"),
     ],
     ids=lambda words: words[0],
 )

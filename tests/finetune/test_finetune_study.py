@@ -110,9 +110,9 @@ def test_data_may_be_moved_and_not_be_changed(config, folder, data, tmp_path):
         run_study(config.model_copy(update={"data": moved}), folder)
     with pytest.raises(OutputError, match="begun with other weights of 'phantom'"):
         inputs = read_record(folder / "inputs.json")
-        study_runs._write(folder / "inputs.json", {**inputs, "weights_sha256": "other"})
+        study_runs.write_record(folder / "inputs.json", {**inputs, "weights_sha256": "other"})
         run_study(config, folder)
-    study_runs._write(folder / "inputs.json", inputs)
+    study_runs.write_record(folder / "inputs.json", inputs)
 
 
 def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_path):

@@ -22,6 +22,7 @@ VALID: dict[str, list[str]] = {
     "prescribe": ["trace.safetensors", "-o", "out.json"],
     "finetune": ["phantom", "data", "-o", "out", "--steps", "1", "--batch-size", "2"],
     "study": ["study.yaml", "-o", "out"],
+    "atlas": ["models.yaml", "pairs.jsonl", "-o", "out"],
     "export": ["data", "-o", "out"],
     "evaluate": ["phantom", "claims.jsonl", "--split", "all"],
     "report": ["trace.safetensors", "-o", "out.html"],
@@ -34,7 +35,7 @@ VALID: dict[str, list[str]] = {
 }
 """Arguments with which each command succeeds, or says that there is too little data."""
 
-LONG = {"demo": "--out", "study": "-o"}
+LONG = {"demo": "--out", "study": "-o", "atlas": "-o"}
 """Commands whose work takes longer than a refusal may, and the option of their output, which is one that is refused."""
 
 MISPLACED = ["file/out", "data", "notes", "nowhere/out", "dangling", "loop", "", ".", "..", "/", "/dev/null"]
@@ -82,6 +83,7 @@ def prepare(folder: Path) -> list[str]:
     )
     (folder / "existence.json").write_text("{}")
     (folder / "study.yaml").write_text("data: data\narms: [uniform]\n")
+    (folder / "models.yaml").write_text("models: {one: phantom}\ntrace: {positions: all}\n")
     (folder / "file").write_text("mine")
     (folder / "notes").mkdir()
     (folder / "notes" / "notes.txt").write_text("mine")

@@ -23,7 +23,7 @@ from .statistics import PairTable, minmax, percentile_interval
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["compare"]
+__all__ = ["compare", "interpolation"]
 
 _FIXED = 1e-9  # spread below which a difference is fixed by construction: both are the same exact 0 or 1
 
@@ -126,8 +126,8 @@ class _Statistic:
         self, depths: Sequence[Float[np.ndarray, "_"]], wanted: Float[np.ndarray, "layer"], n_rows: int, aggregate: str
     ) -> None:
         self._blocks = [depth > 0 for depth in depths]
-        self._to_layers = [_interpolation(depth, wanted) for depth in depths]
-        self._to_blocks = [_interpolation(depth[depth > 0], wanted[wanted > 0]) for depth in depths]
+        self._to_layers = [interpolation(depth, wanted) for depth in depths]
+        self._to_blocks = [interpolation(depth[depth > 0], wanted[wanted > 0]) for depth in depths]
         self._cells, self._n_blocks, self._aggregate = (len(wanted), n_rows), int((wanted > 0).sum()), aggregate
 
     def __call__(self, maps: Maps) -> Float[np.ndarray, "draw 3 number"]:
@@ -219,12 +219,12 @@ def _used_in_both(places: tuple[np.ndarray, np.ndarray], used: Sequence[np.ndarr
     return [place[keep] for place in places]
 
 
-def _interpolation(
+def interpolation(
     known: Float[np.ndarray, "layer"], wanted: Float[np.ndarray, "depth"]
 ) -> Float[np.ndarray, "depth layer"]:
     """Weights that interpolate values at known depths linearly at the wanted ones.
 
-    >>> _interpolation(np.array([0.0, 0.25, 0.5, 0.75, 1.0]), np.array([0.0, 1 / 3, 1.0])).round(3)[1]
+    >>> interpolation(np.array([0.0, 0.25, 0.5, 0.75, 1.0]), np.array([0.0, 1 / 3, 1.0])).round(3)[1]
     array([0.   , 0.667, 0.333, 0.   , 0.   ])
     """
     return np.stack([np.interp(wanted, known, row) for row in np.eye(len(known))], axis=1)

@@ -15,6 +15,7 @@ import typer.core
 from .. import __version__
 from ..errors import TracescribeError
 from ..io.provenance import creation_time
+from . import atlas as mapping
 from . import build as building
 from . import compare as comparing
 from . import demo as demonstrating
@@ -71,6 +72,7 @@ app.command()(prescribing.prescribe)
 app.command()(training.finetune)
 app.command()(exporting.export)
 app.command()(comparing_training.study)
+app.command()(mapping.atlas)
 app.command()(scoring.evaluate)
 app.command()(comparing.compare)
 app.command()(reporting.report)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..devices import check_device
 from ..errors import OptionError as OptionError
 from ..io.atomic import check_output as check_output  # for the commands
 from ..progress import Bar, bars
@@ -70,17 +71,9 @@ def load_model(
     name: str, pretrained: str | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> DualEncoder:
     """`tracescribe.load`, with the device checked first, in a sentence."""
-    import torch
-
     from ..patching import load
 
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise OptionError(f"unknown device {device!r}: use cpu, cuda, cuda:0 or mps") from None
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
-        raise OptionError(f"the device {device!r} is not available here: use --device cpu")
+    check_device(device)
     model = load(name, pretrained=pretrained, device=device, trust_remote_code=trust_remote_code)
     spare_threads(model.text)
     return model
@@ -133,6 +126,14 @@ def console_for_people() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def write_csv(frame: Any, path: Path) -> None:
+    """A pandas table as a CSV file, without its row numbers."""
+    from ..io.atomic import write_atomically
+
+    with write_atomically(path) as handle:
+        frame.to_csv(handle, index=False)
 
 
 def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True) -> Table:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import OptionError
-from .common import Json, Seed, check_output, show, working
+from .common import Json, Seed, check_output, show, working, write_csv
 
 DRAWN = (".pdf", ".svg", ".png")
 
@@ -73,7 +73,7 @@ def compare(
         plain = table == "text" and layout == "tasks"
         text = found.summary() if plain else found.table(table, layout)  # before anything is written
         if out is not None and out.suffix == ".csv":
-            _write_table(found, out)
+            write_csv(found.to_frame(), out)
         elif out is not None:
             found.plot(out)
     document = {"models": found.models, "unpaired": found.unpaired, "gaps": [asdict(gap) for gap in found.gaps]}
@@ -86,7 +86,7 @@ def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, s
     with working(json, "comparing 2 traces"):
         found = compare_traces(first, second, pairing=pairing, seed=seed)
         if out is not None and out.suffix == ".csv":
-            _write_table(found, out)
+            write_csv(found.to_frame(), out)
         elif out is not None:
             found.export(out)
     agreement = {name: getattr(found, name).rank_agreement for name in ("cells", "profile", "alpha")}
@@ -100,13 +100,6 @@ def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, s
         "differences": _records(found),
     }
     show(json, document, found.summary(), *([] if out is None else [f"saved {out}"]))
-
-
-def _write_table(found: Any, out: Path) -> None:
-    from ..io.atomic import write_atomically
-
-    with write_atomically(out) as handle:
-        found.to_frame().to_csv(handle, index=False)
 
 
 def _records(found: Any) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import Json, announce, check_output, progress_bar, show
+from .common import Json, announce, check_output, progress_bar, show, write_csv
 
 
 def study(
@@ -49,15 +49,13 @@ def study(
     announce(json)
     from ..finetune.study.analysis import read_study_result
     from ..finetune.study.runs import run_study
-    from ..io.atomic import write_atomically
 
     with progress_bar(json, "study", 1) as bar:
         run_study(config, output, processes=processes, notify=lambda what, done, total: bar.to(done, total, note=what))
     result = read_study_result(output)
     numbers = result.table()
     if out is not None:
-        with write_atomically(out) as handle:
-            numbers.to_csv(handle, index=False)
+        write_csv(numbers, out)
     if figure is not None:
         from ..viz import export
 

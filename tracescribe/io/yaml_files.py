@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataFormatError
+from .quoting import shown
 from .reading import read_text
 
-__all__ = ["parse_yaml", "read_yaml"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["parse_yaml", "read_yaml", "read_yaml_as"]
+
+M = TypeVar("M", bound="BaseModel")
 
 
 def read_yaml(path: Path) -> Any:
@@ -17,6 +24,34 @@ def read_yaml(path: Path) -> Any:
     Raises DataFormatError naming the file when it cannot be read or is no such YAML.
     """
     return parse_yaml(read_text(path), f"{path}: not YAML")
+
+
+def read_yaml_as(
+    kind: type[M],
+    path: str | Path,
+    what: str,
+    fields: str,
+    change: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
+) -> M:
+    """A YAML file as a model of pydantic.
+
+    what: how an error calls it as a whole. fields: what it should hold, for a file that holds no fields.
+    change: applied to the fields before they are checked.
+
+    Raises DataFormatError naming the file, the field and what was expected.
+    """
+    from pydantic import ValidationError
+
+    content = read_yaml(Path(path))
+    if not isinstance(content, dict):
+        raise DataFormatError(f"{path}: expected fields such as {fields}, not {shown(content)}")
+    try:
+        return kind.model_validate(change(content))
+    except ValidationError as problem:
+        found = problem.errors()[0]
+        where = ".".join(map(str, found["loc"])) or what
+        message = found["msg"].removeprefix("Value error, ")
+        raise DataFormatError(f"{path}: field {shown(where)}: {message}") from problem
 
 
 def parse_yaml(text: str, problem: str) -> Any:

@@ -1,5 +1,6 @@
 """The data of figures, independent of plotting libraries: results as labelled arrays and text."""
 
+from .curve_panels import CurvePanelsData, curve_panels_data
 from .faithfulness import faithfulness_data
 from .heatmap import HeatmapData, heatmap_data
 from .options import Statistics
@@ -10,10 +11,11 @@ from .points import CurvesData, PointsData, curves_data, points_data
 from .profile import ProfileData, profile_data
 from .select import Profiled, Source, pair_number
 
-Data = HeatmapData | PanelsData | OverlayData | ProfileData | AlphaData | PointsData | CurvesData
+Data = HeatmapData | PanelsData | OverlayData | ProfileData | AlphaData | PointsData | CurvesData | CurvePanelsData
 
 __all__ = [
     "AlphaData",
+    "CurvePanelsData",
     "CurvesData",
     "Data",
     "HeatmapData",
@@ -25,6 +27,7 @@ __all__ = [
     "Source",
     "Statistics",
     "alpha_data",
+    "curve_panels_data",
     "curves_data",
     "faithfulness_data",
     "heatmap_data",

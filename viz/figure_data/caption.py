@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import AlphaData, CurvesData, Data, HeatmapData, PanelsData, PointsData, ProfileData
+from . import AlphaData, CurvePanelsData, CurvesData, Data, HeatmapData, PanelsData, PointsData, ProfileData
 
 __all__ = ["caption_of"]
 
@@ -17,7 +17,7 @@ def caption_of(data: Data) -> str:
 
 
 def _reading(data: Data) -> list[str]:
-    if isinstance(data, ProfileData | AlphaData | PointsData | CurvesData):
+    if isinstance(data, ProfileData | AlphaData | PointsData | CurvesData | CurvePanelsData):
         return _series(data)
     below, above = data.clipped_ends
     beyond = ((f"below −{data.limit:g}", below), (f"above {data.limit:g}", above))
@@ -35,7 +35,7 @@ def _reading(data: Data) -> list[str]:
     return said
 
 
-def _series(data: ProfileData | AlphaData | PointsData | CurvesData) -> list[str]:
+def _series(data: ProfileData | AlphaData | PointsData | CurvesData | CurvePanelsData) -> list[str]:
     if not isinstance(data, AlphaData):
         return []
     said = [] if np.allclose(data.multipliers, data.alpha) else [f"Diamonds: the multiplier {data.power}"]

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.transforms import ScaledTranslation
 
 from .. import theme
@@ -36,6 +37,7 @@ __all__ = [
     "layer_step",
     "legend_above",
     "legend_inside",
+    "legend_over",
     "legend_size",
     "mark_clipped",
     "new_figure",
@@ -94,15 +96,27 @@ def legend_inside(axes: Axes, fonts: Fonts) -> None:
     _legend(axes, fonts, loc="best")
 
 
-def _legend(axes: Axes, fonts: Fonts, **where: Any) -> None:
+def legend_over(figure: Figure, axes: Axes, fonts: Fonts, columns: int, top: float) -> None:
+    """The legend of all panels of a figure, below a height in figure coordinates; matplotlib's layout leaves it out."""
+    width = figure.get_size_inches()[0] * 72
+    box = _legend(
+        axes, fonts, figure, loc="upper left", bbox_to_anchor=(EDGE / width, top), ncols=columns,
+        bbox_transform=figure.transFigure,
+    )  # fmt: skip
+    box.set_in_layout(False)
+
+
+def _legend(axes: Axes, fonts: Fonts, place: Axes | Figure | None = None, **where: Any) -> Legend:
+    """place: what it belongs to, if that is not the axes whose curves it names."""
     handles, names = axes.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda i: not isinstance(handles[i], BarContainer))  # bars first
-    box = axes.legend(
+    box = (place or axes).legend(
         [handles[i] for i in order], [names[i] for i in order], frameon=False, borderpad=0, borderaxespad=0.4,
         handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25, **where,
         prop={"family": fonts.families, "size": fonts.tick},
     )  # fmt: skip
     box.set_zorder(4)
+    return box
 
 
 def legend_size(fonts: Fonts, names: Sequence[str], inches: float) -> tuple[int, float]:

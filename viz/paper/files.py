@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...errors import FigureError
 from ..figure_data import Data
+from ..figure_data.curve_panels import CurvePanelsData
 from ..figure_data.heatmap import HeatmapData
 from ..figure_data.labels import quoted
 from ..figure_data.overlay import OverlayData
@@ -147,6 +148,7 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
     import matplotlib
 
     with matplotlib_settings():
+        from .curve_panels import draw_curve_panels
         from .fonts import Fonts
         from .heatmap import draw_heatmap
         from .overlay import draw_overlay
@@ -170,6 +172,8 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
             figure = draw_alpha(data, fonts, inches, header, height=height)
         elif isinstance(data, PointsData):
             figure = draw_points(data, fonts, inches, header, height=height)
+        elif isinstance(data, CurvePanelsData):
+            figure = draw_curve_panels(data, fonts, inches, header, height=height, transparent=transparent)
         elif isinstance(data, OverlayData):
             figure = draw_overlay(data, fonts, inches, header)
         else:

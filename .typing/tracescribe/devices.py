@@ -1,0 +1,1 @@
+../../tracescribe/devices.py

@@ -1,0 +1,78 @@
+"""Small results as JSON files that say their own checksum, and folders that hold one file per step of a long work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataFormatError, OutputError
+from .atomic import write_atomically
+from .json_lines import read_json
+
+__all__ = ["open_folder", "read_record", "write_record"]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What :func:`write_record` wrote.
+
+    Raises:
+        DataFormatError: the file was changed or damaged since, or is no such file.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(content):
+        raise DataFormatError(f"{path}: was changed or damaged after it was written; delete it, and it is made again")
+    return content
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write what JSON can hold, with a checksum; the same content gives the same bytes.
+
+    Raises:
+        OutputError: nothing can be written at ``path``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_record(Path(folder, "run.json"), {"scores": (1, 2)})
+    ...     read_record(Path(folder, "run.json"))
+    {'scores': [1, 2]}
+    """
+    plain = json.loads(json.dumps(content))
+    with write_atomically(path) as handle:
+        handle.write(json.dumps({**plain, "sha256": _checksum(plain)}, indent=1) + "\n")
+
+
+def open_folder(
+    folder: Path,
+    name: str,
+    content: dict[str, Any],
+    *,
+    what: str,
+    fixed: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Make a folder for a work that may be stopped, or go on in one; its record ``name`` then holds ``content``.
+
+    fixed: of a record, the settings that files which exist depend on; those that both records have must be equal.
+
+    Raises:
+        OutputError: the folder holds something else, or a work of this kind with other fixed settings.
+    """
+    path = folder / name
+    if path.exists():
+        mine, theirs = fixed(json.loads(json.dumps(content))), fixed(read_record(path))
+        different = [name for name in mine if name in theirs and mine[name] != theirs[name]]
+        if different:
+            raise OutputError(
+                f"{folder} holds a {what} with other settings ({', '.join(different)}); go on with its own, or choose "
+                "another folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files and no {what}; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(path, content)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
