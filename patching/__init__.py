@@ -18,6 +18,7 @@ from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingE
 from .engine.given import GivenStates
 from .engine.gradients import AttributionEngine, FirstOrder
 from .engine.joint import JointEmbeddings, JointEngine
+from .engine.neurons import NeuronAttribution
 from .engine.patterns import attention_patterns
 from .loading import load
 from .loading.dual_encoder import DualEncoder, wrap
@@ -48,6 +49,7 @@ __all__ = [
     "ImageTower",
     "JointEmbeddings",
     "JointEngine",
+    "NeuronAttribution",
     "PatchPath",
     "PatchedBatch",
     "PatchedEmbeddings",

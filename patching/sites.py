@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import SiteError
 from ..io.quoting import shown
@@ -18,16 +18,21 @@ class Site:
     first_layer: number of the first layer of a map. Layer l of the residual stream is the state after block l (0: the
         embedding output); layer l of any other site lies inside block l.
     residual: offset from the map's layer number to the number of the residual state; None where it is no such state.
-    by_head: the activation has an axis of heads. of_queries: its rows are queries, of which the last block computes
-        only the one that is read out.
+    parts: what the axis after the positions holds, one of which can be replaced alone; None where there is no such
+        axis. of_queries: its rows are queries, of which the last block computes only the one that is read out.
     """
 
     name: str
     hook: str
     first_layer: int = 1
     residual: int | None = None
-    by_head: bool = False
+    parts: Literal["head", "neuron"] | None = None
     of_queries: bool = True
+
+    @property
+    def by_head(self) -> bool:
+        """Whether one head can be replaced alone."""
+        return self.parts == "head"
 
     def n_layers(self, n_blocks: int) -> int:
         """Length of the layer axis of a map."""
@@ -43,11 +48,12 @@ SITES = {
         Site("resid_post", "hook_resid_post", residual=0),
         Site("attn", "hook_attn_out"),
         Site("mlp", "hook_mlp_out"),
-        Site("z", "attn.hook_z", by_head=True),
-        Site("q", "attn.hook_q", by_head=True),
-        Site("k", "attn.hook_k", by_head=True, of_queries=False),
-        Site("v", "attn.hook_v", by_head=True, of_queries=False),
-        Site("pattern", "attn.hook_pattern", by_head=True),
+        Site("neurons", "mlp.hook_post", parts="neuron"),
+        Site("z", "attn.hook_z", parts="head"),
+        Site("q", "attn.hook_q", parts="head"),
+        Site("k", "attn.hook_k", parts="head", of_queries=False),
+        Site("v", "attn.hook_v", parts="head", of_queries=False),
+        Site("pattern", "attn.hook_pattern", parts="head"),
     )
 }
 ALIASES = {"head": "z", "attn_out": "attn", "mlp_out": "mlp"}  # other names in the field
@@ -74,7 +80,10 @@ def site_named(name: str) -> Site:
 
 
 class Column(NamedTuple):
-    """One column of a map: the positions that are replaced together, in one head or in all."""
+    """One column of a map: the positions that are replaced together, in one head or in all.
+
+    At site "neurons" ``head`` is the number of a neuron.
+    """
 
     positions: tuple[int, ...]
     head: int | None = None
@@ -118,16 +127,16 @@ def each_position(lengths: Sequence[int], head: int | None = None) -> list[list[
     return [[Column((position,), head) for position in range(length)] for length in lengths]
 
 
-def check_column(column: Column, length: int, site: Site, n_heads: int) -> None:
-    """Refuse a column that a row of ``length`` tokens and blocks of ``n_heads`` heads do not have.
+def check_column(column: Column, length: int, site: Site, n_parts: int) -> None:
+    """Refuse a column that a row of ``length`` tokens and blocks of ``n_parts`` heads (or neurons) do not have.
 
     Raises:
-        SiteError: no such position or head; quotes it.
+        SiteError: no such position, head or neuron; quotes it.
     """
     outside = [position for position in column.positions if not 0 <= position < length]
     if outside or not column.positions:
         raise SiteError(f"there is no position {outside or 'at all'} to replace in a row of {length} tokens")
-    if column.head is not None and not site.by_head:
+    if column.head is not None and site.parts is None:
         raise SiteError(f"site {site.name!r} has no heads, so that head {column.head} cannot be replaced in it")
-    if column.head is not None and not 0 <= column.head < n_heads:
-        raise SiteError(f"there is no head {column.head}: this tower's blocks have {n_heads}")
+    if column.head is not None and not 0 <= column.head < n_parts:
+        raise SiteError(f"there is no {site.parts} {column.head}: this tower's blocks have {n_parts}")

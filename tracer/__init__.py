@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from .results.faithfulness import Faithfulness, load_faithfulness
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
+    from .results.neurons import Neurons
     from .results.storage import load_trace
     from .run.circuit import circuit
     from .run.faithfulness import faithfulness
     from .run.negator_attention import NegatorAttention, negator_attention
+    from .run.neurons import neurons
     from .run.trace import trace
     from .run.trace_images import trace_images
 
@@ -43,6 +45,7 @@ __all__ = [
     "ImagePair",
     "LayerProfile",
     "NegatorAttention",
+    "Neurons",
     "Pair",
     "Scores",
     "Text",
@@ -58,6 +61,7 @@ __all__ = [
     "load_faithfulness",
     "load_trace",
     "negator_attention",
+    "neurons",
     "pairs",
     "read_pairs",
     "read_valse",
@@ -83,10 +87,12 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
+        "results.neurons": ["Neurons"],
         "results.storage": ["load_trace"],
         "run.circuit": ["circuit"],
         "run.faithfulness": ["faithfulness"],
         "run.negator_attention": ["NegatorAttention", "negator_attention"],
+        "run.neurons": ["neurons"],
         "run.trace": ["trace"],
         "run.trace_images": ["trace_images"],
     },

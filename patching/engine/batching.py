@@ -59,7 +59,7 @@ def clean_rows(tower: Tower, sweep: Sweep, memory: int) -> int:
     """The most rows of the clean runs of one shard under half of a budget of bytes; a single pair always runs.
 
     A clean row is kept as L + 1 states, L queries, keys and values, and L activations of the site where that is not the
-    residual stream; and as many float32 embeddings as the map has layers.
+    residual stream (of neurons, as wide as the hidden layer); and as many float32 embeddings as the map has layers.
 
     >>> import tracescribe as ts
     >>> tower = ts.load("phantom").text
@@ -67,8 +67,9 @@ def clean_rows(tower: Tower, sweep: Sweep, memory: int) -> int:
     (512, 48)
     """
     d, depth = tower.d_model, tower.n_layers
-    states = (5 if sweep.site.residual is None else 4) * depth + 1
-    return max(1, min(CLEAN_ROWS, memory // 2 // (tower.dtype.itemsize * d * states + 4 * d * (depth + 1))))
+    at_site = tower.n_neurons or d if sweep.site.parts == "neuron" else d if sweep.site.residual is None else 0
+    kept = d * (4 * depth + 1) + at_site * depth
+    return max(1, min(CLEAN_ROWS, memory // 2 // (tower.dtype.itemsize * kept + 4 * d * (depth + 1))))
 
 
 def patched_rows(tower: Tower, length: int, memory: int) -> int:
@@ -107,7 +108,7 @@ def shape_keys(
     """
     if len({column.head is None for of_pair in columns for column in of_pair}) > 1:
         raise SiteError("some columns name a head and others do not: patch them in two calls")
-    keys = []
+    keys, n_parts = [], (tower.n_neurons if site.parts == "neuron" else tower.n_heads) or 0
     for i, (item, other) in enumerate(zip(base, donor, strict=True)):
         shape, theirs = tower.shape_of(item), tower.shape_of(other)
         if alignments is None and not given and theirs != shape:
@@ -120,7 +121,7 @@ def shape_keys(
                 f"pair {i} has {shape[0]} positions, but its alignment {len(alignments[i].sources)}"
             )
         for column in columns[i]:
-            check_column(column, shape[0], site, tower.n_heads or 0)
+            check_column(column, shape[0], site, n_parts)
         keys.append((*(-1 if part is None else part for part in (*shape, *theirs)), len(columns[i])))
     return keys
 

@@ -127,7 +127,7 @@ class Bucket:
         one_each: Any = slice(None) if not heads or heads[0] is None else torch.tensor(heads, device=device)
         if site.name == "pattern":  # [row, head, query, key]
             return at, one_each, position
-        return (at, position, one_each) if site.by_head else (at, position)
+        return (at, position, one_each) if site.parts is not None else (at, position)
 
 
 def cached_buckets(tower: Tower, prepared: Prepared, shard: Sequence[int]) -> tuple[list[Bucket], CleanCache]:

@@ -21,7 +21,7 @@ from .replacement import hook_point, prove
 from .resumed import Watch
 
 # Hook points of a block in the order of the forward pass, and the parts that compute what is held still.
-_ORDER = ("hook_resid_pre", "attn", "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+_ORDER = ("hook_resid_pre", "attn", "hook_attn_out", "hook_resid_mid", "mlp", "hook_mlp_out", "hook_resid_post")
 _WRITES = {"hook_attn_out": "attn", "hook_mlp_out": "mlp"}
 
 

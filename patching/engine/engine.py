@@ -181,9 +181,9 @@ class PatchingEngine:
         if directions is None:
             return None
         d = self.tower.d_model
-        if sweep.site.by_head or sweep.window > 1:
+        if sweep.site.parts is not None or sweep.window > 1:
             raise SiteError(
-                f"directions are replaced at sites without heads and in single layers, not at site "
+                f"directions are replaced at sites without heads or neurons and in single layers, not at site "
                 f"{sweep.site.name!r} with window={sweep.window}"
             )
         if directions.ndim != 2 or directions.shape[1] != d or not len(directions):

@@ -101,11 +101,7 @@ class AttributionEngine(PatchingEngine):
                 for members in _with_equally_many(prepared.buckets(shard), towards):
                     spans = [_spanning(towards[i]) for i in members]
                     bucket, changes = self._first_order(prepared, members, spans, steps)
-                    if not torch.isfinite(changes).all():
-                        raise NonFiniteError(
-                            "a gradient of the similarity is NaN or infinite: check the text tower's weights, or use "
-                            "dtype=torch.float32 if they are in half precision"
-                        )
+                    require_finite(changes)
                     known = torch.from_numpy(bucket.known(self.tower, sweep) != RUN)
                     clean, other = normalise(bucket.base.embedding), normalise(bucket.donor_embedding)
                     for at, i in enumerate(members):
@@ -131,7 +127,22 @@ class AttributionEngine(PatchingEngine):
         self, prepared: Prepared, members: list[int], directions: Sequence[Float[Tensor, "direction embed"]], steps: int
     ) -> tuple[Bucket, Float[Tensor, "direction batch layer column"]]:
         """Effects for pairs of one shape that have equally many directions."""
-        sweep, columns = prepared.sweep, [prepared.columns[i] for i in members]
+        columns = [prepared.columns[i] for i in members]
+        (ours, base, donor), total = self._products(prepared, members, directions, steps)
+        bucket = Bucket(members, ours, base, donor, columns)
+        weights = total.new_zeros(len(members), len(columns[0]), *total.shape[3:])
+        for pair, of_pair in enumerate(columns):
+            for number, column in enumerate(of_pair):
+                parts = slice(None) if column.head is None else column.head
+                weights[pair, number, list(column.positions), parts] = 1
+        # direction, text pair, layer, position, head or neuron, column
+        return bucket, torch.einsum("dtlph,tcph->dtlc", total, weights)
+
+    def _products(
+        self, prepared: Prepared, members: list[int], directions: Sequence[Float[Tensor, "direction embed"]], steps: int
+    ) -> tuple[tuple[Tensor, CleanRun, CleanRun], Float[Tensor, "direction batch layer pos part"]]:
+        """Inputs and clean runs of pairs of one shape, and <gradient, difference> of every state at the site."""
+        sweep = prepared.sweep
         ours, theirs = (self.tower.collate([side[i] for i in members]) for side in (prepared.base, prepared.donor))
         keep = sweep.site.hook if sweep.site.residual is None else None
         with torch.no_grad():
@@ -152,14 +163,7 @@ class AttributionEngine(PatchingEngine):
             ]
             total = torch.cat(products) if total is None else total + torch.cat(products)
         assert base is not None and total is not None
-        bucket = Bucket(members, ours, base, donor, columns)
-        weights = total.new_zeros(len(members), len(columns[0]), *total.shape[3:])
-        for pair, of_pair in enumerate(columns):
-            for number, column in enumerate(of_pair):
-                heads = slice(None) if column.head is None else column.head
-                weights[pair, number, list(column.positions), heads] = 1
-        # direction, text pair, layer, position, head, column
-        return bucket, torch.einsum("dtlph,tcph->dtlc", total / steps, weights)
+        return (ours, base, donor), total / steps
 
     def _gradients(
         self, run: CleanRun, sweep: Sweep, towards: Float[Tensor, "direction batch embed"]
@@ -181,6 +185,14 @@ class AttributionEngine(PatchingEngine):
                 state.new_zeros(len(chunk), *state.shape) if gradient is None else gradient
                 for gradient, state in zip(found, states, strict=True)
             ]
+
+
+def require_finite(changes: Tensor) -> None:
+    if not torch.isfinite(changes).all():
+        raise NonFiniteError(
+            "a gradient of the similarity is NaN or infinite: check the text tower's weights, or use "
+            "dtype=torch.float32 if they are in half precision"
+        )
 
 
 def _with_equally_many(buckets: Sequence[Sequence[int]], directions: Mapping[int, Tensor]) -> Iterator[list[int]]:
@@ -212,10 +224,13 @@ def _without_graph(run: CleanRun) -> CleanRun:
     return CleanRun(resid, site, run.pooled, run.embedding.detach())
 
 
-def _product(site: Site, gradient: Tensor, difference: Tensor) -> Float[Tensor, "direction batch pos head"]:
-    """<gradient, difference> of each position and head (one, at sites that have none)."""
+def _product(site: Site, gradient: Tensor, difference: Tensor) -> Float[Tensor, "direction batch pos part"]:
+    """<gradient, difference> of each position and head or neuron (one, at sites that have neither)."""
     wide = torch.promote_types(gradient.dtype, torch.float32)
-    product = (gradient.to(wide) * difference.to(wide)).sum(dim=-1)
+    product = gradient.to(wide) * difference.to(wide)
+    if site.parts == "neuron":
+        return product
+    product = product.sum(dim=-1)
     if site.name == "pattern":  # [head, query, key]
         return product.transpose(-1, -2)
     return product if site.by_head else product[..., None]

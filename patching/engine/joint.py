@@ -337,4 +337,4 @@ def _index(patches: Patches, sweep: Sweep, device: torch.device) -> tuple[Any, .
     head: Any = slice(None) if patches.head is None else torch.from_numpy(patches.head).to(device)
     if sweep.site.name == "pattern":  # [row, head, query, key]
         return row, head, position
-    return (row, position, head) if sweep.site.by_head else (row, position)
+    return (row, position, head) if sweep.site.parts is not None else (row, position)

@@ -99,16 +99,25 @@ def within(mask: Bool[Tensor, "*batch #m m"] | None) -> Attend:
 
 
 class MLP(nn.Module):
-    """Two linear layers around a stateless activation; with ``gate``, down(activation(gate x) * up x)."""
+    """Two linear layers around a stateless activation; with ``gate``, down(activation(gate x) * up x).
+
+    ``hook_post`` holds the neurons: what ``down`` reads.
+    """
 
     def __init__(self, up: Linear, activation: nn.Module, down: Linear, gate: Linear | None = None) -> None:
         super().__init__()
         self.up, self.activation, self.down, self.gate = up, activation, down, gate
+        self.hook_post = HookPoint()
+
+    @property
+    def n_neurons(self) -> int:
+        """Width of the hidden layer: how many activations ``down`` reads."""
+        return self.down.weight.shape[1]
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+            return self.down(self.hook_post(self.activation(self.up(x))))
+        return self.down(self.hook_post(self.activation(self.gate(x)) * self.up(x)))
 
 
 class Block(nn.Module):

@@ -68,6 +68,12 @@ class Tower(nn.Module):
         return first.attn.n_heads if isinstance(first, Block) else None
 
     @property
+    def n_neurons(self) -> int | None:
+        """Neurons in the MLP of each block; None where blocks are not taken apart."""
+        first = self.blocks[0]
+        return first.mlp.n_neurons if isinstance(first, Block) else None
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         raise NotImplementedError

@@ -25,7 +25,7 @@ def as_hooked_root_module(tower: Tower) -> HookedRootModule:
     """The tower over the same parameters with TransformerLens' hook points; token ids, texts or pixels in.
 
     Beside the tower's own hook points it has those of TransformerLens that need more work a pass: ``hook_pos_embed``,
-    ``mlp.hook_pre``, ``mlp.hook_post`` and, while ``set_use_split_qkv_input(True)`` holds, ``attn.hook_{q,k,v}_input``.
+    ``mlp.hook_pre`` and, while ``set_use_split_qkv_input(True)`` holds, ``attn.hook_{q,k,v}_input``.
     ``ln_final.hook_normalized`` sees only the rows that are read out.
 
     What takes the residual stream for a sum of its parts (``decompose_resid``, ``stack_head_results``, direct paths)
@@ -74,7 +74,7 @@ def as_hooked_root_module(tower: Tower) -> HookedRootModule:
                 n_layers=twin.n_layers,
                 n_ctx=twin.spec.context_length,
                 n_heads=n_heads,
-                d_mlp=first.mlp.down.weight.shape[1] if isinstance(first, Block) else None,
+                d_mlp=first.mlp.n_neurons if isinstance(first, Block) else None,
                 device=str(twin.device),
                 dtype=twin.dtype,
                 use_attn_result=True,
@@ -202,11 +202,11 @@ class LensAttention(Attention):
 
 
 class LensMLP(MLP):
-    """An MLP whose neurons have hook points, with its weights in TransformerLens' shapes."""
+    """An MLP whose neurons have both hook points, with its weights in TransformerLens' shapes."""
 
     def __init__(self, source: MLP) -> None:
         super().__init__(source.up, source.activation, source.down, source.gate)
-        self.hook_pre, self.hook_post = HookPoint(), HookPoint()
+        self.hook_pre = HookPoint()
 
     def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         if self.gate is None:

@@ -26,7 +26,8 @@ FAMILIES = {
     "ChineseCLIP, post-norm": chinese_clip_model,
 }
 WITHIN = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_z")
-PASS = ("hook_resid_pre", *WITHIN, "hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+NEURONS = "mlp.hook_post"
+PASS = ("hook_resid_pre", *WITHIN, "hook_attn_out", "hook_resid_mid", NEURONS, "hook_mlp_out", "hook_resid_post")
 
 
 def tower_of(family: str, **options: Any) -> TextTower:
@@ -47,7 +48,11 @@ def direct_by_hooks(
         for number in range(patched, twin.n_layers)
         for name in held_hooks
         if number > patched
-        or (PASS.index(name) > PASS.index(hook) and not (name == "hook_attn_out" and hook in WITHIN))
+        or (
+            PASS.index(name) > PASS.index(hook)
+            and not (name == "hook_attn_out" and hook in WITHIN)
+            and not (name == "hook_mlp_out" and hook == NEURONS)
+        )
     }
     kept: dict[tuple[str, int, str], Tensor] = {}
 
@@ -62,7 +67,7 @@ def direct_by_hooks(
                     output = output.clone()
                     at_head = slice(None) if column.head is None else column.head
                     where: Any = (0, list(column.positions))
-                    if sweep.site.by_head:
+                    if sweep.site.parts is not None:
                         where = (
                             (0, at_head, list(column.positions)) if sweep.site.name == "pattern" else (*where, at_head)
                         )
@@ -98,7 +103,7 @@ def test_nnsight_and_plain_hooks_agree_at_every_site(data: st.DataObject) -> Non
     )
     base, donor = rows_for(tower, [62, 5, 6, 7, 8, 63], [62, 5, 40, 7, 41, 63])
     site = site_named(data.draw(st.sampled_from(sorted(SITES))))
-    head = data.draw(st.sampled_from([None, 0, 1])) if site.by_head else None
+    head = data.draw(st.sampled_from([None, 0, 1])) if site.parts is not None else None
     columns = [Column((2,), head), Column((1, 4, 5), head), Column(tuple(range(6)), head)]
     through_mlps = data.draw(st.booleans())
     sweep = Sweep(site)

@@ -47,7 +47,7 @@ def by_hooks(
         heads = slice(None) if column.head is None else column.head
         if sweep.site.name == "pattern":
             return 0, heads, list(column.positions)
-        return (0, list(column.positions), heads) if sweep.site.by_head else (0, list(column.positions))
+        return (0, list(column.positions), heads) if sweep.site.parts is not None else (0, list(column.positions))
 
     def run(row: list[int], put: bool) -> torch.Tensor:
         def hook(event: tuple[int, str]) -> Any:
@@ -80,7 +80,7 @@ def situations(draw: st.DrawFn) -> dict[str, Any]:
     base, donor = draw(differing_rows())
     site = draw(st.sampled_from(sorted(SITES)))
     sets = draw(st.lists(st.sets(st.integers(0, len(base) - 1), min_size=1), min_size=1, max_size=4))
-    one_head = SITES[site].by_head and draw(st.booleans())
+    one_head = SITES[site].parts is not None and draw(st.booleans())
     heads = [draw(st.integers(0, 1)) if one_head else None for _ in sets]
     return {
         "family": draw(st.sampled_from(sorted(FAMILIES))),

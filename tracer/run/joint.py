@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,10 @@ from .options import TraceOptions
 from .prepared import prepare
 
 if TYPE_CHECKING:
-    from ...patching import DualEncoder, JointEngine
+    from ...patching import DualEncoder, JointEmbeddings, JointEngine
     from ...patching.engine.batching import Prepared
 
-__all__ = ["JointRuns"]
+__all__ = ["JointRuns", "effects_of_sets"]
 
 Progress = Callable[[int], None]
 
@@ -111,13 +111,7 @@ class JointRuns:
             n_columns = len(self.prepared.columns[text])
             asked[text] = by_row[:, :, self.columns_of[pair, :n_columns]]
         found = self.engine.patch_sets(self.prepared, asked, seed=self.seed, progress=progress)
-        effects = np.empty((len(sets), len(self.used)))
-        sign = np.where(self.batch.noising, 1.0, -1.0)
-        for text, one in found.items():
-            moved = (one.base - one.patched).double().cpu().numpy()
-            members = np.flatnonzero(self.batch.patched_pair == text)
-            effects[:, members] = sign[members] * (moved @ self.images[members].astype(np.float64).T)
-        return effects
+        return effects_of_sets(found, self.batch.patched_pair, np.where(self.batch.noising, 1.0, -1.0), self.images)
 
     def _check_scores(self, model: DualEncoder) -> None:
         """Refuse targets that give other similarities than the trace has."""
@@ -127,14 +121,33 @@ class JointRuns:
         scores = np.einsum("pe,pe->p", embeddings[self.batch.patched_pair], self.images.astype(np.float64))
         kept = np.where(self.batch.noising, self.trace.scores.correct[self.used], self.trace.scores.foil[self.used])
         far = np.abs(scores - kept)
-        # a trace in half precision has such scores
-        allowed = 10 * max(TOLERANCE[self.engine.tower.dtype], TOLERANCE[model.text.dtype])
+        # a trace in half precision has such scores, and any trace keeps them in float32
+        rounded = float(np.finfo(np.float32).eps)
+        allowed = 10 * max(TOLERANCE[self.engine.tower.dtype], TOLERANCE[model.text.dtype], rounded)
         if (far > allowed).any():
             worst = int(far.argmax())
             raise TraceError(
                 f"pair {self.trace.ids[self.used[worst]]!r} has S = {kept[worst]:.4f} in the trace and "
                 f"{scores[worst]:.4f} with what is given: give the images or targets it was traced (or rescored) with"
             )
+
+
+def effects_of_sets(
+    found: Mapping[int, JointEmbeddings],
+    run: Int[np.ndarray, " pair"],
+    sign: Float[np.ndarray, " pair"],
+    images: Float32[np.ndarray, "pair embed"],
+) -> Float[np.ndarray, "set pair"]:
+    """The numerator of CTE of every set of cells, in every pair (differences of cosines).
+
+    run: which of the runs ``found`` each pair has. sign: of S_base - S.
+    """
+    effects = np.empty((len(next(iter(found.values())).patched), len(run)))
+    for number, one in found.items():
+        moved = (one.base - one.patched).double().cpu().numpy()
+        members = np.flatnonzero(run == number)
+        effects[:, members] = sign[members] * (moved @ images[members].astype(np.float64).T)
+    return effects
 
 
 def _options(trace: CausalTrace) -> TraceOptions:

@@ -88,7 +88,8 @@ class Options:
     site: str = option(
         "resid",
         Text("the name of a site"),
-        help="Which activation is replaced: resid, resid_pre, resid_mid, resid_post, attn, mlp, z, q, k, v, pattern.",
+        help="Which activation is replaced: resid, resid_pre, resid_mid, resid_post, attn, mlp, neurons, z, q, k, v, "
+        "pattern.",
     )
     window: int = option(1, Whole(1), help="Layers replaced together, centred on the layer.")
     path: PatchPath = option(

@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ...arguments import explains_arguments
-from ...errors import DegenerateTraceError
 from ..pairs.batch import PairBatch
-from ..pairs.descriptions import descriptions
 from ..pairs.directions import Direction
 from ..pairs.pairs import Pair, Text
 from ..pairs.targets import Targets, encode_targets
@@ -21,6 +19,7 @@ from ..results.candidates import text_encoder
 from ..results.causal_trace import CausalTrace
 from ..results.metrics import METRICS
 from ..results.scorer import Against, Scorer, make_scorer
+from .assembled import assembled
 from .attribution import attribute
 from .collector import Collector
 from .options import Align, Method, PatchPath, PositionPolicy, Replace, TraceOptions
@@ -85,7 +84,8 @@ def trace(
             precomputed embedding, or ``ts.Text`` for a text as the target.
         site: which activation is replaced. "resid" is the residual stream from layer 0 on, the paper's site;
             "resid_pre", "resid_mid", "resid_post" are its states in each block; "attn" and "mlp" what the two halves of
-            a block add to it; "z", "q", "k", "v" (by head) and "pattern" (rows of the attention pattern).
+            a block add to it; "neurons" the activations inside the MLP (all of a token together; for single ones see
+            :func:`neurons`); "z", "q", "k", "v" (by head) and "pattern" (rows of the attention pattern).
         positions: "each" token by itself (default), or one set that is replaced together: "all", "differing", "from the
             first differing", a role such as "[end]", or token numbers. The result's last axis is then ``columns``.
         heads: one head, or "each" (or several) for a map of layer × head; at "z", "q", "k", "v" and "pattern".
@@ -206,31 +206,14 @@ def run_trace(
             for shard, embeddings in prepared.finished(advance):
                 keep.add(shard, embeddings)
             found = {"scores": keep.scores, **keep.embeddings()}
-    site = prepared.shards.prepared.sweep.site
-    floor = scorer.metric.floor if options.floor is None else options.floor
-    asked = {**options.recorded(), "floor": floor, "metric": scorer.provenance}
-    recorded = {"first_layer": site.first_layer, **asked, "site": site.name, "dtype": prepared.dtype}
-    result = CausalTrace(
-        tokens=batch.tokens,
-        foil_tokens=batch.foil_tokens,
-        differs=batch.differs,
-        kinds=batch.kinds,
-        text_pair=batch.text_pair,
-        ids=batch.ids,
-        groups=batch.groups,
-        provenance=provenance | recorded | measured | {"tf32": False},
+    return assembled(
+        batch,
+        options,
+        scorer.metric.floor,
+        {**provenance, **measured, "metric": scorer.provenance, "dtype": prepared.dtype},
         columns=prepared.names,
-        noising=batch.noising if options.direction == "negated->affirmative" else None,
-        **descriptions(batch.pairs),
         **found,
     )
-    if not result.valid.any():
-        raise DegenerateTraceError(
-            f"none of the {len(batch.pairs)} pairs can be traced: the largest |S_corr - S_foil| ({options.metric}) is "
-            f"{np.abs(result.denominator).max():.1e}, below the floor {floor:g}, so that the image does not "
-            f"tell the two captions apart; use other images or pairs, or lower floor="
-        )
-    return result
 
 
 def _scored(watch: WatchMap, batch: PairBatch, targets: Targets) -> Callable[[list[int], torch.Tensor], None]:

@@ -40,6 +40,7 @@ _SITES = {
     "resid_post": "residual stream after the block",
     "attn": "attention output",
     "mlp": "MLP output",
+    "neurons": "MLP neurons",
     "z": "attention heads (z)",
     "q": "queries",
     "k": "keys",

@@ -1,0 +1,189 @@
+"""The neurons with the largest effects: estimates of all, exact effects of the first ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .maps import TraceMap
+from .read_only import ReadOnlyArrays
+from .resampling import two_way_replicates
+from .statistics import bootstrap, combine, pair_table, percentile_interval, wants_bootstrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NeuronAgreement", "Neurons"]
+
+Bounds = tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " cell"]]
+
+
+@dataclass(frozen=True)
+class NeuronAgreement:
+    """How well estimates agree with exact effects, on the scale of CTE.
+
+    rank_correlation: Spearman's over the ``cells`` with the largest estimates; None with fewer than 3.
+    mean_error, max_error: absolute differences over these cells.
+    other_cells, largest_other: how many cells were drawn at random from the rest, and the largest exact |CTE| of them;
+        one above the smallest of the chosen ones says that the estimates miss neurons.
+    """
+
+    cells: int
+    rank_correlation: float | None
+    mean_error: float
+    max_error: float
+    other_cells: int
+    largest_other: float | None
+
+    def __str__(self) -> str:
+        found = self.rank_correlation
+        rank = "no rank correlation" if found is None else f"rank correlation {found:.2f}"
+        other = (
+            ""
+            if self.largest_other is None
+            else (f"; largest of {self.other_cells} other neurons {self.largest_other:.3f}")
+        )
+        return f"{rank} with exact effects, mean error {self.mean_error:.4f}, largest {self.max_error:.4f}{other}"
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons(ReadOnlyArrays):
+    """Single neurons by their causal tracing effect: of all an estimate was computed, of these the exact effect.
+
+    A cell is a neuron of one layer's MLP at the tokens of one row, which are replaced together.
+
+    layer, row, neuron: of each cell, the largest \\|estimate\\| first, and then the cells that were drawn at random.
+    estimate: CTE by gradient times difference. chosen: False for cells that were drawn at random from the others.
+    effects: the numerator of CTE (a difference of cosines) by cell and pair, of exact replacements; NaN where the pair
+        has no token of the row. together: that of all chosen cells replaced together.
+    denominator: S_corr - S_foil of each pair. clusters, texts: numbers, for the bootstrap.
+    rows: labels of the map's rows, in their order. n_cells: how many cells there are. n_layers: L. n_neurons: per MLP.
+    """
+
+    layer: Int[np.ndarray, " cell"]
+    row: tuple[str, ...]
+    neuron: Int[np.ndarray, " cell"]
+    estimate: Float[np.ndarray, " cell"]
+    chosen: Bool[np.ndarray, " cell"]
+    effects: Float[np.ndarray, "cell pair"]
+    together: Float[np.ndarray, " pair"]
+    denominator: Float[np.ndarray, " pair"]
+    clusters: Int[np.ndarray, " pair"]
+    texts: Int[np.ndarray, " pair"]
+    rows: tuple[str, ...]
+    n_cells: int
+    n_layers: int
+    n_neurons: int
+    segment: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs that enter."""
+        return len(self.denominator)
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    @property
+    def cte(self) -> Float[np.ndarray, " cell"]:
+        """The exact CTE of each cell: its effects over the denominators, of the pairs that have the row."""
+        return combine(self._table())[0, 0]
+
+    @property
+    def share_together(self) -> float:
+        """CTE of the chosen cells replaced together."""
+        return float(self.together.sum() / self.denominator.sum())
+
+    def interval(self, ci: float = 0.95, n_boot: int = 1000, seed: int = 0) -> Bounds | None:
+        """The interval of every exact CTE over resampled clusters and texts; None with a single cluster."""
+        if not wants_bootstrap(ci, n_boot):
+            return None
+        table = self._table()
+        draws = two_way_replicates(
+            lambda labels, counts: bootstrap(table, labels[0], counts)[:, 0],
+            combine(table)[0, 0],
+            [self.clusters],
+            [self.texts],
+            ci=ci,
+            n_boot=n_boot,
+            seed=seed,
+        )
+        return None if draws is None else percentile_interval(draws, ci)
+
+    @property
+    def agreement(self) -> NeuronAgreement:
+        """How well the estimates of the chosen cells agree with their exact effects."""
+        from scipy.stats import spearmanr
+
+        exact, errors = self.cte, np.abs(self.estimate - self.cte)[self.chosen]
+        ours, theirs = self.estimate[self.chosen], exact[self.chosen]
+        varied = len(ours) >= 3 and np.ptp(ours) > 0 and np.ptp(theirs) > 0
+        others = np.abs(exact[~self.chosen])
+        return NeuronAgreement(
+            cells=len(ours),
+            rank_correlation=float(spearmanr(ours, theirs).statistic) if varied else None,
+            mean_error=float(errors.mean()),
+            max_error=float(errors.max()),
+            other_cells=len(others),
+            largest_other=float(others.max()) if len(others) else None,
+        )
+
+    def to_frame(self, ci: float | None = 0.95, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
+        """One line per cell: layer, row, neuron, estimate, exact CTE with its interval, and how it was chosen."""
+        import pandas as pd
+
+        bounds = None if ci is None else self.interval(ci, n_boot, seed)
+        return pd.DataFrame(
+            {
+                "layer": self.layer,
+                "row": self.row,
+                "neuron": self.neuron,
+                "estimate": self.estimate,
+                "cte": self.cte,
+                "lo": np.nan if bounds is None else bounds[0],
+                "hi": np.nan if bounds is None else bounds[1],
+                "n_pairs": np.isfinite(self.effects).sum(axis=1),
+                "chosen_by": np.where(self.chosen, "estimate", "random"),
+            }
+        )
+
+    def map(self) -> TraceMap:
+        """Where the chosen cells sit: their exact CTE summed by layer × row, for :func:`tracescribe.viz.heatmap`."""
+        values = np.zeros((self.n_layers, len(self.rows)))
+        place = np.array([self.rows.index(row) for row in self.row])
+        np.add.at(values.reshape(-1), (self.layer - 1) * len(self.rows) + place, np.where(self.chosen, self.cte, 0.0))
+        count = np.zeros(len(self.rows), dtype=np.int64)
+        np.maximum.at(count, place, np.isfinite(self.effects).sum(axis=1))
+        return TraceMap(
+            values=values,
+            rows=self.rows,
+            layers=np.arange(1, self.n_layers + 1),
+            counts=count,
+            segment=self.segment,
+            n_pairs=self.n_pairs,
+            quantity=f"CTE of the first {int(self.chosen.sum())} neurons, summed",
+        )
+
+    def summary(self) -> str:
+        """How many neurons there are, what the chosen ones do, and how good the estimates are."""
+        return (
+            f"{self.n_cells} cells (layer × row × neuron), {self.n_pairs} pairs. The first {int(self.chosen.sum())} "
+            f"together: CTE {self.share_together:.3f}. Estimates: {self.agreement}"
+        )
+
+    def __repr__(self) -> str:
+        exact = self.cte
+        first = "; ".join(
+            f"layer {layer}, {row}, neuron {neuron}: {value:.3f}"
+            for layer, row, neuron, value in list(zip(self.layer, self.row, self.neuron, exact, strict=True))[:4]
+        )
+        return f"Neurons({int(self.chosen.sum())} of {self.n_cells} cells, {self.n_pairs} pairs: {first}; ...)"
+
+    def _table(self) -> Any:
+        has = np.isfinite(self.effects)
+        effects = np.where(has, self.effects, 0.0).T[:, None, :]  # pair, one layer, cells as rows
+        return pair_table(effects, has.T.astype(np.float64), self.denominator, "ratio_of_means")
