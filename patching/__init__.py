@@ -18,6 +18,7 @@ from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingE
 from .engine.given import GivenStates
 from .engine.gradients import AttributionEngine, FirstOrder
 from .engine.joint import JointEmbeddings, JointEngine
+from .engine.knockout import KnockOutEngine
 from .engine.neurons import NeuronAttribution
 from .engine.patterns import attention_patterns
 from .loading import load
@@ -49,6 +50,7 @@ __all__ = [
     "ImageTower",
     "JointEmbeddings",
     "JointEngine",
+    "KnockOutEngine",
     "NeuronAttribution",
     "PatchPath",
     "PatchedBatch",

@@ -56,6 +56,7 @@ SITES = {
         Site("pattern", "attn.hook_pattern", parts="head"),
     )
 }
+EDGES = Site("edges", "attn.hook_pattern", parts="head")  # from queries to keys; they are cut, not replaced
 ALIASES = {"head": "z", "attn_out": "attn", "mlp_out": "mlp"}  # other names in the field
 
 
@@ -74,19 +75,23 @@ def site_named(name: str) -> Site:
     tracescribe.errors.SiteError: unknown site 'residual'; choose one of: resid, resid_pre, resid_mid, resid_post, ...
     """
     name = ALIASES.get(name, name)
+    if name == EDGES.name:
+        return EDGES
     if name not in SITES:
-        raise SiteError(f"unknown site {name!r}; choose one of: {', '.join(SITES)}")
+        raise SiteError(f"unknown site {name!r}; choose one of: {', '.join((*SITES, EDGES.name))}")
     return SITES[name]
 
 
 class Column(NamedTuple):
     """One column of a map: the positions that are replaced together, in one head or in all.
 
-    At site "neurons" ``head`` is the number of a neuron.
+    At site "neurons" ``head`` is the number of a neuron. At site "edges" the positions are keys, and ``queries`` the
+    positions that may not attend to them.
     """
 
     positions: tuple[int, ...]
     head: int | None = None
+    queries: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,9 @@ def check_column(column: Column, length: int, site: Site, n_parts: int) -> None:
     Raises:
         SiteError: no such position, head or neuron; quotes it.
     """
-    outside = [position for position in column.positions if not 0 <= position < length]
+    if (column.queries is None) == (site is EDGES):
+        raise SiteError(f"queries belong to the columns of site 'edges', here: {column.queries} at site {site.name!r}")
+    outside = [position for position in (*column.positions, *(column.queries or ())) if not 0 <= position < length]
     if outside or not column.positions:
         raise SiteError(f"there is no position {outside or 'at all'} to replace in a row of {length} tokens")
     if column.head is not None and site.parts is None:

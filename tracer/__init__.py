@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from .results.compare import compare
     from .results.comparison import TraceComparison
     from .results.faithfulness import Faithfulness, load_faithfulness
+    from .results.knockout import KnockOut
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
     from .results.neurons import Neurons
     from .results.storage import load_trace
     from .run.circuit import circuit
     from .run.faithfulness import faithfulness
+    from .run.knock_out import knock_out
     from .run.negator_attention import NegatorAttention, negator_attention
     from .run.neurons import neurons
     from .run.trace import trace
@@ -43,6 +45,7 @@ __all__ = [
     "Excess",
     "Faithfulness",
     "ImagePair",
+    "KnockOut",
     "LayerProfile",
     "NegatorAttention",
     "Neurons",
@@ -58,6 +61,7 @@ __all__ = [
     "circuit",
     "compare",
     "faithfulness",
+    "knock_out",
     "load_faithfulness",
     "load_trace",
     "negator_attention",
@@ -85,12 +89,14 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.compare": ["compare"],
         "results.comparison": ["TraceComparison"],
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
+        "results.knockout": ["KnockOut"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
         "results.neurons": ["Neurons"],
         "results.storage": ["load_trace"],
         "run.circuit": ["circuit"],
         "run.faithfulness": ["faithfulness"],
+        "run.knock_out": ["knock_out"],
         "run.negator_attention": ["NegatorAttention", "negator_attention"],
         "run.neurons": ["neurons"],
         "run.trace": ["trace"],

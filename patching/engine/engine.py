@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +19,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import NonFiniteError, SiteError, TowerMismatchError
-from ..sites import Column, Sweep, each_position
+from ..resume.clean_cache import CleanCache
+from ..sites import EDGES, Column, Sweep, each_position
 from ..torch_state import neutral_state
 from ..towers.block import Block
 from ..towers.spec import TOLERANCE
 from ..towers.tower import Tower, normalise
 from .alignment import Alignment
 from .batching import WORKING_MEMORY, Prepared, clean_rows, divide, patched_rows, shape_keys
-from .buckets import Bucket, cached_buckets, clean_buckets
+from .buckets import Bucket, Cells, cached_buckets, clean_buckets
 from .generic import by_layer, run_cells
 from .given import GivenStates
 from .resumed import Watch, run_resumed
@@ -258,7 +258,7 @@ class PatchingEngine:
         most_rows = patched_rows(self.tower, longest, prepared.memory)
         if prepared.path == "resume":
             buckets, cache = cached_buckets(self.tower, prepared, shard)
-            found = run_resumed(self._model, self.tower, buckets, cache, sweep, most_rows, watch)
+            found = self._resumed(buckets, cache, sweep, most_rows, watch)
             self._check(buckets, found, sweep, checks, rng)
         else:
             buckets = clean_buckets(self.tower, prepared, shard)
@@ -277,6 +277,12 @@ class PatchingEngine:
         )
 
     def _path(self, sweep: Sweep, path: PatchPath) -> Literal["resume", "generic"]:
+        if sweep.site is EDGES:
+            raise SiteError("attention edges are cut, not replaced: use replace='cut', or a KnockOutEngine")
+        return self._resolved(sweep, path)
+
+    def _resolved(self, sweep: Sweep, path: PatchPath) -> Literal["resume", "generic"]:
+        """The path that the tower and the site allow."""
         site = sweep.site
         if site.name not in ("resid", "resid_pre", "resid_post") and self.tower.opaque:
             raise SiteError(
@@ -298,11 +304,26 @@ class PatchingEngine:
             if isinstance(block, Block):
                 block.attn.explicit = sweep.site.name == "pattern"
 
+    def _resumed(
+        self,
+        buckets: Sequence[Bucket],
+        cache: CleanCache,
+        sweep: Sweep,
+        most_rows: int,
+        watch: Watch | None = None,
+    ) -> list[Float[Tensor, "batch layer column embed"]]:
+        """Every cell of every bucket by the fast path; the first pass fills the cache."""
+        return run_resumed(self._model, self.tower, buckets, cache, sweep, most_rows, watch)
+
+    def _again(self, bucket: Bucket, sweep: Sweep, at: int, cells: Cells) -> Float[Tensor, "cell embed"]:
+        """Some cells of one layer by the generic path, not normalised."""
+        return run_cells(self._model, self.tower, bucket, sweep, at, cells)
+
     def _cells(
         self, bucket: Bucket, sweep: Sweep, most_rows: int, watch: Watch | None = None
     ) -> Float[Tensor, "batch layer column embed"]:
         """Every cell of a bucket by the generic path."""
-        return by_layer(self.tower, bucket, sweep, most_rows, partial(run_cells, self._model, self.tower), watch)
+        return by_layer(self.tower, bucket, sweep, most_rows, self._again, watch)
 
     def _check(
         self, buckets: Sequence[Bucket], found: Sequence[Tensor], sweep: Sweep, checks: int, rng: np.random.Generator
@@ -318,7 +339,7 @@ class PatchingEngine:
             cells = [cell for cell in cells if bucket.possible[cell]]
             if not cells:
                 continue
-            again = normalise(run_cells(self._model, self.tower, bucket, sweep, layer, cells))
+            again = normalise(self._again(bucket, sweep, layer, cells))
             for (pair, column), embedding in zip(cells, again, strict=True):
                 worst = float((embedding - resumed[pair, layer, column]).abs().max())
                 if not worst <= tolerance:

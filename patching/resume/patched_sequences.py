@@ -111,8 +111,8 @@ class PatchedSequences:
         mask = self.mask[..., self.pooled : self.pooled + 1, :]
         return None if bool(mask.all()) else mask
 
-    def mask_of(self, count: int, only_pooled: bool) -> Bool[Tensor, "*sequence query key"] | None:
-        """The mask of the first ``count`` sequences: of all their queries, or of the ones that are read out."""
+    def mask_of(self, block: int, count: int, only_pooled: bool) -> Bool[Tensor, "*sequence query key"] | None:
+        """The mask of the first ``count`` sequences in a block: of all their queries, or of those that are read out."""
         mask = self.pooled_mask if only_pooled else self.mask
         return mask[:count] if mask is not None and mask.ndim > 2 else mask
 

@@ -197,7 +197,7 @@ class BlockLayout:
             if count:
                 start = part.start + (part.pooled if self.only_pooled else 0)
                 part_q, part_k, part_v = (side.unflatten(0, (count, -1)) for side in rows)
-                mask = part.mask_of(count, self.only_pooled)
+                mask = part.mask_of(self.block, count, self.only_pooled)
                 out.append(attention.mix(part_q, part_k, part_v, mask, start).flatten(0, 1))
         return self._in_order(torch.cat(out))
 

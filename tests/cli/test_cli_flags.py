@@ -87,17 +87,20 @@ def test_every_flag_reaches_the_tracer_in_its_type(run: Run, pairs: Path, monkey
     run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), "--method", "attribution", "--steps", "5",
         "--exact-sample", "0")  # fmt: skip
     run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), "--replace", "resample", "--donors", "3")
+    run("trace", "phantom", pairs, "-o", pairs.with_name("t.safetensors"), "--site", "edges", "--replace", "cut",
+        "--queries", "3,-1")  # fmt: skip
     assert found == [
         TraceOptions(**{name[2:].replace("-", "_"): value for name, (_, value) in GIVEN.items()}),
         TraceOptions(method="attribution", steps=5, exact_sample=0),
         TraceOptions(replace="resample", donors=3),
+        TraceOptions(site="edges", replace="cut", queries=(3, -1)),
     ]
     named = {flag_name(each.name) for each in dataclasses.fields(TraceOptions)} - {
         "--keep-embeddings",
         "--pool",
         "--directions",
     }
-    assert {*GIVEN, "--steps", "--exact-sample", "--replace", "--donors", "--candidates"} == named
+    assert {*GIVEN, "--steps", "--exact-sample", "--replace", "--queries", "--donors", "--candidates"} == named
 
 
 BAD = [
@@ -115,6 +118,7 @@ BAD = [
     *(("--candidates", value) for value in ("no/such.txt", "pool.csv", "", "\0", "5")),
     *(("--logit-scale", value) for value in ("0", "nan", "10")),  # a cosine has none
     *(("--against", "image"), ("--against", "target")),
+    *(("--queries", "[end]"), ("--replace", "cut")),
     *(("--steps", "5"), ("--position-policy", "keep"), ("--align", "rows"), ("--direction", "foil")),
 ]
 

@@ -91,6 +91,17 @@ def test_the_ends_are_exact_and_the_first_point_is_the_map() -> None:
         assert found.curve("necessity", "random").lo is not None
 
 
+def test_a_trace_that_keeps_its_targets_needs_neither_pairs_nor_targets(tmp_path: Path) -> None:
+    trace = traced(site="mlp", keep_embeddings=True)
+    trace.save(tmp_path / "kept.safetensors")
+    kept = ts.load_trace(tmp_path / "kept.safetensors")
+    one, other = curves(trace, sizes=4), ts.faithfulness(model(), kept, sizes=4, progress=False)
+    np.testing.assert_allclose(one.sufficiency, other.sufficiency, atol=1e-6)
+    assert ts.circuit(model(), kept, share=0.5, progress=False).share >= 0.5
+    with pytest.raises(TraceError, match="neither for a trace that keeps its targets"):
+        ts.faithfulness(model(), traced(site="mlp", keep_embeddings=False), progress=False)
+
+
 def test_targets_serve_instead_of_pairs_and_attribution_gives_an_order() -> None:
     trace = traced(site="mlp", method="attribution", exact_sample=0)
     images = np.stack([pair.image for pair in pairs()])
@@ -206,9 +217,10 @@ def test_another_model_other_pairs_and_other_images_are_refused() -> None:
         ts.faithfulness(model(), trace, targets=np.ones((6, 16)), progress=False)
     with pytest.raises(TraceError, match="2 targets are given"):
         ts.faithfulness(model(), trace, targets=np.ones((2, 16)), progress=False)
-    for given in ({}, {"pairs": pairs(), "targets": np.ones((6, 16))}):
-        with pytest.raises(TraceError, match="give the traced pairs again"):
-            ts.faithfulness(model(), trace, progress=False, **given)
+    bare = replace(trace, target_embeddings=None, target=None)
+    for of, given in ((bare, {}), (trace, {"pairs": pairs(), "targets": np.ones((6, 16))})):
+        with pytest.raises(TraceError, match="give either the traced pairs again"):
+            ts.faithfulness(model(), of, progress=False, **given)
     with pytest.raises(TraceError, match="the map has"):
         curves(trace, sizes=[1, 10_000])
     with pytest.raises(TraceError, match="sizes must be"):

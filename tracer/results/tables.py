@@ -180,9 +180,14 @@ def in_directions(told: Mapping[str, Any]) -> str:
 def replaced_by(told: Mapping[str, Any]) -> str:
     """What a trace puts in, where it is not the other caption's states.
 
+    >>> replaced_by({"replace": "cut", "queries": "[end]"})
+    "attention cut from tokens [end] to the column's"
     >>> replaced_by({"replace": "resample", "donors": 3, "pool": {"captions": 28}})
     "replaced by resample ablation (3 of the pool's 28 captions per pair)"
     """
+    if told["replace"] == "cut":
+        queries = told.get("queries")
+        return f"attention cut from {'all tokens' if queries in (None, 'all') else f'tokens {queries}'} to the column's"
     pool = told.get("pool")
     size = f"the pool's {pool['captions']} captions" if isinstance(pool, Mapping) and "captions" in pool else "a pool"
     drawn = f"{told.get('donors') or 1} of " if told["replace"] == "resample" else ""

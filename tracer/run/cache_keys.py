@@ -45,7 +45,10 @@ def pair_keys(tower: Tower, prepared: Prepared, method: str, dtype: str) -> list
     keys = []
     for i, (base, donor) in enumerate(zip(prepared.base, prepared.donor, strict=True)):
         digest = common.copy()
-        columns = [[list(column.positions), column.head] for column in prepared.columns[i]]
+        columns = [
+            [list(column.positions), column.head, *([] if column.queries is None else [list(column.queries)])]
+            for column in prepared.columns[i]
+        ]
         aligned = None if prepared.alignments is None else astuple(prepared.alignments[i])
         told = [_row(base), _row(donor), columns, aligned]
         if prepared.given is not None:

@@ -32,8 +32,24 @@ def check_names(options: TraceOptions) -> None:
     from ...patching import site_named
 
     _check_heads(site_named(options.site), options.heads)
-    if isinstance(options.positions, str):
-        _check_set(options.positions)
+    for chosen in (options.positions, options.queries):
+        if isinstance(chosen, str):
+            _check_set(chosen)
+
+
+def with_queries(
+    columns: Sequence[Sequence[Column]], batch: PairBatch, queries: Positions | None
+) -> list[list[Column]]:
+    """The columns of site "edges": those of the keys, with the queries that may not attend to them; all by default.
+
+    Raises:
+        TraceError: a set that a pair does not have.
+    """
+    found = []
+    for of_pair, pair in zip(columns, batch.example_of_patched.tolist(), strict=True):
+        places = _positions(batch, pair, "all" if queries is None else queries)
+        found.append([column._replace(queries=places) for column in of_pair])
+    return found
 
 
 def select_columns(

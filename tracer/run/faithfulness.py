@@ -55,7 +55,8 @@ def faithfulness(
         model: the model that was traced.
         trace: from :func:`tracescribe.trace`, of the states of the foil or of zeros, without windows; exact or
             attribution.
-        pairs: the pairs that were traced, in the same order.
+        pairs: the pairs that were traced, in the same order; not needed if the trace keeps its targets' embeddings
+            (with the patched ones, ``keep_embeddings``).
         targets: instead of ``pairs``: what each pair is scored against, [pair, embed]; the captions are the trace's.
         sizes: the k's, or how many there are (spaced by the square root of k, so that small sets are seen); 0 and all
             cells are always among them.

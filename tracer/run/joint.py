@@ -196,10 +196,12 @@ def _chosen(
     trace: CausalTrace, used: Int[np.ndarray, " used"], pairs: Sequence[Pair] | None, targets: Any
 ) -> list[Pair]:
     """The pairs that enter the map, with their targets."""
+    if pairs is None and targets is None and trace.target_embeddings is not None and trace.target is not None:
+        targets = trace.target_embeddings[trace.target]
     if (pairs is None) == (targets is None):
         raise TraceError(
-            "give the traced pairs again (pairs=...), or, for captions that the trace keeps, what each is scored "
-            "against (targets=..., [pair, embed])"
+            "give either the traced pairs again (pairs=...), or, for captions that the trace keeps, what each is "
+            "scored against (targets=..., [pair, embed]); neither for a trace that keeps its targets' embeddings"
         )
     if pairs is not None:
         given = as_pairs(pairs)

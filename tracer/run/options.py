@@ -51,7 +51,7 @@ Method = Literal["exact", "attribution", "direct"]
 Align = Literal["none", "auto"]
 PositionPolicy = Literal["shift", "keep"]
 PatchPath = Literal["auto", "resume", "generic"]
-Replace = Literal["foil", "zero", "mean", "resample"]
+Replace = Literal["foil", "zero", "mean", "resample", "cut"]
 ImageDirection = Literal["counterfactual->image", "image->counterfactual"]
 
 AUTO = Choice(("auto",))
@@ -89,7 +89,7 @@ class Options:
         "resid",
         Text("the name of a site"),
         help="Which activation is replaced: resid, resid_pre, resid_mid, resid_post, attn, mlp, neurons, z, q, k, v, "
-        "pattern.",
+        "pattern; or edges, with replace=cut.",
     )
     window: int = option(1, Whole(1), help="Layers replaced together, centred on the layer.")
     path: PatchPath = option(
@@ -196,7 +196,16 @@ class TraceOptions(Options):
         "foil",
         _words(Replace),
         help="What goes in: the other caption's states, zeros, means over a pool of captions, or states of captions "
-        "drawn from it.",
+        "drawn from it; or, at site edges, attention is cut.",
+    )
+    queries: Positions | None = option(
+        None,
+        Nothing(),
+        Text("the name of a set of tokens"),
+        Whole(-LARGEST),
+        Wholes(Whole(-LARGEST)),
+        help='Tokens whose attention is cut ("[end]", "all", ...); the columns are what they may not read.',
+        needs=("replace", "cut"),
     )
     pool: Sequence[str] | None = option(
         None,
@@ -281,6 +290,15 @@ class TraceOptions(Options):
             )
         if self.method == "direct":
             self._refuse(("directions",), "method='direct': use method='exact'")
+        if (self.site == "edges") != (self.replace == "cut"):
+            raise TraceError(
+                f"site 'edges' and replace='cut' belong together: attention edges are cut, and nothing else is; here "
+                f"site={self.site!r} with replace={self.replace!r}"
+            )
+        if self.replace == "cut":
+            self._refuse(("directions", "method"), "replace='cut': drop it")
+        if self.queries == "each":
+            raise TraceError("queries='each': a trace cuts one set of queries; ts.knock_out gives a trace for each row")
         if self.replace != "foil":
             self._refuse(("align",), f"replace={self.replace!r}: give pairs of equal lengths")
         if self.replace not in ("mean", "resample"):

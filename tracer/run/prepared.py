@@ -14,7 +14,7 @@ from ..pairs.batch import PairBatch, as_pairs, make_batch
 from ..pairs.pairs import Pair
 from .cache import Shard, Store
 from .cache_keys import pair_keys
-from .columns import select_columns
+from .columns import select_columns, with_queries
 from .options import TraceOptions
 from .replacements import Replacement, replacement
 from .shards import Shards
@@ -69,7 +69,7 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     """
     import torch
 
-    from ...patching import DirectEngine, PatchingEngine, Sweep, site_named
+    from ...patching import DirectEngine, KnockOutEngine, PatchingEngine, Sweep, site_named
 
     creation_time()  # it may be refused
     dtype = options.torch_dtype
@@ -85,6 +85,8 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
     store = None if options.cache is None else Store(options.cache)
     if options.method == "direct":
         engine: PatchingEngine = DirectEngine(model.text, through_mlps=options.through_mlps, dtype=dtype)
+    elif options.replace == "cut":
+        engine, columns = KnockOutEngine(model.text, dtype=dtype), with_queries(columns, batch, options.queries)
     else:
         engine = PatchingEngine(model.text, dtype=dtype)
     instead = replacement(engine, model.text, batch, options)

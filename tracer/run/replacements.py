@@ -82,7 +82,7 @@ def replacement(engine: PatchingEngine, tower: TextTower, batch: PairBatch, opti
     if options.directions is not None:
         numbers = np.array(options.directions, dtype="<f8")
         told["directions"] = {"count": len(numbers), "sha256": hashlib.sha256(numbers.tobytes()).hexdigest()}
-    if options.replace == "foil":
+    if options.replace in ("foil", "cut"):
         return Replacement(recorded=told)
     if options.replace == "zero":
         return Replacement(GivenStates(), recorded=told)

@@ -51,6 +51,7 @@ def trace(
     position_policy: PositionPolicy = TraceOptions.position_policy,
     direction: Direction = TraceOptions.direction,
     replace: Replace = TraceOptions.replace,
+    queries: Positions | None = TraceOptions.queries,
     pool: Sequence[str] | None = TraceOptions.pool,
     donors: int = TraceOptions.donors,
     directions: Any = TraceOptions.directions,
@@ -102,7 +103,10 @@ def trace(
             zeros; "mean": the mean over a pool of captions with as many tokens, position by position; "resample": the
             states of captions drawn from the pool (Chan et al. 2022, "Causal scrubbing"). S_corr and S_foil stay those
             of the pair's captions, so that CTE counts an ablation in units of their difference; what is exactly 0 or 1
-            with the foil's states need not be.
+            with the foil's states need not be. "cut", with site "edges": nothing goes in, but attention from
+            ``queries`` to the column's tokens is masked before the softmax (Geva et al. 2023, arXiv 2304.14767), in all
+            heads or in ``heads``; a query is never left without a key, its own stays where a cut would take all.
+        queries: with "cut", the tokens whose attention is cut, as ``positions`` names them; "all" by default.
         pool: captions for "mean" and "resample"; by default all captions of the pairs.
         donors: with "resample", how many captions are drawn for each pair (by ``seed``, never its own two); the scores
             are averaged over them.

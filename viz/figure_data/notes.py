@@ -46,8 +46,9 @@ _SITES = {
     "k": "keys",
     "v": "values",
     "pattern": "attention pattern",
+    "edges": "attention edges",
 }
-_BY_HEAD = ("z", "q", "k", "v", "pattern")
+_BY_HEAD = ("z", "q", "k", "v", "pattern", "edges")
 
 
 def trace_notes(source: CausalTrace | Excess, segment: str | None) -> tuple[str, ...]:
