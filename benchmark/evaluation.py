@@ -228,7 +228,7 @@ def evaluate(
         NonFiniteError: the model returns NaN or infinity.
     """
     options = bootstrap_options(n_boot, seed, ci)
-    check_option("pool", pool, (Whole(2),))
+    pool = check_option("pool", pool, (Whole(2),))
     everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
     records = [record for record in everything if has_image(record)]
     if strict and len(records) < len(everything):

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from ..arguments import explains_arguments
+from ..checked import Checked
 from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
 from ..io.reading import open_regular
-from ..tracer.pairs.names import Name, WholeText, image_beside, problem_of
+from ..tracer.pairs.names import Name, WholeText, image_beside
 from ..tracer.pairs.pairs import Text
 
 __all__ = [
@@ -41,7 +42,7 @@ Split = Literal["train", "val", "test"]
 def _no_bool_no_text(value: Any) -> Any:
     """True is no 1, and "0" is no 0: files that hold them mean something else, or were damaged."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError("expected a whole number")
+        raise ValueError(f"expected a whole number, not {shown(value)}")
     return int(value)
 
 
@@ -50,7 +51,7 @@ States = Annotated[dict[WholeText, Annotated[Literal[0, 1], BeforeValidator(_no_
 """Conditions that are present (1) or absent (0), at least one."""
 
 
-class _Record(BaseModel):
+class _Record(Checked):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image: Any
@@ -183,7 +184,7 @@ class RetrievalRecord(_Record):
         return self
 
 
-class WinogroundRecord(BaseModel):
+class WinogroundRecord(Checked):
     """Two images and two captions of the same words: caption i belongs to image i (Thrush et al. 2022)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -194,7 +195,7 @@ class WinogroundRecord(BaseModel):
     tag: str | None = None
 
 
-class Fact(BaseModel):
+class Fact(Checked):
     """What is known of one condition in one image.
 
     location: where, as the source words it. severity: 1 mild, 2 moderate, 3 severe; None where it is not stated.
@@ -290,8 +291,8 @@ def _records(
     for number, value in read_jsonl(path):
         try:
             record = kind.model_validate(value)
-        except ValidationError as error:
-            raise DataFormatError(f"{path}:{number}: {problem_of(error)}") from error
+        except DataFormatError as error:
+            raise DataFormatError(f"{path}:{number}: {error}") from error
         if split is not None and record.split not in (split, None):
             continue
         some = True

@@ -323,16 +323,41 @@ def is_share(value: object) -> bool:
         return False
 
 
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number >= 0, as a seed and a number of draws are.
+def is_whole(value: object, least: int = 0, most: int = LARGEST) -> bool:
+    """Whether a value is a whole number in a range, as a seed and a number of draws are; numpy's are, as in `Whole`.
+
+    What is one is made a Python integer (``int``) before it is used: it may be an array of one number.
 
     >>> is_whole(3), is_whole(True), is_whole(1.0)
     (True, False, False)
     """
     try:
-        return Whole().read(value) >= 0
+        Whole(least, most).read(value)
     except (TypeError, ValueError, OverflowError):
         return False
+    return True
+
+
+def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether a value is a finite number in a range; numpy's are, as in `Number`.
+
+    >>> is_number(0.5), is_number(True), is_number(2, most=1), is_number(10**400)
+    (True, False, False, False)
+    """
+    try:
+        Number(least, most).read(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def is_positive(value: object) -> bool:
+    """Whether a value is a finite number above 0.
+
+    >>> is_positive(1e-300), is_positive(0), is_positive(2**64)
+    (True, False, True)
+    """
+    return is_number(value) and float(value) > 0  # type: ignore[arg-type]
 
 
 def _whole(value: Any) -> int:

@@ -14,6 +14,7 @@ from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
 from ..tracer.results.maps import LayerProfile
+from ..validation import is_whole
 from .figure_data import AlphaData, CurvePanelsData, Data, HeatmapData, OverlayData, PanelsData, PointsData, ProfileData
 from .figure_data.labels import number, quoted, tex_text
 
@@ -73,10 +74,10 @@ def export_table(figure: NotebookFigure | PaperFigure, path: str | os.PathLike[s
     suffix = Path(path).suffix.lower()
     if suffix not in writers:
         raise FigureError(f"{quoted(os.fspath(path))}: a table can be written as {', '.join(writers)}")
-    if isinstance(decimals, bool) or not isinstance(decimals, int) or not 0 <= decimals <= 12:
+    if not is_whole(decimals, most=12):
         raise FigureError(f"decimals={quoted(decimals)}: give a whole number between 0 and 12")
     ensure_writable(path)
-    content = writers[suffix](*_columns(_data(figure)), decimals)
+    content = writers[suffix](*_columns(_data(figure)), int(decimals))
     with write_atomically(path, binary=True) as handle:
         handle.write(content.encode("utf-8"))
     return Path(path)

@@ -96,7 +96,7 @@ def rng_of(seed: int, *names: Hashable) -> np.random.Generator:
     """A generator that depends on the seed and on names only, not on what was drawn before."""
     import hashlib
 
-    digest = hashlib.sha256(repr((seed, names)).encode("utf-8", "surrogatepass")).digest()
+    digest = hashlib.sha256(repr((int(seed), names)).encode("utf-8", "surrogatepass")).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 

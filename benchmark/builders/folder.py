@@ -107,6 +107,8 @@ def build_mednega(
         OutputError: the folder holds something else, or cannot be written.
     """
     check_folder(folder, MEDNEGA, overwrite=overwrite)
+    seed = check_option("seed", seed, (Whole(0),))
+    per_study = check_option("per_study", per_study, (Whole(1, 64),))
 
     def items(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
         return mednega_items(records, seed=seed, per_study=per_study, report=report, blocks=blocks, reword=rewriter)
@@ -130,6 +132,7 @@ def build_contextual(
 ) -> Path:
     """Claim sets (claims.jsonl) and captions with a negation (captions.jsonl) from labels; see `build_mednega`."""
     check_folder(folder, CONTEXTUAL, overwrite=overwrite)
+    seed = check_option("seed", seed, (Whole(0),))
 
     def claims(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
         return contextual_items(records, seed=seed, report=report, blocks=blocks)
@@ -167,6 +170,7 @@ def write_pairs(
         DataFormatError: the file holds no labels, or no pair can be made of them.
         OutputError: the file cannot be written.
     """
+    seed = check_option("seed", seed, (Whole(0),))
     ensure_writable(path)
 
     def items(records: Iterator[FactsRecord], blocks: Blocks[Study], report: dict[str, int]) -> Items:
@@ -198,7 +202,7 @@ class _Labels:
     more: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        check_option("limit", self.limit, (Nothing(), Whole(4)))
+        object.__setattr__(self, "limit", check_option("limit", self.limit, (Nothing(), Whole(4))))
 
     @property
     def root(self) -> Path:

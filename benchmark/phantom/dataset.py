@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from ...arguments import explains_arguments
-from ...errors import OptionError
 from ...io.folders import check_folder, write_folder
 from ...io.places import refusing
+from ...validation import Whole, check_option
 from ..builders.unfinished import Unfinished
 from . import questions
 from .drawing import SIZE, draw, to_uint8
@@ -160,19 +160,15 @@ def build_phantom(
 
     Raises:
         OutputError: the folder holds something else, or cannot be written.
-        OptionError: n < 1, size < 16 or seed < 0.
+        TraceError: n < 1, a size that is none from 16 to 4,096, or seed < 0.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as parent:
     ...     sorted(p.name for p in build_phantom(Path(parent) / "set", n=2).iterdir())
     ['captions.jsonl', 'claims.jsonl', 'facts.jsonl', 'images', 'manifest.json', 'mcq.jsonl', 'pairs.jsonl']
     """
-    if n < 1:
-        raise OptionError(f"a data set needs at least one film, got n={n}")
-    if size < 16:
-        raise OptionError(f"a film needs at least 16 pixels per side, got size={size}")
-    if seed < 0:
-        raise OptionError(f"a seed is at least 0, got seed={seed}")
+    n, seed = (check_option(name, value, (Whole(least),)) for name, value, least in (("n", n, 1), ("seed", seed, 0)))
+    size = check_option("size", size, (Whole(16, 4096),))
     check_phantom(folder, overwrite=overwrite)
     facts: dict[str, Any] = {"n": n, "seed": seed, "size": size}
     with Unfinished(folder, {"builder": GENERATOR, **facts}) as unfinished:

@@ -65,7 +65,7 @@ def draw(
 
 
 def _words(seed: Seed) -> tuple[int, ...]:
-    return (seed,) if isinstance(seed, int) else tuple(seed)
+    return tuple(seed) if isinstance(seed, tuple) else (int(seed),)
 
 
 def to_uint8(film: Float32[np.ndarray, "size size"]) -> UInt8[np.ndarray, "size size"]:

@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic import ValidationError
-
 from ...errors import DataFormatError
 from ...io.quoting import shown
-from ...tracer.pairs.names import problem_of
 
 __all__ = ["checked", "field", "name", "number", "text", "text_list"]
 
@@ -25,8 +22,8 @@ def checked(where: str) -> Iterator[None]:
     """Make a record in the block: one that is not as its type says becomes an error that names the place."""
     try:
         yield
-    except ValidationError as error:
-        raise DataFormatError(f"{where}: {problem_of(error)}") from None
+    except DataFormatError as error:
+        raise DataFormatError(f"{where}: {error}") from None
 
 
 def field(record: Any, key: str, where: str) -> Any:

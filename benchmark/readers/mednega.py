@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import ValidationError
-
 from ...errors import DataFormatError
-from ...tracer.pairs.names import problem_of
 from ..records import McqRecord
 from . import fields
 from .images import ImageFolder
@@ -50,8 +47,8 @@ def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOu
     known |= {"subject_id": subject, "study_id": study, "image": image, "split": value.get("split")}
     try:
         return McqRecord(**known, group=str(value.get("group", subject)))
-    except ValidationError as error:
-        problem = problem_of(error)
+    except DataFormatError as error:
+        problem = str(error)
         if "same text" in problem:  # published items whose affirmative wordings collide
             return LeftOut(where, problem)
         raise DataFormatError(f"{where}: {problem}") from None

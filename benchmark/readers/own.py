@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
-
+from ...checked import Checked
 from ...tracer import Pair, Text
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, RetrievalRecord
 from . import fields
@@ -14,10 +13,10 @@ from .images import ImageFolder
 from .registry import Reader
 from .source import Source
 
-R = TypeVar("R", bound=BaseModel)
+R = TypeVar("R", bound=Checked)
 
 
-def _matches(kind: type[BaseModel]) -> Callable[[Source], bool]:
+def _matches(kind: type[Checked]) -> Callable[[Source], bool]:
     needed = {name for name, info in kind.model_fields.items() if info.is_required() and name != "image"}
 
     def matches(source: Source) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import NonFiniteError, PrescriptionError
+from ...io.quoting import shown
+from ...validation import is_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,8 +53,8 @@ def block_gradients(
     from ...patching import text_blocks
     from .blocks import source_of
 
-    if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
-        raise PrescriptionError(f"max_batches must be a whole number of at least 1, not {max_batches!r}")
+    if not is_whole(max_batches, least=1):
+        raise PrescriptionError(f"max_batches must be a whole number of at least 1, not {shown(max_batches)}")
     blocks = [
         [p for name, p in block.named_parameters() if ".lora_" not in name and p.is_floating_point()]
         for block in text_blocks(source_of(module))

@@ -14,6 +14,7 @@ from torch import nn
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
+from ...validation import is_whole
 from .adapters import plain_name
 from .blocks import block_parameters, say_if_of_other_weights, source_of
 
@@ -55,8 +56,9 @@ def lora_config(
     """
     from ...patching import lora_targets
 
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise PrescriptionError(f"LoRA's rank r must be a whole number of at least 1, not {r!r}")
+    if not is_whole(r, least=1):
+        raise PrescriptionError(f"LoRA's rank r must be a whole number of at least 1, not {shown(r)}")
+    r = int(r)
     if mode is not None and mode not in MODES:
         raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}, or None")
     if mode is not None and plan is None:

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from ...checked import problem_of
 from ...errors import OptionError
-from ...tracer.pairs.names import problem_of
 from .batch import LossBatch
 from .clip import batch_clip_loss
 from .conclip import conclip_loss

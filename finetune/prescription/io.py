@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from ...arguments import explains_arguments
+from ...checked import Checked
 from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_text, shown
 from ...io.quoting import shown_path
@@ -22,7 +23,7 @@ FORMAT = "tracescribe.plan/1"
 MAX_BYTES = 1 << 26  # with the provenance of a trace of a million pairs
 
 
-class PlanFile(BaseModel):
+class PlanFile(Checked):
     """Per-layer training weights for the transformer blocks 1..L of a text encoder."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
@@ -34,8 +35,8 @@ class PlanFile(BaseModel):
     multipliers: list[float] = Field(description="scale * alpha ** beta, for readers without arithmetic")
     ci: list[tuple[float, float]] | None = Field(default=None, description="bounds of alpha over bootstrap draws")
     stability: Stability | None = Field(default=None, description="agreement of bootstrap draws on the ranking")
-    warnings: list[str] = []
-    provenance: dict[str, Any] = {}
+    warnings: list[str] = Field(default_factory=list)
+    provenance: dict[str, Any] = Field(default_factory=dict)
     sha256: str | None = Field(
         default=None,
         description="of the other fields as JSON with sorted keys and no spaces; checked on load; optional",
@@ -127,11 +128,8 @@ def load_plan(path: str | Path) -> Prescription:
         raise DataFormatError(f"{path}: field 'format' is {shown(found)}, expected {FORMAT!r}; this is not a plan file")
     try:
         record = PlanFile.model_validate_json(text)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        about = f"field {shown(where)}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
-        raise DataFormatError(f"{path}: {about}") from problem
+    except DataFormatError as problem:
+        raise DataFormatError(f"{path}: {problem}") from problem
     if record.sha256 is not None and record.sha256 != _checksum(content):
         raise DataFormatError(
             f"{path}: was changed or damaged after it was saved (its sha256 does not fit); save it again, or remove "

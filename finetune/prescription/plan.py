@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
-from ...validation import is_whole
+from ...validation import is_number, is_positive, is_whole
 from .arrays import real_array, short
 from .stability import Stability
 
@@ -52,8 +52,9 @@ class Prescription:
             raise PrescriptionError(f"alpha needs one value per block and at least 2 blocks, not shape {alpha.shape}")
         if not np.isfinite(alpha).all() or (alpha < 0).any():
             raise PrescriptionError(f"alpha must be finite and not negative, not {short(alpha)}")
-        if isinstance(self.scale, bool | str) or not (np.isfinite(self.scale) and self.scale > 0):
-            raise PrescriptionError(f"scale must be a positive number, not {self.scale!r}")
+        if not is_positive(self.scale):
+            raise PrescriptionError(f"scale must be a positive number, not {shown(self.scale)}")
+        object.__setattr__(self, "scale", float(self.scale))
         object.__setattr__(self, "beta", check_beta(self.beta))
         with np.errstate(over="ignore", under="ignore"):
             largest = self.scale * alpha.max() ** self.beta
@@ -115,7 +116,7 @@ class Prescription:
             raise PrescriptionError(f"seed must be a whole number >= 0, not {shown(seed)}")
         if np.ptp(self.alpha) == 0:
             raise PrescriptionError("all blocks have the same alpha, so that no permutation of it differs from it")
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(int(seed))
         top = min(3, self.n_blocks // 2)
         highest = set(self.order[:top])
 
@@ -256,12 +257,6 @@ class Prescription:
 
 def check_beta(beta: float) -> float:
     """beta as a float; raises PrescriptionError unless it is a finite number >= 0."""
-    if isinstance(beta, bool | str):
-        raise PrescriptionError(f"beta must be a number >= 0, not {shown(beta)}")
-    try:
-        value = float(beta)
-    except (TypeError, ValueError):
-        raise PrescriptionError(f"beta must be a number >= 0, not {shown(beta)}") from None
-    if not np.isfinite(value) or value < 0:
+    if not is_number(beta, least=0):
         raise PrescriptionError(f"beta must be a finite number >= 0, not {shown(beta)}; beta = 0 trains uniformly")
-    return value
+    return float(beta)

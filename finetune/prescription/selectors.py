@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ...errors import PrescriptionError
 from ...io.quoting import shown
-from ...validation import generator, is_whole
+from ...validation import generator, is_number, is_whole
 from .plan import Prescription
 from .sources import Profile
 
@@ -62,19 +62,19 @@ def check_by(by: Any, k: Any, decay: Any) -> None:
         if value is None and by in takes:
             example = "by='front', k=4" if name == "k" else "by='decay', decay=0.8"
             raise PrescriptionError(f"the selector {by!r} needs {name}, such as {example}")
-    if k is not None and not (is_whole(k) and k >= 1):
+    if k is not None and not is_whole(k, least=1):
         raise PrescriptionError(f"k must be a whole number of blocks, at least 1, not {shown(k)}")
-    if decay is not None and (
-        isinstance(decay, bool) or not isinstance(decay, int | float | np.floating) or not 0 < decay <= 1
-    ):
+    if decay is not None and not (is_number(decay, most=1) and float(decay) > 0):
         raise PrescriptionError(f"decay must be a number above 0 and at most 1, not {shown(decay)}")
 
 
 def fixed_alpha(by: str, n_blocks: int, k: int | None, decay: float | None, seed: int) -> np.ndarray:
     """alpha of a selector that looks at no data; see :func:`prescribe`."""
     fixed = FIXED[by]
-    if fixed.option == "k" and k is not None and k > n_blocks:
-        raise PrescriptionError(f"k is {k}, but the text tower has {n_blocks} blocks")
+    if fixed.option == "k" and k is not None:
+        k = int(k)
+        if k > n_blocks:
+            raise PrescriptionError(f"k is {k}, but the text tower has {n_blocks} blocks")
     return fixed.alpha(n_blocks, k if fixed.option == "k" else decay, seed)
 
 
@@ -135,7 +135,7 @@ def number_of_blocks(source: Any) -> tuple[int, dict[str, Any]]:
         source = source.trace
     if isinstance(source, CausalTrace):
         return int(source.layers[-1]), {"trace": dict(source.provenance)}
-    if is_whole(source) and source >= 2:
+    if is_whole(source, least=2):
         return int(source), {}
     try:
         from torch.nn import Module

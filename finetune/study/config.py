@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ...checked import Checked
 from ...io.quoting import shown
 from ...io.yaml_files import read_yaml_as
 from ..losses.options import KINDS, LossOptions
 from ..prescription.selectors import By, check_by
 from ..training.config import TrainConfig
 
+NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+= -]{0,59}")  # of files, too
 # Options of a run that the study sets itself.
 SET_BY_THE_STUDY = (
     "model",
@@ -30,7 +33,7 @@ SET_BY_THE_STUDY = (
 )
 
 
-class Arm(BaseModel):
+class Arm(Checked):
     """One way of training: which plan, and how it is applied.
 
     by: what chooses the blocks; see :func:`tracescribe.prescribe`. source: of a plan by the trace and its controls, the
@@ -90,7 +93,7 @@ PRESETS: dict[str, Arm] = {
 }
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Checked):
     """A comparison of ways of training, every one tuned alike.
 
     model: any name that ``ts.load`` takes; ``phantom:FOLDER`` is another miniature or an aligned image tower.
@@ -135,6 +138,10 @@ class StudyConfig(BaseModel):
             raise ValueError("arms must be a list of names, or name: options")
         arms = {}
         for name, options in given.items():
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise ValueError(
+                    f"an arm's name has up to 60 letters, digits, spaces and signs of '_.+=-', not {shown(name)}"
+                )
             if options is None and name not in PRESETS:
                 raise ValueError(f"there is no arm {shown(name)}; known are {', '.join(PRESETS)}, or give its options")
             arms[name] = PRESETS[name] if options is None else options
@@ -144,8 +151,8 @@ class StudyConfig(BaseModel):
     def _seeds_and_training(self) -> StudyConfig:
         if self.tuning_seeds > self.seeds:
             raise ValueError(f"tuning_seeds is {self.tuning_seeds}, more than seeds ({self.seeds})")
-        if len(set(self.rates)) < len(self.rates):
-            raise ValueError("a rate is given twice")
+        if len({f"{rate:g}" for rate in self.rates}) < len(self.rates):
+            raise ValueError("a rate is given twice (as six digits tell it)")
         taken = [name for name in self.train if name in SET_BY_THE_STUDY]
         if taken:
             raise ValueError(f"train.{taken[0]} is set by the study itself; leave it out")
@@ -158,5 +165,5 @@ def read_study(path: str | Path) -> StudyConfig:
 
     Raises DataFormatError naming the file, the field and what was expected.
     """
-    config = read_yaml_as(StudyConfig, path, "the study", "data: and arms:")
+    config = read_yaml_as(StudyConfig, path, "data: and arms:")
     return config.model_copy(update={"data": Path(path).parent / config.data})

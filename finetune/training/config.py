@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from ...errors import PrescriptionError
-from ...tracer.pairs.names import problem_of
+from ...checked import Checked
+from ...errors import PrescriptionError, TracescribeError
 from ..losses.options import LossOptions, Nast
 from ..prescription.plan import Prescription
 
@@ -19,7 +19,7 @@ Files = Path | dict[Path, Annotated[float, Field(gt=0)]]
 LAMBDA = 0.5  # NAST does not publish its own
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Checked):
     """What a run does. The defaults work on the shipped miniature; NAST publishes none of these values.
 
     lr, warmup, schedule: ``warmup`` linear steps, then "constant", or "linear" or "cosine" decay to 0 at ``steps``.
@@ -54,6 +54,7 @@ class TrainConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    _error: ClassVar[type[TracescribeError]] = PrescriptionError
 
     model: str = "phantom"
     pretrained: str | None = None
@@ -92,13 +93,6 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(default=0, ge=0, le=10**9)
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
-
-    def __init__(self, **given: Any) -> None:
-        """Raises PrescriptionError naming the option and what it may be."""
-        try:
-            super().__init__(**given)
-        except ValidationError as problem:
-            raise PrescriptionError(problem_of(problem)) from problem
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,8 @@ import torch
 
 from ...errors import OutputError, PrescriptionError
 from ...io.folders import check_folder, write_folder
-from ...io.quoting import shown_path
+from ...io.quoting import shown, shown_path
+from ...validation import is_number
 from .adapted import rewrap
 
 if TYPE_CHECKING:
@@ -39,15 +40,15 @@ def interpolate(base: DualEncoder, tuned: DualEncoder, weight: float) -> DualEnc
     >>> bool((between.encode_texts(["no edema"]) - model.encode_texts(["no edema"])).abs().max() < 1e-6)
     True
     """
-    if isinstance(weight, bool) or not -10 <= weight <= 10:
-        raise PrescriptionError(f"the weight between two models is a number such as 0.5, not {weight!r}")
+    if not is_number(weight, -10, 10):
+        raise PrescriptionError(f"the weight between two models is a number such as 0.5, not {shown(weight)}")
     source = copy.deepcopy(base.source)
     ours, theirs = source.state_dict(), tuned.source.state_dict()
     if {n: v.shape for n, v in ours.items()} != {n: v.shape for n, v in theirs.items()}:
         raise PrescriptionError("the two models have other parameters: give a model and one that was tuned from it")
     for name, value in ours.items():
         if value.is_floating_point():
-            value.lerp_(theirs[name].to(value), weight)
+            value.lerp_(theirs[name].to(value), float(weight))
     return rewrap(base, source)
 
 
@@ -70,7 +71,7 @@ def export(model: DualEncoder, folder: str | Path, kind: Kind | None = None, *, 
     """
     kind = _kind_of(model) if kind is None else kind
     if kind not in KINDS:
-        raise PrescriptionError(f"there is no format {kind!r}; choose one of: {', '.join(KINDS)}")
+        raise PrescriptionError(f"there is no format {shown(kind)}; choose one of: {', '.join(KINDS)}")
     write = {"state-dict": _state_dict, "open_clip": _open_clip, "transformers": _transformers}[kind]
     facts = {"model": model.name, "kind": kind, "weights_sha256": model.text.fingerprint()}
     with write_folder(folder, FORMAT, overwrite=overwrite, facts=facts) as fresh:

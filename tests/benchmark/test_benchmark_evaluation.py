@@ -221,7 +221,7 @@ def test_states_are_present_or_absent(folder: Path, tmp_path: Path, states: obje
         (lambda: json.dumps(claim(image="/etc/hostname")), r":2: .*leads out of the folder.*--outside-images"),
         (lambda: json.dumps(claim(image="x" * 5000)), r":2: field 'image': there is no image file"),
         (lambda: json.dumps(claim(image="a\0.png")), r":2: field 'image': there is no image file"),
-        (lambda: json.dumps(claim(colour="red")), r":2: field 'colour'"),
+        (lambda: json.dumps(claim(colour="red")), r":2: unknown field 'colour'; known are image"),
         (lambda: json.dumps(claim(image="b.png")), r":2: field 'image': there is no image file"),
         (lambda: json.dumps(claim(image=5)), r":2: field 'image': expected a path"),
     ],

@@ -13,7 +13,7 @@ from PIL import Image
 
 import tracescribe as ts
 from tracescribe.benchmark.phantom import build_phantom, dataset, draw, to_uint8
-from tracescribe.errors import OutputError
+from tracescribe.errors import OutputError, TraceError
 
 
 def lines(path: Path) -> list[dict]:
@@ -121,8 +121,17 @@ def test_an_earlier_set_is_replaced_when_asked_and_notes_beside_it_are_kept(tmp_
     assert len(list((target / "images").iterdir())) == 3
 
 
-@pytest.mark.parametrize(("n", "size"), [(0, 64), (3, 8)])
-def test_sizes_without_sense_are_refused(tmp_path: Path, n: int, size: int) -> None:
-    with pytest.raises(ValueError, match="at least"):
-        build_phantom(tmp_path / "set", n=n, size=size)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "n must be a whole number >= 1, not 0"),
+        ({"n": 1.5}, r"n must be a whole number >= 1, not 1\.5"),
+        ({"n": 1, "size": 8}, "size must be a whole number from 16 to 4096, not 8"),
+        ({"n": 1, "size": 10**6}, "size must be a whole number from 16 to 4096, not 1000000"),
+        ({"n": 1, "seed": -1}, "seed must be a whole number >= 0, not -1"),
+    ],
+)
+def test_sizes_without_sense_are_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        build_phantom(tmp_path / "set", **given)
     assert list(tmp_path.iterdir()) == []

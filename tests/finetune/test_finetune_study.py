@@ -14,6 +14,7 @@ from tracescribe.finetune.study import runs as study_runs
 from tracescribe.finetune.study.analysis import StudyResult, crossing, holm, read_study_result
 from tracescribe.finetune.study.config import PRESETS, StudyConfig, read_study
 from tracescribe.finetune.study.runs import read_record, run_study
+from tracescribe.io import records
 
 TRAIN = {"steps": 2, "batch_size": 4}
 
@@ -134,6 +135,31 @@ def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_p
         read_record(path)
     with pytest.raises(DataFormatError, match="holds no study"):
         read_study_result(tmp_path)
+
+
+def test_arms_whose_files_would_lie_elsewhere_or_coincide_are_refused(data):
+    for name in ("../../notes", "/tmp/x", ".hidden", "a/b", "", "x" * 61, "a\nb", 7):
+        with pytest.raises(DataFormatError, match="an arm's name has up to 60 letters"):
+            StudyConfig(data=data, arms={name: {"by": "uniform", "weighting": "uniform"}})
+    with pytest.raises(DataFormatError, match="a rate is given twice"):
+        StudyConfig(data=data, arms=["uniform"], rates=(1e-3, 1.0000001e-3))  # both would be uniform-0.001-0.json
+    assert list(StudyConfig(data=data, arms={"nast beta=0.5": {"beta": 0.5}}).arms) == ["nast beta=0.5"]
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_is_written_there(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(records, "check_growing_folder", lambda folder: pytest.fail("tried to write"))
+    with pytest.raises(OutputError, match="holds other files and no study"):
+        records.check_record_folder(tmp_path / "mine", "study.json", what="study")
+    with pytest.raises(OutputError, match="'/' holds other files and no study"):
+        records.check_record_folder("/", "study.json", what="study")
+    monkeypatch.undo()
+    left = tmp_path / "study" / f".tracescribe-{'0' * 16}.tmp"  # of a process that was killed at its first file
+    left.parent.mkdir()
+    left.write_text("{")
+    assert records.check_record_folder(left.parent, "study.json", what="study") == left.parent
+    assert not list((tmp_path / "study").iterdir())
 
 
 # -- the statistics ------------------------------------------------------------------------------------------------

@@ -107,6 +107,15 @@ def test_what_cannot_be_drawn_is_refused(trace: ts.CausalTrace, pairs: list[ts.I
         overlay(trace, film, 0, layers=[7])
     with pytest.raises(FigureError, match="limit=0"):
         overlay(trace, film, 0, limit=0)
+    with pytest.raises(FigureError, match=r"limit=.*: colours need a finite limit"):
+        overlay(trace, film, 0, limit=2**64 * 1000 * 10**400)
+    for odd in ({}, ["a"], object(), np.array(["a"]), 10**400, [b"x"]):
+        with pytest.raises(FigureError, match="is a path, a PIL image, or an array of numbers, not "):
+            overlay(trace, odd, 0)
+    with pytest.raises(FigureError, match=r"shape \[0, 3\], but the model sees"):
+        overlay(trace, np.zeros((0, 3)), 0)
+    with pytest.raises(FigureError, match="the image holds NaN or infinity"):
+        overlay(trace, np.full((64, 64), np.nan), 0)
     with pytest.raises(FigureError, match=r"\.gif"):
         export_overlay(trace, film, tmp_path / "x.gif", 0)
     assert not list(tmp_path.iterdir())

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8
-from pydantic import ValidationError
 
 from ...errors import ContextOverflowError, DataFormatError, IdenticalPairError, LengthMismatchError, TraceError
 from ...io.json_lines import shown
 from ...token_strings import is_punctuation
 from .directions import DIRECTIONS
 from .indexing import distinct, picked
-from .names import first_problem
-from .pairs import FIELDS, Pair
+from .pairs import Pair
 from .roles import TokenKind
 
 if TYPE_CHECKING:
@@ -97,8 +95,8 @@ def _as_pair(pair: Any, i: int) -> Pair:
         record = {str(name): value for name, value in pair.items()}
         try:
             return Pair(**record)
-        except ValidationError as error:
-            raise DataFormatError(f"pair {i}: {first_problem(error, record, FIELDS)}") from None
+        except DataFormatError as error:
+            raise DataFormatError(f"pair {i}: {error}") from None
     if not isinstance(pair, Pair):
         raise DataFormatError(
             f"pair {i} is a {type(pair).__name__}, not a Pair: {shown(pair)}; give "

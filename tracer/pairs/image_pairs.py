@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import ConfigDict, field_validator
 
+from ...checked import Checked
 from .names import Name, whole_characters
 
 __all__ = ["ImagePair"]
 
 
-class ImagePair(BaseModel):
+class ImagePair(Checked):
     """An image and a counterfactual that differs from it in one fact, with the caption that is true of the image.
 
     image, counterfactual: a path, a PIL image, or pixels [3, h, w] as the model's preprocessing makes them.

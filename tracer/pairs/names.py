@@ -1,19 +1,18 @@
-"""Types of fields that all records share: names, texts, image paths; and the error about a wrong field."""
+"""Types of fields that all records share: names, texts, image paths."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator
 
 from ...errors import DataFormatError
 from ...io.quoting import shown, shown_path
 
-__all__ = ["Name", "WholeText", "first_problem", "image_beside", "whole_characters"]
+__all__ = ["Name", "WholeText", "image_beside", "whole_characters"]
 
 
 def _number_to_str(value: Any) -> Any:
@@ -36,39 +35,6 @@ WholeText = Annotated[str, AfterValidator(whole_characters)]
 
 Name = Annotated[WholeText, BeforeValidator(_number_to_str)]
 """A name, or a number that serves as one: 7 and numpy's int64(7) are "7"."""
-
-
-def problem_of(error: ValidationError) -> str:
-    """The first thing that is wrong with a record, as a sentence that names its field and quotes what was found.
-
-    >>> from tracescribe import Pair
-    >>> try:
-    ...     Pair(correct=3, foil="mild edema")
-    ... except ValidationError as error:
-    ...     print(problem_of(error))
-    field 'correct': Input should be a valid string, not 3
-    """
-    found = error.errors()[0]
-    field = ".".join(str(part) for part in found["loc"])
-    about = found["msg"].removeprefix("Value error, ")
-    given = "" if found["type"] == "missing" else f", not {shown(found['input'])}"
-    return f"field {shown(field)}: {about}{given}" if field else about
-
-
-def first_problem(error: ValidationError, record: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """The first thing that is wrong with a record, as a sentence that names the field and quotes its value."""
-    first = error.errors()[0]
-    if not first["loc"]:
-        return first["msg"].removeprefix("Value error, ")
-    field = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        return f"unknown field {shown(field)}; known are {', '.join(fields)}"
-    if first["type"] == "missing":
-        return f"field {field!r}: it is missing"
-    if first["type"] == "value_error":
-        return f"field {field!r}: {first['msg'].removeprefix('Value error, ')} ({shown(record[field])})"
-    hint = "; give None where there is no value" if record[field] != record[field] else ""  # NaN, as pandas has it
-    return f"field {field!r}: {first['msg']}, not {shown(record[field])}{hint}"
 
 
 def image_beside(folder: Path, name: str, where: str, *, outside: bool = False) -> Path:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ConfigDict, field_validator
 
 from ...arguments import explains_arguments
+from ...checked import Checked
 from ...errors import DataFormatError
 from ...io.json_lines import read_jsonl, read_text, shown
-from .names import Name, WholeText, first_problem, image_beside
+from .names import Name, WholeText, image_beside
 
 __all__ = ["Pair", "Text", "read_pairs"]
 
@@ -33,7 +34,7 @@ class Text:
     text: str
 
 
-class Pair(BaseModel):
+class Pair(Checked):
     """A correct caption and a foil of the same number of tokens, with the image they are judged by.
 
     image: a path, a PIL image, a 1-d array or tensor (a precomputed image embedding), or a :class:`Text`.
@@ -150,11 +151,11 @@ def _column_hint(name: str) -> str:
 
 
 def _pair(record: dict[str, Any], file: Path, line: int, outside_images: bool) -> Pair:
+    image = _image(record.get("image"), file, line, outside_images)
     try:
-        image = _image(record.get("image"), file, line, outside_images)
         return Pair(**{**record, "image": image})
-    except ValidationError as error:
-        raise DataFormatError(f"{file}:{line}: {first_problem(error, record, FIELDS)}") from None
+    except DataFormatError as error:
+        raise DataFormatError(f"{file}:{line}: {error}") from None
 
 
 def _image(value: Any, file: Path, line: int, outside: bool) -> Any:

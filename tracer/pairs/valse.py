@@ -7,13 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.json_lines import read_json, shown
 from ...io.quoting import shown_path
-from .names import problem_of
 from .pairs import Pair
 
 __all__ = ["read_valse", "rephrase"]
@@ -50,8 +47,8 @@ def read_valse(
         try:
             if item["mturk"]["caption"] >= MIN_VOTES:
                 pairs.append(_pair(name, item, images))
-        except ValidationError as error:
-            raise DataFormatError(f"{shown_path(file)}, item {shown(name)}: {problem_of(error)}") from None
+        except DataFormatError as error:
+            raise DataFormatError(f"{shown_path(file)}, item {shown(name)}: {error}") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise DataFormatError(
                 f"{shown_path(file)}, item {shown(name)}: missing or malformed field {shown(error)}"

@@ -79,10 +79,10 @@ def circuit(
     >>> ts.circuit(model, trace, pairs, share=0.9, progress=False).cells  # layer 0's differing token decides all
     [(0, 'first differing')]
     """
-    check_option("share", share, (Number(1e-9),))
+    share = check_option("share", share, (Number(1e-9),))
     check_option("method", method, (Choice(get_args(CircuitMethod)),))
-    check_option("candidates", candidates, (Whole(1),))
-    check_option("seed", seed, (Whole(0),))
+    candidates = check_option("candidates", candidates, (Whole(1),))
+    seed = check_option("seed", seed, (Whole(0),))
     runs = JointRuns.of(
         model, trace, pairs, targets, align=align, reduce=reduce, segment=segment, layers=layers, seed=seed
     )
@@ -91,7 +91,7 @@ def circuit(
     choose = search.in_order if method == "order" else search.greedily
     most = len(runs.cells) if method == "order" else candidates * (candidates + 1) // 2
     with progress_bar(progress, most, "sets of cells") as advance:
-        chosen, stability, whole = choose(float(share), candidates, advance)
+        chosen, stability, whole = choose(share, candidates, advance)
     effects = runs.effects(first_cells([_completed(chosen, len(runs.cells))], np.arange(1, len(chosen) + 1))[0])
     table = search.table(effects)
     shares = combine(table)[0, :, 0]

@@ -81,8 +81,8 @@ def faithfulness(
     >>> bool(found.values("sufficiency")[0, 0] == 0)  # nothing is patched
     True
     """
-    check_option("random", random, (Whole(0, 1000),))
-    check_option("seed", seed, (Whole(0),))
+    random = check_option("random", random, (Whole(0, 1000),))
+    seed = check_option("seed", seed, (Whole(0),))
     runs = JointRuns.of(
         model, trace, pairs, targets, align=align, reduce=reduce, segment=segment, layers=layers, seed=seed
     )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
-from pydantic import ValidationError
 
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, DegenerateTraceError, IdenticalPairError, TraceError
@@ -20,7 +19,6 @@ from ...validation import check_choice
 from ..pairs.descriptions import descriptions
 from ..pairs.image_pairs import ImagePair
 from ..pairs.indexing import distinct
-from ..pairs.names import first_problem
 from ..pairs.roles import TokenKind
 from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace, Scores
@@ -192,10 +190,8 @@ def _as_pairs(pairs: Any) -> list[ImagePair]:
         record = {str(name): value for name, value in pair.items()}
         try:
             out.append(ImagePair(**record))
-        except ValidationError as error:
-            raise DataFormatError(
-                f"image pair {i}: {first_problem(error, record, tuple(ImagePair.model_fields))}"
-            ) from None
+        except DataFormatError as error:
+            raise DataFormatError(f"image pair {i}: {error}") from None
     if not out:
         raise DataFormatError("there are no image pairs to trace: the list is empty")
     return out

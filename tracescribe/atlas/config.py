@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from ..checked import Checked
 from ..errors import DataFormatError, TracescribeError
 from ..io.quoting import shown
 from ..io.yaml_files import read_yaml_as
@@ -68,7 +69,7 @@ def check_target(target: str) -> str:
 Name = Annotated[str, AfterValidator(check_name)]
 
 
-class _Strict(BaseModel):
+class _Strict(Checked):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
@@ -116,7 +117,7 @@ class SetSpec(_Strict):
         return self.model_copy(update={"file": folder / self.file, "images": images})
 
 
-class AtlasConfig(BaseModel):
+class AtlasConfig(Checked):
     """The models, the sets and the settings that all traces share.
 
     models: by name; each what ``ts.load`` takes, or the options of :class:`ModelSpec`.
@@ -210,7 +211,7 @@ def read_atlas_config(
         given = {"sets": sets or None, "n_pairs": n_pairs, "heads": heads}
         return content | {name: value for name, value in given.items() if value is not None}
 
-    config = read_yaml_as(AtlasConfig, path, "the atlas", "models: and sets:", with_further)
+    config = read_yaml_as(AtlasConfig, path, "models: and sets:", with_further)
     sets = {name: spec.beside(path.parent) for name, spec in config.sets.items()}
     return config.model_copy(update={"sets": sets})
 

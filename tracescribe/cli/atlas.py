@@ -60,9 +60,9 @@ def atlas(
     """
     if out is not None:
         check_output(out, (".csv",), inputs=[models, *(pairs or ())])
-    from ..io.folders import check_growing_folder
+    from ..io.records import check_record_folder
 
-    check_growing_folder(output)
+    check_record_folder(output, "atlas.json", what="atlas")
     announce(json)
     from ..atlas import read_atlas, read_atlas_config, run_atlas
 

@@ -42,9 +42,9 @@ def study(
     if figure is not None:
         check_output(figure, (".pdf", ".svg", ".png", ".eps"), inputs=[file])
     from ..finetune.study.config import read_study
-    from ..io.folders import check_growing_folder
+    from ..io.records import check_record_folder
 
-    check_growing_folder(output)
+    check_record_folder(output, "study.json", what="study")
     config = read_study(file)
     announce(json)
     from ..finetune.study.analysis import read_study_result

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataFormatError, OutputError
-from .atomic import write_atomically
+from .atomic import remove_abandoned, write_atomically
+from .folders import check_growing_folder
 from .json_lines import read_json
+from .places import refusing
+from .quoting import shown_path
 
-__all__ = ["open_folder", "read_record", "write_record"]
+__all__ = ["check_record_folder", "open_folder", "read_record", "write_record"]
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -44,6 +47,24 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
         handle.write(json.dumps({**plain, "sha256": _checksum(plain)}, indent=1) + "\n")
 
 
+def check_record_folder(folder: str | Path, name: str, *, what: str) -> Path:
+    """The folder, if a work of this kind can begin or go on in it, and so before the work's inputs are read.
+
+    What killed processes left unfinished in it is removed; nothing else is changed.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be written.
+    """
+    folder = Path(folder)
+    with refusing(folder, "in the folder "):
+        here = list(folder.iterdir()) if folder.is_dir() else []
+        for part in (folder, *(path for path in here if path.is_dir())):
+            remove_abandoned(part)
+        if here and not (folder / name).exists() and any(folder.iterdir()):
+            raise OutputError(f"{shown_path(folder)} holds other files and no {what}; choose a new folder")
+    return check_growing_folder(folder)
+
+
 def open_folder(
     folder: Path,
     name: str,
@@ -59,6 +80,7 @@ def open_folder(
     Raises:
         OutputError: the folder holds something else, or a work of this kind with other fixed settings.
     """
+    check_record_folder(folder, name, what=what)
     path = folder / name
     if path.exists():
         mine, theirs = fixed(json.loads(json.dumps(content))), fixed(read_record(path))
@@ -68,8 +90,6 @@ def open_folder(
                 f"{folder} holds a {what} with other settings ({', '.join(different)}); go on with its own, or choose "
                 "another folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} holds other files and no {what}; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_record(path, content)
 

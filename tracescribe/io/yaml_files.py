@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DataFormatError
+from .json_lines import MAX_DEPTH
 from .quoting import shown
 from .reading import read_text
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from ..checked import Checked
 
 __all__ = ["parse_yaml", "read_yaml", "read_yaml_as"]
 
-M = TypeVar("M", bound="BaseModel")
+M = TypeVar("M", bound="Checked")
+
+MAX_BYTES = 1 << 17  # of a file that people write; a megabyte takes the parser ten seconds
+LARGEST = 10**20  # as of the integers of JSON files
 
 
 def read_yaml(path: Path) -> Any:
@@ -23,39 +27,33 @@ def read_yaml(path: Path) -> Any:
 
     Raises DataFormatError naming the file when it cannot be read or is no such YAML.
     """
-    return parse_yaml(read_text(path), f"{path}: not YAML")
+    return parse_yaml(read_text(path, MAX_BYTES), f"{path}: not YAML")
 
 
 def read_yaml_as(
     kind: type[M],
     path: str | Path,
-    what: str,
     fields: str,
     change: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
 ) -> M:
-    """A YAML file as a model of pydantic.
+    """A YAML file as an options object.
 
-    what: how an error calls it as a whole. fields: what it should hold, for a file that holds no fields.
+    fields: what it should hold, for a file that holds no fields.
     change: applied to the fields before they are checked.
 
     Raises DataFormatError naming the file, the field and what was expected.
     """
-    from pydantic import ValidationError
-
     content = read_yaml(Path(path))
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: expected fields such as {fields}, not {shown(content)}")
     try:
         return kind.model_validate(change(content))
-    except ValidationError as problem:
-        found = problem.errors()[0]
-        where = ".".join(map(str, found["loc"])) or what
-        message = found["msg"].removeprefix("Value error, ")
-        raise DataFormatError(f"{path}: field {shown(where)}: {message}") from problem
+    except DataFormatError as problem:
+        raise DataFormatError(f"{path}: {problem}") from problem
 
 
 def parse_yaml(text: str, problem: str) -> Any:
-    """What a YAML text holds. Aliases are refused: with them ten lines can be gigabytes.
+    """What a YAML text holds. Aliases are refused: with them ten lines can be gigabytes; so is deep nesting.
 
     problem: what an error begins with.
 
@@ -78,10 +76,31 @@ def parse_yaml(text: str, problem: str) -> Any:
             raise yaml.YAMLError(f"a key is given twice (line {node.start_mark.line + 1} and below)")
         return found
 
+    def integer(loader: Any, node: Any) -> int:
+        found: int = yaml.SafeLoader.construct_yaml_int(loader, node)
+        if abs(found) >= LARGEST:  # 59:59:... in base 60 is no mistake to YAML, and has thousands of digits
+            raise yaml.YAMLError(f"an integer is too large (line {node.start_mark.line + 1})")
+        return found
+
+    Loader.add_constructor("tag:yaml.org,2002:int", integer)
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise yaml.YAMLError("aliases (*name) are not used here: write the value out")
+        _check(text)
         return yaml.load(text, Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DataFormatError(f"{problem}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check(text: str) -> None:
+    """Look at the tokens one by one: building what is nested takes time that grows with the square of the depth."""
+    import yaml
+
+    depth = 0
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.AliasToken):
+            raise yaml.YAMLError("aliases (*name) are not used here: write the value out")
+        name = type(token).__name__
+        depth += name.endswith(("SequenceStartToken", "MappingStartToken"))
+        depth -= name.endswith(("SequenceEndToken", "MappingEndToken", "BlockEndToken"))
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"lists and mappings are nested deeper than {MAX_DEPTH} levels")

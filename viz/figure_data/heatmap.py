@@ -12,8 +12,9 @@ from ...errors import FigureError
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.statistics import aggregate_rows
+from ...validation import is_positive
 from .. import theme
-from .labels import MINUS, clean, shorten, tidy_token
+from .labels import MINUS, clean, quoted, shorten, tidy_token
 from .notes import band, captions, map_notes, model_suffix, reduced, settings, trace_notes, unit
 from .options import COUNTING, Statistics, check_palette
 from .select import Source, pair_number
@@ -110,8 +111,8 @@ def heatmap_data(
         FigureError: not something to draw, an option that does not apply, or no such pair.
     """
     statistics = statistics or Statistics()
-    if limit is not None and (isinstance(limit, bool) or not (np.isfinite(limit) and limit > 0)):
-        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
+    if limit is not None and not is_positive(limit):
+        raise FigureError(f"limit={quoted(limit)}: colours need a finite limit above 0")
     if isinstance(source, CausalTrace):
         if pair is None and source.n_pairs == 1:
             pair = 0

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from ...errors import FigureError
 from ...tracer.results.causal_trace import CausalTrace
+from ...validation import is_positive
 from .. import theme
 from .labels import MINUS, clean, number, quoted, shorten
 from .notes import model_suffix, settings
@@ -115,8 +116,8 @@ def overlay_data(
         by_position[:, own] = cte[:, column, None]
     by_position[:, counts > 1] = np.nan
     named = {name: by_position[:, at] for at, name in enumerate(first) if np.isfinite(by_position[:, at]).any()}
-    if limit is not None and not (np.isfinite(limit) and limit > 0):
-        raise FigureError(f"limit={limit!r}: colours need a finite limit above 0")
+    if limit is not None and not is_positive(limit):
+        raise FigureError(f"limit={quoted(limit)}: colours need a finite limit above 0")
     margin = f"S_image − S_counterfactual = {trace.denominator[i]:.3f}".replace("-", MINUS)
     notes = [margin, _ARROWS[trace.direction], *settings(trace)[1:], "outline: where the pixels differ"]
     if trace.captions is not None and trace.captions[i]:
@@ -156,16 +157,22 @@ def _film(image: Any, size: tuple[int, int], covered: tuple[int, int]) -> Float[
         from ...patching import read_image
 
         image = read_image(image)
-    values = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image, dtype=np.float64)
+    try:
+        values = image.detach().cpu().float().numpy() if hasattr(image, "detach") else np.asarray(image, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise FigureError(f"the image is a path, a PIL image, or an array of numbers, not {quoted(image)}") from None
     if values.ndim == 3 and values.shape[0] in (1, 3) and values.shape[2] not in (1, 3, 4):
         values = values.transpose(1, 2, 0)
     if values.ndim == 3:
         values = values[..., :3].mean(axis=-1)
-    if values.ndim != 2 or abs(values.shape[1] / values.shape[0] - size[1] / size[0]) > 0.02 * size[1] / size[0]:
+    wide = size[1] / size[0]
+    if values.ndim != 2 or 0 in values.shape or abs(values.shape[1] / values.shape[0] - wide) > 0.02 * wide:
         raise FigureError(
             f"the image has shape {list(values.shape)}, but the model sees {size[0]} x {size[1]} pixels: give what it "
             f"sees, model.image.pixels(image)"
         )
+    if not np.isfinite(values).all():
+        raise FigureError("the image holds NaN or infinity")
     low, high = float(values.min()), float(values.max())
     grey = (values - low) / (high - low or 1.0)
     keep = [round(whole * part / full) for whole, part, full in zip(grey.shape, covered, size, strict=True)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import FigureError
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
+from ...validation import is_positive, is_whole
 from .. import theme
 from .heatmap import HeatmapData, heatmap_data
 from .labels import clean, plural, quoted, shorten
@@ -97,11 +98,12 @@ def panels_data(
         raise FigureError(f"bars={quoted(bars)}: choose {', '.join(BARS)} or None")
     if difference is not None and len(sources) != 2:
         raise FigureError(f"difference={quoted(difference)} needs two maps, a first and a second, not {len(sources)}")
-    if per_row is not None and (isinstance(per_row, bool) or not isinstance(per_row, int) or per_row < 1):
+    if per_row is not None and not is_whole(per_row, least=1):
         raise FigureError(f"per_row={quoted(per_row)}: give a whole number of panels, 1 or more")
-    if limit is not None and (isinstance(limit, bool) or not (np.isfinite(limit) and limit > 0)):
+    if limit is not None and not is_positive(limit):
         raise FigureError(f"limit={quoted(limit)}: colours need a finite limit above 0")
     statistics = statistics or Statistics()
+    per_row = None if per_row is None else int(per_row)
     views = [_view(source, bars, statistics) for source in sources.values()]
     for name, view in zip(sources, views, strict=True):
         if not np.array_equal(view.layers, views[0].layers):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ...errors import FigureError
+from ...validation import is_number, is_whole
 from ..figure_data import Data
 from ..figure_data.curve_panels import CurvePanelsData
 from ..figure_data.heatmap import HeatmapData
@@ -89,7 +90,7 @@ def inches_of(width: str | float) -> float:
             names = ", ".join(f"{name!r} ({size:.3g} in)" for name, size in WIDTHS.items())
             raise FigureError(f"unknown width {quoted(width)}; choose {names} or a number of inches")
         return WIDTHS[width]
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 1.5 <= width <= 40:
+    if not is_number(width, 1.5, 40):
         raise FigureError(f"width={quoted(width)}: give inches between 1.5 and 40, or a name such as 'column'")
     return float(width)
 
@@ -131,12 +132,15 @@ class PaperOptions:
         inches_of(self.width)
         if self.values not in ("auto", True, False):
             raise FigureError(f'values={quoted(self.values)}: choose True, False or "auto"')
-        if self.height is not None and (isinstance(self.height, bool) or not 0.5 <= self.height <= 100):
+        if self.height is not None and not is_number(self.height, 0.5, 100):
             raise FigureError(f"height={quoted(self.height)}: give inches between 0.5 and 100")
-        if isinstance(self.size, bool) or not isinstance(self.size, int | float) or not 4 <= self.size <= 14:
+        if not is_number(self.size, 4, 14):
             raise FigureError(f"size={quoted(self.size)}: give the size of ticks in points, between 4 and 14")
-        if isinstance(self.dpi, bool) or not isinstance(self.dpi, int) or not 20 <= self.dpi <= 2400:
+        if not is_whole(self.dpi, 20, 2400):
             raise FigureError(f"dpi={quoted(self.dpi)}: give a whole number between 20 and 2400")
+        numbers = {"dpi": int(self.dpi), "size": float(self.size)}
+        for name, value in (numbers if self.height is None else {**numbers, "height": float(self.height)}).items():
+            object.__setattr__(self, name, value)
 
 
 def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
