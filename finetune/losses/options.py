@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from ...checked import Checked
 from ...io.quoting import shown
 
 
-class _Options(BaseModel):
+class _Options(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     needs: ClassVar[frozenset[str]] = frozenset()
