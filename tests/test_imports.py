@@ -31,6 +31,7 @@ NAMED = {
 SHARED = {
     "arguments",
     "cards",
+    "checked",
     "contrastive",
     "errors",
     "io",
