@@ -17,6 +17,7 @@ from .engine.direct import DirectEngine
 from .engine.engine import Direction, PatchedBatch, PatchedEmbeddings, PatchingEngine, PatchPath
 from .engine.given import GivenStates
 from .engine.gradients import AttributionEngine, FirstOrder
+from .engine.head_edges import HeadEdgeEmbeddings, HeadEdgeEngine
 from .engine.joint import JointEmbeddings, JointEngine
 from .engine.knockout import KnockOutEngine
 from .engine.neurons import NeuronAttribution
@@ -44,6 +45,8 @@ __all__ = [
     "DualEncoder",
     "FirstOrder",
     "GivenStates",
+    "HeadEdgeEmbeddings",
+    "HeadEdgeEngine",
     "HookPoint",
     "ImageCrop",
     "ImageEncoder",

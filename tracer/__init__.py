@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .results.compare import compare
     from .results.comparison import TraceComparison
     from .results.faithfulness import Faithfulness, load_faithfulness
+    from .results.head_edges import HeadEdges
     from .results.knockout import KnockOut
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .results.storage import load_trace
     from .run.circuit import circuit
     from .run.faithfulness import faithfulness
+    from .run.head_edges import head_edges
     from .run.knock_out import knock_out
     from .run.negator_attention import NegatorAttention, negator_attention
     from .run.neurons import neurons
@@ -44,6 +46,7 @@ __all__ = [
     "Circuit",
     "Excess",
     "Faithfulness",
+    "HeadEdges",
     "ImagePair",
     "KnockOut",
     "LayerProfile",
@@ -61,6 +64,7 @@ __all__ = [
     "circuit",
     "compare",
     "faithfulness",
+    "head_edges",
     "knock_out",
     "load_faithfulness",
     "load_trace",
@@ -89,6 +93,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.compare": ["compare"],
         "results.comparison": ["TraceComparison"],
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
+        "results.head_edges": ["HeadEdges"],
         "results.knockout": ["KnockOut"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
@@ -96,6 +101,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.storage": ["load_trace"],
         "run.circuit": ["circuit"],
         "run.faithfulness": ["faithfulness"],
+        "run.head_edges": ["head_edges"],
         "run.knock_out": ["knock_out"],
         "run.negator_attention": ["NegatorAttention", "negator_attention"],
         "run.neurons": ["neurons"],

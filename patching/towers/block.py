@@ -61,8 +61,14 @@ class Attention(nn.Module):
         """asked: the input of the rows whose output is computed, where ``attend`` adds some to those of ``x``."""
         q, k, v = (t.unflatten(-1, (self.n_heads, -1)) for t in self.qkv(x, queries))
         z = self.hook_z(attend(self, self.hook_q(q), self.hook_k(k), self.hook_v(v)))  # (*queries, head, d_head)
+        if self.gate is not None and asked is None:
+            asked = _chosen(x, queries)
+        return self.write(z, asked)
+
+    def write(self, z: Float[Tensor, "*queries head d_head"], asked: Tensor | None) -> Float[Tensor, "*queries d"]:
+        """The attention's output from what the heads found; ``asked``: the input of these rows, which a gate needs."""
         if self.gate is not None:
-            asked = _chosen(x, queries) if asked is None else asked
+            assert asked is not None
             z = z * self.gate(asked).sigmoid().unflatten(-1, (self.n_heads, -1))
         if not self.explicit:
             return self.out(z.flatten(-2))
