@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from .batch import LossBatch
     from .clip import clip_loss, multi_positive_clip_loss
     from .conclip import conclip_loss
+    from .degla import degla_loss
     from .nast import claim_loss, nast_loss
+    from .negationclip import negationclip_loss
     from .negbench import negbench_loss
     from .negclip import negclip_loss
+    from .omninegclip import omninegclip_loss
     from .registry import LOSSES, loss_for
+    from .siglip import siglip_loss
+    from .tngclip import tngclip_loss
 
 __all__ = [
     "LOSSES",
@@ -25,11 +30,16 @@ __all__ = [
     "claim_loss",
     "clip_loss",
     "conclip_loss",
+    "degla_loss",
     "loss_for",
     "multi_positive_clip_loss",
     "nast_loss",
+    "negationclip_loss",
     "negbench_loss",
     "negclip_loss",
+    "omninegclip_loss",
+    "siglip_loss",
+    "tngclip_loss",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
@@ -41,6 +51,11 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "nast": ["claim_loss", "nast_loss"],
         "negbench": ["negbench_loss"],
         "negclip": ["negclip_loss"],
+        "degla": ["degla_loss"],
+        "negationclip": ["negationclip_loss"],
+        "omninegclip": ["omninegclip_loss"],
+        "siglip": ["siglip_loss"],
+        "tngclip": ["tngclip_loss"],
         "registry": ["LOSSES", "loss_for"],
     },
 )

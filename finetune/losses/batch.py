@@ -13,6 +13,10 @@ MEANING = {
     "negatives": "hard negative captions",
     "hard_images": "hard images with their captions",
     "claims": "contrast sets",
+    "negated": "which captions include a negation",
+    "originals": "captions without their negations",
+    "negations": "captions of what is not there",
+    "teacher_captions": "a teacher's embeddings of the captions",
 }
 
 
@@ -28,6 +32,11 @@ class LossBatch:
         as caption_ids. hard_negatives, hard_negative_present: hard negative captions of the hard images.
     claim_images, claims, label, present: contrast sets, each with one claim that is true of its image, at ``label``;
         present: which places of a set hold a claim (None: all).
+    negated: which captions include a negation.
+    originals: the captions without their negations (true too); negations: statements of what the images do not show;
+        original_present, negation_present: of which images there is one (None: of all).
+    noise: a permutation of 0..3n - 1, for labels drawn at random.
+    teacher_captions, teacher_negatives: captions and negatives as a teacher embeds them, without gradients.
     """
 
     images: Float[Tensor, "n embed"]
@@ -44,6 +53,14 @@ class LossBatch:
     claims: Float[Tensor, "set claim embed"] | None = None
     label: Int[Tensor, " set"] | None = None
     present: Bool[Tensor, "set claim"] | None = None
+    negated: Bool[Tensor, " n"] | None = None
+    originals: Float[Tensor, "n embed"] | None = None
+    original_present: Bool[Tensor, " n"] | None = None
+    negations: Float[Tensor, "n embed"] | None = None
+    negation_present: Bool[Tensor, " n"] | None = None
+    noise: Int[Tensor, " three_n"] | None = None
+    teacher_captions: Float[Tensor, "n embed"] | None = None
+    teacher_negatives: Float[Tensor, "n k embed"] | None = None
 
     def need(self, name: str, loss: str) -> Tensor:
         """A field that ``loss`` needs. Raises DataFormatError, naming both, where it is None."""

@@ -19,7 +19,7 @@ def info_nce(logits: Float[Tensor, "n m"], ids: Int[Tensor, " n"] | None = None)
     """
     n, m = logits.shape
     if n == 0:  # for instance no hard image in this batch
-        return logits.sum()
+        return 0 * logits.sum()
     if ids is None:
         return F.cross_entropy(logits, torch.arange(n, device=logits.device))
     right = (ids[:, None] == ids).to(logits)

@@ -15,7 +15,8 @@ class _Options(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the loss cannot do without, besides images and captions: "claims", "negatives", "hard_images"."""
+    """What the loss cannot do without, besides images and captions: "claims", "negatives", "hard_images", "negated",
+    "originals", "negations", "noise", "teacher"."""
     reads: ClassVar[frozenset[str]] = frozenset()
     """What else enters where it is there."""
     source: ClassVar[str]
@@ -31,7 +32,7 @@ class _Options(Checked):
 
     def arguments(self) -> dict[str, Any]:
         """The options that the loss takes as arguments."""
-        return self.model_dump(exclude={"name"})
+        return self.model_dump(exclude={"name", "ema"})
 
 
 class Nast(_Options):
@@ -75,7 +76,55 @@ class NegBench(_Options):
     a: float = Field(default=0.99, ge=0, le=1)
 
 
-Known = Nast | Clip | NegClip | ConClip | NegBench
+class SigLip(_Options):
+    """See :func:`.siglip.siglip_loss`. bias: b."""
+
+    source = "SigLIP (arXiv 2303.15343)"
+    name: Literal["siglip"] = "siglip"
+    bias: float = -10.0
+
+
+class NegationClip(_Options):
+    """See :func:`.negationclip.negationclip_loss`."""
+
+    needs = frozenset({"negated"})
+    source = "NegationCLIP (arXiv 2501.10913)"
+    name: Literal["negationclip"] = "negationclip"
+
+
+class TngClip(_Options):
+    """See :func:`.tngclip.tngclip_loss`. temperature: tau."""
+
+    needs = frozenset({"originals", "negations", "noise"})
+    source = "TNG-CLIP (arXiv 2505.18434)"
+    name: Literal["tngclip"] = "tngclip"
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class DeGla(_Options):
+    """See :func:`.degla.degla_loss`. igc, tgc, distill: weights of its parts.
+
+    ema: how much of the teacher stays in a step; it is the moving average of the adapters that are trained.
+    """
+
+    needs = frozenset({"negatives", "teacher"})
+    source = "DeGLA (arXiv 2504.16801)"
+    name: Literal["degla"] = "degla"
+    igc: float = Field(default=0.1, ge=0)
+    tgc: float = Field(default=0.1, ge=0)
+    distill: float = Field(default=0.005, ge=0)
+    ema: float = Field(default=0.9996, ge=0, le=1)
+
+
+class OmniNegClip(_Options):
+    """See :func:`.omninegclip.omninegclip_loss`."""
+
+    needs = frozenset({"negatives", "originals"})
+    source = "Omni-NegCLIP (arXiv 2603.29258)"
+    name: Literal["omninegclip"] = "omninegclip"
+
+
+Known = Nast | Clip | SigLip | NegClip | ConClip | NegBench | NegationClip | TngClip | DeGla | OmniNegClip
 KINDS: dict[str, type[Known]] = {kind.model_fields["name"].default: kind for kind in get_args(Known)}
 
 

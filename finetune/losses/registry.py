@@ -16,10 +16,15 @@ from ...errors import OptionError
 from .batch import LossBatch
 from .clip import batch_clip_loss
 from .conclip import conclip_loss
+from .degla import degla_loss
 from .nast import batch_nast_loss
+from .negationclip import negationclip_loss
 from .negbench import negbench_loss
 from .negclip import negclip_loss
+from .omninegclip import omninegclip_loss
 from .options import LossOptions
+from .siglip import siglip_loss
+from .tngclip import tngclip_loss
 
 Loss = Callable[[LossBatch, float | Tensor], Float[Tensor, ""]]
 
@@ -27,9 +32,14 @@ LOSSES: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "nast": batch_nast_loss,
         "clip": batch_clip_loss,
+        "siglip": siglip_loss,
         "negclip": negclip_loss,
         "conclip": conclip_loss,
         "negbench": negbench_loss,
+        "negationclip": negationclip_loss,
+        "tngclip": tngclip_loss,
+        "degla": degla_loss,
+        "omninegclip": omninegclip_loss,
     }
 )
 """Every loss: ``LOSSES[name](batch, scale)``, with the options of options.py as keywords."""

@@ -274,7 +274,9 @@ def _prepare(config_json: str) -> _Prepared:
     for name in FILES:
         if not (config.data / name).is_file():
             raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
-    data = training_data(model, config.data / "captions.jsonl", config.data / "claims.jsonl", split="train")
+    needs = {name for arm in config.arms.values() for name in TrainConfig(**arm.training(config.train)).loss.needs}
+    files = (config.data / name for name in ("captions.jsonl", "claims.jsonl"))
+    data = training_data(model, *files, split="train", needs=needs)
     images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}
     before = {
         split: evaluate(model, config.data, split=split, image_embeddings=images[split], n_boot=2)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class Sources:
             self._train.batch_size,
             GRADIENT_BATCHES,
             self.config.seed,
-            hard_images="hard_images" in self._train.loss.needs | self._train.loss.reads,
+            needs=self._train.loss.needs | self._train.loss.reads,
         )
         with neutral_state(grad=True):
             return block_gradients(self.model, loss, batches, max_batches=GRADIENT_BATCHES)

@@ -61,6 +61,8 @@ def data_hash(data: TrainingData) -> str:
     digest = hashlib.sha256()
     for part in fields(data):
         value = getattr(data, part.name)
+        if value is None:  # what only some losses read
+            continue
         if isinstance(value, Tensor):
             digest.update(f"{part.name} {value.dtype} {tuple(value.shape)}".encode())
             for rows in value.split(1 << 16):  # embeddings may be mapped from a disk, and larger than memory

@@ -44,8 +44,9 @@ class TrainConfig(Checked):
         the other's image too ("positives"; :func:`~tracescribe.finetune.losses.multi_positive_clip_loss`).
     checkpoint_every: steps between checkpoints, where `train` is given a folder for them; 0: only at the end.
     trackers: "tensorboard", "wandb", "trackio": what also hears losses and scores, where it is installed.
-    loss: what is minimised: "nast", "clip", "negclip", "conclip" or "negbench", or ``{"name": ..., option: ...}``; see
-        losses/options.py. lambda_: of the loss "nast", the weight of L_CLIP beside L_claim.
+    loss: what is minimised: "nast", "clip", "siglip", "negclip", "conclip", "negbench", "negationclip", "tngclip",
+        "degla", "omninegclip", or ``{"name": ..., option: ...}``; see losses/options.py. lambda_: of the loss "nast",
+        the weight of L_CLIP beside L_claim.
     budget: "mean" rescales the multipliers to mean 1, so that a weighted run spends the same sum of learning rates as
         a uniform one and differs from it in *where* only; "none" is the paper's alpha ** beta, which also lowers the
         mean learning rate.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,11 @@ from ...tracer.pairs.pairs import Text
 from .config import Files
 from .counterparts import Counterparts
 from .image_cache import ImageCache
+from .more import More
 from .packing import token_table
 from .sampling import Sampler, Share
 
-HARD = 2  # the stream of random numbers that draws hard images, beside those of captions and contrast sets
+HARD, NOISE = 2, 3  # streams of random numbers, beside those of captions (0) and contrast sets (1)
 
 if TYPE_CHECKING:
     from ...benchmark import CaptionRecord, ClaimRecord
@@ -47,8 +48,9 @@ class ContrastSets:
 class Batch:
     """One step's input: caption and contrast-set texts by index into the token table, and their image embeddings.
 
-    hard: sets that are counterparts of those of the batch (:class:`.counterparts.Counterparts`), where they were asked
-    for.
+    Where they were asked for: hard: sets that are counterparts of those of the batch
+    (:class:`.counterparts.Counterparts`); noise: a permutation of three times the captions; negated, original,
+    negation: as in TrainingData.
     """
 
     caption: Int[Tensor, " n"]
@@ -58,6 +60,10 @@ class Batch:
     label: Int[Tensor, " set"]
     present: Bool[Tensor, "set claim"]
     hard: ContrastSets | None = None
+    noise: Int[Tensor, " three_n"] | None = None
+    negated: Bool[Tensor, " n"] | None = None
+    original: Int[Tensor, " n"] | None = None
+    negation: Int[Tensor, " n"] | None = None
 
     @property
     def sets(self) -> ContrastSets:
@@ -71,6 +77,10 @@ class TrainingData:
 
     Each distinct text is tokenised once and each distinct image embedded once; records refer to them by index. A batch
     is a handful of lookups in these tables, so that no loader of torch's with workers would make it faster.
+
+    Some losses need more of the captions, which :func:`training_data` reads on demand: negated: whether a caption
+    includes a negation; original: the text of a caption without its negations; negation: a true negated claim about its
+    image; -1 where there is none.
     """
 
     tokens: Int[Tensor, "text pos"]  # the ids that have to be run (`TextTower.rows`), padded to the longest text
@@ -84,15 +94,18 @@ class TrainingData:
     present: Bool[Tensor, "set claim"]
     caption_shares: tuple[Share, ...] = ()  # which captions are of which source; () is one source
     claim_shares: tuple[Share, ...] = ()
+    negated: Bool[Tensor, " n"] | None = None
+    original: Int[Tensor, " n"] | None = None
+    negation: Int[Tensor, " n"] | None = None
 
     def batches(
-        self, batch_size: int, steps: int, seed: int, *, skip: int = 0, hard_images: bool = False
+        self, batch_size: int, steps: int, seed: int, *, skip: int = 0, needs: Collection[str] = ()
     ) -> Iterator[Batch]:
         """``steps`` batches of ``batch_size`` captions and as many contrast sets, by seeded shuffles without gaps.
 
         The sequence depends on the data, the sizes and the seed only, so that runs which differ in weighting see the
-        same batches. skip: how many batches of it come before the first that is wanted. hard_images: with counterparts
-        of the contrast sets, drawn by seed and number of the batch.
+        same batches. skip: how many batches of it come before the first that is wanted. needs: what a loss reads
+        besides captions and claims; what is random in it is drawn by seed and number of the batch.
         """
         captions = Sampler(self.caption_shares or [Share(0, len(self.caption))], seed, 0)
         sets = Sampler(self.claim_shares or [Share(0, len(self.label))], seed, 1)
@@ -109,8 +122,22 @@ class TrainingData:
                 self._of_images(self.claim_image[drawn]),
                 self.label[drawn],
                 self.present[drawn],
-                self._counterparts_of(drawn, [seed, HARD, number]) if hard_images else None,
+                **self._more(needs, chosen, drawn, seed, number),
             )
+
+    def _more(
+        self, needs: Collection[str], captions: Int[Tensor, " n"], sets: Int[Tensor, " n"], seed: int, number: int
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "hard_images" in needs:
+            found["hard"] = self._counterparts_of(sets, [seed, HARD, number])
+        if "noise" in needs:
+            noise = np.random.default_rng([seed, NOISE, number]).permutation(3 * len(captions))
+            found["noise"] = torch.from_numpy(noise).to(captions.device)
+        for name, values in (("negated", self.negated), ("originals", self.original), ("negations", self.negation)):
+            if name in needs and values is not None:
+                found[name.removesuffix("s")] = values[captions]
+        return found
 
     @cached_property
     def counterparts(self) -> Counterparts:
@@ -138,6 +165,7 @@ def training_data(
     image_cache: str | Path | None = None,
     batch_size: int = 256,
     outside_images: bool = False,
+    needs: Collection[str] = (),
 ) -> TrainingData:
     """Read captions and contrast sets, tokenise their texts and embed their images once.
 
@@ -149,6 +177,7 @@ def training_data(
     outside_images: accept image paths of files that are absolute or lead out of the file's folder.
     image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
     image_cache: a folder that keeps the embeddings of image files; see :class:`.image_cache.ImageCache`.
+    needs: what losses will read of the captions besides (``config.loss.needs``): "negated", "originals", "negations".
 
     Raises DataFormatError naming file and line, ContextOverflowError for a text over the context, OutputError when the
     cache cannot be written.
@@ -156,12 +185,13 @@ def training_data(
     from ...benchmark.records import stream_captions, stream_claims
 
     of: dict[str, Any] = {"split": split, "outside_images": outside_images}
-    texts, images = _Index(), _Index()
+    texts, images, more = _Index(), _Index(), More(needs)
     caption, caption_image = array("q"), array("q")
 
     def add_caption(record: Any) -> None:
         caption.append(texts.add(record.caption, record.caption))
         caption_image.append(images.add(_image_key(record.image), record.image))
+        more.add_caption(record)
 
     claim_texts, claim_counts, claim_image, label = array("q"), array("q"), array("q"), array("q")
 
@@ -170,12 +200,15 @@ def training_data(
         claim_counts.append(len(record.claims))
         claim_image.append(images.add(_image_key(record.image), record.image))
         label.append(record.label)
+        more.add_claims(record, images.add(_image_key(record.image), record.image))
 
     caption_shares = _add_all(_sources(captions, lambda path: stream_captions(path, **of)), add_caption)
     claim_shares = _add_all(_sources(claims, lambda path: stream_claims(path, **of)), add_claims)
     if not caption or not claim_counts:
         raise DataFormatError(f"there are no {'contrast sets' if caption else 'captions'} to train on")
 
+    # after all others, so that these have the numbers that they have without them
+    besides = more.numbers(caption, caption_image, texts.add)
     tokens, lengths = token_table(model.text, texts.values)
     table, rows = _embed(model, images.values, image_embeddings or {}, batch_size, image_cache)
     claim_table, present = _padded(claim_texts, claim_counts)
@@ -195,6 +228,7 @@ def training_data(
         present=on_device(present),
         caption_shares=caption_shares,
         claim_shares=claim_shares,
+        **{name: on_device(values) for name, values in besides.items()},
     )
 
 

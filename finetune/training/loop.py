@@ -105,6 +105,7 @@ def train(
             split=config.split,
             outside_images=config.outside_images,
             image_cache=config.image_cache,
+            needs=config.loss.needs,
         )
     check_data(config, data)
 
@@ -189,7 +190,7 @@ class _Run:
             left * config.accumulate,
             config.seed,
             skip=progress.done * config.accumulate,
-            hard_images="hard_images" in config.loss.needs | config.loss.reads,
+            needs=config.loss.needs | config.loss.reads,
         )
         try:
             while progress.done < config.steps and record.stopped is None:

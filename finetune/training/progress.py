@@ -18,7 +18,7 @@ from ..apply.attachment import Attachment
 from ..apply.blocks import block_parameters
 from ..apply.lora import attach_lora, lora_config
 from ..losses.nast import clip_and_claim, nast_loss
-from ..losses.options import Nast, NegBench
+from ..losses.options import DeGla, Nast, NegBench
 from ..losses.registry import LOSSES
 from ..prescription.plan import Prescription
 from .accelerating import Embed, shared_by_processes, sum_gradients
@@ -26,6 +26,7 @@ from .adapted import AdaptedText
 from .config import TrainConfig
 from .data import Batch, TrainingData
 from .embedded import embedded
+from .teacher import Teacher
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,6 +62,7 @@ class Progress:
         if accelerator is not None:
             self._stepper = accelerator.prepare_optimizer(self.optimizer, device_placement=False)
             self._embed = shared_by_processes(self._embeddings, accelerator)
+        self._teacher = Teacher(self.adapters(), config.loss.ema) if isinstance(config.loss, DeGla) else None
         self._scale = float(model.logit_scale)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
 
@@ -75,7 +77,8 @@ class Progress:
         values = np.zeros(3)
         for batch in batches:
             with nullcontext() if self.accelerator is None else self.accelerator.autocast():
-                loss, *parts = training_loss(self.config, self._embed, batch, self._scale)
+                teacher = None if self._teacher is None else self._teacher.embed(self._embed)
+                loss, *parts = training_loss(self.config, self._embed, batch, self._scale, teacher)
             found = (loss.item(), *(math.nan if part is None else part.item() for part in parts))
             if not math.isfinite(found[0]):
                 told = f" (L_CLIP {found[1]}, L_claim {found[2]})" if parts[0] is not None else ""
@@ -95,6 +98,8 @@ class Progress:
         self.intact = False
         self._stepper.step()
         self.schedule.step()
+        if self._teacher is not None:
+            self._teacher.follow()
         self.done += 1
         loss_, clip_, claim_ = (values / len(batches)).tolist()
         return loss_, clip_, claim_
@@ -124,6 +129,8 @@ class Progress:
             tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items() if torch.is_tensor(value)}
         if isinstance(self.attached, Attachment):
             tensors |= {f"plan/{name}": value for name, value in self.attached.state().items()}
+        if self._teacher is not None:
+            tensors |= {f"teacher/{name}": value for name, value in self._teacher.weights.items()}
         tensors |= {f"texts/{name}": value for name, value in self._texts.state().items()}
         numbers = {
             str(index): {name: value for name, value in state.items() if not torch.is_tensor(value)}
@@ -151,6 +158,8 @@ class Progress:
             group["lr"] = group["initial_lr"] * rate_factor(self.config, self.done)
         if isinstance(self.attached, Attachment):
             self.attached.load_state(_below(tensors, "plan/"))
+        if self._teacher is not None:
+            self._teacher.load(_below(tensors, "teacher/"))
         self._texts.load_state(_below(tensors, "texts/"))
         if self.accelerator is not None and self.accelerator.scaler is not None and facts.get("scaler"):
             self.accelerator.scaler.load_state_dict(facts["scaler"])
@@ -175,10 +184,16 @@ Part = Float[Tensor, ""] | None
 
 
 def training_loss(
-    config: TrainConfig, embed: Embed, batch: Batch, scale: float
+    config: TrainConfig, embed: Embed, batch: Batch, scale: float, teacher: Embed | None = None
 ) -> tuple[Float[Tensor, ""], Part, Part]:
-    """The loss of one batch, and L_CLIP and L_claim where it is a mean of them; each distinct text is run once."""
-    texts, options = embedded(embed, batch, config.loss.needs, config.repeats), config.loss
+    """The loss of one batch, and L_CLIP and L_claim where it is a mean of them; each distinct text is run once.
+
+    teacher: embeds texts for a loss that has one (:class:`.teacher.Teacher`); the model itself stands for it otherwise.
+    """
+    options = config.loss
+    if "teacher" in options.needs and teacher is None:
+        teacher = torch.no_grad()(embed)
+    texts = embedded(embed, batch, options.needs, config.repeats, teacher)
     if isinstance(options, Nast | NegBench):
         clip, claim = clip_and_claim(texts, scale, options.name)
         return nast_loss(clip, claim, config.lambda_ if isinstance(options, Nast) else options.a), clip, claim

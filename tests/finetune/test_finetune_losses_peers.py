@@ -10,7 +10,20 @@ import pytest
 import torch
 
 from tracescribe.errors import DataFormatError, OptionError
-from tracescribe.finetune.losses import LOSSES, LossBatch, conclip_loss, loss_for, negbench_loss, negclip_loss
+from tracescribe.finetune.losses import (
+    LOSSES,
+    LossBatch,
+    conclip_loss,
+    degla_loss,
+    loss_for,
+    negationclip_loss,
+    negbench_loss,
+    negclip_loss,
+    omninegclip_loss,
+    siglip_loss,
+    tngclip_loss,
+)
+from tracescribe.finetune.losses.degla import own_negatives_loss
 from tracescribe.finetune.losses.options import KINDS
 
 S = 3.0
@@ -35,6 +48,14 @@ BATCH = LossBatch(
     claims=unit(2, 4, 4, seed=7),
     label=torch.tensor([2, 0]),
     present=torch.tensor([[True, True, True, True], [True, True, True, False]]),
+    negated=torch.tensor([True, False, True]),
+    originals=unit(N, 4, seed=8),
+    original_present=torch.tensor([True, True, False]),
+    negations=unit(N, 4, seed=9),
+    negation_present=torch.tensor([True, True, True]),
+    noise=torch.tensor([6, 4, 8, 0, 2, 7, 1, 5, 3]),
+    teacher_captions=unit(N, 4, seed=10),
+    teacher_negatives=unit(N, K, 4, seed=11),
 )
 
 
@@ -105,6 +126,80 @@ def test_negbench_weights_clip_against_multiple_choice():
     assert negbench_loss(BATCH, S, a=0.3).item() == pytest.approx(0.3 * clip + 0.7 * choice, abs=1e-12)
 
 
+def test_siglip_asks_of_every_image_and_caption():
+    expected = 0.0
+    for i, image in enumerate(IMAGES):
+        for j, caption in enumerate(TEXTS):
+            sign = 1 if i == j else -1
+            expected += math.log(1 + math.exp(-sign * (S * dot(image, caption) - 2.0)))
+    assert siglip_loss(BATCH, S, bias=-2.0).item() == pytest.approx(expected / N, abs=1e-12)
+    same = replace(BATCH, caption_ids=torch.tensor([5, 6, 5]), hard_caption_ids=torch.tensor([0, 1]))
+    for i, j in ((0, 2), (2, 0)):  # right for each other: the sign turns
+        score = S * dot(IMAGES[i], TEXTS[j]) - 2.0
+        expected += math.log(1 + math.exp(-score)) - math.log(1 + math.exp(score))
+    assert siglip_loss(same, S, bias=-2.0).item() == pytest.approx(expected / N, abs=1e-12)
+
+
+def test_negationclip_is_clip_on_captions_with_a_negation():
+    images, texts = [IMAGES[0], IMAGES[2]], [TEXTS[0], TEXTS[2]]
+    expected = mean([surprise(image, texts, [i]) for i, image in enumerate(images)])
+    expected += mean([surprise(text, images, [i]) for i, text in enumerate(texts)])
+    assert negationclip_loss(BATCH, S).item() == pytest.approx(expected / 2, abs=1e-12)
+    none = replace(BATCH, negated=torch.zeros(N, dtype=torch.bool))
+    assert negationclip_loss(none, S).item() == 0
+
+
+def test_tngclip_has_three_captions_an_image_and_labels_of_noise():
+    """Image 2 has no negation-free caption and is left out: 6 captions; noise below 6 is 4, 0, 2, 1, 5, 3."""
+    images = IMAGES[:2]
+    texts = [*rows(BATCH.originals)[:2], *TEXTS[:2], *rows(BATCH.negations)[:2]]
+    by_image = mean([surprise(image, texts, [label], 1 / 0.07) for image, label in zip(images, (4, 0), strict=True)])
+    by_text = mean([surprise(text, images, [i % 2], 1 / 0.07) for i, text in enumerate(texts)])
+    assert tngclip_loss(BATCH, S).item() == pytest.approx((by_image + by_text) / 2, abs=1e-12)
+    assert tngclip_loss(BATCH, 100.0).item() == tngclip_loss(BATCH, S).item()
+    none = replace(BATCH, original_present=torch.zeros(N, dtype=torch.bool))
+    assert tngclip_loss(none, S).item() == 0
+
+
+OWN = [NEG[0], [NEG[1][1]], []]  # the hard negatives of each image that are there
+
+
+def test_degla_holds_near_the_teacher_and_contrasts_own_negatives():
+    teacher, of_negatives = rows(BATCH.teacher_captions), BATCH.teacher_negatives.tolist()
+    texts = TEXTS + [text for own in OWN for text in own]
+    contrast = mean([surprise(image, texts, [i]) for i, image in enumerate(IMAGES)])
+    contrast = (contrast + mean([surprise(text, IMAGES, [i]) for i, text in enumerate(TEXTS)])) / 2
+    igc = mean([surprise(IMAGES[i], [TEXTS[i], *OWN[i]], [0]) for i in (0, 1)])
+    tgc = mean([surprise(TEXTS[i], [teacher[i], *OWN[i]], [0], 10.0) for i in (0, 1)])
+    pairs = [*zip(TEXTS, teacher, strict=True)]
+    pairs += [(NEG[i][k], of_negatives[i][k]) for i, k in ((0, 0), (0, 1), (1, 1))]
+    moved = sum((x - y) ** 2 for ours, theirs in pairs for x, y in zip(ours, theirs, strict=True))
+    expected = contrast + 0.1 * igc + 0.1 * tgc + 0.005 * moved
+    assert degla_loss(BATCH, S).item() == pytest.approx(expected, abs=1e-12)
+    expected = contrast + 0.2 * igc + 0.3 * tgc + 0.4 * moved
+    assert degla_loss(BATCH, S, igc=0.2, tgc=0.3, distill=0.4).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_omninegclip_has_what_is_there_and_what_is_not():
+    images, captions = IMAGES[:2], TEXTS[:2]  # image 2 has no hard negative, and no caption without negations
+    texts = captions + [text for own in OWN for text in own]
+    presence = mean([surprise(image, texts, [i]) for i, image in enumerate(images)])
+    presence += mean([surprise(text, images, [i]) for i, text in enumerate(captions)])
+    presence += mean([surprise(images[i], [captions[i], *OWN[i]], [0]) for i in (0, 1)])
+    absence = 0.0
+    for texts in (captions, rows(BATCH.originals)[:2]):
+        absence += mean([surprise(image, texts, [i]) for i, image in enumerate(images)]) / 2
+        absence += mean([surprise(text, images, [i]) for i, text in enumerate(texts)]) / 2
+    absence += mean([max(0.0, dot(a, b) + 0.9) for a, b in zip(captions, rows(BATCH.originals), strict=False)])
+    assert omninegclip_loss(BATCH, S).item() == pytest.approx(presence / 3 + absence, abs=1e-12)
+
+
+def test_own_negatives_of_none():
+    none = torch.zeros(N, K, dtype=torch.bool)
+    found = own_negatives_loss(BATCH.images, BATCH.captions, BATCH.negatives, none)
+    assert found.item() == 0
+
+
 def test_captions_of_equal_text_are_right_for_each_other():
     """Images 0 and 2 have one caption, and so has hard image 1: in every loss that is no negative."""
     ids, hard_ids = torch.tensor([7, 8, 7]), torch.tensor([9, 7])
@@ -128,7 +223,7 @@ EMBEDDINGS = [n for n, value in vars(BATCH).items() if torch.is_tensor(value) an
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_gradients(name):
     loss = loss_for(name)
-    read = [field for field in EMBEDDINGS if "images" not in field]
+    read = [field for field in EMBEDDINGS if "images" not in field and "teacher" not in field]
     leaves = [getattr(BATCH, field).clone().requires_grad_() for field in read]
 
     def of(*given):

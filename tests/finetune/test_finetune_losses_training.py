@@ -37,15 +37,17 @@ def records() -> tuple[list[CaptionRecord], list[ClaimRecord]]:
     for i in range(8):
         finding, image = FINDINGS[i % 4], torch.randn(16, generator=generator)
         text, foil = (f"there is {no}{finding} ." for no in (("", "no ") if i < 4 else ("no ", "")))
-        captions.append(CaptionRecord(id=str(i), image=image, caption=text, group=str(i)))
+        kept = {} if i == 7 else {"affirmative": f"all {finding} is clear ." if i >= 4 else text}
+        captions.append(CaptionRecord(id=str(i), image=image, caption=text, group=str(i), **kept))
         texts = [foil, text, *(["all is clear ."] if i % 2 else [])]
-        claims.append(ClaimRecord(id=str(i), image=image, claims=texts, label=1, attribute="existence", group=str(i)))
+        about = {"attribute": "existence", "polarity": "affirmative" if i < 4 else "negated", "group": str(i)}
+        claims.append(ClaimRecord(id=str(i), image=image, claims=texts, label=1, **about))
     return captions, claims
 
 
 @pytest.fixture(scope="module")
 def data(clip, records):
-    return training_data(clip, *records)
+    return training_data(clip, *records, needs={"negated", "originals", "negations"})
 
 
 def adapters(result) -> dict[str, torch.Tensor]:
@@ -63,7 +65,7 @@ def test_the_default_loss_is_what_it_was_to_the_byte(clip, data, options, monkey
     config = TrainConfig(**QUICK, **options)
     now = train(config, clip, data=data)
 
-    def as_before(config, embed, batch, scale):
+    def as_before(config, embed, batch, scale, teacher):
         wanted, place = torch.unique(torch.cat([batch.caption, batch.claims.flatten()]), return_inverse=True)
         texts = embed(wanted)[place]
         captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
@@ -83,7 +85,7 @@ def test_the_default_loss_is_what_it_was_to_the_byte(clip, data, options, monkey
 
 @pytest.mark.parametrize("name", sorted(set(KINDS) - {"nast"}))
 def test_every_loss_trains_and_falls_and_resumes_in_the_same_bytes(name, clip, data, tmp_path):
-    config = TrainConfig(**{**QUICK, "steps": 12}, loss=name)
+    config = TrainConfig(**{**QUICK, "steps": 12, "batch_size": 8}, loss=name)
     straight = train(config, clip, data=data)
     assert straight.history.loss[-4:].mean() < straight.history.loss[:4].mean()
 
@@ -120,7 +122,7 @@ def test_hard_negatives_are_the_false_claims_and_hard_images_those_of_which_one_
         return int((images @ embedding).argmax())
 
     hard = 0
-    for batch in data.batches(4, 3, seed=0, hard_images=True):
+    for batch in data.batches(4, 3, seed=0, needs={"hard_images"}):
         with torch.no_grad():
             found = embedded(embed, batch, {"negatives", "hard_images"}, "positives")
         captions = read(found.captions)
@@ -143,13 +145,71 @@ def test_hard_negatives_are_the_false_claims_and_hard_images_those_of_which_one_
 
 
 def test_batches_with_hard_images_are_the_same_batches_wherever_they_start(data):
-    plain, everything = (list(data.batches(3, 9, seed=1, hard_images=hard)) for hard in (False, True))
+    plain, everything = (list(data.batches(3, 9, seed=1, needs=needs)) for needs in ((), {"hard_images", "noise"}))
     for one, other in zip(plain, everything, strict=True):
         assert torch.equal(one.caption, other.caption) and torch.equal(one.claims, other.claims) and one.hard is None
     for skip in (1, 4):
-        rest = list(data.batches(3, 9 - skip, seed=1, skip=skip, hard_images=True))
+        rest = list(data.batches(3, 9 - skip, seed=1, skip=skip, needs={"hard_images", "noise"}))
         for one, other in zip(everything[skip:], rest, strict=True):
             assert torch.equal(one.hard.claims, other.hard.claims) and torch.equal(one.hard.image, other.hard.image)
+            assert torch.equal(one.noise, other.noise) and sorted(one.noise.tolist()) == list(range(9))
+
+
+def test_captions_with_and_without_their_negations(clip, data, records):
+    """Of the captions of a batch, not of its sets: what each says without negations, and a true negated claim."""
+
+    def embed(wanted):
+        with torch.no_grad():
+            found = clip.text(data.tokens[wanted][:, : int(data.lengths[wanted].max())])
+        return torch.nn.functional.normalize(found, dim=-1)
+
+    (batch,) = data.batches(8, 1, seed=0, needs={"negated", "originals", "negations"})
+    place = [int((data.images @ image).argmax()) for image in batch.caption_image]
+    expected = [records[0][i] for i in place]
+    for needs in ({"originals"}, {"negatives", "originals"}):
+        found = embedded(embed, batch, needs)
+        rows = range(len(found.captions))
+        assert len(rows) == (16 if "negatives" in needs else 8)
+        originals = [record.affirmative for record in expected] + [None] * 8
+        negations = [records[1][i].correct if i >= 4 else None for i in place] + [None] * 8
+        for texts, embeddings, there in (
+            (originals, found.originals, found.original_present),
+            (negations, found.negations, found.negation_present),
+        ):
+            assert there.tolist() == [text is not None for text in texts[: len(rows)]]
+            for row in np.flatnonzero(there):
+                torch.testing.assert_close(embeddings[row], clip.text.encode([texts[row]])[0], rtol=0, atol=2e-6)
+        assert found.negated.tolist() == [4 <= i < 7 for i in place] + [False] * (len(rows) - 8)
+
+
+def test_the_numbers_of_texts_do_not_depend_on_what_else_is_read(clip, records, data):
+    plain = training_data(clip, *records)
+    assert len(plain.tokens) < len(data.tokens)
+    for name in ("caption", "claims", "label", "present", "images", "caption_image", "claim_image"):
+        assert torch.equal(getattr(plain, name), getattr(data, name))
+    assert (plain.negated, plain.original, plain.negation) == (None, None, None)
+
+
+def test_deglas_teacher_is_the_moving_average_of_the_adapters(clip, data):
+    config = TrainConfig(**QUICK, loss={"name": "degla", "ema": 0.75})
+    run = progress.Progress(config, clip, None, data)
+    average = {name: weight.clone() for name, weight in run.adapters().items()}
+    seen = []
+    for batch in data.batches(4, 3, seed=0):
+        before = {name: weight.clone() for name, weight in run.adapters().items()}
+        texts = torch.arange(4)
+        run.set_adapters(average)
+        with torch.no_grad():
+            expected = run._embeddings(texts)
+        run.set_adapters(before)
+        taught = run._teacher.embed(run._embed)(texts)
+        torch.testing.assert_close(taught, expected, rtol=0, atol=2e-6)  # the average is rounded in another order
+        assert_same(run.adapters(), before)  # the teacher's pass leaves them as they are
+        run.step([batch])
+        average = {name: 0.75 * average[name] + 0.25 * weight for name, weight in run.adapters().items()}
+        seen.append(max(float((run._teacher.weights[name] - average[name]).abs().max()) for name in average))
+    assert max(seen) < 1e-7  # float32, of weights below 1
+    assert any(not torch.equal(weight, run.adapters()[name]) for name, weight in run._teacher.weights.items())
 
 
 def test_parts_that_a_loss_does_not_have_are_blank(clip, data):
@@ -167,6 +227,20 @@ def test_a_loss_without_its_data_is_refused_in_a_sentence(clip, records):
     ]
     with pytest.raises(DataFormatError, match="the loss 'conclip' needs hard images, and no false claim"):
         train(TrainConfig(**QUICK, loss="conclip"), clip, data=training_data(clip, records[0], sets))
+    bare = [record.model_copy(update={"affirmative": None}) for record in records[0]]
+    for loss, name, what in (
+        ("negationclip", "negated", "captions that include a negation"),
+        ("omninegclip", "originals", "captions without their negations"),
+        ("tngclip", "originals", "captions without their negations"),
+    ):
+        with pytest.raises(DataFormatError, match=rf"{loss}' needs {what}.*, which were not read: .*'{name}'"):
+            train(TrainConfig(**QUICK, loss=loss), clip, data=training_data(clip, *records))
+        needs = KINDS[loss].needs
+        with pytest.raises(DataFormatError, match=rf"{loss}' needs {what}.*, and the data have none"):
+            train(TrainConfig(**QUICK, loss=loss), clip, data=training_data(clip, bare, records[1], needs=needs))
+    with pytest.raises(DataFormatError, match=r"'tngclip' needs true claims about .*, and the data have none"):
+        needs = KINDS["tngclip"].needs
+        train(TrainConfig(**QUICK, loss="tngclip"), clip, data=training_data(clip, records[0], sets, needs=needs))
     negclip = train(TrainConfig(**QUICK, loss="negclip"), clip, data=training_data(clip, records[0], sets))
     assert np.isfinite(negclip.history.loss).all()  # hard negatives are there; hard images would be welcome
 
