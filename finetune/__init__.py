@@ -1,7 +1,7 @@
 """Training with a trace: prescribe layer weights, apply them, LoRA, losses, the training loop.
 
-prescription/ makes the plan, apply/ puts it to use in any training loop, training/ is a loop of our own, study/
-compares ways of training over rates and seeds.
+prescription/ makes the plan, apply/ puts it to use in any training loop, losses/ has what to minimise, training/ is a
+loop of our own, study/ compares ways of training over rates and seeds; training_free.py edits embeddings.
 The names are imported on first use: a plan can be made and read without loading torch or peft.
 """
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .training.loop import train
     from .training.result import TrainResult
     from .training.runs import load_run
+    from .training_free import SpaceVLM, spacevlm, split_negations
 
 __all__ = [
     "Attachment",
@@ -47,6 +48,7 @@ __all__ = [
     "PlanFile",
     "Prescription",
     "ScaleInvariantOptimizerWarning",
+    "SpaceVLM",
     "Stability",
     "StudyConfig",
     "StudyResult",
@@ -77,6 +79,8 @@ __all__ = [
     "read_study",
     "read_study_result",
     "run_study",
+    "spacevlm",
+    "split_negations",
     "study",
     "train",
     "training",
@@ -100,6 +104,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "prescription.plan": ["Prescription"],
         "prescription.prescribe": ["prescribe"],
         "prescription.stability": ["Stability"],
+        "training_free": ["SpaceVLM", "spacevlm", "split_negations"],
         "study.analysis": ["StudyResult", "read_study_result"],
         "study.config": ["StudyConfig", "read_study"],
         "study.runs": ["run_study"],
