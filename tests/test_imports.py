@@ -69,6 +69,7 @@ MAY_IMPORT_INSIDE: dict[str, set[str]] = {
 # Exceptions, imported when they are called: `trace.heatmap()` and its like hand a result to the part that draws it, and
 # the explorer, an application over all parts, prescribes and draws phantom films.
 HANDS_TO = {
+    "tracer/results/circuit.py": {"viz"},
     "tracer/results/comparison.py": {"viz"},
     "tracer/results/faithfulness.py": {"viz"},
     "tracer/results/views.py": {"viz"},

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from .pairs.roles import TokenKind
     from .pairs.valse import read_valse
     from .results.causal_trace import CausalTrace, Scores
-    from .results.circuit import Circuit
+    from .results.circuit import Circuit, load_circuit
     from .results.compare import compare
     from .results.comparison import TraceComparison
+    from .results.comparison_file import load_comparison
     from .results.faithfulness import Faithfulness, load_faithfulness
     from .results.head_edges import HeadEdges
     from .results.knockout import KnockOut
@@ -66,6 +67,8 @@ __all__ = [
     "faithfulness",
     "head_edges",
     "knock_out",
+    "load_circuit",
+    "load_comparison",
     "load_faithfulness",
     "load_trace",
     "negator_attention",
@@ -89,9 +92,10 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "pairs.roles": ["TokenKind"],
         "pairs.valse": ["read_valse"],
         "results.causal_trace": ["CausalTrace", "Scores"],
-        "results.circuit": ["Circuit"],
+        "results.circuit": ["Circuit", "load_circuit"],
         "results.compare": ["compare"],
         "results.comparison": ["TraceComparison"],
+        "results.comparison_file": ["load_comparison"],
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
         "results.head_edges": ["HeadEdges"],
         "results.knockout": ["KnockOut"],

@@ -13,6 +13,7 @@ from .layouts import alpha_bars, curves, draw, panels, pareto
 from .paper.figure import PaperFigure
 from .published import published_maps
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
+from .reports.result_pages import circuit_page, comparison_page, faithfulness_page
 from .reports.trace_page import trace_page
 from .tables import caption, export_table
 
@@ -27,6 +28,8 @@ __all__ = [
     "Table",
     "alpha_bars",
     "caption",
+    "circuit_page",
+    "comparison_page",
     "curves",
     "draw",
     "explore",
@@ -34,6 +37,7 @@ __all__ = [
     "export_overlay",
     "export_table",
     "faithfulness",
+    "faithfulness_page",
     "heatmap",
     "overlay",
     "panels",

@@ -21,6 +21,12 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {
     ("demo", "out"): (("--out",), ""),
     ("trace", "output"): (("phantom", "junk.jsonl", "-o"), ".safetensors"),
     ("trace", "cache"): (("phantom", "junk.jsonl", "-o", "fine.safetensors", "--cache"), ""),
+    ("faithfulness", "output"): (("phantom", "junk.safetensors", "junk.jsonl", "-o"), ".safetensors"),
+    ("faithfulness", "figure"): (
+        ("phantom", "junk.safetensors", "junk.jsonl", "-o", "fine.safetensors", "--figure"),
+        ".pdf",
+    ),
+    ("circuit", "output"): (("phantom", "junk.safetensors", "junk.jsonl", "-o"), ".json"),
     ("plot", "output"): (("junk.safetensors", "-o"), ".pdf"),
     ("prescribe", "output"): (("junk.safetensors", "-o"), ".json"),
     ("report", "output"): (("junk.safetensors", "-o"), ".html"),
@@ -44,7 +50,7 @@ OUTPUTS: dict[tuple[str, str], tuple[tuple[object, ...], str]] = {
 }
 """By command and parameter: valid arguments up to the output, whose inputs hold junk, and the ending of its name."""
 
-NOT_WRITTEN = {("report", "control"), ("trace", "pool")}
+NOT_WRITTEN = {("report", "control"), ("trace", "pool"), ("trace", "directions")}
 FOLDERS = {key for key, (_, suffix) in OUTPUTS.items() if not suffix}
 
 
@@ -144,6 +150,8 @@ def test_an_output_inside_a_folder_that_is_itself_replaced(run: Run, tmp_path: P
         ("prescribe", "a.json", "-o", "a.json"),
         ("report", "a.html", "-o", "a.html"),
         ("trace", "phantom", "a.safetensors", "-o", "a.safetensors"),
+        ("faithfulness", "phantom", "a.safetensors", "a.jsonl", "-o", "a.safetensors"),
+        ("circuit", "phantom", "a.safetensors", "a.json", "-o", "a.json"),
         ("study", "a.csv", "-o", "out", "--out", "a.csv"),
         ("atlas", "b.csv", "a.csv", "-o", "out", "--out", "a.csv"),
     ],

@@ -18,6 +18,8 @@ VALID: dict[str, list[str]] = {
     "demo": ["--quick", "--out", "out"],
     "info": ["phantom"],
     "trace": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
+    "faithfulness": ["phantom", "trace.safetensors", "pairs.jsonl", "-o", "out.safetensors"],
+    "circuit": ["phantom", "trace.safetensors", "pairs.jsonl", "-o", "out.json"],
     "plot": ["trace.safetensors", "-o", "out.svg"],
     "prescribe": ["trace.safetensors", "-o", "out.json"],
     "finetune": ["phantom", "data", "-o", "out", "--steps", "1", "--batch-size", "2"],

@@ -257,9 +257,9 @@ def test_a_circuit_reaches_its_share_and_no_cell_of_it_can_be_spared() -> None:
     assert ((found.stability >= 0) & (found.stability <= 1)).all()
     assert found.lo <= found.share <= found.hi
     from tracescribe.tracer.run.joint import JointRuns
+    from tracescribe.tracer.run.joint_options import CircuitOptions
 
-    runs = JointRuns.of(model(), trace, pairs(), None, align="role", reduce="ratio_of_means", segment=None,
-                        layers=None, seed=0)  # fmt: skip
+    runs = JointRuns.of(model(), trace, pairs(), None, CircuitOptions())
     numbers = [
         next(c for c in range(len(runs.cells)) if (runs.cells.layer[c], runs.cells.rows[runs.cells.row[c]]) == cell)
         for cell in found.cells

@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -432,3 +433,42 @@ def test_profile_of_a_trace_shape():
         assert without.lo is None
         assert without.replicates is None
         assert without.ci is None
+
+
+# -- trace[...] ----------------------------------------------------------------------------------------------------
+
+
+def test_indexing_selects_pairs_in_the_order_that_is_asked_for() -> None:
+    trace = synthetic_trace(n_pairs=6, with_embeddings=True)
+    mask = np.array([True, False, True, False, False, True])
+    cases: list[tuple[Any, list[int]]] = [
+        *((2, [2]), (-1, [5]), (np.int64(3), [3]), (slice(1, 4), [1, 2, 3]), (slice(None, None, -2), [5, 3, 1])),
+        *(([4, 0, 4], [4, 0, 4]), (mask, [0, 2, 5]), (mask.tolist(), [0, 2, 5]), (np.array([5, 1]), [5, 1])),
+        *((trace.ids[3], [3]), ([trace.ids[4], trace.ids[1]], [4, 1]), (slice(2, 99), [2, 3, 4, 5])),
+    ]
+    for key, places in cases:
+        found = trace[key]
+        assert (
+            type(found) is type(trace)
+            and found.ids == tuple(trace.ids[at] for at in places)
+            and len(found) == len(places)
+        )
+        np.testing.assert_array_equal(found.scores.patched, trace.scores.patched[places])
+        np.testing.assert_array_equal(found.cte, trace.cte[places])
+        assert found.embeddings is not None and len(found.embeddings) == len(np.unique(found.text_pair))
+    assert [one.ids for one in trace] == [(name,) for name in trace.ids]
+    assert len(repr(trace[0])) < 100
+
+
+NONSENSE: list[Any] = [
+    *(6, -7, 2**70, 1.0, None, True, ..., "nobody", object(), {"a": 1}, (0, 1)),
+    *(slice(3, 3), slice("a", "b"), slice(None, None, 0)),
+    *([], ["pair0", "nobody"], [0, "a"], [True, False], [[0], [1, 2]], np.eye(2, dtype=int), np.array([0.5])),
+]
+
+
+@pytest.mark.parametrize("key", NONSENSE, ids=lambda key: repr(key)[:30])
+def test_anything_else_is_refused_in_a_sentence(key: Any) -> None:
+    with pytest.raises(TraceError) as refusal:
+        synthetic_trace(n_pairs=6)[key]
+    assert 10 < len(str(refusal.value)) < 300

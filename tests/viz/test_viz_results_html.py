@@ -19,6 +19,7 @@ from tracescribe.benchmark.comparison import ALL, Comparison, Difference
 from tracescribe.benchmark.metrics import Interval
 from tracescribe.finetune import UpdateShare
 from tracescribe.tracer import LayerProfile, TraceMap
+from tracescribe.tracer.results.cells import MapCells
 
 ATTACK = "<script>alert(1)</script>\"'&\x00\ud800"
 TRACE = synthetic_trace(8, 12)
@@ -74,6 +75,20 @@ def a_comparison() -> Comparison:
     return Comparison((ATTACK, "b"), (change,), 2)
 
 
+def a_faithfulness() -> ts.Faithfulness:
+    cells = MapCells(np.array([1, 1, 2]), np.array([0, 1, 0]), np.array([0.5, 0.2, 0.1]), (ATTACK, "[end]"))
+    curves = np.random.default_rng(0).random((3, 4, 5))
+    orders = np.array([[0, 1, 2], [0, 1, 2], [2, 0, 1]])
+    numbers = np.arange(5)
+    names = ("effect", "magnitude", "random 0")
+    return ts.Faithfulness(cells, names, orders, np.arange(4), curves, 1 - curves, np.ones(5), numbers, numbers)
+
+
+def a_circuit() -> ts.Circuit:
+    ones = np.array([0.5, 0.9])
+    return ts.Circuit(np.array([1, 3]), (ATTACK, "[end]"), ones, ones, ones, 30, "greedy", 0.9, 1.0, 12, 8)
+
+
 RESULTS: dict[str, Callable[[], Any]] = {
     "trace": attacked,
     "one pair": lambda: attacked().select([0]),
@@ -83,6 +98,9 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "plan": a_plan,
     "update share": lambda: UpdateShare(np.arange(12.0), tuple(range(1, 13))),
     "comparison": a_comparison,
+    "comparison of traces": lambda: ts.compare(TRACE, synthetic_trace(8, 12, seed=1), names=(ATTACK, "b"), n_boot=50),
+    "faithfulness": a_faithfulness,
+    "circuit": a_circuit,
 }
 
 

@@ -290,6 +290,16 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
         """The trace of each pair, in order."""
         return map(self.select, range(self.n_pairs))
 
+    def __getitem__(self, pairs: Any) -> CausalTrace:
+        """The trace of some pairs: by place (-1 is the last), slice, boolean mask, list of places, id, or list of ids.
+
+        Raises:
+            TraceError: no such pair, no pair at all, or something else; cells are in ``trace.cte[pair, layer, token]``.
+        """
+        from .select import indexed
+
+        return indexed(self, pairs)
+
     def by(self, field: Literal["attribute", "template", "negated", "group"]) -> dict[str, CausalTrace]:
         """The trace split by what its pairs say of themselves; in the order in which the values come first.
 

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
+from ...arguments import explains_arguments
+from ...errors import DataFormatError, OutputError, TraceError
+from ...io.quoting import shown, shown_path
+from ...io.records import read_record, write_record
 from .read_only import ReadOnlyArrays
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Circuit"]
+__all__ = ["Circuit", "load_circuit"]
+
+FORMAT = "tracescribe.circuit/1"
+_PER_CELL = ("layer", "rows", "alone", "shares", "stability")
+
+
+class _Record(BaseModel):
+    """A saved circuit, as JSON has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    layer: list[NonNegativeInt]
+    rows: list[str]
+    alone: list[FiniteFloat]
+    shares: list[FiniteFloat]
+    stability: list[FiniteFloat]
+    n_cells: PositiveInt
+    method: str
+    wanted: FiniteFloat
+    whole: FiniteFloat
+    n_layers: PositiveInt
+    n_pairs: PositiveInt
+    lo: FiniteFloat | None
+    hi: FiniteFloat | None
+    ci: FiniteFloat | None
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +74,13 @@ class Circuit(ReadOnlyArrays):
     hi: float | None = None
     ci: float | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not len(self.layer) or {len(getattr(self, name)) for name in _PER_CELL} != {len(self.layer)}:
+            raise TraceError(f"a circuit has at least one cell, and {', '.join(_PER_CELL)} of each")
+        if self.layer.min() < 0 or self.layer.max() > self.n_layers:
+            raise TraceError(f"the cells of a circuit lie in layers 0 to {self.n_layers}")
 
     @property
     def share(self) -> float:
@@ -80,6 +119,30 @@ class Circuit(ReadOnlyArrays):
             }
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a JSON file with a checksum that :func:`tracescribe.tracer.load_circuit` reads back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``.
+        """
+        told = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        arrays = {name: value.tolist() for name, value in told.items() if isinstance(value, np.ndarray)}
+        try:
+            write_record(Path(path), {"format": FORMAT, **told, **arrays})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OutputError(f"cannot write {shown_path(path)}: the provenance is not JSON: {error}") from error
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the circuit as one HTML file; see :func:`tracescribe.viz.circuit_page`."""
+        from ...viz import circuit_page, report
+
+        return report(path, circuit_page(self))
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.comparisons import circuit_html
+
+        return circuit_html(self)
+
     def __repr__(self) -> str:
         spread = "" if self.lo is None or self.hi is None else f" ({self.ci:.0%} CI {self.lo:.2f} to {self.hi:.2f})"
         cells = "; ".join(f"layer {layer}, {row}" for layer, row in self.cells[:6])
@@ -88,3 +151,30 @@ class Circuit(ReadOnlyArrays):
             f"Circuit({len(self)} of {self.n_cells} cells carry {self.share:.2f}{spread} of S_corr - S_foil, by "
             f"{self.method}, {self.n_pairs} pairs: {cells}{more})"
         )
+
+
+@explains_arguments
+def load_circuit(path: str | os.PathLike[str]) -> Circuit:
+    """Read a file of :meth:`Circuit.save`.
+
+    Raises:
+        DataFormatError: no such file; it was changed, or holds something else.
+
+    >>> load_circuit("no/such.json")
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: cannot read 'no/such.json': No such file or directory
+    """
+    content, name = read_record(Path(path)), shown_path(path)
+    found = content.pop("format", None)
+    if found != FORMAT:
+        raise DataFormatError(f"{name} has format {shown(found)}, expected {FORMAT!r}")
+    try:
+        told = _Record.model_validate(content, strict=True).model_dump()
+        arrays: dict[str, Any] = {name: np.array(told.pop(name), dtype=np.float64) for name in _PER_CELL[2:]}
+        layer, rows = np.array(told.pop("layer"), dtype=np.int64), tuple(told.pop("rows"))
+        return Circuit(layer=layer, rows=rows, **arrays, **told)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) or "it"
+        raise DataFormatError(f"{name} is damaged: {where}: {error.errors()[0]['msg']}") from error
+    except TraceError as error:
+        raise DataFormatError(f"{name} is damaged: {error}") from error

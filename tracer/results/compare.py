@@ -107,6 +107,7 @@ def compare(
         align=align,
         reduce=reduce,
         interpolated=_interpolated(traces, told),
+        provenance={name: trace.provenance for name, trace in zip(("first", "second"), traces, strict=True)},
     )
 
 

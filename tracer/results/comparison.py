@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ...errors import TraceError
 from .maps import LayerProfile, TraceMap
 from .read_only import ReadOnlyArrays
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-__all__ = ["Contrast", "TraceComparison"]
+__all__ = ["NUMBERS", "Contrast", "TraceComparison"]
+
+NUMBERS = ("first", "second", "difference", "lo", "hi", "p", "q")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ class TraceComparison(ReadOnlyArrays):
     cells: maps by [layer, row]. profile: by layer. alpha: layer weights, min-max over the blocks, by block.
     layers: numbers of the layers, of the shallower model where depths differ. depth: layer over the number of blocks.
     names: of the traces. rows: that both have. n_pairs: that enter from each. matching: which pairs were paired.
-    interpolated: what was, where depths differ; else None.
+    interpolated: what was, where depths differ; else None. provenance: of both traces, by "first" and "second".
     """
 
     names: tuple[str, str]
@@ -81,6 +84,20 @@ class TraceComparison(ReadOnlyArrays):
     align: str
     reduce: str
     interpolated: str | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes = {"cells": (len(self.layers), len(self.rows)), "profile": (len(self.layers),)}
+        shapes |= {"alpha": (int((self.layers > 0).sum()),)}
+        for name, shape in shapes.items():
+            for number in NUMBERS:
+                found = getattr(getattr(self, name), number).shape
+                if found != shape:
+                    raise TraceError(f"TraceComparison.{name}.{number} has shape {found}, expected {shape}")
+        rising = len(self.layers) and (np.diff(self.layers) > 0).all() and self.layers[0] >= 0
+        if not rising or self.depth.shape != self.layers.shape or not (np.diff(self.depth) > 0).all():
+            raise TraceError("the layers of a comparison, and their depths, must rise")
 
     @property
     def blocks(self) -> Int[np.ndarray, "block"]:
@@ -197,6 +214,22 @@ class TraceComparison(ReadOnlyArrays):
         ]
         return pd.concat(parts, ignore_index=True)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that :func:`tracescribe.tracer.load_comparison` reads back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``.
+        """
+        from .comparison_file import save_comparison
+
+        save_comparison(self, path)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the comparison as one HTML file; see :func:`tracescribe.viz.comparison_page`."""
+        from ...viz import comparison_page, report
+
+        return report(path, comparison_page(self))
+
     def summary(self) -> str:
         """What was compared, what differs, and how alike the rankings are, as lines for people."""
         lines = [
@@ -211,6 +244,11 @@ class TraceComparison(ReadOnlyArrays):
             lines.append(caution[0].upper() + caution[1:])
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.comparisons import comparison_html
+
+        return comparison_html(self)
+
     def __repr__(self) -> str:
         kind = "paired" if self.paired else "unpaired"
         return f"TraceComparison({self.names[1]!r} less {self.names[0]!r}, {kind}, {len(self.layers)} layers)"
@@ -219,8 +257,7 @@ class TraceComparison(ReadOnlyArrays):
 def _lines(quantity: str, contrast: Contrast, layer: np.ndarray, depth: np.ndarray, row: np.ndarray) -> pd.DataFrame:
     import pandas as pd
 
-    numbers = ("first", "second", "difference", "lo", "hi", "p", "q")
-    values = {name: getattr(contrast, name).ravel() for name in numbers}
+    values = {name: getattr(contrast, name).ravel() for name in NUMBERS}
     return pd.DataFrame(
         {"quantity": quantity, "layer": layer.ravel(), "depth": depth.ravel(), "row": row.ravel(), **values}
     )

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,6 +205,17 @@ class Faithfulness(ReadOnlyArrays):
         from ...viz import faithfulness
 
         return faithfulness(self, title=title, width=width, height=height, ci=ci, n_boot=n_boot, seed=seed)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the curves as one HTML file; see :func:`tracescribe.viz.faithfulness_page`."""
+        from ...viz import faithfulness_page, report
+
+        return report(path, faithfulness_page(self))
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.comparisons import faithfulness_html
+
+        return faithfulness_html(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file that :func:`load_faithfulness` reads back bit for bit.

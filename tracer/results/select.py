@@ -18,7 +18,7 @@ from .validation import PAIR_TEXTS
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace, Scores
 
-__all__ = ["pair_index", "rebuilt", "selected", "split"]
+__all__ = ["indexed", "pair_index", "rebuilt", "selected", "split"]
 
 _FIELDS = {"attribute": "attributes", "template": "templates", "negated": "negated", "group": "groups"}
 
@@ -41,6 +41,33 @@ def selected(trace: CausalTrace, pairs: Any = None, **names: str | Iterable[str]
         used, changes["target"] = np.unique(trace.target[index], return_inverse=True)
         changes["target_embeddings"] = trace.target_embeddings[used]
     return rebuilt(trace, scores, index, text_pair, **changes)
+
+
+def indexed(trace: CausalTrace, key: Any) -> CausalTrace:
+    """See :meth:`CausalTrace.__getitem__`; several ids give their pairs in the order of the ids.
+
+    >>> import tracescribe as ts
+    >>> pair = {"foil": "There is severe edema.", "image": ts.Text("The lungs are clear.")}
+    >>> pairs = [{**pair, "correct": f"There is {word} edema.", "id": word} for word in ("no", "mild")]
+    >>> trace = ts.trace(ts.load("phantom"), pairs, floor=0, progress=False)
+    >>> len(trace), trace[-1].ids, trace["no"].ids, trace[trace.valid].ids, trace[::-1].ids
+    (2, ('mild',), ('no',), ('no', 'mild'), ('mild', 'no'))
+    """
+    if isinstance(key, tuple):
+        raise TraceError(f"trace[{shown(key)[1:-1]}]: pairs are selected by one index; cells are in trace.cte[...]")
+    if isinstance(key, slice):
+        try:
+            return selected(trace, np.arange(trace.n_pairs)[key])
+        except (TypeError, ValueError) as error:
+            if isinstance(error, TraceError):
+                raise
+            raise TraceError(f"a slice of pairs has whole numbers: {error}") from error
+    if isinstance(key, str):
+        return selected(trace, ids=key)
+    if isinstance(key, list) and key and all(isinstance(word, str) for word in key):
+        wanted = [np.flatnonzero(_holds(trace, "ids", {word})) for word in key]
+        return selected(trace, np.concatenate(wanted))
+    return selected(trace, pair_index(key, trace.n_pairs))
 
 
 def split(trace: CausalTrace, field: str) -> dict[str, CausalTrace]:
@@ -105,6 +132,8 @@ def pair_index(pairs: Any, n_pairs: int) -> Int[np.ndarray, "chosen"]:
         chosen = np.flatnonzero(chosen)
     elif not np.issubdtype(chosen.dtype, np.integer) and chosen.size:
         raise TraceError(f"select pairs by a boolean mask or by integer indices, not by {chosen.dtype} values")
+    if chosen.ndim > 1:
+        raise TraceError(f"select pairs by a list of indices, not by an array of shape {chosen.shape}")
     index = np.atleast_1d(chosen).astype(np.int64)
     outside = index[(index < -n_pairs) | (index >= n_pairs)]
     if len(outside):

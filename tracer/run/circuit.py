@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
-from ...validation import Choice, Number, Whole, check_option
 from ..pairs.indexing import distinct
 from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
@@ -20,6 +19,7 @@ from ..results.resampling import two_way_replicates
 from ..results.sides import cluster_keys, text_keys
 from ..results.statistics import bootstrap, cluster_draws, combine, pair_table, percentile_interval, wants_bootstrap
 from .joint import JointRuns
+from .joint_options import CircuitMethod, CircuitOptions
 from .progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["circuit"]
 
-CircuitMethod = Literal["greedy", "order"]
 _STEP = 16  # sizes that are tried at a time
 
 
@@ -37,17 +36,17 @@ def circuit(
     trace: CausalTrace,
     pairs: Sequence[Pair] | None = None,
     *,
-    share: float = 0.9,
-    method: CircuitMethod = "greedy",
-    candidates: int = 32,
+    share: float = CircuitOptions.share,
+    method: CircuitMethod = CircuitOptions.method,
+    candidates: int = CircuitOptions.candidates,
     targets: Any = None,
-    align: str = "role",
-    reduce: str = "ratio_of_means",
-    segment: str | None = None,
-    layers: Sequence[int] | None = None,
-    ci: float | None = 0.95,
-    n_boot: int = 1000,
-    seed: int = 0,
+    align: str = CircuitOptions.align,
+    reduce: str = CircuitOptions.reduce,
+    segment: str | None = CircuitOptions.segment,
+    layers: Sequence[int] | None = CircuitOptions.layers,
+    ci: float | None = CircuitOptions.ci,
+    n_boot: int = CircuitOptions.n_boot,
+    seed: int = CircuitOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> Circuit:
     """A small set of cells (or heads) of a trace's map that together carry a share of S_corr - S_foil.
@@ -79,13 +78,10 @@ def circuit(
     >>> ts.circuit(model, trace, pairs, share=0.9, progress=False).cells  # layer 0's differing token decides all
     [(0, 'first differing')]
     """
-    share = check_option("share", share, (Number(1e-9),))
-    check_option("method", method, (Choice(get_args(CircuitMethod)),))
-    candidates = check_option("candidates", candidates, (Whole(1),))
-    seed = check_option("seed", seed, (Whole(0),))
-    runs = JointRuns.of(
-        model, trace, pairs, targets, align=align, reduce=reduce, segment=segment, layers=layers, seed=seed
-    )
+    asked = CircuitOptions.given(locals())
+    share, method, candidates, reduce, ci = asked.share, asked.method, asked.candidates, asked.reduce, asked.ci
+    n_boot, seed = asked.n_boot, asked.seed
+    runs = JointRuns.of(model, trace, pairs, targets, asked)
     boot = wants_bootstrap(ci, n_boot)
     search = _Search(runs, reduce, n_boot if boot else 0, seed)
     choose = search.in_order if method == "order" else search.greedily
@@ -124,7 +120,7 @@ def circuit(
         lo=lo,
         hi=hi,
         ci=None if lo is None else ci,
-        provenance={**trace.provenance, "align": align, "segment": segment, "seed": seed},
+        provenance={**trace.provenance, "align": asked.align, "segment": asked.segment, "seed": seed},
     )
 
 

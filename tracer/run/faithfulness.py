@@ -11,13 +11,13 @@ from jaxtyping import Int
 from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
-from ...validation import Whole, Wholes, check_option
 from ..pairs.indexing import distinct
 from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
 from ..results.faithfulness import RANDOM, Faithfulness, first_cells
 from ..results.sides import cluster_keys, text_keys
 from .joint import JointRuns
+from .joint_options import FaithfulnessOptions
 from .progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def faithfulness(
     pairs: Sequence[Pair] | None = None,
     *,
     targets: Any = None,
-    sizes: int | Sequence[int] = 20,
-    random: int = 3,
-    align: str = "role",
-    reduce: str = "ratio_of_means",
-    segment: str | None = None,
-    layers: Sequence[int] | None = None,
-    seed: int = 0,
+    sizes: int | Sequence[int] = FaithfulnessOptions.sizes,
+    random: int = FaithfulnessOptions.random,
+    align: str = FaithfulnessOptions.align,
+    reduce: str = FaithfulnessOptions.reduce,
+    segment: str | None = FaithfulnessOptions.segment,
+    layers: Sequence[int] | None = FaithfulnessOptions.layers,
+    seed: int = FaithfulnessOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> Faithfulness:
     """Patch the first k cells (or heads) of a trace's map together, and all but these, for a list of k.
@@ -81,16 +81,13 @@ def faithfulness(
     >>> bool(found.values("sufficiency")[0, 0] == 0)  # nothing is patched
     True
     """
-    random = check_option("random", random, (Whole(0, 1000),))
-    seed = check_option("seed", seed, (Whole(0),))
-    runs = JointRuns.of(
-        model, trace, pairs, targets, align=align, reduce=reduce, segment=segment, layers=layers, seed=seed
-    )
+    asked = FaithfulnessOptions.given(locals())
+    runs = JointRuns.of(model, trace, pairs, targets, asked)
     cells = runs.cells
-    counts = _sizes(sizes, len(cells))
-    generator = np.random.default_rng(seed)
+    counts = _sizes(asked.sizes, len(cells))
+    generator = np.random.default_rng(asked.seed)
     orders = {"effect": cells.by_effect(), "magnitude": cells.by_magnitude()}
-    orders |= {f"{RANDOM} {number}": generator.permutation(len(cells)) for number in range(random)}
+    orders |= {f"{RANDOM} {number}": generator.permutation(len(cells)) for number in range(asked.random)}
     first = first_cells(list(orders.values()), counts)
     sets = np.concatenate([first, ~first]).reshape(-1, len(cells))
     with progress_bar(progress, runs.n_texts) as advance:
@@ -106,15 +103,14 @@ def faithfulness(
         denominator=trace.denominator[runs.used],
         clusters=distinct(cluster_keys(trace, runs.used))[1],
         texts=distinct(text_keys(trace, runs.used))[1],
-        reduce=reduce,
-        provenance={**trace.provenance, "align": align, "segment": segment, "seed": seed},
+        reduce=asked.reduce,
+        provenance={**trace.provenance, "align": asked.align, "segment": asked.segment, "seed": asked.seed},
     )
 
 
 def _sizes(sizes: int | Sequence[int], n_cells: int) -> Int[np.ndarray, " size"]:
-    asked = check_option("sizes", sizes, (Whole(2, 10_000), Wholes(Whole(0))))
-    if isinstance(asked, int):
-        asked = np.round(n_cells * np.linspace(0, 1, asked) ** 2).astype(int).tolist()
+    spaced = np.round(n_cells * np.linspace(0, 1, sizes) ** 2).astype(int) if isinstance(sizes, int) else sizes
+    asked = [int(size) for size in spaced]
     if max(asked) > n_cells:
-        raise TraceError(f"sizes={shown(sizes)}: the map has {n_cells} cells")
+        raise TraceError(f"sizes={shown(asked)}: the map has {n_cells} cells")
     return np.unique([0, *asked, n_cells])

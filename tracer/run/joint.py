@@ -18,6 +18,7 @@ from ..pairs.targets import encode_targets
 from ..pairs.unit_rows import normalise_rows
 from ..results.causal_trace import CausalTrace
 from ..results.cells import MapCells, used_cells
+from .joint_options import JointOptions
 from .options import TraceOptions
 from .prepared import prepare
 
@@ -54,12 +55,7 @@ class JointRuns:
         trace: CausalTrace,
         pairs: Sequence[Pair] | None,
         targets: Any,
-        *,
-        align: str,
-        reduce: str,
-        segment: str | None,
-        layers: Sequence[int] | None,
-        seed: int,
+        asked: JointOptions,
     ) -> JointRuns:
         """Check that the model and the pairs are those of the trace.
 
@@ -75,7 +71,8 @@ class JointRuns:
                 "the trace was made with other weights than this model has: give the model it was made with"
             )
         options = _options(trace)
-        cells, used = used_cells(trace, align, reduce, segment, None if layers is None else _layers(trace, layers))
+        layers = None if asked.layers is None else _layers(trace, asked.layers)
+        cells, used = used_cells(trace, asked.align, asked.reduce, asked.segment, layers)
         chosen = _chosen(trace, used, pairs, targets)
         prepared = prepare(model, chosen, options)
         images = encode_targets(model, prepared.batch.images, prepared.batch.ids).of_pairs
@@ -83,12 +80,12 @@ class JointRuns:
             trace=trace,
             cells=cells,
             used=used,
-            columns_of=cells.columns_of(trace, used, align),
+            columns_of=cells.columns_of(trace, used, asked.align),
             batch=prepared.batch,
             images=images,
             engine=JointEngine(model.text, dtype=options.torch_dtype),
             prepared=prepared.shards.prepared,
-            seed=seed,
+            seed=asked.seed,
         )
         runs._check_scores(model)
         return runs

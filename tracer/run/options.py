@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Keep = bool | Literal["auto"]
     Regions = Literal["each", "all", "differing"] | Mapping[str, Any]
 
-__all__ = ["ImageTraceOptions", "Options", "TraceOptions"]
+__all__ = ["Declared", "ImageTraceOptions", "Options", "TraceOptions"]
 
 Method = Literal["exact", "attribution", "direct"]
 Align = Literal["none", "auto"]
@@ -78,12 +78,48 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What :class:`TraceOptions` and :class:`ImageTraceOptions` share. Every value is checked when they are made.
+class Declared:
+    """Options that say themselves what is allowed. Every value is checked when they are made.
 
     Raises:
         TraceError: a value that is not allowed, or an option that means nothing beside the others; quotes it.
     """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = check_option(each.name, getattr(self, each.name), each.metadata["allowed"])
+            object.__setattr__(self, each.name, value)
+        for each in fields(self):
+            if getattr(self, each.name) != each.default and not self._has_meaning(each):
+                other, needed = each.metadata["needs"]
+                raise TraceError(
+                    f"{each.name}= has no meaning with {other}={getattr(self, other)!r}: it belongs to "
+                    f"{other}={needed!r}"
+                )
+
+    @classmethod
+    def given(cls, arguments: Mapping[str, Any]) -> Self:
+        """Options from a function's arguments, which may hold others too."""
+        return cls(**{each.name: arguments[each.name] for each in fields(cls)})
+
+    def recorded(self) -> dict[str, Any]:
+        """What a trace's provenance says of the options, as JSON has it; None where one has no meaning."""
+        found = {}
+        for each in fields(self):
+            if each.metadata["recorded"]:
+                name = each.name if each.metadata["recorded"] is True else each.metadata["recorded"]
+                value = getattr(self, each.name) if self._has_meaning(each) else None
+                found[name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+    def _has_meaning(self, each: Field[Any]) -> bool:
+        needs = each.metadata["needs"]
+        return needs is None or getattr(self, needs[0]) == needs[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Declared):
+    """What :class:`TraceOptions` and :class:`ImageTraceOptions` share."""
 
     site: str = option(
         "resid",
@@ -116,43 +152,12 @@ class Options:
     )
     seed: int = option(0, Whole(0), help="Seed of the cells that are checked against the generic path.")
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            value = check_option(each.name, getattr(self, each.name), each.metadata["allowed"])
-            object.__setattr__(self, each.name, value)
-        for each in fields(self):
-            if getattr(self, each.name) != each.default and not self._has_meaning(each):
-                other, needed = each.metadata["needs"]
-                raise TraceError(
-                    f"{each.name}= has no meaning with {other}={getattr(self, other)!r}: it belongs to "
-                    f"{other}={needed!r}"
-                )
-
-    @classmethod
-    def given(cls, arguments: Mapping[str, Any]) -> Self:
-        """Options from a function's arguments, which may hold others too."""
-        return cls(**{each.name: arguments[each.name] for each in fields(cls)})
-
-    def recorded(self) -> dict[str, Any]:
-        """What a trace's provenance says of the options, as JSON has it; None where one has no meaning."""
-        found = {}
-        for each in fields(self):
-            if each.metadata["recorded"]:
-                name = each.name if each.metadata["recorded"] is True else each.metadata["recorded"]
-                value = getattr(self, each.name) if self._has_meaning(each) else None
-                found[name] = list(value) if isinstance(value, tuple) else value
-        return found
-
     @property
     def torch_dtype(self) -> torch.dtype | None:
         """The precision as torch has it."""
         import torch
 
         return None if self.dtype is None else getattr(torch, str(self.dtype))
-
-    def _has_meaning(self, each: Field[Any]) -> bool:
-        needs = each.metadata["needs"]
-        return needs is None or getattr(self, needs[0]) == needs[1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,12 @@ from ..errors import TracescribeError
 from ..io.provenance import creation_time
 from . import atlas as mapping
 from . import build as building
+from . import circuit as searching
 from . import compare as comparing
 from . import demo as demonstrating
 from . import evaluate as scoring
 from . import export as exporting
+from . import faithfulness as judging
 from . import finetune as training
 from . import info as describing
 from . import plot as looking
@@ -67,6 +69,8 @@ build = typer.Typer(
 app.command()(demonstrating.demo)
 app.command()(describing.info)
 app.command()(tracing.trace)
+app.command()(judging.faithfulness)
+app.command()(searching.circuit)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)

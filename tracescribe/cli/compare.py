@@ -12,6 +12,7 @@ from ..errors import OptionError
 from .common import Json, Seed, check_output, show, working, write_csv
 
 DRAWN = (".pdf", ".svg", ".png")
+OF_TRACES = (".safetensors", ".html")
 
 
 def compare(
@@ -35,7 +36,10 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Also every difference: .csv; or a plot (of traces, their difference map): .pdf, ..."
+            "--out",
+            "-o",
+            help="Also every difference: .csv; or a plot (of traces, their difference map): .pdf, ...; of traces also "
+            "the comparison itself: .safetensors; or a page: .html.",
         ),
     ] = None,
     pairing: Annotated[
@@ -52,7 +56,7 @@ def compare(
     Example:  tracescribe compare clip.csv nast.csv --table latex -o differences.pdf
     """
     if out is not None:
-        check_output(out, (".csv", *DRAWN), inputs=items)
+        check_output(out, (".csv", *DRAWN, *OF_TRACES), inputs=items)
     from ..io.tensors import is_tensor_file
 
     traces = [is_tensor_file(path) for path in items]
@@ -64,6 +68,8 @@ def compare(
             raise OptionError(f"{option} is of items: a comparison of traces is written with -o differences.csv")
         _compare_traces(items[0], items[1], pairing, out, seed, json)
         return
+    if out is not None and out.suffix.lower() in OF_TRACES:
+        raise OptionError(f"--out {str(out)!r} is of traces: a comparison of items is written as .csv or drawn")
     if pairing != "auto":
         raise OptionError(f"--pairing {pairing} is of traces: items are paired by their task and id")
     from ..benchmark import compare as compare_models
@@ -85,10 +91,10 @@ def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, s
 
     with working(json, "comparing 2 traces"):
         found = compare_traces(first, second, pairing=pairing, seed=seed)
-        if out is not None and out.suffix == ".csv":
+        if out is not None and out.suffix.lower() == ".csv":
             write_csv(found.to_frame(), out)
         elif out is not None:
-            found.export(out)
+            {".safetensors": found.save, ".html": found.report}.get(out.suffix.lower(), found.export)(out)
     agreement = {name: getattr(found, name).rank_agreement for name in ("cells", "profile", "alpha")}
     document = {
         "names": found.names,

@@ -15,7 +15,7 @@ from ..errors import OptionError, TraceError
 from ..validation import Choice, FloatType, Nothing, Number, Text, Whole, Wholes, check_option
 
 if TYPE_CHECKING:
-    from ..tracer.run.options import Options
+    from ..tracer.run.options import Declared
 
 __all__ = ["declared_flags", "flag_name"]
 
@@ -26,7 +26,7 @@ _DECIMAL = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?
 
 
 def declared_flags(
-    kind: type[Options], leave_out: tuple[str, ...] = ()
+    kind: type[Declared], leave_out: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator of a command: in the place of its parameter ``options`` it gets a flag per field of ``kind``.
 
@@ -123,6 +123,8 @@ def _read(each: Field[Any], given: Any) -> Any:
     if given is None or isinstance(given, bool):
         return given
     value, allowed = _value(given), each.metadata["allowed"]
+    if isinstance(value, int) and any(isinstance(kind, Wholes) for kind in allowed):
+        value = value if any(isinstance(kind, Whole) for kind in allowed) else (value,)
     try:
         if _in_bytes(each):
             return int(check_option(flag_name(each.name), value, [IN_GIB]) * GIB)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import OptionError
 from .common import Json, Seed, announce, check_output, show, working
 
+if TYPE_CHECKING:
+    from ..viz import Report
+
 
 def report(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN|TRACE", help="A folder that finetune wrote, or a saved trace.", exists=True, show_default=False
+            metavar="RUN|RESULT",
+            help="A folder that finetune wrote, or a saved trace, comparison, faithfulness curves or circuit.",
+            exists=True,
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page: a .html file.")],
@@ -37,16 +43,37 @@ def report(
         raise OptionError(f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a folder of a run")
     announce(json)
     from .. import viz
-    from ..tracer import load_trace
 
     with working(json, f"writing {output}"):
-        if is_run:
-            from ..finetune.training.page import run_page
-
-            page = run_page(source, title=title)
-        else:
-            other = None if control is None else load_trace(control)
-            page = viz.trace_page(load_trace(source), control=other, title=title, seed=seed)
+        kind, page = ("run", _run_page(source, title)) if is_run else _result_page(source, control, title, seed)
         viz.report(output, page)
-    document = {"output": output, "kind": "run" if is_run else "trace", "title": page.title, "lead": page.lead}
+    document = {"output": output, "kind": kind, "title": page.title, "lead": page.lead}
     show(json, document, page.lead, f"saved {output}")
+
+
+def _run_page(source: Path, title: str | None) -> Report:
+    from ..finetune.training.page import run_page
+
+    return run_page(source, title=title)
+
+
+def _result_page(source: Path, control: Path | None, title: str | None, seed: int) -> tuple[str, Report]:
+    """The kind of a saved result, and its page."""
+    from .. import viz
+    from ..io.tensors import is_tensor_file, read_tensors
+    from ..tracer import load_circuit, load_comparison, load_faithfulness, load_trace
+
+    kind = "circuit" if source.suffix.lower() == ".json" else "trace"
+    if kind == "trace" and is_tensor_file(source):
+        name = str(read_tensors(source, needs_checksum=False).metadata.get("format")).partition("/")[0]
+        kind = {f"tracescribe.{each}": each for each in ("comparison", "faithfulness")}.get(name, "trace")
+    if kind != "trace" and control is not None:
+        raise OptionError(f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a {kind}")
+    if kind == "comparison":
+        return kind, viz.comparison_page(load_comparison(source), title=title)
+    if kind == "faithfulness":
+        return kind, viz.faithfulness_page(load_faithfulness(source), title=title, seed=seed)
+    if kind == "circuit":
+        return kind, viz.circuit_page(load_circuit(source), title=title)
+    other = None if control is None else load_trace(control)
+    return kind, viz.trace_page(load_trace(source), control=other, title=title, seed=seed)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @declared_flags(
     TraceOptions, leave_out=("keep_embeddings", "pool", "directions")
-)  # a saved trace has no embeddings; a pool is a file
+)  # a saved trace has no embeddings; the others are files
 def trace(
     model: ModelName,
     pairs: PairsFile,
@@ -52,6 +52,14 @@ def trace(
     pool: Annotated[
         Path | None,
         typer.Option(help="Captions for --replace mean and resample: a .txt file with one per line, or a pairs file."),
+    ] = None,
+    directions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Only the component in the span of these directions is replaced: a .npy or .safetensors file of one "
+            "matrix with a direction per row.",
+            show_default=False,
+        ),
     ] = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
@@ -66,10 +74,11 @@ def trace(
     On several GPUs or machines, with a cache folder that all of them see:
     accelerate launch -m tracescribe trace MODEL PAIRS -o trace.safetensors --cache DIR --device cuda
     """
-    check_output(output, (".safetensors",), inputs=[pairs, pool])
+    check_output(output, (".safetensors",), inputs=[pairs, pool, directions])
     if options.cache is not None:
         check_growing_folder(options.cache)
     announce(json)
+    from ..io.matrices import read_matrix
     from ..tracer import read_pairs
     from ..tracer.run.columns import check_names
     from ..tracer.run.workers import team
@@ -79,10 +88,12 @@ def trace(
         if options.replace not in ("mean", "resample"):
             raise OptionError(f"--pool {pool} has no meaning with --replace {options.replace}: give mean or resample")
         options = replace(options, pool=_captions(pool))
+    if directions is not None:
+        options = replace(options, directions=read_matrix(directions))
     with working(json, f"reading {pairs}"):
         records = read_pairs(pairs, outside_images=outside_images)
-        chosen = _of(records, attribute, pairs)
-        baseline = None if control is None else _of(records, control, pairs)
+        chosen = of_attribute(records, attribute, pairs)
+        baseline = None if control is None else of_attribute(records, control, pairs)
     with team(device) as processes:
         with working(json, f"loading {model}"):
             encoder = load_model(model, pretrained, processes.device, trust_remote_code)
@@ -143,7 +154,7 @@ def _count(pairs: list[Pair]) -> int:
     return len({(pair.correct, pair.foil) for pair in pairs})
 
 
-def _of(pairs: list[Pair], attribute: str | None, source: Path) -> list[Pair]:
+def of_attribute(pairs: list[Pair], attribute: str | None, source: Path) -> list[Pair]:
     """The pairs of one attribute; all of them without one."""
     if attribute is None:
         return pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from typing import Any
 
@@ -17,12 +16,12 @@ from ...tracer.results.tables import what_the_readout_reads
 from ..figure_data.labels import number, plural, shorten
 from ..figure_data.notes import settings
 from ..figures import heatmap, profile
+from .provenance import provenance_table
 from .report import Note, Plot, Report, Section, Table
 
 __all__ = ["trace_page"]
 
 _MOST_PAIRS = 12
-_LISTED = ("model", "weights_sha256", "pairs_sha256", "tracescribe", "torch", "nnsight", "created", "seed")
 
 
 @explains_arguments
@@ -242,12 +241,5 @@ def _pairs(trace: CausalTrace) -> Section:
 
 
 def _provenance(trace: CausalTrace) -> Section:
-    told = trace.provenance
-    order = [key for key in _LISTED if key in told] + sorted(set(told) - set(_LISTED))
-    rows = [[key, _text(told[key])] for key in order]
     code = 'import tracescribe as ts\n\ntrace = ts.load_trace("trace.safetensors")\ntrace.heatmap()'
-    return Section("How it came about", tables=[Table(["field", "value"], rows)], code=[code])
-
-
-def _text(value: Any) -> str:
-    return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 160)
+    return Section("How it came about", tables=[provenance_table(trace.provenance)], code=[code])
