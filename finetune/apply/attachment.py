@@ -127,7 +127,8 @@ def attach(
     Attach after the optimiser has all its parameters. An earlier attachment on these parameters is replaced. Of an
     optimiser that wraps another (accelerate, Lookahead) the inner one is scaled. Raises PrescriptionError for an
     unknown mode, different numbers of blocks, an optimiser that holds no parameter of a text block or steps from a copy
-    of the weights (ScheduleFree), and parameters that are scaled already (``param_groups``, LoRA mode "scale").
+    of the weights (ScheduleFree), mode "gradient" of a module that FSDP2 shards, and parameters that are scaled already
+    (``param_groups``, LoRA mode "scale").
     """
     if mode not in MODES:
         raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}")
@@ -164,6 +165,7 @@ def attach(
         if others == 1:
             groups[-1] = []  # such parameters need no copy
         return Attachment(mode, counts, [ScaledUpdate(inner, groups, multipliers)])
+    _refuse_sharded_gradients(module)
     warn_if_scale_invariant(optimizer)
     return Attachment(mode, counts, _scale_gradients(optimizer, groups, multipliers))
 
@@ -197,6 +199,16 @@ def _refuse_scaled_twice(plan: Prescription, module: nn.Module, optimizer: Any, 
                 "every update would be multiplied twice: use either param_groups or attach, not both"
             )
     refuse_scaled_adapters(plan, module)
+
+
+def _refuse_sharded_gradients(module: nn.Module) -> None:
+    """FSDP writes the gradients of its shards itself, so that hooks on them never run."""
+    kinds = {kind.__name__ for part in module.modules() for kind in type(part).__mro__}
+    if kinds & {"FSDPModule", "FullyShardedDataParallel"}:
+        raise PrescriptionError(
+            "gradients of a module that is sharded by FSDP2 or FSDP cannot be scaled as they are computed; use "
+            "attach(mode='update') or plan.param_groups"
+        )
 
 
 def _replace_earlier(parameters: list[nn.Parameter], optimizer: Any) -> None:

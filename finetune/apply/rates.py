@@ -33,7 +33,7 @@ def check_rates_at_every_step() -> None:
                 warned.add(optimizer)
                 warnings.warn(message, PrescriptionWarning, stacklevel=2)
 
-    register_optimizer_step_pre_hook(before_step)
+    register_optimizer_step_pre_hook(torch.compiler.disable(before_step))
 
 
 def rates_off_plan(groups: list[dict[str, Any]]) -> str | None:

@@ -40,9 +40,10 @@ class ScaledUpdate:
         self._proposed: list[Tensor] = []  # of the sample
         self._exact: dict[int, Tensor] = {}
         self._warned = self._checked_state = False
+        eager = torch.compiler.disable  # a compiled step would trace into them, for minutes
         self.handles: list[RemovableHandle] = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
+            optimizer.register_step_pre_hook(eager(self._before)),
+            optimizer.register_step_post_hook(eager(self._after)),
         ]
 
     def remove(self) -> None:
@@ -165,7 +166,7 @@ def _local(value: Tensor) -> Tensor:
 def earlier_updates(optimizer: torch.optim.Optimizer) -> list[ScaledUpdate]:
     """What scales the steps of this optimiser already, for instance after a notebook's cell was run again."""
     hooks = optimizer._optimizer_step_pre_hooks.values()
-    found = [getattr(hook, "__self__", None) for hook in hooks]
+    found = [getattr(getattr(hook, "__wrapped__", None), "__self__", None) for hook in hooks]
     return [owner for owner in found if isinstance(owner, ScaledUpdate)]
 
 
