@@ -1,9 +1,10 @@
-"""Runs tasks in a few processes that end with the one that started them."""
+"""Runs tasks in a few processes that end with the one that started them; and which of several launched this one is."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: the first of those that a launcher started, or the only one."""
+    return int(os.environ.get("RANK") or 0) == 0
 
 
 def run_beside(function: Callable[[T], R], tasks: Sequence[T], processes: int = 1) -> Iterator[tuple[int, R]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class ScaledUpdate:
         self._proposed: list[Tensor] = []  # of the sample
         self._exact: dict[int, Tensor] = {}
         self._warned = self._checked_state = False
-        eager = torch.compiler.disable  # a compiled step would trace into them, for minutes
+        eager: Callable[[Any], Any] = torch.compiler.disable  # a compiled step would trace into them, for minutes
         self.handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(eager(self._before)),
             optimizer.register_step_post_hook(eager(self._after)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Embed = Callable[[Int[Tensor, " n"]], Float[Tensor, "n embed"]]
+PATIENCE = timedelta(days=30)  # the others wait while the first evaluates; a dead one is the launcher's to notice
 PRECISIONS = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -48,7 +50,7 @@ def accelerator_for(config: TrainConfig, device: torch.device) -> Iterator[Accel
     if config.precision == "float32" and not parallel:
         yield None
         return
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     if config.precision == "fp16" and device.type == "cpu":
@@ -58,7 +60,11 @@ def accelerator_for(config: TrainConfig, device: torch.device) -> Iterator[Accel
     environment = {name: os.environ.get(name) for name in ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION")}
     _set(shared, [{}] * len(shared))
     try:
-        yield Accelerator(mixed_precision=PRECISIONS[config.precision], cpu=device.type == "cpu")
+        yield Accelerator(
+            mixed_precision=PRECISIONS[config.precision],
+            cpu=device.type == "cpu",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
     finally:
         if not parallel:
             _set(shared, kept)

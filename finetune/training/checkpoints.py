@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from ...errors import DataFormatError, OutputError
 from ...io.folders import check_folder, put_back, read_folder, write_folder
 from ...io.json_lines import read_json
 from ...io.quoting import shown_path
+from ...processes import is_first
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -127,7 +127,7 @@ def only_one(folder: Path | None) -> Iterator[None]:
         import fcntl
     except ImportError:  # Windows: a second process is not noticed
         folder = None
-    if folder is None or int(os.environ.get("RANK", "0")):  # of several processes the first locks for all
+    if folder is None or not is_first():  # it locks for all
         yield
         return
     place = folder.with_name(f".{folder.name}.lock")

@@ -17,6 +17,7 @@ import torch
 
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...patching.torch_state import neutral_state
+from ...processes import is_first
 from ..apply.adapters import merged_copy
 from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
@@ -68,12 +69,16 @@ def train(
     model: the model to start from (``config.model`` is loaded otherwise).
     data: prepared by :func:`tracescribe.finetune.training.data.training_data`, to share cached embeddings between runs
         (``config.captions`` and ``config.claims`` are read otherwise).
-    callbacks: called after each step.
+    callbacks: called after each step, in every process.
     checkpoints: a folder for the state of the run, written when training is interrupted and, with
         ``config.checkpoint_every``, every so many steps and at the end. It stays until you delete it.
     resume: go on from the checkpoint in that folder, if there is one. On one machine and torch version a run that was
         stopped and went on gives the same adapters, bit for bit, as one that was not (on the CPU). lr and clip_norm
         may be changed; this is logged.
+
+    In one of several processes (accelerate launch, torchrun) the texts of each batch are divided between them, and all
+    see the loss of the whole batch: the result is that of one process but for rounding. Only the first writes
+    checkpoints; save the result in it alone.
 
     Raises NonFiniteError naming the step when the loss is not finite, PrescriptionError when the plan does not fit the
     tower, DataFormatError for missing or malformed data or a checkpoint of another run, OutputError when checkpoints
@@ -85,7 +90,7 @@ def train(
     folder = None if checkpoints is None else Path(checkpoints)
     if folder is None and (resume or config.checkpoint_every):
         raise DataFormatError("resume and checkpoint_every need a folder: train(..., checkpoints=)")
-    if folder is not None:
+    if folder is not None and is_first():
         check_checkpoint_folder(folder, resume=resume)
     plan = _plan(config)
     if model is None:
@@ -172,7 +177,9 @@ class _Run:
     def go_on(self) -> None:
         """Go back to the checkpoint, if there is one."""
         assert self.folder is not None
-        found = load_checkpoint(self.folder, self._identity)
+        # the first process puts a checkpoint back that a kill left aside
+        with nullcontext() if self.accelerator is None else self.accelerator.main_process_first():
+            found = load_checkpoint(self.folder, self._identity)
         if found is None:
             return
         tensors, facts, self.record = found

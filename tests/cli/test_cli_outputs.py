@@ -221,11 +221,3 @@ def test_an_interrupted_finetune_goes_on(run: Run, data: Path, tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
     for name in ("adapter/adapter_model.safetensors", "log.csv", "config.json", "result.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_finetune_refuses_to_run_in_several_processes(
-    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(run("finetune", "phantom", data, "-o", tmp_path / "run"), "runs in one process")
-    assert not (tmp_path / "run").exists()

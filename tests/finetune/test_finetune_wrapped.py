@@ -1,4 +1,4 @@
-"""Plans on modules that something else wraps: compiled, checkpointed, in several processes, sharded, under accelerate."""
+"""Plans on modules that something else wraps: compiled, checkpointed, sharded, in several processes, by accelerate."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def checkpointed(module, plan, mode, rank):
     if hasattr(module, "set_grad_checkpointing"):
         module.set_grad_checkpointing()
     else:
-        module.gradient_checkpointing_enable()
+        module.activation_checkpointing_enable()
     return plain(module.train(), plan, mode, rank)
 
 
@@ -188,7 +188,7 @@ def one_process(tmp_path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "compiled" in n else n for n in ALONE])
 def test_the_ratio_is_the_plans(name, mode):
     np.testing.assert_allclose(ratio(TRAININGS[name], mode), ALPHA, atol=EXACT)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from launching import accelerate_launch, environment, free_port, rank_of_two
 
 SEVERITIES = ("severe", "mild", "small", "moderate")
 FINDINGS = ("opacity", "effusion", "edema", "nodule", "pneumothorax")
@@ -33,17 +33,6 @@ def command(pairs: Path, output: Path, cache: Path | None = None, batch: int = 2
     return ["-m", "tracescribe", "trace", "phantom", str(pairs), "-o", str(output), "--json", *options]
 
 
-def environment(**more: str) -> dict[str, str]:
-    # one thread, since another number sums in another order; one date, since the file holds when it was made
-    return {**os.environ, "OMP_NUM_THREADS": "1", "SOURCE_DATE_EPOCH": "0", **more}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def alone(pairs: Path, folder: Path) -> bytes:
     done = subprocess.run(
         [sys.executable, *command(pairs, folder / "alone.safetensors")], env=environment(), check=True
@@ -54,17 +43,7 @@ def alone(pairs: Path, folder: Path) -> bytes:
 
 @pytest.mark.slow
 def test_accelerate_launch_gives_the_file_of_one_process(pairs: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    launch += ["--main_process_port", str(free_port())]
-    done = subprocess.run(
-        [*launch, *command(pairs, tmp_path / OUTPUT, tmp_path / "cache")],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    done = accelerate_launch(command(pairs, tmp_path / OUTPUT, tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_pairs"] == 20  # one document: the other process says nothing
     assert (tmp_path / OUTPUT).read_bytes() == alone(pairs, tmp_path)
@@ -73,10 +52,8 @@ def test_accelerate_launch_gives_the_file_of_one_process(pairs: Path, tmp_path: 
 @pytest.mark.slow
 def test_a_killed_process_and_a_second_launch_give_the_file_of_one_process(pairs: Path, tmp_path: Path) -> None:
     def start(rank: int, port: int) -> subprocess.Popen[str]:
-        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
         arguments = command(pairs, tmp_path / OUTPUT, tmp_path / "cache", batch=1)
-        return subprocess.Popen([sys.executable, *arguments], env=environment(**rendezvous, **ranks), text=True)
+        return subprocess.Popen([sys.executable, *arguments], env=rank_of_two(rank, port), text=True)
 
     shards = tmp_path / "cache" / "shards"
     port = free_port()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ..processes import is_first
 from .common import (
     Device,
     Json,
@@ -25,7 +25,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..finetune import TrainConfig
+    from ..finetune import TrainConfig, TrainResult
+    from ..tracer.run.workers import Team
 
 
 def finetune(
@@ -109,14 +110,10 @@ def finetune(
 
     Example:  tracescribe finetune phantom data -o runs/nast --plan plan.json
               tracescribe finetune run.yaml optim.lr=0.001 -o runs/nast --resume
+              accelerate launch -m tracescribe finetune run.yaml -o runs/nast --device cuda
     """
     if not print_config:
         announce(json)
-    if os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1"):
-        raise OptionError(
-            "this command runs in one process, and WORLD_SIZE says that it was started in several (accelerate launch, "
-            "torchrun): call tracescribe.finetune.train in a script for that"
-        )
     if plan is not None and weighting == "uniform":
         raise OptionError("--plan would not be used with --weighting uniform: leave one of the two out")
     given = {
@@ -139,7 +136,7 @@ def finetune(
         "pretrained": pretrained,
         "device": None if device == "cpu" else device,
     }
-    if output is not None and not print_config:
+    if output is not None and not print_config and is_first():
         from ..finetune.training.runs import check_run_folder
 
         check_run_folder(output, overwrite=overwrite or resume)  # before the configuration is read
@@ -151,39 +148,15 @@ def finetune(
         return
     if output is None:
         raise OptionError("say where the run goes: -o FOLDER")
-    from ..finetune import train
-    from ..finetune.training.checkpoints import check_checkpoint_folder, remove_checkpoint
-    from ..finetune.training.runs import check_run_folder, is_finished
+    from ..tracer.run.workers import team
 
-    checkpoint = output.with_name(f"{output.name}.checkpoint")
-    if resume and is_finished(output, settings):  # a queue starts the command again, whatever the last one reached
-        remove_checkpoint(checkpoint)
-        show(json, {"output": output, "finished": True}, f"{output} holds this run, which is finished")
+    with team(settings.device) as processes:
+        result = _run(settings, output, processes, resume, overwrite, json)
+    if result is None:
         return
-    check_run_folder(output, overwrite=overwrite)
-    check_checkpoint_folder(checkpoint, resume=resume)
-    with working(json, f"embedding the images of {settings.captions} with {settings.model}"):
-        encoder = load_model(settings.model, settings.pretrained, settings.device)
-        with progress_bar(json, "fine-tuning", settings.steps) as bar:
-            try:
-                result = train(
-                    settings,
-                    encoder,
-                    callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")],
-                    checkpoints=checkpoint,
-                    resume=resume,
-                )
-            except KeyboardInterrupt:
-                if checkpoint.exists():
-                    raise KeyboardInterrupt(
-                        f"stopped; the same command with --resume goes on from {checkpoint}"
-                    ) from None
-                raise
-        folder = result.save(output, overwrite=overwrite)
-        remove_checkpoint(checkpoint)
     share, shares = result.update, result.update.share
     document = {
-        "output": folder,
+        "output": output,
         "weighting": settings.weighting,
         "seconds": result.seconds,
         "loss": {"first": result.history.loss[0], "last": result.history.loss[-1]},
@@ -203,8 +176,52 @@ def finetune(
     ended = "" if result.stopped is None else f"stopped early: {result.stopped}; "
     closing = f"{ended}loss {result.history.loss[0]:.3f} -> {result.history.loss[-1]:.3f} in {result.seconds:.0f} s"
     show(
-        json, document, drawn, closing, f"saved {folder}; score it with: tracescribe evaluate MODEL DATA --run {folder}"
+        json, document, drawn, closing, f"saved {output}; score it with: tracescribe evaluate MODEL DATA --run {output}"
     )
+
+
+def _run(
+    settings: TrainConfig, output: Path, processes: Team, resume: bool, overwrite: bool, json: bool
+) -> TrainResult | None:
+    """Train, and save in the first process; None in the others, and where there was nothing to do."""
+    from ..finetune import train
+    from ..finetune.training.checkpoints import check_checkpoint_folder, remove_checkpoint
+    from ..finetune.training.runs import check_run_folder, is_finished
+
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    quiet = json or not processes.is_main
+    finished = resume and is_finished(output, settings)
+    processes.wait()  # nothing is written before all have looked
+    if finished:  # a queue starts the command again, whatever the last one reached
+        if processes.is_main:
+            remove_checkpoint(checkpoint)
+            show(json, {"output": output, "finished": True}, f"{output} holds this run, which is finished")
+        return None
+    if processes.is_main:
+        check_run_folder(output, overwrite=overwrite)
+        check_checkpoint_folder(checkpoint, resume=resume)
+    with working(quiet, f"embedding the images of {settings.captions} with {settings.model}"):
+        encoder = load_model(settings.model, settings.pretrained, processes.device)
+        with progress_bar(quiet, "fine-tuning", settings.steps) as bar:
+            try:
+                result = train(
+                    settings,
+                    encoder,
+                    callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")],
+                    checkpoints=checkpoint,
+                    resume=resume,
+                )
+            except KeyboardInterrupt:
+                if checkpoint.exists():
+                    raise KeyboardInterrupt(
+                        f"stopped; the same command with --resume goes on from {checkpoint}"
+                    ) from None
+                raise
+        if not processes.is_main:
+            return None
+        result.save(output, overwrite=overwrite)
+        remove_checkpoint(checkpoint)
+    return result
 
 
 def _config(words: Sequence[str], given: dict[str, Any]) -> TrainConfig:
