@@ -62,7 +62,8 @@ def panels(
         A trace of one pair shows its own tokens; of several, ``trace.map(align="role")``.
     bars: what the bars are: the sum, mean, max or std over a layer's tokens, or :meth:`TraceMap.locality`; None for
         none. Those of traces have an interval, but for locality.
-    difference: with two sources, the name of a third panel: the second minus the first, such as "after − before".
+    difference: with two sources, the name of a third panel: the second minus the first, such as "after − before". Of
+        two traces its bars have an interval, for which clusters and texts that both have are resampled together.
     per_row: panels in a row; None = as many as are readable at the figure's width.
     limit: colours of all panels run from -limit to limit; None = the largest absolute value.
     palette: "RdBu", "PuOr" or "BrBG".

@@ -32,6 +32,7 @@ from tracescribe.io.folders import read_folder
 from tracescribe.io.tensors import CHECKSUM, TensorFile, read_tensors, write_tensors
 from tracescribe.patching.loading.checkpoints import read_checkpoint
 from tracescribe.patching.loading.images import read_image
+from tracescribe.tracer import TraceComparison, load_circuit, load_comparison
 
 CONFIG_YAML = b"""model: phantom
 data: {captions: c.jsonl, claims: d.jsonl, split: train}
@@ -133,6 +134,15 @@ def a_plan() -> ts.Prescription:
         return ts.prescribe(synthetic_trace(12, 3), seed=0)
 
 
+def a_comparison() -> TraceComparison:
+    return ts.compare(synthetic_trace(4, 3), synthetic_trace(4, 3, seed=1), n_boot=10)
+
+
+def a_circuit() -> ts.Circuit:
+    numbers = np.array([0.5, 0.9])
+    return ts.Circuit(np.array([1, 2]), ("no", "[end]"), numbers, numbers, numbers, 12, "greedy", 0.9, 1.0, 3, 4)
+
+
 @cache
 def written(name: str) -> bytes:
     """What the package itself writes: a trace, a plan, weights."""
@@ -149,7 +159,8 @@ def written(name: str) -> bytes:
             torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
         return buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
-        (a_trace() if name == "trace.safetensors" else a_plan()).save(f"{folder}/{name}")
+        makers = {"trace.safetensors": a_trace, "comparison.safetensors": a_comparison, "circuit.json": a_circuit}
+        makers.get(name, a_plan)().save(f"{folder}/{name}")
         return Path(folder, name).read_bytes()
 
 
@@ -235,6 +246,10 @@ def kinds() -> dict[str, Kind]:
         "trace.safetensors with a checksum that fits": Kind(
             "trace.safetensors", trace, _use_trace, sealed_traces(), 80, 2
         ),
+        "comparison.safetensors": of_bytes(
+            "comparison.safetensors", written("comparison.safetensors"), load_comparison, 40
+        ),
+        "circuit.json": of_json("circuit.json", json.loads(written("circuit.json")), load_circuit, 30),
         "weights.pt": of_bytes("weights.pt", saved({"weight": torch.ones(3)}), read_checkpoint, 40),
         "weights.pt of other things": Kind(
             "weights.pt", saved({"w": torch.ones(1)}), read_checkpoint, values.filter(_saveable).map(saved), 20

@@ -106,6 +106,17 @@ def test_a_difference_is_the_second_minus_the_first_over_common_rows() -> None:
         panels({"a": first, "b": replace(first, rows=tuple("uvwxyz"))}, difference="d")
 
 
+def test_the_bars_of_a_difference_of_traces_have_an_interval_of_what_both_share() -> None:
+    bars = panels({"a": TRACE, "b": OTHER}, difference="b − a", n_boot=200).shown.views[2].profile  # type: ignore[union-attr]
+    assert bars is not None and bars.lo is not None and bars.hi is not None and bars.ci == 0.95
+    np.testing.assert_allclose(bars.value, OTHER.per_layer(ci=None).value - TRACE.per_layer(ci=None).value, atol=1e-12)
+    assert (bars.lo[1:-1] < bars.hi[1:-1]).all()
+    same = panels({"a": TRACE, "b": TRACE}, difference="b − a", n_boot=200).shown.views[2].profile  # type: ignore[union-attr]
+    assert same is not None and same.lo is not None
+    np.testing.assert_array_equal(same.lo, 0)  # the same pairs are drawn for both, so that nothing is left
+    assert panels({"a": TRACE, "b": OTHER}, difference="d", bars="locality").shown.views[2].profile.lo is None  # type: ignore[union-attr]
+
+
 def test_bars_of_traces_have_their_interval_and_the_caption_says_so() -> None:
     figure = panels({"negation": TRACE, "control": OTHER}, n_boot=200)
     shown = figure.shown

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, Positiv
 
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, OutputError, TraceError
+from ...io.json_lines import read_json
 from ...io.quoting import shown, shown_path
 from ...io.records import read_record, write_record
 from .read_only import ReadOnlyArrays
@@ -164,10 +165,15 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.json': No such file or directory
     """
-    content, name = read_record(Path(path)), shown_path(path)
-    found = content.pop("format", None)
+    content, name = read_json(path), shown_path(path)
+    found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise DataFormatError(f"{name} has format {shown(found)}, expected {FORMAT!r}")
+        raise DataFormatError(f"{name} has format {shown(found)}, expected {FORMAT!r}: it is not a saved circuit")
+    try:
+        content = read_record(Path(path))
+    except DataFormatError:
+        raise DataFormatError(f"{name} was changed or damaged after it was written: its checksum differs") from None
+    content.pop("format")
     try:
         told = _Record.model_validate(content, strict=True).model_dump()
         arrays: dict[str, Any] = {name: np.array(told.pop(name), dtype=np.float64) for name in _PER_CELL[2:]}

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...errors import FigureError
+from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
+from ...tracer.results.profiles import layer_profile
 from ...validation import is_positive, is_whole
 from .. import theme
 from .heatmap import HeatmapData, heatmap_data
@@ -113,7 +115,8 @@ def panels_data(
             )
     names = list(map(str, sources))
     if difference is not None:
-        views.append(_difference(views[0], views[1]))
+        first, second = sources.values()
+        views.append(_difference(views[0], views[1], _change(first, second, bars, statistics)))
         names.append(difference)
     shared = max(view.limit for view in views) if limit is None else float(limit)
     views = [replace(view, limit=shared, palette=palette) for view in views]
@@ -136,17 +139,40 @@ def _view(source: Source, bars: str | None, statistics: Statistics) -> HeatmapDa
     return heatmap_data(source, title="", statistics=replace(statistics, aggregate=bars))
 
 
-def _difference(first: HeatmapData, second: HeatmapData) -> HeatmapData:
-    """Second minus first over the columns that both have, in the second's order; its bars have no interval."""
+def _change(first: Source, second: Source, bars: str | None, statistics: Statistics) -> LayerProfile | None:
+    """The second trace's bars minus the first's, with clusters and texts that both have resampled together.
+
+    None where there is no interval: without bars, and of what is no trace.
+    """
+    if not isinstance(first, CausalTrace) or not isinstance(second, CausalTrace) or bars in (None, "locality"):
+        return None
+    return layer_profile(
+        second,
+        first,
+        aggregate=str(bars),
+        ci=statistics.ci,
+        n_boot=statistics.n_boot,
+        seed=statistics.seed,
+        reduce=statistics.reduce or "ratio_of_means",
+        segment=statistics.segment,
+        align=None,
+    )
+
+
+def _difference(first: HeatmapData, second: HeatmapData, change: LayerProfile | None) -> HeatmapData:
+    """Second minus first over the columns that both have, in the second's order.
+
+    change: of the bars, with its interval; None: their difference without one.
+    """
     both = [label for label in second.labels if label in first.labels]
     if not both:
         raise FigureError("the two maps have no token row in common: there is no difference to draw")
     at = [[view.labels.index(label) for label in both] for view in (first, second)]
     values = second.values[:, at[1]] - first.values[:, at[0]]
-    curve = None
-    if first.profile is not None and second.profile is not None:
-        change = second.profile.value - first.profile.value
-        curve = LayerProfile(change, second.layers, second.profile.aggregate)
+    curve = change
+    if change is None and first.profile is not None and second.profile is not None:
+        difference = second.profile.value - first.profile.value
+        curve = LayerProfile(difference, second.layers, second.profile.aggregate)
     return replace(
         second,
         values=values,

@@ -121,8 +121,9 @@ def circuit_page(found: Circuit, *, title: str | None = None) -> Report:
     if unsure:
         notes.append(Note(f"{plural(unsure, 'cell')} would be chosen again in less than half of the draws.", "caution"))
     interval = "" if found.lo is None or found.hi is None else f" (interval {_interval(found.lo, found.hi)})"
+    carry = "carries" if len(found) == 1 else "carry"
     lead = (
-        f"{plural(len(found), 'cell')} of {found.n_cells:,} carry {number(found.share, 2)}{interval} of S_corr − "
+        f"{plural(len(found), 'cell')} of {found.n_cells:,} {carry} {number(found.share, 2)}{interval} of S_corr − "
         f"S_foil together; {found.wanted:g} was asked for, and all cells together carry {number(found.whole, 2)}."
     )
     shown = LayerProfile(found.by_layer(), np.arange(found.n_layers + 1), "gain", n_pairs=found.n_pairs)
