@@ -204,7 +204,8 @@ def compare(
 
     Args:
         evaluations: evaluations, or files of items that `Evaluation.save_items` wrote.
-        names: of the models; by default the files' names, or "model 1", ....
+        names: of the models; by default the files' names (with their folders, where these tell them apart), or
+            "model 1", ....
         subsets: also by attribute, template, polarity, ... (subsets of at least 10 items).
 
     Raises:
@@ -238,9 +239,19 @@ def compare(
     return Comparison(models, tuple(_with_q(found)), unpaired, tuple(_gaps(aligned, models, options)))
 
 
-def _names(evaluations: Sequence[Any]) -> Iterator[str]:
-    for number, one in enumerate(evaluations, start=1):
-        yield Path(one).stem if isinstance(one, str | os.PathLike) else f"model {number}"
+def _names(evaluations: Sequence[Any]) -> list[str]:
+    """Files by their name, or by as much of their path as tells them apart ("clip/items", "nast/items")."""
+    paths = {
+        n: Path(e).absolute().with_suffix("").parts
+        for n, e in enumerate(evaluations)
+        if hasattr(e, "__fspath__") or isinstance(e, str)
+    }
+    found: dict[int, str] = {}
+    for length in range(1, 1 + max(map(len, paths.values()), default=0)):
+        found = {number: "/".join(parts[-length:]) for number, parts in paths.items()}
+        if len(set(found.values())) == len(found):
+            break
+    return [found.get(number, f"model {number + 1}") for number in range(len(evaluations))]
 
 
 def _indexed(frame: pd.DataFrame, model: str) -> pd.DataFrame:

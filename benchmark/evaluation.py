@@ -13,8 +13,9 @@ from jaxtyping import Float, Float32
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
+from ..io.quoting import shown_path
 from ..validation import Whole, bootstrap_options, check_option
-from .metrics import Interval, clustered_interval, mcnemar, paired_difference, shuffled_across_groups
+from .metrics import Interval, clustered_interval, mcnemar, paired_difference
 from .records import (
     CaptionRecord,
     RetrievalRecord,
@@ -23,7 +24,7 @@ from .records import (
 )
 from .retrieval import POOLED, pool_items, retrieval_items
 from .scoring import Encoder, Images, Texts, scores_of
-from .shortcuts import SHORTCUTS, shortcuts
+from .shortcuts import SHORTCUTS, other_images, shortcuts
 from .sources import Source, has_image, images_of, load_records
 from .tasks import Embed, Items, questions_of, winoground_items
 
@@ -69,7 +70,8 @@ class Evaluation:
     preservation: mean cosine of negation-free captions with a previous evaluation's.
     tasks: every task by name (mcq_affirmative, mcq_negated, claims, pairs, winoground_*, image_to_text_r1, ...).
     items: the hits of every item of every task, for tables and for `tracescribe.benchmark.compare`.
-    without_image: records that were left out since their image is missing.
+    without_image: records that were left out since their image is missing. missing_images: the paths of such images, of
+        all splits, where the records were read from a published file or with ``images``.
     """
 
     n_mcq: int
@@ -90,6 +92,7 @@ class Evaluation:
     baselines: Mapping[str, Shortcut]
     tasks: Mapping[str, TaskScore]
     without_image: int
+    missing_images: tuple[str, ...]
     seed: int
     items: Mapping[str, Items] = field(repr=False)
     caption_texts: tuple[str, ...] = field(repr=False)
@@ -166,7 +169,8 @@ class Evaluation:
             if scores:
                 lines.append(f"  {name}: {scores}")
         if self.without_image:
-            lines.append(f"left out: {self.without_image} records whose image is missing")
+            first = f" (the first: {shown_path(self.missing_images[0])})" if self.missing_images else ""
+            lines.append(f"left out: {self.without_image} records whose image is missing{first}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -239,6 +243,8 @@ def evaluate(
         )
     if not records:
         what = "the list of records is empty" if not everything else f"none of {len(everything)} records has its image"
+        if everything.missing_images:
+            what += f"; {shown_path(everything.missing_images[0])} is not in the folder of images (images=, --images)"
         raise DataFormatError(f"there is nothing to evaluate: {what}")
     questions = questions_of(records)
     captions = [record for record in records if isinstance(record, CaptionRecord)]
@@ -271,7 +277,7 @@ def evaluate(
     items |= found
     if found:
         asked_of = [*winoground, *retrieval_sets, *captions]
-        for name, other in _without_the_image(asked_of, pictures, mean, seed).items():
+        for name, other in other_images(asked_of, pictures, mean, seed).items():
             for task, scored in ranked(other).items():
                 blind.setdefault(task, {})[name] = 100 * float(scored.hits.mean())
     if not items and not captions:
@@ -308,6 +314,7 @@ def evaluate(
         baselines=_baselines(blind),
         tasks=tasks,
         without_image=len(everything) - len(records),
+        missing_images=everything.missing_images,
         seed=seed,
         items=items,
         caption_texts=caption_texts,
@@ -357,23 +364,6 @@ def _baselines(blind: Mapping[str, Mapping[str, float]]) -> dict[str, Shortcut]:
         name: Shortcut(**{column: blind.get(task, {}).get(name) for column, task in tasks.items()})
         for name in SHORTCUTS
     }
-
-
-def _without_the_image(
-    records: Sequence[Any], pictures: Images, mean: Float32[np.ndarray, "embed"] | None, seed: int
-) -> dict[str, Embed]:
-    """Images to rank by that are not the record's: the mean of all, and one of another group."""
-    others: dict[str, Embed] = {}
-    if mean is not None:
-        others["image_blind"] = lambda images: np.tile(mean, (len(images), 1))
-    groups = {str(image): str(getattr(r, "group", r.id)) for r in records for image in images_of(r)}
-    names = list(groups)
-    partner = shuffled_across_groups(list(groups.values()), seed)
-    if len(set(groups.values())) > 1:
-        given = {str(image): image for record in records for image in images_of(record)}
-        swapped = {name: given[names[other]] for name, other in zip(names, partner, strict=True)}
-        others["shuffled_image"] = lambda images: pictures([swapped[str(image)] for image in images])
-    return others
 
 
 def _preserved(before: Evaluation, texts: tuple[str, ...], after: Float[np.ndarray, "caption embed"]) -> float | None:

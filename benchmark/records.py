@@ -225,67 +225,85 @@ R = TypeVar("R", bound=_Record)
 
 @explains_arguments
 def read_claims(
-    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+    path: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> list[ClaimRecord]:
     """Claim sets of a JSONL file, of one split or all.
 
-    outside_images: accept image paths that are absolute or lead out of the file's folder; a file from elsewhere could
-        name any file of this machine.
+    images: the folder that image paths are relative to; by default that of the file.
+    outside_images: accept image paths that are absolute or lead out of that folder; a file from elsewhere could name
+        any file of this machine.
 
     Raises:
         DataFormatError: names the file, the line and the field that is not as expected.
     """
-    return _read(path, ClaimRecord, split, outside_images)
+    return list(_records(path, ClaimRecord, split, images, outside_images))
 
 
 @explains_arguments
 def read_mcq(
-    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+    path: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> list[McqRecord]:
     """Multiple-choice items of a JSONL file; see `read_claims`."""
-    return _read(path, McqRecord, split, outside_images)
+    return list(_records(path, McqRecord, split, images, outside_images))
 
 
 @explains_arguments
 def read_captions(
-    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+    path: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> list[CaptionRecord]:
     """Captions of a JSONL file; see `read_claims`."""
-    return _read(path, CaptionRecord, split, outside_images)
+    return list(_records(path, CaptionRecord, split, images, outside_images))
 
 
 def stream_captions(
-    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+    path: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> Iterator[CaptionRecord]:
     """Captions one by one, for files that are larger than memory. Here ``{"text": "..."}`` as image is a text target.
 
     Raises:
         DataFormatError: as `read_captions`, when the line is reached; a file without such records at its end.
     """
-    return _records(path, CaptionRecord, split, outside_images, text_targets=True)
+    return _records(path, CaptionRecord, split, images, outside_images, text_targets=True)
 
 
 def stream_claims(
-    path: str | os.PathLike[str], *, split: Split | None = None, outside_images: bool = False
+    path: str | os.PathLike[str],
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> Iterator[ClaimRecord]:
     """Claim sets one by one; see `stream_captions`."""
-    return _records(path, ClaimRecord, split, outside_images, text_targets=True)
-
-
-def _read(path: str | os.PathLike[str], kind: type[R], split: Split | None, outside_images: bool) -> list[R]:
-    return list(_records(path, kind, split, outside_images))
+    return _records(path, ClaimRecord, split, images, outside_images, text_targets=True)
 
 
 def _records(
     path: str | os.PathLike[str],
     kind: type[R],
     split: Split | None,
+    images: str | os.PathLike[str] | None,
     outside_images: bool,
     *,
     text_targets: bool = False,
 ) -> Iterator[R]:
     open_regular(path).close()  # what has no place to resolve is refused here
-    folder = Path(path).resolve().parent
+    folder = (Path(path).parent if images is None else Path(images)).resolve()
     places: dict[str, str] = {}  # a file has several records per image
     some = False
     for number, value in read_jsonl(path):

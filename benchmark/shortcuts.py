@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from ..tracer.results.statistics import cluster_index
 from .metrics import expected_hits, negator_count, shuffled_across_groups
-from .tasks import Questions
+from .scoring import Images
+from .sources import images_of
+from .tasks import Embed, Questions
 
-__all__ = ["SHORTCUTS", "shortcuts"]
+__all__ = ["SHORTCUTS", "other_images", "shortcuts"]
 
 # scores of every option against one vector per item
 Scorer = Callable[[Questions, Float[np.ndarray, "item embed"]], Float[np.ndarray, "item option"]]
@@ -47,6 +50,23 @@ def shortcuts(
     if n_groups > 1:
         found["bag_of_words"] = _percent(questions, _bag_of_words(questions, index % 2))
     return found
+
+
+def other_images(
+    records: Sequence[Any], pictures: Images, mean: Float32[np.ndarray, "embed"] | None, seed: int
+) -> dict[str, Embed]:
+    """For retrieval, images to rank by that are not the record's: the mean of all, and one of another group."""
+    others: dict[str, Embed] = {}
+    if mean is not None:
+        others["image_blind"] = lambda images: np.tile(mean, (len(images), 1))
+    groups = {str(image): str(getattr(r, "group", r.id)) for r in records for image in images_of(r)}
+    names = list(groups)
+    partner = shuffled_across_groups(list(groups.values()), seed)
+    if len(set(groups.values())) > 1:
+        given = {str(image): image for record in records for image in images_of(record)}
+        swapped = {name: given[names[other]] for name, other in zip(names, partner, strict=True)}
+        others["shuffled_image"] = lambda images: pictures([swapped[str(image)] for image in images])
+    return others
 
 
 def _percent(

@@ -18,9 +18,17 @@ from .readers import Dataset, read
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
 from .scoring import Encoder, encoded
 
-__all__ = ["Source", "embed_images", "has_image", "images_of", "load_records"]
+__all__ = ["Loaded", "Source", "embed_images", "has_image", "images_of", "load_records"]
 
 Source = str | os.PathLike[str] | Dataset | Sequence[Any]
+
+
+class Loaded(list[Any]):
+    """Records, and the paths of images that their files name and that are not there."""
+
+    def __init__(self, records: Sequence[Any], missing_images: Sequence[str] = ()) -> None:
+        super().__init__(records)
+        self.missing_images = tuple(dict.fromkeys(missing_images))
 
 
 @explains_arguments
@@ -31,36 +39,40 @@ def load_records(
     images: str | os.PathLike[str] | None = None,
     strict: bool = False,
     outside_images: bool = False,
-) -> list[Any]:
+) -> Loaded:
     """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
 
     Raises:
         DataFormatError: no such files, or a malformed record.
     """
 
-    def _published(path: Path) -> list[Any]:
-        records = read(path, images=images, strict=strict).records
-        return [record for record in records if split is None or getattr(record, "split", None) in (None, split)]
+    def _published(path: Path) -> Loaded:
+        data = read(path, images=images, strict=strict)
+        chosen = [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
+        return Loaded(chosen, data.missing_images)
 
+    if isinstance(source, Loaded):
+        return source
     if isinstance(source, Dataset):
-        return list(source.records)
+        return Loaded(source.records, source.missing_images)
     if not isinstance(source, str | os.PathLike):
         given = list(source)
         for one in given:
             if not hasattr(one, "image") and not hasattr(one, "images"):
                 raise DataFormatError(f"a list to evaluate holds records such as ClaimRecord, not {shown(one)}")
-        return given
+        return Loaded(given)
     readers: dict[str, Callable[..., Sequence[Record]]]
     readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
     path = Path(source)
     if is_folder(path):
-        found: list[Any] = []
+        found = Loaded(())
         for name, reader in readers.items():
             if is_file(path / name):
                 if images is None:
                     found += reader(path / name, split=split, outside_images=outside_images)
                 else:
-                    found += _published(path / name)
+                    more = _published(path / name)
+                    found = Loaded([*found, *more], [*found.missing_images, *more.missing_images])
         if not found:
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
         return found
@@ -69,20 +81,23 @@ def load_records(
         kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
         kind = next((name for key, name in kinds.items() if key in first), None)
         if kind is not None:
-            return list(readers[kind](path, split=split, outside_images=outside_images))
+            return Loaded(readers[kind](path, split=split, outside_images=outside_images))
     return _published(path)
 
 
 @explains_arguments
 def embed_images(
-    model: Encoder, source: Source, *, split: Split | None = None, outside_images: bool = False
+    model: Encoder,
+    source: Source,
+    *,
+    split: Split | None = None,
+    images: str | os.PathLike[str] | None = None,
+    outside_images: bool = False,
 ) -> dict[str, np.ndarray]:
     """Every image of a source, encoded once: path → Float32[embed]. Give it to `evaluate(image_embeddings=)`."""
-    found = load_records(source, split=split, outside_images=outside_images)
-    records = [record for record in found if has_image(record)]
-    images = {str(image): image for record in records for image in images_of(record)}
-    given = [image if isinstance(image, tuple) else name for name, image in images.items()]
-    return dict(zip(images, encoded(model, given), strict=True))
+    found = load_records(source, split=split, images=images, outside_images=outside_images)
+    different = {str(image): image for record in found if has_image(record) for image in images_of(record)}
+    return dict(zip(different, encoded(model, list(different.values())), strict=True))
 
 
 def images_of(record: Any) -> tuple[Any, ...]:

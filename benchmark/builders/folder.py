@@ -51,6 +51,8 @@ def read_facts(
 ) -> Iterator[FactsRecord]:
     """Labels of a published file, one record after another; what is left out is counted in ``report``.
 
+    An image that is not in the folder keeps the path that it would have there.
+
     Args:
         start: how many records of the file are passed over.
         passed: called with the number of records that are done, before the next one is given.
@@ -60,7 +62,7 @@ def read_facts(
     """
     source = Source(path)
     reader = reader_for(source, format)
-    folder = ImageFolder(Path(path).parent if images is None else images)
+    folder = ImageFolder(Path(path).parent if images is None else images, keep_missing=True)
     counts = report if report is not None else {}
     for number, item in enumerate(iterate(source, reader, folder)):
         if number < start:
@@ -318,8 +320,9 @@ def _relative(item: dict[str, Any], root: Path) -> dict[str, Any]:
 def _kinds(item: Mapping[str, Any]) -> Iterator[str]:
     yield "records"
     yield f"split {item['split']}"
-    if item.get("image") is None:
-        yield "without image"
+    image = item.get("image")
+    if image is None or not Path(image).is_file():
+        yield "image missing"
     for key in ("attribute", "polarity"):
         if key in item:
             yield f"{key} {item[key]}"

@@ -20,7 +20,7 @@ __all__ = ["pair_items", "tokenizer_identity"]
 
 PER_RECORD = 1  # pairs of each attribute about one image
 UNMATCHED = "no wording has as many tokens"
-TEST_SPLIT = "of the test split, which layer weights must not have seen (with_test=True, --with-test takes them)"
+TEST_SPLIT = "of the test split, which layer weights must not have seen; --with-test (with_test=True) takes them"
 
 
 def pair_items(

@@ -37,8 +37,10 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
         if not facts:
             yield LeftOut(where, "the report names no disease")
             continue
+        named = item.get("dicom_id")
+        image = folder.find_study(subject, study, named if isinstance(named, str) and named.strip() else None)
         with fields.checked(where):
-            yield FactsRecord(id=study, image=folder.find_study(subject, study), group=subject, facts=facts)
+            yield FactsRecord(id=study, image=image, group=subject, facts=facts)
 
 
 def _fact(value: Any, where: str, name: str) -> Fact:

@@ -26,10 +26,12 @@ class ImageFolder:
     is taken. Nothing outside ``root`` is ever found.
 
     missing: paths that records gave and that were not found, in their order.
+    keep_missing: give also the path of an image that is not there, where it would be; for sets that are built on one
+        machine and used on another.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str], *, keep_missing: bool = False) -> None:
+        self.root, self._keep = Path(root), keep_missing
         if not is_folder(root):
             raise DataFormatError(f"the image folder {shown_path(root)} does not exist")
         self.missing: dict[str, None] = {}
@@ -46,7 +48,11 @@ class ImageFolder:
             self._found[name] = self._frames(name) if video else self._search(name)
             if self._found[name] is None:
                 self.missing[name] = None
+                self._found[name] = self._would_be(*_parts(name))
         return self._found[name]
+
+    def _would_be(self, *parts: str) -> str | None:
+        return str(self.root.joinpath(*parts)) if self._keep and parts else None
 
     def _search(self, name: str) -> str | None:
         return next((str(path) for path in self._ends(name) if path.is_file()), None)
@@ -61,7 +67,7 @@ class ImageFolder:
 
     def _ends(self, name: str) -> Iterator[Path]:
         """What ends of the path mean inside the folder, the longest first."""
-        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+        parts = _parts(name)
         for start in range(len(parts)):
             path = self.root.joinpath(*parts[start:])
             inside = False
@@ -79,11 +85,11 @@ class ImageFolder:
 
         image: its name without ending; by default the first in alphabetical order.
         """
-        name = f"p{subject[:2]}/p{subject}/s{study}"
-        if name not in self._studies:
-            self._studies[name] = None
+        name, key = f"p{subject[:2]}/p{subject}/s{study}", f"{study}/{image}"
+        if key not in self._studies:
+            self._studies[key] = None
             with suppress(OSError, ValueError):
-                self._studies[name] = next(
+                self._studies[key] = next(
                     (
                         str(path)
                         for top in (self.root / "files", self.root)
@@ -92,6 +98,14 @@ class ImageFolder:
                     ),
                     None,
                 )
-            if self._studies[name] is None:
+            if self._studies[key] is None:
                 self.missing[name] = None
-        return self._studies[name]
+                if image is not None:
+                    self._studies[key] = self._would_be("files", *name.split("/"), f"{image}.jpg")
+        return self._studies[key]
+
+
+def _parts(name: str) -> list[str]:
+    """The parts of a path of any system, without its beginning."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return [part for part in parts if part not in ("/", "..", ".") and not part.endswith(":")]

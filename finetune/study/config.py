@@ -23,6 +23,7 @@ SET_BY_THE_STUDY = (
     "captions",
     "claims",
     "split",
+    "images",
     "outside_images",
     "lr",
     "seed",

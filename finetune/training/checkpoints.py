@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "tracescribe.checkpoint/1"
 STATE, TENSORS = "state.json", "state.safetensors"
-IRRELEVANT = ("checkpoint_every", "outside_images", "image_cache", "trackers", "captions", "claims", "validation")
+IRRELEVANT = (
+    *("checkpoint_every", "images", "outside_images", "image_cache"),
+    *("trackers", "captions", "claims", "validation"),
+)
 MAY_CHANGE = ("lr", "clip_norm")  # of a run that goes on, for instance after a loss that was not finite
 
 

@@ -29,7 +29,8 @@ class TrainConfig(Checked):
     captions, claims: JSONL files, or ``{file: weight}``, each of which gives its share of every batch; split: which of
         their records to train on (None: all). An image ``{"text": "..."}`` is a text as the frozen target.
     image_cache: a folder that keeps the embeddings of image files, so that later runs encode none again.
-    outside_images: accept image paths that are absolute or lead out of the files' folder.
+    images: the folder that image paths are relative to; by default that of each file. outside_images: accept image
+        paths that are absolute or lead out of that folder.
     weighting: "uniform"; "lr" (learning rate * multiplier per block), "update" (scaled steps; the same as "lr" for
         AdamW) or "gradient" (the paper's formula, which AdamW cancels).
     accumulate: batches of each step; their losses are averaged, and each has negatives of its own only. clip_norm: the
@@ -63,6 +64,7 @@ class TrainConfig(Checked):
     captions: Files | None = None
     claims: Files | None = None
     split: Literal["train", "val", "test"] | None = "train"
+    images: Path | None = None
     outside_images: bool = False
     image_cache: Path | None = None
     steps: int = Field(default=150, ge=1, le=10**9)

@@ -21,7 +21,7 @@ from .config import TrainConfig
 SECTIONS: dict[str, dict[str, str]] = {
     "": {"seed": "seed", "loss": "loss"},
     "model": {"name": "model", "pretrained": "pretrained", "device": "device"},
-    "data": {name: name for name in ("captions", "claims", "split", "outside_images", "image_cache")},
+    "data": {name: name for name in ("captions", "claims", "split", "images", "outside_images", "image_cache")},
     "plan": {"file": "plan", "weighting": "weighting", "budget": "budget"},
     "lora": {"rank": "rank", "alpha": "lora_alpha", "mode": "lora_mode"},
     "optim": {
@@ -47,7 +47,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "output": {"checkpoint_every": "checkpoint_every", "trackers": "trackers"},
 }
-PLACES = ("captions", "claims", "validation", "plan", "image_cache", "retrace")  # paths, relative to the file
+PLACES = ("captions", "claims", "images", "validation", "plan", "image_cache", "retrace")  # paths, relative to the file
 
 
 def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:

@@ -164,6 +164,7 @@ def training_data(
     image_embeddings: Mapping[str, Any] | None = None,
     image_cache: str | Path | None = None,
     batch_size: int = 256,
+    images: str | Path | None = None,
     outside_images: bool = False,
     needs: Collection[str] = (),
 ) -> TrainingData:
@@ -174,7 +175,8 @@ def training_data(
     captions, claims: JSONL files (images by path relative to the file), ``{file: weight}``, or records. An image may
         also be an embedding or a ``ts.Text``: a text as the target, embedded by the model as it is now.
     split: of files, the records of this split and those of no split; None takes all. Given records are all taken.
-    outside_images: accept image paths of files that are absolute or lead out of the file's folder.
+    images: the folder that image paths of files are relative to; by default that of each file. outside_images: accept
+        image paths of files that are absolute or lead out of that folder.
     image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
     image_cache: a folder that keeps the embeddings of image files; see :class:`.image_cache.ImageCache`.
     needs: what losses will read of the captions besides (``config.loss.needs``): "negated", "originals", "negations".
@@ -184,13 +186,13 @@ def training_data(
     """
     from ...benchmark.records import stream_captions, stream_claims
 
-    of: dict[str, Any] = {"split": split, "outside_images": outside_images}
-    texts, images, more = _Index(), _Index(), More(needs)
+    of: dict[str, Any] = {"split": split, "images": images, "outside_images": outside_images}
+    texts, pictures, more = _Index(), _Index(), More(needs)
     caption, caption_image = array("q"), array("q")
 
     def add_caption(record: Any) -> None:
         caption.append(texts.add(record.caption, record.caption))
-        caption_image.append(images.add(_image_key(record.image), record.image))
+        caption_image.append(pictures.add(_image_key(record.image), record.image))
         more.add_caption(record)
 
     claim_texts, claim_counts, claim_image, label = array("q"), array("q"), array("q"), array("q")
@@ -198,9 +200,9 @@ def training_data(
     def add_claims(record: Any) -> None:
         claim_texts.extend(texts.add(text, text) for text in record.claims)
         claim_counts.append(len(record.claims))
-        claim_image.append(images.add(_image_key(record.image), record.image))
+        claim_image.append(pictures.add(_image_key(record.image), record.image))
         label.append(record.label)
-        more.add_claims(record, images.add(_image_key(record.image), record.image))
+        more.add_claims(record, pictures.add(_image_key(record.image), record.image))
 
     caption_shares = _add_all(_sources(captions, lambda path: stream_captions(path, **of)), add_caption)
     claim_shares = _add_all(_sources(claims, lambda path: stream_claims(path, **of)), add_claims)
@@ -210,7 +212,7 @@ def training_data(
     # after all others, so that these have the numbers that they have without them
     besides = more.numbers(caption, caption_image, texts.add)
     tokens, lengths = token_table(model.text, texts.values)
-    table, rows = _embed(model, images.values, image_embeddings or {}, batch_size, image_cache)
+    table, rows = _embed(model, pictures.values, image_embeddings or {}, batch_size, image_cache)
     claim_table, present = _padded(claim_texts, claim_counts)
 
     def on_device(values: np.ndarray) -> Tensor:

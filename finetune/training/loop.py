@@ -108,6 +108,7 @@ def train(
             config.captions,
             config.claims,
             split=config.split,
+            images=config.images,
             outside_images=config.outside_images,
             image_cache=config.image_cache,
             needs=config.loss.needs,

@@ -32,6 +32,7 @@ class Validation:
     """
 
     source: Path
+    folder: Path | None  # of the images
     select: str
     images: dict[str, Any]
     before: Evaluation
@@ -47,11 +48,12 @@ class Validation:
         if source is None:
             raise DataFormatError("evaluate_every needs something to evaluate: set validation to a folder or file")
         if config.image_cache is None:
-            images = embed_images(model, source, split="val")
+            images = embed_images(model, source, split="val", images=config.images)
         else:
-            images = _cached(model, source, config.image_cache)
-        before = evaluate(model, source, split="val", image_embeddings=images, n_boot=2)
-        made = cls(source, config.select, images, before, None if config.retrace is None else Drift(config, model))
+            images = _cached(model, source, config)
+        before = evaluate(model, source, split="val", images=config.images, image_embeddings=images, n_boot=2)
+        drift = None if config.retrace is None else Drift(config, model)
+        made = cls(source, config.images, config.select, images, before, drift)
         made.value(summary(before))
         return made
 
@@ -59,8 +61,8 @@ class Validation:
         """Scores of the model as it is now."""
         from ...benchmark import evaluate
 
-        found = evaluate(model, self.source, split="val", image_embeddings=self.images, before=self.before, n_boot=2)
-        return summary(found)
+        known: dict[str, Any] = {"images": self.folder, "image_embeddings": self.images, "before": self.before}
+        return summary(evaluate(model, self.source, split="val", n_boot=2, **known))
 
     @property
     def untrained(self) -> dict[str, float]:
@@ -90,7 +92,7 @@ class Drift:
         from ...tracer import read_pairs
 
         assert config.retrace is not None
-        pairs = read_pairs(config.retrace, outside_images=config.outside_images)
+        pairs = read_pairs(config.retrace, images=config.images, outside_images=config.outside_images)
         step = max(1, len(pairs) // config.retrace_pairs)
         self.every = config.retrace_every
         self._pairs, self._model = pairs[::step][: config.retrace_pairs], model
@@ -115,13 +117,14 @@ class Drift:
         return np.asarray(found.per_layer(ci=None).value, dtype=np.float64)
 
 
-def _cached(model: DualEncoder, source: Path, cache: Path) -> dict[str, Any]:
+def _cached(model: DualEncoder, source: Path, config: TrainConfig) -> dict[str, Any]:
     """Embeddings by path, as `embed_images` gives them, through the cache."""
     from ...benchmark.sources import has_image, images_of, load_records
 
-    found = load_records(source, split="val")
+    assert config.image_cache is not None
+    found = load_records(source, split="val", images=config.images)
     paths = list(dict.fromkeys(str(image) for record in found if has_image(record) for image in images_of(record)))
-    rows, index = ImageCache(cache, model).embed(paths)
+    rows, index = ImageCache(config.image_cache, model).embed(paths)
     return dict(zip(paths, rows[index], strict=True))
 
 

@@ -171,3 +171,15 @@ def test_items_hold_every_options_score(models: tuple[Any, Any], tmp_path: Path)
     assert frame[frame["task"].str.startswith("image_to_text")]["scores"].isna().all()
     paths = [model.save_items(tmp_path / f"{name}.parquet") for name, model in zip("ab", models, strict=True)]
     assert not {one.subset for one in compare(*paths, n_boot=20).differences} & {"scores", "gold", "options"}
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(models: tuple[Any, Any], tmp_path: Path) -> None:
+    paths = []
+    for model, folder in zip((*models, models[0]), ("clip/a", "nast/a", "nast/b"), strict=True):
+        (tmp_path / folder).mkdir(parents=True)
+        paths.append(model.save_items(tmp_path / folder / "items.csv"))
+    assert compare(*paths[:2], n_boot=20, subsets=False).models == ("clip/a/items", "nast/a/items")
+    assert compare(paths[0], paths[2], n_boot=20, subsets=False).models == ("a/items", "b/items")
+    assert compare(paths[0], models[1], n_boot=20, subsets=False).models == ("items", "model 2")
+    with pytest.raises(DataFormatError, match="need as many different names"):
+        compare(paths[0], paths[0])

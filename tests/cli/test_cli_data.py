@@ -48,7 +48,7 @@ def test_from_labels_to_a_table(run: Run, labels: Path, tmp_path: Path) -> None:
         items = ("--items", tmp_path / f"{name}.csv", "--seed", seed)
         scored = run("evaluate", "phantom", tmp_path / "mednega", *options, *items)
         assert scored.code == 0, scored.err
-    assert "records whose image is missing" in scored.out
+    assert re.search(r"records whose image is missing \(the first: 'p10/p100000\d\d/s\d+'\)", scored.out)
     assert "bag_of_words" in scored.out
     strict = run("evaluate", "phantom", tmp_path / "mednega", *options, "--strict")
     assert strict.code == 2
@@ -100,6 +100,77 @@ def test_contextual_claims_and_pairs(run: Run, labels: Path, tmp_path: Path) -> 
     assert pairs.code == 0, pairs.err
     traced = run("trace", "phantom", tmp_path / "pairs.jsonl", "-o", tmp_path / "t.safetensors")
     assert "image" in traced.err  # half of the pairs have none, and that is said
+
+
+def test_what_is_built_without_images_is_used_where_they_are(run: Run, tmp_path: Path) -> None:
+    """CheXpert's labels alone; later traced, evaluated and trained on with images that are in another folder."""
+    rng = np.random.default_rng(0)
+    rows = ["Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding," + ",".join(CONDITIONS)]
+    for study in range(120):
+        name = f"{'valid' if study % 4 == 0 else 'train'}/patient{study:05d}/study1/view1_frontal.png"
+        values = rng.choice(["", "1.0", "0.0"], p=[0.2, 0.4, 0.4], size=len(CONDITIONS))
+        rows.append(f"CheXpert-v1.0-small/{name},F,60,Frontal,AP,,{','.join(values)}")
+        image = tmp_path / "disk" / name  # as it is unpacked: without the first folder of the paths
+        image.parent.mkdir(parents=True)
+        Image.new("L", (8, 8), int(rng.integers(256))).save(image)
+    (tmp_path / "labels").mkdir()
+    labels = tmp_path / "labels" / "train.csv"
+    labels.write_text("\n".join(rows) + "\n")
+    made, pairs = tmp_path / "set", tmp_path / "made" / "pairs.jsonl"
+    pairs.parent.mkdir()
+    built = run("build", "contextual", labels, "-o", made, "--json")
+    assert built.code == 0, built.err
+    counts = built.document["counts"]["captions.jsonl"]
+    assert counts["image missing"] == counts["records"]
+    assert run("build", "pairs", "phantom", labels, "-o", pairs, "--limit", 8).code == 0
+    names = {json.loads(line)["image"] for line in pairs.read_text().splitlines()}
+    assert all(name.startswith("CheXpert-v1.0-small/") for name in names)
+
+    refused(run("evaluate", "phantom", made, "--split", "val"), "there is no image file", "--images")
+    scored = run("evaluate", "phantom", made, "--split", "val", "--images", tmp_path / "disk", "--strict")
+    assert scored.code == 0, scored.err
+    assert "image is missing" not in scored.out
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (tmp_path / "disk").rename(whole / "CheXpert-v1.0-small")
+    trace = ("trace", "phantom", pairs, "-o", tmp_path / "t.safetensors")
+    refused(run(*trace), "there is no image file", "--images")
+    traced = run(*trace, "--images", whole)
+    assert traced.code == 0, traced.err
+    steps = ("--steps", 2, "--evaluate-every", 1)
+    trained = run("finetune", "phantom", made, "-o", tmp_path / "run", *steps, "--images", whole)
+    assert trained.code == 0, trained.err
+    refused(run("finetune", "phantom", made, "-o", tmp_path / "other", *steps), "there is no image file", "--images")
+
+
+def test_aro_is_scored_on_its_boxes_by_the_command_too(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = []
+    for number in range(6):
+        picture = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        Image.fromarray(picture[5:25, 3:23]).save(tmp_path / f"{number}-cut.png")
+        items.append(
+            {
+                "image_id": number,
+                "image_path": f"{number}.png",
+                "relation_name": "on",
+                "true_caption": f"a on b {number}",
+            }
+            | {"false_caption": f"b on a {number}", "bbox_x": 3, "bbox_y": 5, "bbox_w": 20, "bbox_h": 20}
+        )
+    boxed, cut = tmp_path / "boxed.json", tmp_path / "cut.json"
+    boxed.write_text(json.dumps(items))
+    fields = ("image_id", "relation_name", "true_caption", "false_caption")
+    cut.write_text(
+        json.dumps([{k: item[k] for k in fields} | {"image_path": f"{item['image_id']}-cut.png"} for item in items])
+    )
+    scores = []
+    for path in (boxed, cut):
+        done = run("evaluate", "phantom", path, "--items", tmp_path / "items.csv")
+        assert done.code == 0, done.err
+        scores.append((tmp_path / "items.csv").read_text())
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(

@@ -59,5 +59,6 @@ def image_beside(folder: Path, name: str, where: str, *, outside: bool = False) 
         found = False
     if not found:
         hint = "; separate folders by / instead of \\" if "\\" in name else ""
+        hint = hint or "; images that are in another folder are found by images= (--images)"
         raise DataFormatError(f"{where}: there is no image file {shown_path(path)}{hint}")
     return path

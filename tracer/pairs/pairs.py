@@ -72,14 +72,17 @@ FIELDS = tuple(Pair.model_fields)
 
 
 @explains_arguments
-def read_pairs(path: str | os.PathLike[str], *, outside_images: bool = False) -> list[Pair]:
+def read_pairs(
+    path: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None, outside_images: bool = False
+) -> list[Pair]:
     """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair` (UTF-8, blank lines allowed).
 
-    Image paths are relative to the file's folder. In JSONL an image may also be an embedding, a list of numbers, or a
-    target text, ``{"text": "..."}``.
+    Image paths are relative to ``images``, by default the file's folder. In JSONL an image may also be an embedding, a
+    list of numbers, or a target text, ``{"text": "..."}``.
 
-    outside_images: accept image paths that are absolute or lead out of the file's folder; a file from elsewhere could
-        name any image on this machine.
+    images: the folder that image paths are relative to.
+    outside_images: accept image paths that are absolute or lead out of that folder; a file from elsewhere could name
+        any image on this machine.
 
     Raises:
         DataFormatError: no such file, another kind of file, no pair in it, or a bad record; names file, line and field.
@@ -96,7 +99,8 @@ def read_pairs(path: str | os.PathLike[str], *, outside_images: bool = False) ->
     if file.suffix.lower() not in readers:
         raise DataFormatError(f"{str(file)!r} must end in .jsonl or .csv, which says how to read its pairs")
     records = readers[file.suffix.lower()](file)
-    pairs = [_pair(record, file, line, outside_images) for line, record in records]
+    folder = file.parent if images is None else Path(images)
+    pairs = [_pair(record, folder, f"{file}:{line}", outside_images) for line, record in records]
     if not pairs:
         raise DataFormatError(f"{str(file)!r} holds no pairs")
     return pairs
@@ -150,20 +154,20 @@ def _column_hint(name: str) -> str:
     return "; separate columns by commas" if any(mark in name for mark in ";\t") else ""
 
 
-def _pair(record: dict[str, Any], file: Path, line: int, outside_images: bool) -> Pair:
-    image = _image(record.get("image"), file, line, outside_images)
+def _pair(record: dict[str, Any], folder: Path, place: str, outside_images: bool) -> Pair:
+    image = _image(record.get("image"), folder, place, outside_images)
     try:
         return Pair(**{**record, "image": image})
     except DataFormatError as error:
-        raise DataFormatError(f"{file}:{line}: {error}") from None
+        raise DataFormatError(f"{place}: {error}") from None
 
 
-def _image(value: Any, file: Path, line: int, outside: bool) -> Any:
-    where = f"{file}:{line}: field 'image'"
+def _image(value: Any, folder: Path, place: str, outside: bool) -> Any:
+    where = f"{place}: field 'image'"
     if value is None:
         return None
     if isinstance(value, str):
-        return image_beside(file.parent, value, where, outside=outside)
+        return image_beside(folder, value, where, outside=outside)
     if isinstance(value, dict) and list(value) == ["text"] and isinstance(value["text"], str):
         return Text(value["text"])
     if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):

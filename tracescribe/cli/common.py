@@ -49,6 +49,15 @@ Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everythin
 Split = Annotated[
     Literal["train", "val", "test", "all"], typer.Option(help="Which records; those without a split are always taken.")
 ]
+ImagesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--images",
+        help="The folder that image paths are relative to; by default that of the data.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 OutsideImages = Annotated[
     bool,
     typer.Option("--outside-images", help="Read images whose paths are absolute or lead out of the data's folder."),

@@ -11,6 +11,7 @@ import typer
 from ..processes import is_first
 from .common import (
     Device,
+    ImagesFolder,
     Json,
     OptionError,
     OutsideImages,
@@ -98,6 +99,7 @@ def finetune(
         bool, typer.Option("--print-config", help="Print the configuration as YAML, and stop.")
     ] = False,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="0 by default.", show_default=False)] = None,
+    images: ImagesFolder = None,
     outside_images: OutsideImages = False,
     overwrite: Overwrite = False,
     pretrained: Pretrained = None,
@@ -132,6 +134,7 @@ def finetune(
         "evaluate_every": evaluate_every,
         "checkpoint_every": checkpoint_every,
         "seed": seed,
+        "images": images,
         "outside_images": outside_images or None,
         "pretrained": pretrained,
         "device": None if device == "cpu" else device,

@@ -12,6 +12,7 @@ from ..io.folders import check_growing_folder
 from ..tracer.run.options import TraceOptions
 from .common import (
     Device,
+    ImagesFolder,
     Json,
     ModelName,
     OptionError,
@@ -61,6 +62,7 @@ def trace(
             show_default=False,
         ),
     ] = None,
+    images: ImagesFolder = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
     trust_remote_code: RemoteCode = False,
@@ -91,7 +93,7 @@ def trace(
     if directions is not None:
         options = replace(options, directions=read_matrix(directions))
     with working(json, f"reading {pairs}"):
-        records = read_pairs(pairs, outside_images=outside_images)
+        records = read_pairs(pairs, images=images, outside_images=outside_images)
         chosen = of_attribute(records, attribute, pairs)
         baseline = None if control is None else of_attribute(records, control, pairs)
     with team(device) as processes:

@@ -181,6 +181,18 @@ def test_cc_negs_last_40000_are_its_test_split_and_commas_go_from_negated_captio
     assert (pairs[0].correct, pairs[0].foil) == ("a dog, asleep", "a dog not asleep")
 
 
+def test_cad_chests_image_is_the_one_that_it_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        film(tmp_path / "files" / "p2" / "p2" / "s1" / f"{name}.jpg")
+    item = {"study_id": 1, "subject_id": 2, "dicom_id": "b", "entity": {"edema": {"probability_score": 3}}}
+    found = [
+        ts.read(written(tmp_path / "cad.json", [{**item, **more}])).facts[0].image
+        for more in ({}, {"dicom_id": None}, {"dicom_id": "c"})
+    ]
+    folder = tmp_path / "files" / "p2" / "p2" / "s1"
+    assert found == [str(folder / "b.jpg"), str(folder / "a.jpg"), None]
+
+
 def test_negclip(tmp_path: Path) -> None:
     rows = 'title\tfilepath\tneg_caption\tneg_image\na dog\t1.jpg\t"[\'a cat\']"\t"[4, 7]"\n'
     (record,) = ts.read(written(tmp_path / "train_neg_clip.tsv", rows)).captions
