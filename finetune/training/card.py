@@ -93,7 +93,7 @@ def _training(config: TrainConfig, result: TrainResult) -> list[str]:
 def _loss(config: TrainConfig) -> str:
     if isinstance(config.loss, Nast):
         return f"{config.lambda_:g} L_CLIP + {1 - config.lambda_:g} L_claim (NAST, arXiv 2602.12498)"
-    options = ", ".join(f"{name} {value:g}" for name, value in config.loss.arguments().items())
+    options = ", ".join(f"{name} {value:g}" for name, value in config.loss.model_dump(exclude={"name"}).items())
     return f"{config.loss.source}{': ' if options else ''}{options}"
 
 

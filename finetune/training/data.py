@@ -26,6 +26,8 @@ from .more import More
 from .packing import token_table
 from .sampling import Sampler, Share
 
+FIELDS = {"negated": "negated", "originals": "original", "negations": "negation", "negatives": "false"}
+"""What a loss needs, and the field of TrainingData and of Batch that holds it of the captions."""
 HARD, NOISE = 2, 3  # streams of random numbers, beside those of captions (0) and contrast sets (1)
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Batch:
 
     Where they were asked for: hard: sets that are counterparts of those of the batch
     (:class:`.counterparts.Counterparts`); noise: a permutation of three times the captions; negated, original,
-    negation: as in TrainingData.
+    negation, false: as in TrainingData.
     """
 
     caption: Int[Tensor, " n"]
@@ -64,6 +66,7 @@ class Batch:
     negated: Bool[Tensor, " n"] | None = None
     original: Int[Tensor, " n"] | None = None
     negation: Int[Tensor, " n"] | None = None
+    false: Int[Tensor, "n k"] | None = None
 
     @property
     def sets(self) -> ContrastSets:
@@ -80,7 +83,7 @@ class TrainingData:
 
     Some losses need more of the captions, which :func:`training_data` reads on demand: negated: whether a caption
     includes a negation; original: the text of a caption without its negations; negation: a true negated claim about its
-    image; -1 where there is none.
+    image; false: captions that are false of it; -1 where there is none.
     """
 
     tokens: Int[Tensor, "text pos"]  # the ids that have to be run (`TextTower.rows`), padded to the longest text
@@ -97,6 +100,7 @@ class TrainingData:
     negated: Bool[Tensor, " n"] | None = None
     original: Int[Tensor, " n"] | None = None
     negation: Int[Tensor, " n"] | None = None
+    false: Int[Tensor, "n k"] | None = None
 
     def batches(
         self, batch_size: int, steps: int, seed: int, *, skip: int = 0, needs: Collection[str] = ()
@@ -134,9 +138,10 @@ class TrainingData:
         if "noise" in needs:
             noise = np.random.default_rng([seed, NOISE, number]).permutation(3 * len(captions))
             found["noise"] = torch.from_numpy(noise).to(captions.device)
-        for name, values in (("negated", self.negated), ("originals", self.original), ("negations", self.negation)):
-            if name in needs and values is not None:
-                found[name.removesuffix("s")] = values[captions]
+        for need, name in FIELDS.items():
+            values = getattr(self, name)
+            if need in needs and values is not None:
+                found[name] = values[captions]
         return found
 
     @cached_property
@@ -179,7 +184,8 @@ def training_data(
         image paths of files that are absolute or lead out of that folder.
     image_embeddings: path to embedding, where images were embedded already (``benchmark.embed_images``).
     image_cache: a folder that keeps the embeddings of image files; see :class:`.image_cache.ImageCache`.
-    needs: what losses will read of the captions besides (``config.loss.needs``): "negated", "originals", "negations".
+    needs: what losses will read of the captions besides (``config.loss.needs``): "negated", "originals", "negations",
+        "negatives".
 
     Raises DataFormatError naming file and line, ContextOverflowError for a text over the context, OutputError when the
     cache cannot be written.

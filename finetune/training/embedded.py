@@ -29,40 +29,44 @@ def embedded(
     """What a loss with such ``needs`` (losses/options.py) is computed from.
 
     For a loss that needs hard negatives or hard images every contrast set is an image-caption pair beside those of the
-    captions file: its true claim, with the false ones as hard negatives. repeats: see TrainConfig. teacher: embeds
+    captions file: its true claim, with the false ones as hard negatives; those of a caption are its ``neg_captions``,
+    where the file has some. repeats: see TrainConfig. teacher: embeds
     texts as a teacher does, without gradients.
     """
     paired = not PAIRED.isdisjoint(needs)
     sets = [part for part in (batch.sets if paired or "claims" in needs else None, batch.hard) if part is not None]
-    both = {"original": batch.original, "negation": batch.negation}
-    more = {name: part for name, part in both.items() if part is not None}
+    texts_of = {"original": batch.original, "negation": batch.negation, "false": batch.false if paired else None}
+    more = {name: part for name, part in texts_of.items() if part is not None}
     # of a caption without such a text its own number stands for it, so that no other is run
-    more_texts = [torch.where(part < 0, batch.caption, part) for part in more.values()]
-    numbers = [batch.caption, *(part.claims.flatten() for part in sets), *more_texts]
-    wanted, place = torch.unique(torch.cat(numbers), return_inverse=True)
-    taught = None if teacher is None else teacher(wanted)  # before the pass that keeps what gradients need
-    sizes = [len(part) for part in numbers]
-    captions, *others = embed(wanted)[place].split(sizes)
-    texts = [found.unflatten(0, part.claims.shape) for found, part in zip(others, sets, strict=False)]
+    filled = [torch.where(part < 0, batch.caption.view(-1, *[1] * (part.ndim - 1)), part) for part in more.values()]
+    numbers = [batch.caption, *(part.claims for part in sets), *filled]
+    wanted, place = torch.unique(torch.cat([part.flatten() for part in numbers]), return_inverse=True)
+
+    def parts_of(rows: Float[Tensor, "text embed"]) -> list[Tensor]:
+        found = rows[place].split([part.numel() for part in numbers])
+        return [texts.unflatten(0, part.shape) for texts, part in zip(found, numbers, strict=True)]
+
+    taught = None if teacher is None else parts_of(teacher(wanted))  # before the pass that keeps what gradients need
+    captions, *others = parts_of(embed(wanted))
     fields: dict[str, Any] = {"noise": batch.noise, "negated": batch.negated}
-    for (name, part), found in zip(more.items(), others[len(sets) :], strict=True):
-        fields |= {f"{name}s": found, f"{name}_present": part >= 0}
+    besides = dict(zip(more, others[len(sets) :], strict=True))
+    for name in besides.keys() - {"false"}:
+        fields |= {f"{name}s": besides[name], f"{name}_present": more[name] >= 0}
     ids = batch.caption if repeats == "positives" else None
     if paired:
-        pairs = [_Pairs.of(*each) for each in zip(sets, texts, strict=True)]
-        found = _paired(batch, captions, ids, pairs, fields)
+        pairs = [_Pairs.of(part, texts) for part, texts in zip(sets, others, strict=False)]
+        found = _paired(batch, captions, ids, pairs, besides.get("false"), fields)
         if taught is None:
             return found
-        own, of_sets = taught[place].split(sizes)[:2]
-        mine = _Pairs.of(batch.sets, of_sets.unflatten(0, batch.claims.shape))
+        theirs = _Pairs.of(batch.sets, taught[1])
         return replace(
             found,
-            teacher_captions=torch.cat([own, mine.captions]),
-            teacher_negatives=_below_none(mine.negatives, len(own)),
+            teacher_captions=torch.cat([taught[0], theirs.captions]),
+            teacher_negatives=_above(taught[-1] if "false" in more else None, theirs.negatives, len(captions)),
         )
     if sets:
         of_sets = {"claim_images": batch.claim_image, "label": batch.label, "present": batch.present}
-        fields |= {"claims": texts[0], **of_sets}
+        fields |= {"claims": others[0], **of_sets}
     return LossBatch(images=batch.caption_image, captions=captions, caption_ids=ids, **fields)
 
 
@@ -111,29 +115,36 @@ def _paired(
     captions: Float[Tensor, "n embed"],
     ids: Int[Tensor, " n"] | None,
     pairs: list[_Pairs],
+    false: Float[Tensor, "n k embed"] | None,
     fields: Mapping[str, Any],
 ) -> LossBatch:
     """The captions and, below them, the contrast sets; what is known of captions only is not there for the sets."""
-    sets, hard = pairs[0], pairs[1] if len(pairs) > 1 else None
+    sets, hard, n = pairs[0], pairs[1] if len(pairs) > 1 else None, len(captions)
     return LossBatch(
         images=torch.cat([batch.caption_image, sets.images]),
         captions=torch.cat([captions, sets.captions]),
         caption_ids=None if ids is None else torch.cat([ids, sets.ids]),
-        negatives=_below_none(sets.negatives, len(captions)),
-        negative_present=_below_none(sets.present, len(captions)),
+        negatives=_above(false, sets.negatives, n),
+        negative_present=_above(None if batch.false is None else batch.false >= 0, sets.present, n),
         hard_images=None if hard is None else hard.images,
         hard_captions=None if hard is None else hard.captions,
         hard_caption_ids=None if ids is None or hard is None else hard.ids,
         hard_negatives=None if hard is None else hard.negatives,
         hard_negative_present=None if hard is None else hard.present,
-        **{name: None if part is None else _above_none(part, len(sets.ids)) for name, part in fields.items()},
+        **{
+            name: None if part is None else torch.cat([part, part.new_zeros(len(sets.ids), *part.shape[1:])])
+            for name, part in fields.items()
+        },
     )
 
 
-def _below_none(part: Tensor, rows: int) -> Tensor:
-    """Below ``rows`` rows of zeros, which stand for nothing."""
-    return torch.cat([part.new_zeros(rows, *part.shape[1:]), part])
-
-
-def _above_none(part: Tensor, rows: int) -> Tensor:
-    return torch.cat([part, part.new_zeros(rows, *part.shape[1:])])
+def _above(of_captions: Tensor | None, of_sets: Tensor, rows: int) -> Tensor:
+    """What ``rows`` captions have above what the sets have; zeros fill places that only the others have."""
+    if of_captions is None:
+        of_captions = of_sets.new_zeros(rows, *of_sets.shape[1:])
+    widest = max(of_captions.shape[1], of_sets.shape[1])
+    both = []
+    for part in (of_captions, of_sets):
+        fill = part.new_zeros(len(part), widest - part.shape[1], *part.shape[2:])
+        both.append(torch.cat([part, fill], dim=1) if fill.numel() else part)
+    return torch.cat(both)

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from ...benchmark import CaptionRecord, ClaimRecord
 
-NAMES = ("negated", "originals", "negations")
+NAMES = ("negated", "originals", "negations", "negatives")
 
 
 class More:
@@ -24,6 +24,7 @@ class More:
         self._needs = [name for name in NAMES if name in needs]
         self._originals: list[str | None] = []
         self._negated: list[bool] = []
+        self._false: list[tuple[str, ...]] = []
         self._claims: dict[int, list[str]] = defaultdict(list)  # true negated claims about each image
 
     def add_caption(self, record: CaptionRecord) -> None:
@@ -31,6 +32,8 @@ class More:
             self._originals.append(record.affirmative)
         if "negated" in self._needs:
             self._negated.append(record.affirmative not in (None, record.caption))
+        if "negatives" in self._needs:
+            self._false.append(record.neg_captions)
 
     def add_claims(self, record: ClaimRecord, image: int) -> None:
         if "negations" in self._needs and record.polarity == "negated":
@@ -49,4 +52,9 @@ class More:
             each = [self._claims.get(image, []) for image in images]  # several captions of an image take turns
             chosen = [texts[number % len(texts)] if texts else None for number, texts in enumerate(each)]
             found["negation"] = np.array([-1 if text is None else add(text, text) for text in chosen])
+        most = max(map(len, self._false), default=0)
+        if most:
+            found["false"] = np.full((len(captions), most), -1)
+            for row, texts in zip(found["false"], self._false, strict=True):
+                row[: len(texts)] = [add(text, text) for text in texts]
         return found

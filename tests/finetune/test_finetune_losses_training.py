@@ -182,6 +182,39 @@ def test_captions_with_and_without_their_negations(clip, data, records):
         assert found.negated.tolist() == [4 <= i < 7 for i in place] + [False] * (len(rows) - 8)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_false_captions_of_the_file_are_hard_negatives_of_the_captions(count, clip, records):
+    """Image 2 has none; sets have up to two false claims, so that one or the other is filled up."""
+    false = [f"all is clear {'. ' * number}no edema ." for number in range(3)]
+    captions = [
+        record.model_copy(update={"neg_captions": () if i == 2 else tuple(false[: 1 + i % count])})
+        for i, record in enumerate(records[0])
+    ]
+    data = training_data(clip, captions, records[1], needs={"negatives"})
+
+    def embed(wanted):
+        with torch.no_grad():
+            found = clip.text(data.tokens[wanted][:, : int(data.lengths[wanted].max())])
+        return torch.nn.functional.normalize(found, dim=-1)
+
+    (batch,) = data.batches(8, 1, seed=0, needs={"negatives"})
+    found = embedded(embed, batch, {"negatives", "teacher"}, teacher=embed)
+    place = [int((data.images @ image).argmax()) for image in found.images]
+    expected = [[*captions[i].neg_captions] for i in place[:8]]
+    expected += [[text for text in records[1][i].claims if text != records[1][i].correct] for i in place[8:]]
+    assert found.negative_present.sum(dim=1).tolist() == [len(texts) for texts in expected]
+    for row, texts in enumerate(expected):
+        for column, text in enumerate(texts):
+            known = clip.text.encode([text])[0]
+            torch.testing.assert_close(found.negatives[row, column], known, rtol=0, atol=2e-6)
+            torch.testing.assert_close(found.teacher_negatives[row, column], known, rtol=0, atol=2e-6)
+    for loss in ("negclip", "degla"):
+        result = train(TrainConfig(**{**QUICK, "steps": 2}, loss=loss), clip, data=data)
+        assert np.isfinite(result.history.loss).all()
+    with pytest.raises(DataFormatError, match="omninegclip"):
+        train(TrainConfig(**QUICK, loss="omninegclip"), clip, data=data)
+
+
 def test_the_numbers_of_texts_do_not_depend_on_what_else_is_read(clip, records, data):
     plain = training_data(clip, *records)
     assert len(plain.tokens) < len(data.tokens)
