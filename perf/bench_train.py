@@ -139,7 +139,11 @@ def our_losses(case: Case, steps: int, timing: list[float] | None = None, upper:
     masked = {"plan": case.upper, "lora_mode": "mask", "budget": "none"} if upper else {}
     config = case.config.model_copy(update={"steps": steps, **masked})
     result = ts.finetune.train(
-        config, case.model, data=case.data, callbacks=[lambda step: ends.append(time.process_time())]
+        config,
+        case.model,
+        data=case.data,
+        callbacks=[lambda step: ends.append(time.process_time())],
+        progress=False,
     )
     if timing is not None:
         timing += [end - start for start, end in pairwise(ends)]

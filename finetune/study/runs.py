@@ -15,6 +15,7 @@ import numpy as np
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
+from ...progress import bars
 from ...threads import threads
 from ..apply.update_share import update_share
 from ..prescription.io import load_plan
@@ -65,15 +66,28 @@ def run_study(
     *,
     processes: int = 1,
     notify: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: bool = True,
 ) -> Path:
     """Train and score every arm; returns the folder, with ``study.json``, ``plans/`` and one file per run.
 
     Every arm is trained at every rate with ``tuning_seeds`` seeds; the rate that is best on validation is then run with
     the other seeds. Files that exist are not made again. processes: runs at once, each on one thread.
+    notify: called with what is done, and with finished and all of its runs. progress: show a bar on a terminal or in a
+    notebook.
 
     Raises OutputError when the folder holds another study or cannot be written, DataFormatError for missing data.
     """
-    folder = Path(folder)
+    with bars(progress) as drawn:
+        bar = drawn.add("study", 1)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.to(done, total, note=what)
+            notify(what, done, total)
+
+        return _run_all(config, Path(folder), processes, tell)
+
+
+def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable[[str, int, int], None]) -> Path:
     record = {"format": FORMAT, "config": config.model_dump(mode="json")}
     open_folder(folder, "study.json", record, what="study", fixed=_fixed)
     (folder / "runs").mkdir(exist_ok=True)
@@ -197,7 +211,7 @@ def _run(task: Task) -> None:
     started = time.perf_counter()
     with threads(1):
         try:
-            result = train(config, prepared.model, data=prepared.data)
+            result = train(config, prepared.model, data=prepared.data, progress=False)
         except NonFiniteError as problem:
             return write_record(task.folder / "runs" / run.file, {**asdict(run), **_diverged(str(problem))})
         traced = task.folder / "plans" / "nast-0.json"

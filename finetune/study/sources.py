@@ -74,7 +74,7 @@ class Sources:
         steps = max(1, self._train.steps // SHORT)
         rate = sorted(self.config.rates)[len(self.config.rates) // 2]
         short = self._train.model_copy(update={"steps": steps, "lr": rate, "seed": self.config.seed})
-        return train(short, self.model, data=self.data).update
+        return train(short, self.model, data=self.data, progress=False).update
 
     @property
     def _train(self) -> TrainConfig:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...patching.torch_state import neutral_state
 from ...processes import is_first
+from ...progress import bars
 from ..apply.adapters import merged_copy
 from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
@@ -58,6 +60,7 @@ def train(
     callbacks: Sequence[Callable[[Step], None]] = (),
     checkpoints: str | Path | None = None,
     resume: bool = False,
+    progress: bool = True,
 ) -> TrainResult:
     """Fine-tune a copy of the model's text tower; the model that is passed in stays untouched.
 
@@ -75,6 +78,7 @@ def train(
     resume: go on from the checkpoint in that folder, if there is one. On one machine and torch version a run that was
         stopped and went on gives the same adapters, bit for bit, as one that was not (on the CPU). lr and clip_norm
         may be changed; this is logged.
+    progress: show a bar on a terminal or in a notebook.
 
     In one of several processes (accelerate launch, torchrun) the texts of each batch are divided between them, and all
     see the loss of the whole batch: the result is that of one process but for rounding. Only the first writes
@@ -121,27 +125,33 @@ def train(
         "data_sha256": data_hash(data),
         "plan_sha256": None if plan is None else hashlib.sha256(plan.multipliers.tobytes()).hexdigest(),
     }
+    known = None if plan is None else replace(plan, provenance={})  # what is odd about its origin was said above
     with accelerator_for(config, model.device) as accelerator, only_one(folder):
-        run = _Run(config, Progress(config, model, plan, data, accelerator), data, validation, folder, base, started)
+        run = _Run(config, Progress(config, model, known, data, accelerator), data, validation, folder, base, started)
         if resume:
             run.go_on()
-        with run.progress.attached, tracking(config) if run.main else nullcontext(_silent) as track:
-            run.train(callbacks, track)
+        with (
+            run.progress.attached,
+            tracking(config) if run.main else nullcontext(_silent) as track,
+            bars(progress and run.main) as drawn,
+        ):
+            bar = drawn.add("fine-tuning", config.steps)
+            run.train([lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}"), *callbacks], track)
 
-    progress, record = run.progress, run.record
+    trained, record = run.progress, run.record
     if validation is not None and config.select != "last" and record.scores:
-        progress.set_adapters(run.best)
-    for name, parameter in progress.source.named_parameters():
+        trained.set_adapters(run.best)
+    for name, parameter in trained.source.named_parameters():
         parameter.requires_grad_(".lora_" in name)  # also those that the plan held still
-    tuned = rewrap(model, merged_copy(progress.source))
+    tuned = rewrap(model, merged_copy(trained.source))
     loss, clip, claim, rate = np.asarray(record.losses, dtype=np.float64).T
     history = History(loss, clip, claim, rate, tuple(record.scores))
-    update = update_share(model.source, progress.source, plan)
+    update = update_share(model.source, trained.source, plan)
     seconds = time.perf_counter() - started
-    logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, progress.done, seconds)
+    logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, trained.done, seconds)
     return TrainResult(
         config,
-        progress.source,
+        trained.source,
         tuned,
         history,
         update,

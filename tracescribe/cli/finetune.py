@@ -19,7 +19,6 @@ from .common import (
     Pretrained,
     announce,
     load_model,
-    progress_bar,
     show,
     table,
     working,
@@ -205,21 +204,12 @@ def _run(
         check_checkpoint_folder(checkpoint, resume=resume)
     with working(quiet, f"embedding the images of {settings.captions} with {settings.model}"):
         encoder = load_model(settings.model, settings.pretrained, processes.device)
-        with progress_bar(quiet, "fine-tuning", settings.steps) as bar:
-            try:
-                result = train(
-                    settings,
-                    encoder,
-                    callbacks=[lambda step: bar.to(step.step, note=f"loss {step.loss:.3f}")],
-                    checkpoints=checkpoint,
-                    resume=resume,
-                )
-            except KeyboardInterrupt:
-                if checkpoint.exists():
-                    raise KeyboardInterrupt(
-                        f"stopped; the same command with --resume goes on from {checkpoint}"
-                    ) from None
-                raise
+        try:
+            result = train(settings, encoder, checkpoints=checkpoint, resume=resume, progress=not quiet)
+        except KeyboardInterrupt:
+            if checkpoint.exists():
+                raise KeyboardInterrupt(f"stopped; the same command with --resume goes on from {checkpoint}") from None
+            raise
         if not processes.is_main:
             return None
         result.save(output, overwrite=overwrite)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import Json, announce, check_output, progress_bar, show, write_csv
+from .common import Json, announce, check_output, show, write_csv
 
 
 def study(
@@ -50,8 +50,7 @@ def study(
     from ..finetune.study.analysis import read_study_result
     from ..finetune.study.runs import run_study
 
-    with progress_bar(json, "study", 1) as bar:
-        run_study(config, output, processes=processes, notify=lambda what, done, total: bar.to(done, total, note=what))
+    run_study(config, output, processes=processes, progress=not json)
     result = read_study_result(output)
     numbers = result.table()
     if out is not None:

@@ -89,7 +89,7 @@ def run_arm(task: Task) -> Run:
     with threads(1):
         with warnings.catch_warnings():  # the demo says what the warning says, with numbers
             warnings.simplefilter("ignore", ScaleInvariantOptimizerWarning)
-            result = train(config, model, data=task.data)
+            result = train(config, model, data=task.data, progress=False)
         scores = evaluate(result.model, task.source, seed=task.seed, image_embeddings=task.images, before=task.before)
         share = update_share(model.source, result.source, task.plan)
         if task.keep is not None:
