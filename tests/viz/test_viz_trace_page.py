@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import AXE, CHROMIUM, NO_AXE
 from builders import synthetic_trace
 from plotly.offline import get_plotlyjs
 
@@ -22,7 +21,6 @@ from tracescribe.viz import Report, report, trace_page
 
 TRACE, CONTROL = synthetic_trace(24, 8, n_texts=24), synthetic_trace(24, 8, n_texts=24, seed=1)
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-AXE = Path(os.environ.get("TRACESCRIBE_AXE", Path(__file__).parents[2] / "node_modules/axe-core/axe.min.js"))
 
 
 def text_of(page: Report) -> str:
@@ -113,9 +111,8 @@ def test_an_unwritable_path_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_no_violation(tmp_path: Path, dark: bool) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None or not AXE.is_file():
-        pytest.skip("needs chromium, and axe-core by `npm install axe-core` or TRACESCRIBE_AXE=axe.min.js")
+    if CHROMIUM is None or not AXE.is_file():
+        pytest.skip(f"needs chromium; {NO_AXE}")
     page = TRACE.report(tmp_path / "page.html", control=CONTROL).read_text(encoding="utf-8")
     script = (
         f"<script>{AXE.read_text(encoding='utf-8')}</script><script>addEventListener('load', () => axe.run().then(r => "
@@ -127,7 +124,7 @@ def test_axe_finds_no_violation(tmp_path: Path, dark: bool) -> None:
     checked = tmp_path / "checked.html"
     checked.write_text(page[:end] + script + page[end:], encoding="utf-8")
     options = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
     done = subprocess.run([*command, *options, str(checked)], capture_output=True, text=True, timeout=300, check=True)
     found = re.search(r'<pre id="axe-result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None and json.loads(html.unescape(found[1])) == []

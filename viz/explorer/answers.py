@@ -26,7 +26,8 @@ def _candidates(session: ExplorerSession) -> tuple[list[str], list[float]] | Non
     if session.result is not None:
         trace = session.result.traces[MAIN]
         scores = list(session.result.scores[MAIN])
-        scores[:2] = [float(trace.scores.correct[0]), float(trace.scores.foil[0])]
+        if trace.metric.name == "cosine":
+            scores[:2] = [float(trace.scores.correct[0]), float(trace.scores.foil[0])]
         return list(session.result.candidates), scores
     if session.scores is not None:
         return [session.settings.correct, session.settings.foil, *session.candidates], list(session.scores)
@@ -136,7 +137,8 @@ def _of_one_pair(
     found: dict[str, Any] = {"can_split": session.settings.site == "resid"}
     base = 0 if trace.direction == "foil->correct" else 1
     if layer is not None and column is not None:
-        patched = float(trace.scores.patched[0, layer, column])
+        cosines = trace if trace.metric.name == "cosine" else trace.rescore(metric="cosine")
+        patched = float(cosines.scores.patched[0, layer, column])
         if np.isfinite(patched):
             found["ranks"] = _ranked(rank_captions(captions, scores, base, patched))
         attention = session.attention.get((result.number, layer, column))
@@ -157,7 +159,7 @@ def _extremes(session: ExplorerSession, layer: int, role: str | None, buffers: B
     """The pairs of the data set with the strongest and weakest effect where the cell is."""
     if not session.pairs or role is None:
         return None
-    trace = session.pooled.get(("data", MAIN, session.pooled_options))
+    trace = session.pooled.get(("data", MAIN, session.pooled_options()))
     if trace is None:
         return {"traced": False, "role": role}
     try:

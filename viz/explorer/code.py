@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from ...tracer.results.candidates import Candidates
 from .tracing import BATCH
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def view_code(session: ExplorerSession) -> str:
     lines = _givens(session, kind)
     traces = ["trace"]
     if pooled:
-        options = _options(session.pooled_options, "batch_size")
+        options = _pooled(session, "pairs")
         lines.append(f"trace = ts.trace(model, pairs{options}, batch_size={BATCH}, progress=False)")
         if kind == "model":
             lines.append(f"trace_b = ts.trace({_model(name)}, pairs{options}, batch_size={BATCH}, progress=False)")
@@ -45,7 +46,7 @@ def view_code(session: ExplorerSession) -> str:
             ]
             traces.append("trace_b")
     if settings.subtract:
-        options = _options(session.pooled_options, "batch_size")
+        options = _pooled(session, "control_pairs")
         lines.append(f"control = ts.trace(model, control_pairs{options}, batch_size={BATCH}, progress=False)")
     sources = [f"{trace}.control(control)" if settings.subtract else trace for trace in traces]
     lines += ["", *_cells(session, sources)]
@@ -92,7 +93,19 @@ def _options(options: TraceOptions, *skip: str) -> str:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, Candidates):
+        return repr(list(value.rows))
     return repr(str(value)) if type(value).__module__ == "torch" else repr(value)
+
+
+def _pooled(session: ExplorerSession, pairs: str) -> str:
+    """The options of a trace of pairs, as keyword arguments; of candidates, each pair has its foil and the further."""
+    options = session.pooled_options()
+    rivals = ""
+    if options.candidates is not None:
+        further = ", ".join(repr(caption) for caption in session.candidates)
+        rivals = f", candidates=[[pair.foil, {further}] for pair in {pairs}]"
+    return _options(options, "batch_size", "candidates") + rivals
 
 
 def _pair(query: Query, name: str, model: str) -> list[str]:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from ...errors import FigureError, TracescribeError
 from ...io.quoting import shown
 from ...tracer.pairs.pairs import Pair
+from ...tracer.results.candidates import CandidateList, Candidates
 from ...tracer.results.causal_trace import CausalTrace
+from ...tracer.results.metrics import METRICS
 from .background import Ticket, Worker
 from .captions import Captions, read_captions
 from .panels import Panels, draw_panels
@@ -65,6 +68,7 @@ class Computing:
         self.scores: tuple[float, ...] | None = None  # of its candidates
         self.result: Result | None = None  # of what is entered now
         self.tried: list[Result] = []
+        self.preset_shown: int | None = None  # the pair of the data set whose captions and target are entered
         self.pooled: dict[tuple[str, str, TraceOptions], CausalTrace] = {}  # by "data" or "control", model, options
         self.heads: dict[tuple[int, int], np.ndarray] = {}  # by entry of the history and token
         self.attention: dict[tuple[int, int, int], list[tuple[np.ndarray, tuple[str, ...]]]] = {}
@@ -93,16 +97,21 @@ class Computing:
     def query(self) -> Query:
         """What the trace of the pair is of."""
         settings = self.settings
-        chosen: dict[str, Any] = {"direction": settings.direction, "site": settings.site}
-        aligned = settings.align and self.captions.aligned
-        chosen["align"] = "auto" if aligned else "none"
-        return Query(settings.correct, settings.foil, self.target, replace(self.options, **chosen))
+        options = self._options((settings.foil,), aligned=settings.align and self.captions.aligned)
+        return Query(settings.correct, settings.foil, self.target, options)
 
-    @property
-    def pooled_options(self) -> TraceOptions:
-        """The options of traces of data sets."""
-        chosen: dict[str, Any] = {"direction": self.settings.direction, "site": self.settings.site}
-        return replace(self.options, **chosen, align="auto" if self.settings.align else "none")
+    def pooled_options(self, kind: str = "data") -> TraceOptions:
+        """The options of the trace of the "data" set, or of the "control"."""
+        foils = tuple(pair.foil for pair in (self.pairs if kind == "data" else self.control))
+        return self._options(foils, aligned=self.settings.align)
+
+    def _options(self, foils: tuple[str, ...], *, aligned: bool) -> TraceOptions:
+        """The options that are chosen, for pairs with these foils; captions compete with these and the candidates."""
+        settings, rivals = self.settings, None
+        if self.candidates and foils and METRICS[settings.metric].takes == "candidates":
+            rivals = _rivals(foils, self.candidates)
+        chosen: dict[str, Any] = {"direction": settings.direction, "site": settings.site, "metric": settings.metric}
+        return replace(self.options, **chosen, candidates=rivals, align="auto" if aligned else "none")
 
     def panels(self) -> Panels | str | None:
         """The maps that are shown; a sentence where there is nothing to draw; None while they are computed."""
@@ -167,7 +176,7 @@ class Computing:
         return [(names[i], trace) for i, trace in enumerate(found) if trace is not None]
 
     def _pooled(self, kind: str, model: str) -> CausalTrace | None:
-        return self.pooled.get((kind, model, self.pooled_options))
+        return self.pooled.get((kind, model, self.pooled_options(kind)))
 
     def _entry(self, number: Any) -> Result:
         found = [result for result in self.tried if str(result.number) == str(number)]
@@ -186,9 +195,9 @@ class Computing:
                 raise FigureError("select a token's column or one of its cells first")
             return self.result, column
 
-    def _retarget(self, target: Target, **values: Any) -> None:
+    def _retarget(self, target: Target, preset: int | None, **values: Any) -> None:
         with self.lock:
-            self.settings = self.settings.changed(**values)
+            self.settings, self.preset_shown = self.settings.changed(**values), preset
             self.target, self.problem, self.said = target, None, ""
             self._forget()
         self._ensure(0.0)
@@ -215,7 +224,7 @@ class Computing:
         self.changed()
 
     def _pool(self, kind: str, model: str) -> None:
-        options = self.pooled_options
+        options = self.pooled_options(kind)
         if (kind, model, options) in self.pooled:
             return
         pairs = self.pairs if kind == "data" else self.control
@@ -283,6 +292,13 @@ class Computing:
     def _failed(self, sentence: str) -> None:
         with self.lock:
             self.problem, self.partial = sentence, None
+
+
+@lru_cache(maxsize=8)  # options that hold the same candidates must be equal
+def _rivals(foils: tuple[str, ...], candidates: tuple[str, ...]) -> Candidates:
+    """What the captions of each pair compete with: its foil and the candidates."""
+    lists = [(foil, *candidates) for foil in foils]
+    return CandidateList().read(lists[0] if len(lists) == 1 else lists)
 
 
 def _tried(make: Callable[[], Any]) -> Any:

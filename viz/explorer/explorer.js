@@ -7,6 +7,7 @@ const NAMES = {
   "foil->correct": "foil → correct", "correct->foil": "correct → foil",
   resid: "residual stream", attn: "attention output", mlp: "MLP output",
   pair: "this pair", data: "data set", sum: "sum", max: "largest", mean: "mean", std: "spread (std)",
+  cosine: "cosine", margin: "margin over rivals", probability: "probability", rank: "rank among candidates",
   blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
 };
 const FOCUSABLE = ["button", "input", "select", "textarea"];
@@ -32,6 +33,15 @@ function put(node, ...children) {
   node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
+// Replace what is in an element. If that takes the focus away, the control of the same key gets it, or else the fallback.
+function rebuild(node, fallback, ...children) {
+  const before = node.contains(document.activeElement) ? document.activeElement : null;
+  put(node, ...children);
+  if (!before || node.contains(document.activeElement)) return;
+  const same = node.contains(before) ? before : before.dataset.key && node.querySelector(`[data-key="${CSS.escape(before.dataset.key)}"]:not(:disabled)`);
+  (same || fallback).focus({ preventScroll: true });
+}
+
 function number(value, digits = 2) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const text = Math.abs(value).toFixed(digits);
@@ -49,20 +59,25 @@ function percent(value) {
   return `${Math.round(100 * value)} %`;
 }
 
-function mix(a, b, t) {
-  const [x, y] = [a, b].map((colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)));
-  return x.map((value, i) => Math.round(value + (y[i] - value) * t));
+function parse(stops) {
+  return stops.map((stop) => [1, 3, 5].map((i) => parseInt(stop.slice(i, i + 2), 16)));
 }
 
+// Red, green and blue of a value, from 0 to 255. stops: parsed.
 function colour(value, limit, stops) {
   const at = ((Math.max(-1, Math.min(1, value / limit)) + 1) / 2) * (stops.length - 1);
   const low = Math.min(stops.length - 2, Math.floor(at));
-  return mix(stops[low], stops[low + 1], at - low);
+  return stops[low].map((part, i) => Math.round(part + (stops[low + 1][i] - part) * (at - low)));
 }
 
 function luminance([r, g, b]) {
   const linear = [r, g, b].map((v) => (v / 255 <= 0.03928 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+}
+
+// The one of black and white that has more contrast (at least 4.5, which text needs).
+function textColour(shade) {
+  return luminance(shade) > 0.179 ? "#000000" : "#ffffff";
 }
 
 function isDark() {
@@ -129,7 +144,7 @@ function drawGrid(canvas, spec, style) {
       if (spec.numbers !== false && cellWidth >= 29 && cellHeight >= 15) {
         context.font = style.small;
         context.textAlign = "center";
-        context.fillStyle = luminance(shade) > 0.3 ? "#1b1f24" : "#ffffff";
+        context.fillStyle = textColour(shade);
         context.fillText(short(value), x + cellWidth / 2, y + cellHeight / 2 + 0.5);
       }
     }
@@ -275,7 +290,7 @@ class Page {
     this.grids = [];
     this.hovered = null;
     this.pictures = [];
-    this.root = h("section", { class: "ts-explorer", "aria-label": "tracescribe explorer" });
+    this.root = h("section", { class: "ts-explorer", "aria-labelledby": `${this.id}-title` });
     this.root.explorer = this;
     el.append(this.root);
     this.build();
@@ -287,6 +302,7 @@ class Page {
     this.sizes.observe(this.root);
     this.themes = new MutationObserver(this.redraw);
     this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
+    this.themes.observe(document.documentElement, { attributes: true, attributeFilter: ["theme"] }); // Colab's
     this.media = window.matchMedia("(prefers-color-scheme: dark)");
     this.media.addEventListener("change", this.redraw);
     this.onFrame = () => this.update(false);
@@ -339,6 +355,8 @@ class Page {
 
   build() {
     this.inputs = {};
+    this.selects = {};
+    this.checks = {};
     this.chips = {};
     this.lengths = {};
     const captions = SIDES.map((side) => {
@@ -363,9 +381,11 @@ class Page {
     this.readout = h("div", { class: "ts-readout", "aria-live": "off" });
     this.legend = h("canvas", { class: "ts-legend", role: "img", "aria-label": "colour scale" });
     this.notes = h("div", { class: "ts-notes" });
-    this.scores = h("div", { class: "ts-scores" });
+    this.ranking = h("div", { class: "ts-ranking" });
+    this.scores = h("div", { class: "ts-scores" }, this.ranking, this.buildCandidate());
     this.tabs = this.buildTabs();
     put(this.root,
+      h("h2", { class: "ts-hidden", id: `${this.id}-title` }, "tracescribe explorer"),
       h("div", { class: "ts-entry" }, h("div", { class: "ts-captions" }, captions, this.fix), this.target),
       this.controls, this.status,
       h("div", { class: "ts-view" },
@@ -445,10 +465,11 @@ class Page {
     const list = h("div", {
       class: "ts-tablist", role: "tablist", "aria-label": "questions and results",
       onkeydown: (event) => {
-        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-        if (!step) return;
+        const here = names.findIndex(([name]) => name === this.tab);
+        const goes = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: names.length - 1 };
+        if (!(event.key in goes)) return;
         event.preventDefault();
-        const next = (names.findIndex(([name]) => name === this.tab) + step + names.length) % names.length;
+        const next = (goes[event.key] + names.length) % names.length;
         this.openTab(names[next][0]);
         buttons[next].focus();
       },
@@ -518,8 +539,7 @@ class Page {
     this.style = this.readStyle();
     this.drawCaptions();
     this.drawTarget();
-    const { scope, align, direction, site, subtract, n_control: control } = frame.settings;
-    this.once("controls", [scope, align, direction, site, subtract, control, frame.compare, frame.presets.length], () => this.drawControls());
+    this.drawControls();
     this.drawStatus();
     if (this.untouched("cell")) this.local = { layer: frame.settings.layer, column: frame.settings.column };
     this.drawMaps();
@@ -544,7 +564,7 @@ class Page {
       ink: get("ink"), muted: get("muted"), accent: get("accent"), grid: get("grid"), paper: get("paper"), blank: get("blank"),
       band: get("band"), line: get("line"), cone: get("cone"),
       font: `12px ${family}`, bold: `600 12px ${family}`, small: `11px ${family}`,
-      stops: this.root.dataset.theme === "dark" ? DARK : this.model.get("palette"),
+      stops: parse(this.root.dataset.theme === "dark" ? DARK : this.model.get("palette")),
     };
   }
 
@@ -562,8 +582,8 @@ class Page {
         }, token))));
       input.setAttribute("aria-invalid", String(Boolean(captions.problem)));
     }
-    this.once("fix", [captions.fix, captions.notes, captions.aligned], () => put(this.fix,
-      captions.fix && h("button", { type: "button", onclick: () => { this.touched = {}; this.send({ do: "fix" }); } },
+    this.once("fix", [captions.fix, captions.notes, captions.aligned], () => rebuild(this.fix, this.inputs[this.fixed || "foil"],
+      captions.fix && h("button", { type: "button", onclick: () => { this.touched = {}; this.fixed = captions.fix.side; this.send({ do: "fix" }); } },
         "Use “", captions.fix.caption, "”", ` as the ${captions.fix.side === "foil" ? "foil" : "correct caption"}`),
       captions.aligned && !captions.problem ? h("span", { class: "ts-tag" }, "aligned: different lengths") : null,
       captions.notes.map((note) => h("div", { class: "ts-note" }, note))));
@@ -584,11 +604,18 @@ class Page {
     });
   }
 
+  // A labelled select; a second call with the same name changes its options and its choice, and keeps it in place.
   select(name, label, values, chosen, onchange) {
+    const made = this.selects[name] ??= this.buildSelect(name, label, onchange);
+    this.once(`options of ${name}`, values, () => put(made.select, values.map(([value, text]) => h("option", { value }, text))));
+    if (made.select.value !== chosen) made.select.value = chosen;
+    return made.node;
+  }
+
+  buildSelect(name, label, onchange) {
     const id = `${this.id}-${name}`;
-    return h("div", { class: "ts-field" }, h("label", { for: id }, label),
-      h("select", { id, "data-name": name, onchange: (event) => onchange(event.target.value) },
-        values.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));
+    const select = h("select", { id, "data-name": name, onchange: (event) => onchange(event.target.value) });
+    return { select, node: h("div", { class: "ts-field" }, h("label", { for: id }, label), select) };
   }
 
   setting(name, label) {
@@ -598,17 +625,18 @@ class Page {
   }
 
   check(name, label) {
-    return h("label", { class: "ts-check" },
-      h("input", { type: "checkbox", "data-name": name, checked: this.frame.settings[name], onchange: (event) => this.choose({ [name]: event.target.checked }) }),
-      label);
+    const made = this.checks[name] ??= h("input", {
+      type: "checkbox", "data-name": name, onchange: (event) => this.choose({ [name]: event.target.checked }),
+    });
+    made.checked = this.frame.settings[name];
+    return made.parentElement ?? h("label", { class: "ts-check" }, made, label);
   }
 
   drawControls() {
-    const { settings, compare, presets } = this.frame;
-    const focused = this.controls.contains(document.activeElement) ? document.activeElement.dataset.name : null;
+    const { settings, compare, presets, preset } = this.frame;
     const fields = [];
     if (presets.length) {
-      fields.push(this.select("preset", "Preset", [["", "choose a pair …"], ...presets.map((text, i) => [String(i), text])], "",
+      fields.push(this.select("preset", "Preset", [["", "choose a pair …"], ...presets.map((text, i) => [String(i), text])], preset === null || preset >= presets.length ? "" : String(preset),
         (value) => { if (value !== "") { this.touched = {}; this.send({ do: "preset", value: Number(value) }); } }));
       fields.push(this.setting("scope", "Show"));
     }
@@ -616,11 +644,11 @@ class Page {
       fields.push(this.select("compare", "Compare with", compare.options.map(({ value, name }) => [value, name]), compare.chosen,
         (value) => this.choose({ compare: value })));
     }
-    fields.push(this.setting("direction", "Direction"), this.setting("site", "Site"));
+    fields.push(this.setting("direction", "Direction"), this.setting("site", "Site"), this.setting("metric", "Score"));
     const switches = [this.check("align", "align lengths")];
     if (settings.n_control) switches.push(this.check("subtract", "subtract control"));
-    put(this.controls, fields, h("div", { class: "ts-switches" }, switches));
-    if (focused) this.controls.querySelector(`[data-name="${focused}"]`)?.focus();
+    this.once("controls", [fields.length, switches.length], () =>
+      rebuild(this.controls, this.inputs.correct, fields, h("div", { class: "ts-switches" }, switches)));
   }
 
   drawStatus() {
@@ -628,6 +656,7 @@ class Page {
     this.status.dataset.kind = status.kind;
     const text = status.kind === "ready" ? `${status.text} · ${settings.model}` : status.text;
     if (this.statusText.textContent !== text) this.statusText.textContent = text;
+    if (!status.busy && document.activeElement === this.stop) this.grids[0]?.box.focus({ preventScroll: true });
     this.stop.hidden = !status.busy;
     this.root.setAttribute("aria-busy", String(status.busy));
   }
@@ -667,7 +696,7 @@ class Page {
       }, this.style);
       grid.box.setAttribute("aria-rowcount", rows);
       grid.box.setAttribute("aria-colcount", columns);
-      grid.box.setAttribute("aria-label", `${several ? `${panel.name}: ` : ""}${panel.quantity} by layer and ${maps.by_role ? "role" : "token"}; arrow keys move the selected cell, Escape clears it`);
+      grid.box.setAttribute("aria-label", `${several ? `${panel.name}: ` : ""}${panel.quantity} by layer and ${maps.by_role ? "role" : "token"}; arrow keys move the selected cell, from the first cells on to a whole ${maps.by_role ? "role" : "token"} or layer, Escape clears it`);
       this.describe(grid);
     });
     this.drawLegend(maps);
@@ -680,18 +709,19 @@ class Page {
   }
 
   buildGrid(number) {
-    const cell = h("div", { role: "gridcell", id: `${this.id}-cell-${number}` });
-    const row = h("div", { role: "row", class: "ts-hidden" }, cell);
+    // Two cells that take turns: screen readers speak of another active cell, not of another text in the same one.
+    const cells = [0, 1].map((turn) => h("div", { role: "gridcell", id: `${this.id}-cell-${number}-${turn}` }));
+    const row = h("div", { role: "row", class: "ts-hidden" }, cells);
     const canvas = h("canvas", { "aria-hidden": "true" });
     const heading = h("div", { class: "ts-map-name" });
     const node = h("div", {
-      class: "ts-map", role: "grid", tabindex: "0", "aria-activedescendant": cell.id,
+      class: "ts-map", role: "grid", tabindex: "0", "aria-readonly": "true",
       onkeydown: (event) => this.move(event, number),
     }, canvas, row);
     canvas.addEventListener("pointerdown", (event) => this.press(event, number));
     canvas.addEventListener("pointermove", (event) => { this.hovered = this.find(event, number); this.say(); });
     canvas.addEventListener("pointerleave", () => { this.hovered = null; this.say(); });
-    return { node: h("div", { class: "ts-map-block" }, heading, node), box: node, canvas, row, cell, heading, at: null, panel: null };
+    return { node: h("div", { class: "ts-map-block" }, heading, node), box: node, canvas, row, cells, heading, at: null, panel: null };
   }
 
   find(event, number) {
@@ -735,19 +765,21 @@ class Page {
       this.pick({ layer: null, column: null });
       return;
     }
-    const ends = { Home: { layer, column: 0 }, End: { layer, column: columns - 1 } };
+    const ends = { Home: 0, End: columns - 1 };
     if (!(event.key in steps) && !(event.key in ends)) return;
     event.preventDefault();
     event.stopPropagation();
-    const from = { layer: layer ?? 0, column: column ?? 0 };
-    if (layer === null && column === null) this.pick(from);
-    else if (event.key in ends) this.pick({ layer: from.layer, column: ends[event.key].column });
+    if (layer === null && column === null) this.pick({ layer: 0, column: 0 });
+    else if (event.key in ends) this.pick({ layer: layer ?? 0, column: ends[event.key] });
     else {
+      // the layers' names stand left of the first column, the tokens' below layer 0: one step further selects these
       const [up, right] = steps[event.key];
-      this.pick({
-        layer: Math.max(0, Math.min(rows - 1, from.layer + up)),
-        column: Math.max(0, Math.min(columns - 1, from.column + right)),
-      });
+      const to = {
+        layer: Math.min(rows - 1, (layer ?? -1) + up),
+        column: Math.min(columns - 1, (column ?? -1) + right),
+      };
+      if (to.layer < 0 && to.column < 0) return; // the corner
+      this.pick({ layer: to.layer < 0 ? null : to.layer, column: to.column < 0 ? null : to.column });
     }
   }
 
@@ -765,10 +797,17 @@ class Page {
     const { layer, column } = this.local;
     const inside = (layer === null || layer < grid.panel.layers.length) && (column === null || column < grid.panel.columns.length);
     const chosen = inside && (layer !== null || column !== null);
-    grid.cell.textContent = chosen ? this.sentence(grid, layer, column) : "no cell is selected";
     grid.row.setAttribute("aria-rowindex", String(chosen && layer !== null ? grid.panel.layers.length - layer : 1));
-    grid.cell.setAttribute("aria-colindex", String(chosen && column !== null ? column + 1 : 1));
-    grid.cell.setAttribute("aria-selected", String(chosen));
+    const sentence = chosen ? this.sentence(grid, layer, column) : "no cell is selected";
+    if (grid.cells[0].textContent === sentence) return;
+    grid.cells.reverse();
+    const [cell, other] = grid.cells;
+    cell.textContent = sentence;
+    cell.setAttribute("aria-colindex", String(chosen && column !== null ? column + 1 : 1));
+    cell.setAttribute("aria-selected", String(chosen));
+    cell.hidden = false;
+    other.hidden = true;
+    grid.box.setAttribute("aria-activedescendant", cell.id);
   }
 
   say() {
@@ -807,7 +846,7 @@ class Page {
     this.root.classList.toggle("ts-pooled", settings.scope === "data");
     this.once("scores", [scores, ranks, this.width], () => {
       if (!scores) {
-        put(this.scores, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
+        put(this.ranking, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
         return;
       }
       const rows = ranks || scores.rows.map((row) => ({ ...row, patched: false }));
@@ -815,7 +854,7 @@ class Page {
       const all = rows.flatMap((row) => [row.score, row.with]);
       const [low, high] = [Math.min(0, ...all), Math.max(...all, 1e-6)];
       const bar = (value, kind) => h("span", { class: `ts-bar ${kind}`, style: `width:${Math.max(1, (100 * (value - low)) / (high - low))}%` });
-      put(this.scores,
+      put(this.ranking,
         h("h3", {}, "Which caption wins"),
         h("p", { class: scores.right ? "ts-verdict" : "ts-verdict ts-wrong" },
           scores.right ? "The correct caption scores highest" : scores.winner === scores.rows.find((row) => row.role === "foil")?.caption ? "The foil scores highest" : "Another caption scores highest",
@@ -826,15 +865,19 @@ class Page {
             h("td", {}, row.rank === row.rank_with ? String(row.rank) : `${row.rank} → ${row.rank_with}`),
             h("td", {}, row.caption, roles[row.caption] ? h("span", { class: `ts-tag ts-${roles[row.caption]}` }, roles[row.caption]) : null,
               h("div", { class: "ts-bars" }, bar(row.score, "ts-before"), row.patched ? bar(row.with, "ts-after") : null)),
-            h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))),
-        this.addCandidate());
+            h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))));
     });
   }
 
-  addCandidate() {
-    const input = h("input", { type: "text", placeholder: "another caption to rank", "aria-label": "another caption to rank", spellcheck: "false" });
-    const add = () => { if (input.value.trim()) this.send({ do: "candidate", value: input.value }); };
-    input.addEventListener("keydown", (event) => { if (event.key === "Enter") add(); });
+  buildCandidate() {
+    const input = h("input", {
+      type: "text", placeholder: "another caption to rank", "aria-label": "another caption to rank", spellcheck: "false",
+      onkeydown: (event) => { if (event.key === "Enter") add(); },
+    });
+    const add = () => {
+      if (input.value.trim()) this.send({ do: "candidate", value: input.value });
+      input.value = "";
+    };
     return h("div", { class: "ts-line ts-add" }, input, h("button", { type: "button", onclick: add }, "Add"));
   }
 
@@ -850,17 +893,17 @@ class Page {
     const { ask, settings, maps } = this.frame;
     const panel = this.panels.ask;
     if (!ask) {
-      put(panel, h("p", { class: "ts-empty" }, "Click a cell to see what its patch does to the scores, which heads carry it, what its token attends to, and where it is strongest in a data set. Click a layer or a token for its row or column."));
+      rebuild(panel, panel, h("p", { class: "ts-empty" }, "Select a cell to see what its patch does to the scores, which heads carry it, what its token attends to, and where it is strongest in a data set. Select a layer or a token for its row or column: by a click on its name, or from the first cell by one arrow key further."));
       return;
     }
-    const button = (request, label, shown) => shown && h("button", { type: "button", "data-ask": request, onclick: () => this.send({ do: request }) }, label);
+    const button = (request, label, shown) => shown && h("button", { type: "button", "data-ask": request, "data-key": request, onclick: () => this.send({ do: request }) }, label);
     const actions = [
       button("heads", "Split by head", ask.can_split && !ask.heads),
       button("attention", "Attention at this token", ask.can_attend && !ask.attention),
       button("data", `Strongest and weakest of ${settings.n_pairs} pairs`, ask.data && !ask.data.traced),
     ].filter(Boolean);
     const facts = ask.cells.map(({ name, value }) => h("span", { class: "ts-fact" }, ask.cells.length > 1 ? `${name}: ` : `${ask.quantity} `, h("b", {}, number(value, 3))));
-    put(panel,
+    rebuild(panel, panel,
       h("div", { class: "ts-line ts-ask-head" }, h("h3", {}, ask.title), facts,
         settings.layer === null || settings.column === null ? h("span", { class: "ts-muted" }, settings.layer === null ? "summed over layers" : "summed over tokens") : null,
         h("span", { class: "ts-buttons" }, actions)),
@@ -879,7 +922,11 @@ class Page {
 
   smallGrid(title, spec, label) {
     const canvas = h("canvas", { role: "img", "aria-label": label });
-    const block = h("figure", { class: "ts-small" }, h("figcaption", {}, title), canvas);
+    const line = (i) => h("tr", {}, h("th", { scope: "row" }, spec.rows[i]), spec.columns.map((_, j) => h("td", {}, number(spec.values(i, j)))));
+    const table = h("table", {},
+      h("thead", {}, h("tr", {}, h("td", {}), spec.columns.map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, spec.rows.map((_, i) => line(i))));
+    const block = h("figure", { class: "ts-small" }, h("figcaption", {}, title), canvas, h("div", { class: "ts-hidden" }, table));
     drawGrid(canvas, { numbers: false, tallest: 18, ...spec }, this.style);
     return block;
   }
@@ -915,7 +962,7 @@ class Page {
     if (data.problem) return h("p", { class: "ts-empty" }, data.problem);
     const list = (title, pairs) => h("div", { class: "ts-extremes" }, h("h4", {}, title), h("ul", {}, pairs.map((pair) => {
       const url = this.picture(pair.picture);
-      return h("li", {}, h("button", { type: "button", title: "explore this pair", onclick: () => { this.touched = {}; this.send({ do: "preset", value: pair.number }); } },
+      return h("li", {}, h("button", { type: "button", title: "explore this pair", "data-key": `pair ${pair.number}`, onclick: () => { this.touched = {}; this.send({ do: "preset", value: pair.number }); } },
         url ? h("img", { src: url, alt: "" }) : null,
         h("span", { class: "ts-pair" }, h("b", {}, number(pair.value, 2)), ` ${pair.id}`, h("br"), pair.correct, h("br"), h("span", { class: "ts-muted" }, pair.foil))));
     })));
@@ -939,11 +986,8 @@ class Page {
         h("div", { class: "ts-controls" }, this.planChoices, h("div", { class: "ts-field" }, h("label", { for: this.beta.id }, "beta ", this.betaValue), this.beta)),
         this.planBody);
     }
-    this.once("plan choices", [settings.aggregate, settings.layers, settings.normalize], () => {
-      const focused = this.planChoices.contains(document.activeElement) ? document.activeElement.dataset.name : null;
-      put(this.planChoices, this.setting("aggregate", "Tokens of a layer"), this.setting("layers", "Blocks"), this.setting("normalize", "Normalise"));
-      if (focused) this.planChoices.querySelector(`[data-name="${focused}"]`).focus();
-    });
+    const choices = [this.setting("aggregate", "Tokens of a layer"), this.setting("layers", "Blocks"), this.setting("normalize", "Normalise")];
+    this.once("plan choices", choices.length, () => put(this.planChoices, choices));
     if (this.untouched("beta")) {
       this.beta.value = String(settings.beta);
       this.betaValue.textContent = number(settings.beta);
@@ -1025,8 +1069,8 @@ class Page {
       put(this.panels.history, h("p", { class: "ts-empty" }, "Every finished trace is kept here and can be restored, or compared with (above)."));
       return;
     }
-    put(this.panels.history, h("ol", { class: "ts-history" }, history.map((one) => h("li", { "aria-current": one.current ? "true" : null },
-      h("button", { type: "button", "data-restore": one.number, disabled: one.current, onclick: () => { this.touched = {}; this.send({ do: "restore", value: one.number }); } }, one.current ? "shown" : "Restore"),
+    rebuild(this.panels.history, this.panels.history, h("ol", { class: "ts-history" }, history.map((one) => h("li", { "aria-current": one.current ? "true" : null },
+      h("button", { type: "button", "data-restore": one.number, "data-key": `restore ${one.number}`, disabled: one.current, onclick: () => { this.touched = {}; this.send({ do: "restore", value: one.number }); } }, one.current ? "shown" : "Restore"),
       h("span", { class: "ts-number" }, String(one.number)),
       h("span", {}, one.name, h("br"), h("span", { class: "ts-muted" }, one.about))))));
   }

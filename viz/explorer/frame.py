@@ -50,6 +50,7 @@ def make_frame(session: ExplorerSession, answered: int = 0) -> tuple[dict[str, A
             "captions": _captions(session),
             "target": _target(session, buffers),
             "presets": _presets(session),
+            "preset": session.preset_shown,
             "maps": _maps(session, panels, buffers),
             "scores": scores_before(session),
             "ask": answer(session, panels, buffers),
@@ -67,6 +68,7 @@ def _settings(session: ExplorerSession) -> dict[str, Any]:
     return {
         "direction": settings.direction,
         "site": settings.site,
+        "metric": settings.metric,
         "align": settings.align,
         "scope": settings.scope,
         "subtract": settings.subtract,
@@ -225,6 +227,6 @@ def _history(session: ExplorerSession) -> list[dict[str, Any]]:
 def _about(trace: CausalTrace, target: str) -> str:
     arrows = {"foil->correct": "foil → correct", "correct->foil": "correct → foil"}
     margin = number(float(trace.denominator[0]))
-    return (
-        f"{target} · {arrows.get(trace.direction, trace.direction)} · {trace.site} · S_corr {MINUS} S_foil = {margin}"
-    )
+    score = "" if trace.metric.name == "cosine" else f" ({trace.metric.name})"
+    how = f"{arrows.get(trace.direction, trace.direction)} · {trace.site}"
+    return f"{target} · {how} · S_corr {MINUS} S_foil = {margin}{score}"

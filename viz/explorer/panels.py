@@ -57,6 +57,9 @@ def draw_panels(
     Raises:
         TracescribeError: what cannot be drawn or subtracted, in a sentence.
     """
+    scores = [trace.metric.name for _, trace in sources]
+    if len(set(scores)) > 1:
+        raise FigureError(f"A is scored by {scores[0]} and B by {scores[1]}: choose the score of the earlier trace")
     with recorded() as caught:
         by_role = pooled or control is not None or _shapes_differ([trace for _, trace in sources])
         drawn = [_panel(name, trace, control, aggregate, by_role=by_role) for name, trace in sources]

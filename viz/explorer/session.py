@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["MAIN", "ExplorerSession"]
 
 TYPING = 0.06  # seconds without a keystroke before a trace starts
-OF_TRACE = ("correct", "foil", "align", "direction", "site")  # settings that a trace depends on
+OF_TRACE = ("correct", "foil", "align", "direction", "site", "metric")  # settings that a trace depends on
 
 
 class ExplorerSession(Computing):
@@ -52,6 +52,8 @@ class ExplorerSession(Computing):
                 if "layer" not in values and len(self.captions.tokens[0]) <= (self.settings.column or 0):
                     self.settings = self.settings.changed(column=None, layer=None)
             typing = any(name in values for name in SIDES)
+            if typing:
+                self.preset_shown = None
         self._ensure(TYPING if typing else 0.0)
 
     def set_target(self, kind: str, value: Any = "", content: bytes = b"") -> None:
@@ -64,13 +66,13 @@ class ExplorerSession(Computing):
         }
         if kind not in makers:
             raise FigureError(f"a target is one of {', '.join(makers)}, not {shown(kind)}")
-        self._retarget(makers[kind]())
+        self._retarget(makers[kind](), None)
 
     def preset(self, number: Any) -> None:
         """Captions and target of a pair of the data set."""
         pair = self.pairs[_within(number, len(self.pairs), "pair")]
         target = self.target if pair.image is None else targets.of_pair(pair.image, int(number))
-        self._retarget(target, correct=pair.correct, foil=pair.foil, scope="pair")
+        self._retarget(target, int(number), correct=pair.correct, foil=pair.foil, scope="pair")
 
     def add_candidate(self, caption: Any) -> None:
         """A further caption that is ranked with the two."""
@@ -80,7 +82,7 @@ class ExplorerSession(Computing):
         with self.lock:
             if caption not in (*self.candidates, self.settings.correct, self.settings.foil):
                 self.candidates = (*self.candidates, caption)
-        self._retarget(self.target)
+        self._retarget(self.target, self.preset_shown)
 
     def apply_fix(self) -> None:
         """Take the caption that the explorer suggests."""
@@ -100,11 +102,12 @@ class ExplorerSession(Computing):
                 align=options.align == "auto",
                 direction=options.direction,
                 site=options.site,
+                metric=options.metric,
                 scope="pair",
                 layer=None,
                 column=None,
             )
-            self.target = query.target
+            self.target, self.preset_shown = query.target, None
             self.candidates = result.candidates[2:]
             self._forget()
             self.result, self.problem, self.said = result, None, f"restored trace {result.number}"

@@ -15,6 +15,7 @@ LARGEST_BETA = 8.0
 CHOICES: dict[str, tuple[str, ...]] = {
     "direction": DIRECTIONS[:2],  # the third needs to know which caption is negated
     "site": ("resid", "attn", "mlp"),
+    "metric": ("cosine", "margin", "probability", "rank"),
     "scope": ("pair", "data"),
     "aggregate": ("sum", "max", "mean", "std"),
     "layers": ("blocks", "inner"),
@@ -28,7 +29,8 @@ class Settings:
 
     scope: what is drawn: the pair that is entered, or the data set. compare: "", "model:NAME" or "tried:NUMBER".
     subtract: whether the control's map is subtracted. layer, column: numbers on the axes of the selected cell; None for
-    all of a row or column. aggregate, beta, layers, normalize: as :func:`tracescribe.prescribe` has them.
+    all of a row or column. direction, site, metric: as :func:`tracescribe.trace` has them. aggregate, beta, layers,
+    normalize: as :func:`tracescribe.prescribe` has them.
 
     Raises:
         FigureError: a value that is not allowed; quotes it.
@@ -43,6 +45,7 @@ class Settings:
     align: bool = False
     direction: str = DIRECTIONS[0]
     site: str = "resid"
+    metric: str = "cosine"
     scope: str = "pair"
     compare: str = ""
     subtract: bool = False

@@ -39,6 +39,7 @@ def explore(
     candidates: Iterable[str] = (),
     direction: Direction = "foil->correct",
     site: str = "resid",
+    metric: str = "cosine",
     floor: float | None = None,
 ) -> Explorer:
     """An explorer of a model's text encoder for a notebook: type two captions, see their map, ask, compare, prescribe.
@@ -53,6 +54,8 @@ def explore(
         target: what they are judged by at the start: a path, a PIL image, an embedding, or ``ts.Text``.
         candidates: captions that are ranked beside the two.
         direction, site: as in :func:`tracescribe.trace`; both can be changed on the page.
+        metric: what S is: "cosine", or "margin", "probability" or "rank" among the foil and the candidates; can be
+            changed on the page.
         floor: as in :func:`tracescribe.trace`.
 
     Everything is computed by the API in a background thread of the kernel; "copy as code" shows by which calls. The
@@ -77,6 +80,7 @@ def explore(
         "candidates": candidates,
         "direction": direction,
         "site": site,
+        "metric": metric,
         "floor": floor,
     }
     try:
@@ -102,6 +106,7 @@ def make_session(
     candidates: Iterable[str] = (),
     direction: str = "foil->correct",
     site: str = "resid",
+    metric: str = "cosine",
     floor: float | None = None,
 ) -> ExplorerSession:
     """The session of :func:`explore`, without a page; it takes the same arguments and raises the same errors."""
@@ -119,8 +124,9 @@ def make_session(
         foil=foil if foil is not None else CAPTIONS[1] if first is None else first.foil,
         direction=direction,
         site=site,
+        metric=metric,
     )
-    return ExplorerSession(
+    session = ExplorerSession(
         model,
         settings,
         _target(given, model, from_pairs=target is None),
@@ -130,6 +136,9 @@ def make_session(
         candidates=candidates,
         options=TraceOptions(floor=floor),
     )
+    if first is not None and correct is None and foil is None and target is None:
+        session.preset_shown = 0
+    return session
 
 
 def _check_model(model: Any, name: str) -> None:

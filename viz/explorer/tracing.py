@@ -71,6 +71,8 @@ def trace_pair(
 ) -> CausalTrace:
     """The trace of one pair; ``show`` is called with CTE as far as it is known, where it takes long enough to see.
 
+    CTE by another score than cosine is shown when it is finished.
+
     Where it is run in one go, the numbers are those of :func:`tracescribe.trace` to the last bit; in groups of layers,
     they agree with them to float32 rounding.
 
@@ -85,7 +87,7 @@ def trace_pair(
     pair = query.pair(model)
     ticket.check()
     watch: Any = None
-    if _multiplications(model, pair) > QUICK:
+    if query.options.metric == "cosine" and _multiplications(model, pair) > QUICK:
         correct, foil = scores[:2]
         base = correct if query.options.direction == "foil->correct" else foil
         shown = 0.0

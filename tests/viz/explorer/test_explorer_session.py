@@ -71,7 +71,16 @@ def run_code(session: ExplorerSession, **given: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"direction": "correct->foil"}, {"site": "attn"}, {"site": "mlp", "direction": "correct->foil"}]
+    "settings",
+    [
+        {},
+        {"direction": "correct->foil"},
+        {"site": "attn"},
+        {"site": "mlp", "direction": "correct->foil"},
+        {"metric": "margin"},
+        {"metric": "probability", "site": "mlp"},
+        {"metric": "rank", "direction": "correct->foil"},
+    ],
 )
 def test_what_is_shown_is_what_trace_gives_to_the_last_bit(model: ts.DualEncoder, settings: dict[str, str]) -> None:
     session = started(model, correct="There is no edema.", foil="There is severe edema.")
@@ -242,6 +251,52 @@ def test_scores_say_which_caption_wins(model: ts.DualEncoder) -> None:
     assert scores["winner"] == CLEAR.text and not scores["right"]
 
 
+FURTHER = ("There is no effusion.", "There is mild edema.", "The lungs are clear.")
+
+
+@pytest.mark.parametrize("metric", ["margin", "probability", "rank"])
+def test_another_score_counts_the_foil_and_every_candidate(
+    model: ts.DualEncoder, data: dict[str, list[ts.Pair]], metric: str
+) -> None:
+    session = started(
+        model, data["existence"], target=None, candidates=FURTHER, metric=metric, control=data["severity"]
+    )
+    pair, rivals = data["existence"][0], [data["existence"][0].foil, *FURTHER]
+    values = shown(session).panels[0].values
+    expected = ts.trace(model, [pair], metric=metric, candidates=rivals, progress=False)
+    # the image is embedded once, before it is a target: 1e-7 in a cosine, over a difference of some hundredths
+    np.testing.assert_allclose(values, expected.cte[0], rtol=0, atol=1e-5)
+    found = run_code(session, pairs=data["existence"])
+    assert np.array_equal(found["cells"], values.astype(np.float32)) and found["trace"].metric.name == metric
+    session.choose(scope="data", subtract=True)
+    pooled = shown(session).panels[0].values
+    found = run_code(session, pairs=data["existence"], control_pairs=data["severity"])
+    np.testing.assert_array_equal(found["cells"], pooled)
+    assert found["trace"].metric.name == found["control"].metric.name == metric
+    traces = len(session.pooled)
+    session.choose(beta=2.0)
+    assert session.wait(LONG) and len(session.pooled) == traces  # what is known is not traced again
+
+
+def test_scores_and_ranks_of_captions_are_of_cosines_whatever_the_map_is_of(model: ts.DualEncoder) -> None:
+    session = started(model, correct="There is no edema.", foil="There is severe edema.", candidates=FURTHER)
+    session.choose(layer=2, column=7)
+    before = make_frame(session)[0]
+    session.choose(metric="rank")
+    assert session.wait(LONG)
+    after = make_frame(session)[0]
+    for one, two in zip(before["ask"]["ranks"], after["ask"]["ranks"], strict=True):
+        assert one["caption"] == two["caption"] and (one["rank"], one["rank_with"]) == (two["rank"], two["rank_with"])
+        assert (one["score"], one["with"]) == pytest.approx((two["score"], two["with"]), abs=1e-6)
+    assert "rank" in " ".join(after["maps"]["notes"]) and after["history"][0]["about"].endswith("(rank)")
+    session.choose(compare="tried:1")
+    assert session.wait(LONG)
+    status = make_frame(session)[0]["status"]
+    assert status["text"] == "A is scored by cosine and B by rank: choose the score of the earlier trace"
+    session.restore(1)
+    assert session.settings.metric == "cosine"
+
+
 # -- ask ------------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +433,24 @@ def test_a_plan_is_what_prescribe_gives(model: ts.DualEncoder, data: dict[str, l
     np.testing.assert_allclose(plan.shares, 1 / 8)  # beta 0 trains uniformly
 
 
+def test_the_pair_that_is_shown_is_the_preset_until_it_is_changed(
+    model: ts.DualEncoder, data: dict[str, list[ts.Pair]]
+) -> None:
+    session = started(model, data["existence"], target=None)
+    assert make_frame(session)[0]["preset"] == 0
+    for change, left in (
+        (lambda: session.choose(foil="There is mild edema."), None),
+        (lambda: session.set_target("film", 3), None),
+        (lambda: session.restore(1), None),
+        (lambda: session.add_candidate("There is mild effusion."), 3),
+        (lambda: session.choose(beta=2.0, site="mlp"), 3),
+    ):
+        session.preset(3)
+        assert session.wait(LONG) and make_frame(session)[0]["preset"] == 3
+        change()
+        assert session.wait(LONG) and make_frame(session)[0]["preset"] == left
+
+
 def test_the_history_restores_without_computing(model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     session = started(model, correct="There is no edema.", foil="There is severe edema.")
     before = shown(session).panels[0].values
@@ -464,6 +537,11 @@ def test_a_file_that_cannot_be_written_is_a_sentence(
         ({"pairs": []}, DataFormatError, "there are no pairs"),
         ({"candidates": "one text"}, FigureError, "not the single text"),
         ({"site": "z"}, FigureError, "unknown site 'z'"),
+        (
+            {"metric": "distance to foil"},
+            FigureError,
+            "unknown metric 'distance to foil'; choose one of: cosine, margin",
+        ),
         ({"floor": float("nan")}, TraceError, "floor"),
         ({"correct": 3}, FigureError, "correct must be a text, not 3"),
         ({"target": 3.5}, DataFormatError, "3.5"),

@@ -112,6 +112,19 @@ def test_a_saved_notebook_and_its_html_keep_a_picture(explorer: Explorer) -> Non
     assert 'src="data:image/png;base64,' in page
 
 
+def test_colab_is_told_where_its_widget_manager_is(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """anywidget puts it beside the output; ours keeps it."""
+    from types import SimpleNamespace
+
+    url = "https://colab.example/manager.min.js"
+    colab = SimpleNamespace(_widgets=SimpleNamespace(_installed_url=url), enable_custom_widget_manager=lambda: None)
+    monkeypatch.setitem(sys.modules, "google.colab.output", colab)
+    forms, metadata = explorer._repr_mimebundle_()
+    view = "application/vnd.jupyter.widget-view+json"
+    assert metadata == {view: {"colab": {"custom_widget_manager": {"url": url}}}}
+    assert next(iter(forms)) in ("text/plain", view) and forms[view]["model_id"] == explorer.model_id
+
+
 def test_texts_are_never_markup() -> None:
     """The page has no way to write markup: only text nodes and attributes that it sets by name."""
     script = (FOLDER / "explorer.js").read_text(encoding="utf-8")
