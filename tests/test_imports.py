@@ -40,6 +40,7 @@ SHARED = {
     "threads",
     "token_strings",
     "validation",
+    "warn",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "patching": set(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -16,6 +15,7 @@ from jaxtyping import Int64
 
 from ...errors import ContextOverflowError, DataFormatError
 from ...token_strings import WordMarks, bare
+from ...warn import warn_user
 
 CONTEXT_LENGTH = 48
 FORMAT = "tracescribe.phantom-vocabulary/1"
@@ -86,11 +86,7 @@ class PhantomTokenizer:
         unknown = [i for i in bpe if i not in self._of_bpe]
         if unknown:
             pieces = ", ".join(repr(_bpe().decoder[i].replace("</w>", "")) for i in dict.fromkeys(unknown))
-            warnings.warn(
-                f"the phantom miniature does not know {pieces} in {text!r}: read as [UNK]",
-                UnknownTokenWarning,
-                stacklevel=2,
-            )
+            warn_user(f"the phantom miniature does not know {pieces} in {text!r}: read as [UNK]", UnknownTokenWarning)
         return [self.sot_id, *(self._of_bpe.get(i, self.unk_id) for i in bpe), self.eot_id]
 
     def __call__(self, texts: str | Sequence[str]) -> Int64[torch.Tensor, "text context"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
+from ...warn import warn_user
 from .source import Source
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _readers() -> dict[str, Reader]:
                 try:
                     register(entry.load())
                 except Exception as error:  # of somebody else's package: the others still work
-                    warnings.warn(f"the reader {entry.name!r} ({entry.value}) is left out: {error}", stacklevel=3)
+                    warn_user(f"the reader {entry.name!r} ({entry.value}) is left out: {error}")
             _loaded = True
     return _READERS
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ...errors import PrescriptionWarning
+from ...warn import warn_user
 from .wrapped_optimizers import optimizer_chain
 
 if TYPE_CHECKING:
@@ -77,5 +77,5 @@ def warn_if_scale_invariant(optimizer: Any) -> None:
                 f"{type(inner).__name__} undoes gradient scaling: its step hardly changes when a layer's gradient is "
                 "multiplied by a constant. Use attach(mode='update') or param_groups to scale what the layers learn."
             )
-            warnings.warn(message, ScaleInvariantOptimizerWarning, stacklevel=6)
+            warn_user(message, ScaleInvariantOptimizerWarning)
             return

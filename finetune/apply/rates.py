@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 from weakref import WeakSet
@@ -10,6 +9,7 @@ from weakref import WeakSet
 import torch
 
 from ...errors import PrescriptionWarning
+from ...warn import warn_user
 
 _WHY = {
     False: "A scheduler that sets one rate for all groups does this: use one that multiplies the initial rates "
@@ -31,7 +31,7 @@ def check_rates_at_every_step() -> None:
             message = rates_off_plan(optimizer.param_groups) or rates_without_effect(optimizer)
             if message is not None:
                 warned.add(optimizer)
-                warnings.warn(message, PrescriptionWarning, stacklevel=2)
+                warn_user(message, PrescriptionWarning)
 
     register_optimizer_step_pre_hook(torch.compiler.disable(before_step))
 

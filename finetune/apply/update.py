@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import PrescriptionWarning
+from ...warn import warn_user
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -171,4 +171,4 @@ def earlier_updates(optimizer: torch.optim.Optimizer) -> list[ScaledUpdate]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, PrescriptionWarning, stacklevel=3)
+    warn_user(message, PrescriptionWarning)

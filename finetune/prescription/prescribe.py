@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from ...tracer import CausalTrace, Excess, LayerProfile, TraceMap
     from ..apply.block_gradients import BlockGradients
     from ..apply.update_share import UpdateShare
-
-logger = logging.getLogger(__name__)
 
 FEW_TEXTS = 20  # below this, a bootstrap over texts says little about other texts
 FEW_PAIRS = 20  # below this, a bootstrap over pairs says little about other pairs
@@ -144,8 +141,6 @@ def prescribe(
         draws = _normalise_draws(profile.draws, choose_layers, normalizer)
         bounds, stability = measure_stability(alpha, draws, level=ci)
     warnings = tuple(_doubts(profile, used, alpha, layers, normalize, stability))
-    for line in warnings:
-        logger.warning(line)
     provenance = {
         **profile.provenance,
         "by": by,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
-import warnings
 from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
 from ...errors import TraceWarning, UnsupportedTowerError
+from ...warn import warn_user
 from ..towers.text_tower import TextTower
 from .base import Adapter
 from .wrappers import inner_source, peft_root, unwrapped
@@ -58,10 +58,9 @@ def _load_adapters() -> None:
             except Exception as error:  # the code of others may raise anything
                 failed.append(f"{entry.name!r} ({entry.value}; {type(error).__name__}: {error})")
     if failed:
-        warnings.warn(
+        warn_user(
             f"tower adapters of other packages are left out, for they cannot be registered: {', '.join(failed)}",
             TraceWarning,
-            stacklevel=2,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, TraceWarning
 from ...io.quoting import shown, shown_path
 from ...io.reading import read_bytes
+from ...warn import warn_user
 from .dicom import is_dicom, read_dicom
 
 # Bitmaps that Pillow decodes itself: no format that is a program (EPS) or calls another one.
@@ -183,10 +183,9 @@ def _rgb(image: Any, name: str, raw: bytes | None) -> Any:
     layered = upright.convert("RGBA")
     if layered.getchannel("A").getextrema() == (255, 255):
         return layered.convert("RGB")
-    warnings.warn(
+    warn_user(
         f"{name} is partly transparent and is put on black; save it without transparency to say what is meant",
         TraceWarning,
-        stacklevel=2,
     )
     return Image.alpha_composite(Image.new("RGBA", layered.size, (0, 0, 0, 255)), layered).convert("RGB")
 
@@ -228,11 +227,10 @@ def _eight_bits(values: np.ndarray, name: str, white: int | None) -> np.ndarray:
         bits = 16 if largest > 4095 else 12 if largest > 255 else 8
         white = (1 << bits) - 1
         if bits < 16 and largest > 0:
-            warnings.warn(
+            warn_user(
                 f"{name} has 16 bits a pixel but no value above {largest}: read as {bits}-bit values, {white} being "
                 f"white; save it as 8-bit grey, or with a PNG sBIT chunk, to say what is meant",
                 TraceWarning,
-                stacklevel=2,
             )
     return ((values.astype(np.uint64) * 255 + white // 2) // white).clip(max=255).astype(np.uint8)
 

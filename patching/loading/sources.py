@@ -18,6 +18,7 @@ import torch
 from ...errors import TracescribeError, TraceWarning, UnknownModelError
 from ...io.quoting import shown, shown_path
 from ...io.reading import is_folder
+from ...warn import warn_user
 from .checkpoints import (
     Checkpoint,
     check_model_folder,
@@ -88,7 +89,8 @@ def from_open_clip(
         if rest.startswith("local-dir:"):
             check_model_folder(rest.removeprefix("local-dir:"))
         if plain and pretrained is None:
-            model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
+            with _unsaid("No pretrained weights loaded"):  # said above
+                model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
         elif plain and not open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained):
             model, own = _with_file(rest, Path(str(pretrained)), options, request.trust_remote_code, activation_stated)
         else:
@@ -102,6 +104,21 @@ def from_open_clip(
                 model, own = open_clip.create_model_from_pretrained(rest, pretrained=pretrained, **options)
         tokenizer = open_clip.get_tokenizer(rest)
     return wrap(model.to(request.dtype).eval(), tokenizer=tokenizer, preprocess=preprocess or own, name=request.name)
+
+
+@contextmanager
+def _unsaid(words: str) -> Iterator[None]:
+    """Drop what open_clip logs, by the root logger, with these words."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return words not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
 
 
 def _check_architecture(name: str) -> None:
@@ -146,13 +163,12 @@ def _announce_unknown_activation(architecture: str, checkpoint: Checkpoint) -> N
 
     quick = f"{architecture.replace('/', '-')}-quickgelu"
     if quick in open_clip.list_models() and trained_with_quick_gelu(checkpoint) is None:
-        warnings.warn(
+        warn_user(
             f"nothing tells which activation the weights of {shown_path(checkpoint.path)} were trained with; "
             f"{architecture!r} computes GELU, and QuickGELU weights (OpenAI's, and what was fine-tuned from them) "
             f"would give wrong embeddings without an error. If they are such, load 'open_clip:{quick}'; if not, "
             f"say so in the file: torch.save({{'state_dict': ..., 'quick_gelu': False}}, ...)",
             TraceWarning,
-            stacklevel=2,
         )
 
 

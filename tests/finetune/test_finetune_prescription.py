@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +143,14 @@ def test_flat_draws_are_left_out_of_the_count():
         (1 + PROFILE / 100, "nearly flat"),
     ],
 )
-def test_doubts_are_written_on_the_plan_and_logged(values, sentence, caplog):
-    plan = ts.prescribe(values)
-    assert [line for line in plan.warnings if sentence in line]
-    assert sentence in caplog.text
+def test_doubts_are_on_the_plan_and_nowhere_else(values, sentence, caplog):
+    """Its card in a notebook and the command line say them; a log would say them twice."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        plan = ts.prescribe(values)
+    assert len([line for line in plan.warnings if sentence in line]) == 1
+    assert plan._repr_html_().count(html.escape(sentence)) == 1
+    assert caplog.text == "" and warned == []
 
 
 def test_a_sound_profile_raises_no_doubt_but_the_frozen_layer():

@@ -201,11 +201,16 @@ def test_numbers_out_of_range_are_refused(bad):
         TrainConfig(**bad)
 
 
-def test_a_plan_traced_on_other_weights_is_said(model, caplog):
+@pytest.mark.parametrize(
+    ("weighting", "lora_mode"), [("lr", None), ("update", None), ("update", "rank"), ("uniform", "scale")]
+)
+def test_a_plan_traced_on_other_weights_is_said_once(model, caplog, weighting, lora_mode):
     own = {"trace": {"model": "mine", "weights_sha256": model.text.fingerprint()}}
     foreign = {"trace": {"model": "hf:other", "weights_sha256": "0" * 64}}
     for provenance, said in ((own, False), (foreign, True), ({}, False)):
         caplog.clear()
-        with caplog.at_level(logging.WARNING, logger="tracescribe.finetune.training.loop"):
-            run_of(model, weighting="lr", plan=Prescription(np.array([0.2, 1.0, 0.6]), provenance=provenance))
-        assert ("hf:other" in caplog.text) is said
+        plan = Prescription(np.array([0.2, 1.0, 0.6]), provenance=provenance)
+        with caplog.at_level(logging.WARNING):
+            result = run_of(model, weighting=weighting, lora_mode=lora_mode, plan=plan)
+        assert sum("hf:other" in record.getMessage() for record in caplog.records) == said
+        assert result.plan.provenance.get("trace") == provenance.get("trace")

@@ -70,7 +70,7 @@ def compare(
     told = _names((first, second), names)
     check_alike(*traces, "the traces")
     matching = match_pairs(*traces, pairing)
-    used = [pairs_used(trace, segment, stacklevel=3)[0] for trace in traces]
+    used = [pairs_used(trace, segment)[0] for trace in traces]
     if matching.places is not None:
         used = _used_in_both(matching.places, used)
     sums = [RowSums.of(trace, own, align) for trace, own in zip(traces, used, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 
 from ...errors import DegenerateTraceError, TraceError, TraceWarning
 from ...validation import check_choice
+from ...warn import warn_user
 from .maps import LayerProfile, TraceMap
 from .sides import Maps, RowSums, Side, by_layer, estimated, layer_table
 from .statistics import cluster_index, percentile_interval, split_half_correlation
@@ -24,9 +24,7 @@ PREFERRED = "S_corr > S_foil"
 INVERTED = "S_corr < S_foil"
 
 
-def pairs_used(
-    trace: CausalTrace, segment: str | None, *, warn: bool = True, stacklevel: int = 5
-) -> tuple[Int[np.ndarray, "used"], str]:
+def pairs_used(trace: CausalTrace, segment: str | None, *, warn: bool = True) -> tuple[Int[np.ndarray, "used"], str]:
     """Indices of the pairs that enter a map, and the name of that choice; see :meth:`CausalTrace.map`."""
     valid = trace.valid
     if not valid.any():
@@ -40,11 +38,10 @@ def pairs_used(
         if preferred.any():
             return np.flatnonzero(preferred), PREFERRED
         if warn:
-            warnings.warn(
+            warn_user(
                 f"the model prefers the foil in every valid pair ({valid.sum()} of {trace.n_pairs}); the result is "
                 "over these, not over pairs that it gets right",
                 TraceWarning,
-                stacklevel=stacklevel,
             )
         return np.flatnonzero(valid), INVERTED
     check_choice("segment", segment, SEGMENTS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ...io.atomic import remove_abandoned, write_atomically
 from ...io.json_lines import read_json
 from ...io.reading import is_folder
 from ...io.tensors import TensorFile, read_tensors, write_tensors
+from ...warn import warn_user
 from .cache_keys import shard_key
 
 __all__ = ["Shard", "Store"]
@@ -173,10 +173,9 @@ class Store:
             return _content(read_tensors(path))
         except (DataFormatError, ValueError, KeyError, TypeError) as error:
             reason = str(error)
-        warnings.warn(
+        warn_user(
             f"the shard {str(path)!r} is damaged ({reason}) and is not used; its text pairs are traced again",
             TraceWarning,
-            stacklevel=2,
         )
         return None
 

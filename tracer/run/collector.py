@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ...errors import OutputError, TraceWarning
+from ...warn import warn_user
 from ..pairs.batch import PairBatch
 from ..pairs.targets import Targets
 from ..results.causal_trace import Scores
@@ -100,12 +100,11 @@ class Collector:
         if keep == "auto" and size <= self._budget:
             keep = True
         if keep == "auto" and self._store is None:
-            warnings.warn(
+            warn_user(
                 f"the patched embeddings of {n_texts} text pairs would take {size / 2**30:.1f} GiB, more than the "
                 f"{self._budget / 2**30:.1f} GiB that memory= leaves them, and are not kept, so that rescore() will "
                 f"not work: give cache=, or keep_embeddings=True (in memory), or keep_embeddings=False (silently)",
                 TraceWarning,
-                stacklevel=5,
             )
             keep = False
         if not keep:

@@ -43,6 +43,6 @@ def make_plan(source: Any, *, beta: float, aggregate: str, layers: str, normaliz
     # an application over all parts, so that it may use the part behind viz: imported when it is called
     from ...finetune import prescribe
 
-    with recorded("tracescribe.finetune.prescription.prescribe"):  # the doubts are shown beside the bars
+    with recorded():
         plan = prescribe(source, aggregate=aggregate, layers=layers, normalize=normalize)
     return Plan(replace(plan, beta=beta))

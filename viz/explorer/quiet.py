@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import warnings
 from collections.abc import Iterator
@@ -10,13 +9,13 @@ from contextlib import contextmanager
 
 __all__ = ["recorded"]
 
-# Filters and loggers belong to the process: two threads that change and put them back must not overlap.
+# Filters belong to the process: two threads that change and put them back must not overlap.
 _LOCK = threading.RLock()
 
 
 @contextmanager
-def recorded(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
-    """The warnings of the block, none of which is shown or raised; and nothing that these loggers say. For short calls.
+def recorded() -> Iterator[list[warnings.WarningMessage]]:
+    """The warnings of the block, none of which is shown or raised. For short calls.
 
     >>> with recorded() as found:
     ...     warnings.warn("few pairs")
@@ -25,12 +24,4 @@ def recorded(*loggers: str) -> Iterator[list[warnings.WarningMessage]]:
     """
     with _LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        silenced = [logging.getLogger(name) for name in loggers]
-        before = [logger.disabled for logger in silenced]
-        for logger in silenced:
-            logger.disabled = True
-        try:
-            yield caught
-        finally:
-            for logger, was in zip(silenced, before, strict=True):
-                logger.disabled = was
+        yield caught

@@ -57,7 +57,7 @@ def trace_notes(source: CausalTrace | Excess, segment: str | None) -> tuple[str,
         control = f"minus a control of {plural(source.control.n_pairs, 'pair')}"
         return (*trace_notes(source.trace, segment), control)
     texts = len(np.unique(source.text_pair))
-    used, name = pairs_used(source, segment)
+    used, name = pairs_used(source, segment, warn=False)  # the map or profile beside says it
     size = plural(source.n_pairs, "pair") + (f" ({plural(texts, 'text')})" if texts != source.n_pairs else "")
     notes = [size]
     if len(used) < source.n_pairs:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
-import warnings
 from functools import cache, cached_property
 from typing import Any, Literal
 
 from ...errors import FigureError
+from ...warn import warn_user
 
 __all__ = ["Fonts"]
 
@@ -76,10 +76,9 @@ class Fonts:
             shown = " ".join(sorted(missing)[:10])
             several = f"{len(missing)} characters" if len(missing) > 1 else "1 character"
             instead = " or ".join(sorted({"its name in brackets" if named(c) else _REPLACEMENT for c in missing}))
-            warnings.warn(
+            warn_user(
                 f"no installed font has {shown} ({several}): drawn as {instead}; install one that has, such as Noto "
-                "Sans CJK or Noto Emoji",
-                stacklevel=6,
+                "Sans CJK or Noto Emoji"
             )
 
     def _admit(self, missing: set[str]) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ...errors import FigureError
 from ...tracer.results.maps import LayerProfile
+from ...warn import warn_user
 from .. import theme
 from ..figure_data.heatmap import HeatmapData
 from ..figure_data.labels import shorten
@@ -141,10 +141,9 @@ def _plan(
 
 
 def _say_minimum(n_columns: int, inches: float, needed: float) -> None:
-    warnings.warn(
+    warn_user(
         f"{n_columns} columns in {inches:g} inches: only some are named, those that differ among them; from "
-        f"{math.ceil(10 * needed) / 10:g} inches on all are",
-        stacklevel=7,
+        f"{math.ceil(10 * needed) / 10:g} inches on all are"
     )
 
 

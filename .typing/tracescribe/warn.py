@@ -1,0 +1,1 @@
+../../tracescribe/warn.py
