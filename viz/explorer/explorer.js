@@ -446,12 +446,13 @@ class Page {
 
   async take(files) {
     if (!files || !files.length) return;
-    if (files[0].size > 50e6) {
+    const [file] = files; // the list is emptied when the input is reset for the next choice
+    if (file.size > 50e6) {
       this.statusText.textContent = "this file is larger than 50 MB: enter its path instead";
       return;
     }
-    const content = await files[0].arrayBuffer();
-    this.send({ do: "target", kind: "dropped", value: files[0].name }, [content]);
+    const content = await file.arrayBuffer();
+    this.send({ do: "target", kind: "dropped", value: file.name }, [content]);
   }
 
   buildTabs() {
