@@ -67,7 +67,10 @@ def rates_without_effect(optimizer: torch.optim.Optimizer) -> str | None:
             f"alike: pass relative_step=False, or {instead}"
         )
     if "madgrad" in name.lower():
-        return f"the steps of {name} grow with the learning rate to the power 2/3, which is off the plan: {instead}"
+        return (
+            f"the steps of {name} grow with the learning rate to the power 2/3, which is off the plan, and no other "
+            "mode is exact with it: use another optimiser (AdamW, SGD)"
+        )
     if isinstance(optimizer, torch.optim.Adafactor):
         for group in groups:
             steps = [int(optimizer.state[p]["step"]) for p in group["params"][:1] if p in optimizer.state]
