@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # The models here are tiny: a second thread only costs (up to ten times, beside other jobs).
 # Set before torch is imported.
@@ -11,20 +12,48 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import typechecking
 from jaxtyping import install_import_hook
 
-# Shapes and types that annotations state are checked at every call of what computes with arrays. (What users call takes
-# anything, and refuses it in a sentence: that is tested too, and beartype would come before.)
-COMPUTING = (
-    "benchmark.metrics",
-    "benchmark.shortcuts",
-    "benchmark.tasks",
-    "finetune.losses",
-    "patching.resume",
-    "patching.towers.block",
-    "patching.towers.image_tower",
-    "patching.towers.layers",
-    "patching.towers.relative_positions",
-    "patching.towers.text_tower",
-    "patching.towers.tower",
-    "tracer.results.scoring",
+# Shapes and types that annotations state are checked at every call of what computes with arrays: of the folders in
+# CHECKED, all but the modules that users call with anything, which say it in a sentence (beartype would come before).
+CHECKED = (
+    "benchmark/metrics",
+    "benchmark/shortcuts",
+    "benchmark/tasks",
+    "finetune/apply",
+    "finetune/losses",
+    "finetune/prescription",
+    "patching/engine",
+    "patching/resume",
+    "patching/towers/block",
+    "patching/towers/image_tower",
+    "patching/towers/layers",
+    "patching/towers/relative_positions",
+    "patching/towers/text_tower",
+    "patching/towers/tower",
+    "tracer/results",
+    "tracer/run",
 )
-install_import_hook([f"tracescribe.{module}" for module in COMPUTING], f"{typechecking.__name__}.checked")
+CALLED_WITH_ANYTHING = {
+    "finetune/apply/attachment",
+    "finetune/apply/param_groups",
+    "finetune/prescription/plan",
+    "finetune/prescription/prescribe",
+    "tracer/results/causal_trace",
+    "tracer/results/compare",
+    "tracer/results/metrics",
+    "tracer/run/circuit",
+    "tracer/run/faithfulness",
+    "tracer/run/options",
+    "tracer/run/prepared",
+    "tracer/run/trace",
+    "tracer/run/trace_images",
+}
+ROOT = Path(__file__).parent.parent
+COMPUTING = [
+    f"tracescribe.{module.replace('/', '.')}"
+    for part in CHECKED
+    for module in (
+        [str(path.relative_to(ROOT).with_suffix("")) for path in sorted((ROOT / part).glob("[!_]*.py"))] or [part]
+    )
+    if module not in CALLED_WITH_ANYTHING
+]
+install_import_hook(COMPUTING, f"{typechecking.__name__}.checked")

@@ -143,8 +143,11 @@ def select_score(scores: dict[str, float], select: str) -> float:
 
 
 def _fixed(record: dict[str, Any]) -> dict[str, Any]:
-    """The settings that runs which exist depend on: arms, seeds and rates may be added, an arm may not be changed."""
-    config = record["config"]
+    """The settings that runs which exist depend on: arms, seeds and rates may be added, an arm may not be changed.
+
+    What an older version did not know has its default.
+    """
+    config = StudyConfig.model_validate(record["config"]).model_dump(mode="json")
     free = ("arms", "seeds", "rates", "tuning_seeds", "select", "data")
     arms = {f"arms.{name}": options for name, options in config["arms"].items()}
     return {**{name: value for name, value in config.items() if name not in free}, **arms}

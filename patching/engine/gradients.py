@@ -59,7 +59,7 @@ class AttributionEngine(PatchingEngine):
         self,
         base: Sequence[Any],
         donor: Sequence[Any],
-        directions: Sequence[Float[Tensor, "direction embed"]],
+        directions: Sequence[Float[Tensor, "_direction embed"]],
         *,
         sweep: Sweep | None = None,
         columns: Sequence[Sequence[Column]] | None = None,
@@ -124,7 +124,11 @@ class AttributionEngine(PatchingEngine):
         )
 
     def _first_order(
-        self, prepared: Prepared, members: list[int], directions: Sequence[Float[Tensor, "direction embed"]], steps: int
+        self,
+        prepared: Prepared,
+        members: list[int],
+        directions: Sequence[Float[Tensor, "direction embed"]],
+        steps: int,
     ) -> tuple[Bucket, Float[Tensor, "direction batch layer column"]]:
         """Effects for pairs of one shape that have equally many directions."""
         columns = [prepared.columns[i] for i in members]
@@ -139,7 +143,11 @@ class AttributionEngine(PatchingEngine):
         return bucket, torch.einsum("dtlph,tcph->dtlc", total, weights)
 
     def _products(
-        self, prepared: Prepared, members: list[int], directions: Sequence[Float[Tensor, "direction embed"]], steps: int
+        self,
+        prepared: Prepared,
+        members: list[int],
+        directions: Sequence[Float[Tensor, "direction embed"]],
+        steps: int,
     ) -> tuple[tuple[Tensor, CleanRun, CleanRun], Float[Tensor, "direction batch layer pos part"]]:
         """Inputs and clean runs of pairs of one shape, and <gradient, difference> of every state at the site."""
         sweep = prepared.sweep

@@ -116,6 +116,18 @@ def test_data_may_be_moved_and_not_be_changed(config, folder, data, tmp_path):
     study_runs.write_record(folder / "inputs.json", inputs)
 
 
+def test_a_study_of_a_version_that_knew_fewer_options_goes_on(config, folder):
+    path = folder / "study.json"
+    record = read_record(path)
+    for options in record["config"]["arms"].values():
+        del options["loss"]
+    study_runs.write_record(path, record)
+    before = {run: run.read_bytes() for run in (folder / "runs").iterdir()}
+    run_study(config, folder)
+    assert before == {run: run.read_bytes() for run in (folder / "runs").iterdir()}
+    assert all(options["loss"] is None for options in read_record(path)["config"]["arms"].values())
+
+
 def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_path):
     with pytest.raises(OutputError, match=r"other settings \(train\)"):
         run_study(config.model_copy(update={"train": {**TRAIN, "steps": 3}}), folder)

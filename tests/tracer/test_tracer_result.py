@@ -461,7 +461,7 @@ def test_indexing_selects_pairs_in_the_order_that_is_asked_for() -> None:
 
 
 NONSENSE: list[Any] = [
-    *(6, -7, 2**70, 1.0, None, True, ..., "nobody", object(), {"a": 1}, (0, 1)),
+    *(6, -7, 2**70, 1.0, None, True, ..., "nobody", object, {"a": 1}, (0, 1)),
     *(slice(3, 3), slice("a", "b"), slice(None, None, 0)),
     *([], ["pair0", "nobody"], [0, "a"], [True, False], [[0], [1, 2]], np.eye(2, dtype=int), np.array([0.5])),
 ]

@@ -40,7 +40,7 @@ POOLED_KINDS = {
     "cls": TokenKind.START,
 }
 _CHUNK = 512
-Maps = Sequence[Float[np.ndarray, "draw layer row"]]
+Maps = Sequence[Float[np.ndarray, "draw _layer _row"]]
 
 
 def rows_of(trace: CausalTrace, used: Int[np.ndarray, "used"], align: str) -> Rows:
