@@ -349,6 +349,17 @@ def test_scripts_have_a_font_where_one_is_installed(tmp_path: Path) -> None:
     assert fonts.width("ععععع", 10) < 0.9 * 5 * fonts.width("ع", 10)
 
 
+def test_points_in_a_crowd_are_told_by_a_legend() -> None:
+    apart = {"a": (1, 3), "b": (2, 2), "c": (3, 1), "d": (1.1, 3)}
+    for points, told in ((apart, False), ({**apart, "e": (1.05, 3.1)}, True)):
+        axes = Figure(figsize=(3.25, 2.5)).subplots()
+        draw(pareto(points, "kept", "gained"), axes)
+        beside = {text.get_text() for text in axes.texts}
+        legend = axes.get_legend()
+        assert (legend is not None) == told
+        assert (beside if legend is None else {text.get_text() for text in legend.get_texts()}) == set(points)
+
+
 # -- an author's axes ----------------------------------------------------------------------------------------------
 
 
@@ -394,7 +405,6 @@ def test_what_needs_a_figure_of_its_own_is_refused() -> None:
 
 def test_arguments_of_a_wrong_type_are_named() -> None:
     for call, name in (
-        (lambda: panels({"a": TRACE}, limit="x"), "limit"),
         (lambda: panels({"a": TRACE}, title=5), "title"),
         (lambda: pareto({"a": (1, 2)}, None, "y"), "x"),
         (lambda: curves({"a": ([1], [2])}, "x", 4), "y"),
@@ -402,6 +412,8 @@ def test_arguments_of_a_wrong_type_are_named() -> None:
     ):
         with pytest.raises(ts.errors.ArgumentError, match=f"the argument {name} must be of type"):
             call()  # type: ignore[no-untyped-call]
+    with pytest.raises(FigureError, match="limit='x': colours need a finite limit"):
+        panels({"a": TRACE}, limit="x")  # type: ignore[arg-type]
 
 
 def test_the_numbers_of_panels_are_in_their_table(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .axes import layer_step, legend_inside, set_ticks, styled
 from .cells import draw_cells, label_layers, label_rows, value_size
 from .fonts import Fonts
 from .plans import draw_weights
-from .points import put_curves, put_points
+from .points import names_fit, put_curves, put_points
 from .profile import put_profile
 
 __all__ = ["put"]
@@ -58,10 +58,10 @@ def put(
     else:
         fonts.admit(*view.names, view.x_name, view.y_name)
         if isinstance(view, PointsData):
-            put_points(axes, view, fonts, named=True)
+            put_points(axes, view, fonts, named=names_fit(view))
         else:
             put_curves(axes, view, fonts, transparent=True)
-    if len(axes.get_legend_handles_labels()[1]) > 1 and not isinstance(view, PointsData):
+    if len(axes.get_legend_handles_labels()[1]) > 1 and not (isinstance(view, PointsData) and names_fit(view)):
         legend_inside(axes, fonts)
     if title:
         axes.set_title(fonts.drawable(title), loc="left", color=theme.INK, **fonts.style(fonts.title, "bold"))

@@ -23,20 +23,29 @@ from .axes import (
 )
 from .fonts import Fonts
 
-__all__ = ["draw_curves", "draw_points", "put_curves", "put_points"]
+__all__ = ["draw_curves", "draw_points", "names_fit", "put_curves", "put_points"]
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top in points
+_REACH = (0.2, 0.1)  # of a name, as shares of what is drawn across and along
 _MOST_NAMED = 8  # points that are named beside them; more are told by a legend
 
 
 def draw_points(view: PointsData, fonts: Fonts, inches: float, header: Header, *, height: float | None) -> Figure:
     """Points with their intervals and names, and the front as a line."""
-    named = len(view.names) <= _MOST_NAMED
+    named = names_fit(view)
     figure, axes, columns = _canvas(() if named else view.names, view, fonts, inches, header, height)
     put_points(axes, view, fonts, named=named)
     if not named:
         legend_above(axes, fonts, columns)
     return figure
+
+
+def names_fit(view: PointsData) -> bool:
+    """Whether names beside the points cannot be read as those of others: none has two more within a name's reach."""
+    x, y = view.x[:, 0], view.y[:, 0]
+    wide, high = (max(float(np.ptp(values)), 1e-12) for values in (view.x, view.y))
+    near = (np.abs(x[:, None] - x) < _REACH[0] * wide) & (np.abs(y[:, None] - y) < _REACH[1] * high)
+    return len(view.names) <= _MOST_NAMED and int(near.sum(axis=1).max()) <= 2
 
 
 def draw_curves(
