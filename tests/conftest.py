@@ -34,14 +34,22 @@ CHECKED = (
 )
 CALLED_WITH_ANYTHING = {
     "finetune/apply/attachment",
+    "finetune/apply/lora",
     "finetune/apply/param_groups",
+    "finetune/apply/trainer_callback",
     "finetune/prescription/plan",
     "finetune/prescription/prescribe",
     "tracer/results/causal_trace",
     "tracer/results/compare",
+    "tracer/results/head_edges",
+    "tracer/results/matching",
     "tracer/results/metrics",
+    "tracer/results/profiles",  # counts frames to the line that is warned about
     "tracer/run/circuit",
     "tracer/run/faithfulness",
+    "tracer/run/head_edges",
+    "tracer/run/joint_options",
+    "tracer/run/neurons",
     "tracer/run/options",
     "tracer/run/prepared",
     "tracer/run/trace",

@@ -190,7 +190,7 @@ def _estimates(
 
 def _chosen(
     estimate: Float[np.ndarray, "layer row neuron"], top: int, others: int, seed: int
-) -> tuple[Int[np.ndarray, " cell"], Int[np.ndarray, " cell"]]:
+) -> tuple[Int[np.ndarray, " cell"], Int[np.ndarray, " other"]]:
     """Flat numbers of the cells with the largest absolute estimates, and of some drawn from the rest.
 
     Cells with the estimate 0 are those that cannot have an effect: before the first difference, or where they are not
