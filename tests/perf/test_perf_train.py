@@ -38,6 +38,14 @@ def test_the_page_says_what_was_measured(bench: ModuleType, tmp_path: Path, caps
     assert str(Path.home()) not in page and str(FOLDER) not in page
 
 
+def test_what_a_plan_adds_to_full_fine_tuning_is_reported(bench: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "modes.md"
+    importlib.import_module("bench_modes").main(["--quick", "--out", str(out)])
+    rows = [line.split("|")[1:-1] for line in out.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    assert [row[0].strip() for row in rows] == ["arm", "ordinary", "param_groups", "update"]
+    assert all(row[2].strip(" *").endswith("%") for row in rows[2:])
+
+
 def test_other_losses_stop_the_benchmark(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = bench.our_losses
     monkeypatch.setattr(bench, "our_losses", lambda case, steps: [1.01 * loss for loss in honest(case, steps)])
