@@ -106,6 +106,8 @@ def command_lines(draw: st.DrawFn, name: str, command: Any, files: list[str]) ->
         line += [flag, draw(odd)] if takes_value else [flag]
     if name == "finetune" and any(word.isdecimal() and 1 < len(word) < 10 for word in line):
         line += ["--steps", "1", "--rank", "1"]  # a thousand steps are no mistake, and take long
+    if name == "build phantom" and any(word.isdecimal() and len(word) > 2 for word in line):
+        line += ["-n", "1"]  # nor are millions of films
     if name in LONG:
         line += [LONG[name], draw(st.sampled_from([place for place in MISPLACED if place != "nowhere/out"]))]
     return line

@@ -22,7 +22,7 @@ from fuzz.odd import as_json, values
 from tracescribe.benchmark.builders import build_contextual, build_mednega, write_pairs
 from tracescribe.benchmark.builders.rewriting import Rewriter
 from tracescribe.benchmark.phantom import build_phantom
-from tracescribe.finetune import TrainConfig
+from tracescribe.finetune import StudyConfig, TrainConfig
 from tracescribe.tracer.run.options import ImageTraceOptions, TraceOptions
 
 
@@ -140,6 +140,31 @@ def prepare(folder: Path) -> None:
 
 def heat(**given: Any) -> Any:
     return ts.viz.heatmap(given.pop("source", a_trace()), **given)
+
+
+def records() -> dict[str, Target]:
+    """Constructors of records."""
+    kinds = ts.benchmark
+    found: dict[str, tuple[Any, dict[str, Any]]] = {
+        "tracer.Pair": (ts.Pair, {"correct": "no edema", "foil": "mild edema"}),
+        "tracer.ImagePair": (ts.ImagePair, {"image": "a.png", "counterfactual": "b.png", "caption": "no edema"}),
+        "benchmark.ClaimRecord": (kinds.ClaimRecord, CLAIM),
+        "benchmark.CaptionRecord": (kinds.CaptionRecord, CAPTION),
+        "benchmark.McqRecord": (kinds.McqRecord, MCQ),
+    }
+    return {name: Target(kind, given, tuple(kind.model_fields)) for name, (kind, given) in found.items()}
+
+
+def layouts() -> dict[str, Target]:
+    """Figures of several results."""
+    viz, maps = ts.viz, {"a": a_trace().map(segment="all")}
+    found: dict[str, tuple[Any, dict[str, Any]]] = {
+        "viz.panels": (viz.panels, {"sources": maps}),
+        "viz.alpha_bars": (viz.alpha_bars, {"plan": a_plan()}),
+        "viz.pareto": (viz.pareto, {"points": {"a": (1, 2), "b": (2, 1)}, "x": "kept", "y": "gained"}),
+        "viz.curves": (viz.curves, {"sources": {"a": ([0, 1], [0.0, 1.0])}, "x": "step", "y": "loss"}),
+    }
+    return {name: Target(call, given, keywords(call), quick=20, slowdown=2) for name, (call, given) in found.items()}
 
 
 @cache
@@ -314,6 +339,15 @@ def targets() -> dict[str, Target]:
             {"url": "http://127.0.0.1:9/v1", "model": "m", "cache": "replies.sqlite"},
             keywords(Rewriter),
             writes=True,
+        ),
+        **records(),
+        **layouts(),
+        "finetune.StudyConfig": Target(StudyConfig, {"data": "."}, tuple(StudyConfig.model_fields), quick=40),
+        "finetune.interpolate": small(
+            ts.finetune.interpolate, {"base": model(), "tuned": model(), "weight": 0.5}, fixed=("base", "tuned")
+        ),
+        "tracescribe.compare": small(
+            ts.compare, {"first": trace, "second": trace, **bootstrap}, keywords(ts.compare), fixed=("first", "second")
         ),
         "patching.load": Target(
             ts.load, {"name": "nothing"}, keywords(ts.load, "trust_remote_code"), quick=40, slowdown=4

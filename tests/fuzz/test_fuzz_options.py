@@ -11,6 +11,7 @@ import pytest
 
 from fuzz.guard import Case
 from fuzz.options import Target, prepare, targets
+from fuzz.surface import GROUPS, public
 from fuzz.trying import QUICK, try_many
 from tracescribe.errors import TracescribeError
 
@@ -18,6 +19,17 @@ from tracescribe.errors import TracescribeError
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     return Case(tmp_path, monkeypatch)
+
+
+def test_every_public_function_and_class_is_tried_or_in_a_list_that_says_why_not() -> None:
+    """Whatever is exported later must become a target, or be put into one of the lists of surface.py."""
+    tried = {".".join(name.partition(" ")[0].split(".")[:2]) for name in targets()}
+    everything = list(public())
+    unlisted = [sorted(names) for names in everything if not names & tried.union(*GROUPS)]
+    assert unlisted == []
+    twice = [sorted(names) for names in everything if sum(bool(names & group) for group in (tried, *GROUPS)) > 1]
+    assert twice == []
+    assert set().union(*GROUPS) <= set().union(*everything), "a name that is exported no longer"
 
 
 @pytest.mark.parametrize("name", targets())
