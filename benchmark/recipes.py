@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError, OptionError
 from ..io.quoting import shown
 from ..tracer import read_valse
@@ -249,6 +250,7 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
+@explains_arguments
 def reproduce(
     recipe: Recipe,
     file: str | os.PathLike[str],

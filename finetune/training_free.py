@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError, NonFiniteError, OptionError
 from ..io.quoting import shown
 
@@ -26,6 +27,7 @@ Split = Callable[[str], tuple[str, str] | None]
 """A caption to what it affirms and what it negates, or None where it negates nothing."""
 
 
+@explains_arguments
 def spacevlm(
     affirmed: Float[Tensor, "n embed"], negated: Float[Tensor, "n embed"], threshold: float = THRESHOLD
 ) -> Float[Tensor, "n embed"]:
@@ -71,6 +73,7 @@ def spacevlm(
     return edited.to(torch.promote_types(affirmed.dtype, torch.float32))
 
 
+@explains_arguments
 def split_negations(caption: str, nothing: str = "an image") -> tuple[str, str] | None:
     """What a caption affirms and what it negates, if its phrases (between commas) open with "no" or "there is no".
 

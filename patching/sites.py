@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ..arguments import explains_arguments
 from ..errors import SiteError
 from ..io.quoting import shown
 
@@ -127,6 +128,7 @@ class Sweep:
         return found
 
 
+@explains_arguments
 def each_position(lengths: Sequence[int], head: int | None = None) -> list[list[Column]]:
     """One column for every position of rows of these lengths."""
     return [[Column((position,), head) for position in range(length)] for length in lengths]

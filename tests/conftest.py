@@ -34,11 +34,13 @@ CHECKED = (
 )
 CALLED_WITH_ANYTHING = {
     "finetune/apply/attachment",
+    "finetune/apply/block_gradients",
     "finetune/apply/lora",
     "finetune/apply/param_groups",
     "finetune/apply/trainer_callback",
     "finetune/prescription/plan",
     "finetune/prescription/prescribe",
+    "patching/engine/patterns",
     "tracer/results/causal_trace",
     "tracer/results/compare",
     "tracer/results/head_edges",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import types
 import typing
@@ -14,6 +15,7 @@ from .io.quoting import shown
 
 __all__ = ["explains_arguments"]
 
+_LIBRARIES = {"np": "numpy", "nn": "torch.nn", "torch": "torch"}  # as modules import them
 C = TypeVar("C", bound=Callable[..., Any])
 _SCALARS = (int, float, bool, str, bytes)
 _PROBLEMS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError, RecursionError)
@@ -69,7 +71,7 @@ def _wrong(function: Callable[..., Any], positional: tuple[Any, ...], named: Map
         parameter = signature.parameters[name]
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if not _fits(value, parameter.annotation, getattr(function, "__globals__", {})):
+        if not _fits(value, parameter.annotation, getattr(inspect.unwrap(function), "__globals__", {})):
             stated = (
                 parameter.annotation
                 if isinstance(parameter.annotation, str)
@@ -79,6 +81,19 @@ def _wrong(function: Callable[..., Any], positional: tuple[Any, ...], named: Map
     return None
 
 
+class _Names(dict[str, Any]):
+    """The names of a module, and those that modules import for type checkers only: the package's public ones, torch."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in _LIBRARIES:
+            return importlib.import_module(_LIBRARIES[name])
+        for part in ("", ".patching", ".tracer", ".finetune", ".benchmark", ".viz"):
+            found = getattr(importlib.import_module(f"tracescribe{part}"), name, None)
+            if found is not None:
+                return found
+        raise KeyError(name)
+
+
 def _fits(value: Any, annotation: Any, names: Mapping[str, Any]) -> bool:
     """Whether a value is of a type; of one that cannot be known at run time, True."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -86,7 +101,7 @@ def _fits(value: Any, annotation: Any, names: Mapping[str, Any]) -> bool:
     if annotation is inspect.Parameter.empty:
         return True
     try:
-        hint = eval(annotation, dict(names)) if isinstance(annotation, str) else annotation  # of our own source
+        hint = eval(annotation, {}, _Names(names)) if isinstance(annotation, str) else annotation  # of our own source
     except Exception:  # a name that only type checkers import
         return True
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

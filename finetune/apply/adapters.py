@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from .blocks import source_of
 
@@ -30,6 +31,7 @@ class LowRank:
         return self.a.requires_grad or self.b.requires_grad
 
 
+@explains_arguments
 def effective_weights(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter of the module as its forward pass uses it (adapters added), by its name without peft.
 
@@ -51,6 +53,7 @@ def effective_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: weight + deltas[name] if name in deltas else weight for name, weight in weights.items()}
 
 
+@explains_arguments
 @torch.no_grad()
 def merged_copy(module: nn.Module) -> nn.Module:
     """An independent copy of the source module, its adapters added into the weights: trace it, export it, ship it.

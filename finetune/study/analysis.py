@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.records import read_record
 from .config import StudyConfig
@@ -213,6 +214,7 @@ def _against(frame: pd.DataFrame, score: str, arm: str, against: str, prefix: st
     return {f"{prefix}difference": found.value, f"{prefix}lo": found.lo, f"{prefix}hi": found.hi, f"{prefix}p": p}
 
 
+@explains_arguments
 def read_study_result(folder: str | Path) -> StudyResult:
     """The runs of a study that are finished, at the rate that each arm was tuned to.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ...arguments import explains_arguments
 from ...checked import Checked
 from ...io.quoting import shown
 from ...io.yaml_files import read_yaml_as
@@ -161,6 +162,7 @@ class StudyConfig(Checked):
         return self
 
 
+@explains_arguments
 def read_study(path: str | Path) -> StudyConfig:
     """A study from a YAML file; ``data`` in it is relative to the file.
 

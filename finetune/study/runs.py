@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
@@ -60,6 +61,7 @@ class Task:
     interpolate: bool
 
 
+@explains_arguments
 def run_study(
     config: StudyConfig,
     folder: str | Path,

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_json
 from ...io.quoting import shown
@@ -50,6 +51,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 PLACES = ("captions", "claims", "images", "validation", "plan", "image_cache", "retrace")  # paths, relative to the file
 
 
+@explains_arguments
 def read_config(path: str | Path, changes: Iterable[str] = ()) -> TrainConfig:
     """A configuration from a YAML file in sections, or from a run's ``config.json``; paths in it are relative to it.
 

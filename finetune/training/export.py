@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ...arguments import explains_arguments
 from ...errors import OutputError, PrescriptionError
 from ...io.folders import check_folder, write_folder
 from ...io.quoting import shown, shown_path
@@ -23,6 +24,7 @@ Kind = Literal["state-dict", "open_clip", "transformers"]
 KINDS: tuple[Kind, ...] = ("state-dict", "open_clip", "transformers")
 
 
+@explains_arguments
 @torch.no_grad()
 def interpolate(base: DualEncoder, tuned: DualEncoder, weight: float) -> DualEncoder:
     """The model whose weights are ``(1 - weight) * base + weight * tuned``; both models stay as they are.
@@ -57,6 +59,7 @@ def check_export(folder: str | Path, *, overwrite: bool = False) -> Path:
     return check_folder(folder, FORMAT, overwrite=overwrite)
 
 
+@explains_arguments
 def export(model: DualEncoder, folder: str | Path, kind: Kind | None = None, *, overwrite: bool = False) -> Path:
     """Write a model with all its weights into ``folder``, complete or not at all.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, OutputError
 from ...patching.torch_state import neutral_state
 from ...processes import is_first
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 BEST = "best/"  # where a checkpoint holds the adapters of the best evaluation
 
 
+@explains_arguments
 @neutral_state(grad=True)
 def train(
     config: TrainConfig,

@@ -78,6 +78,7 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
         return False
 
 
+@explains_arguments
 def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """The model with a saved run's adapters merged into a copy of it; ``model`` itself stays as it is.
 

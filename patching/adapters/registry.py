@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ...arguments import explains_arguments
 from ...errors import TraceWarning, UnsupportedTowerError
 from ...warn import warn_user
 from ..towers.text_tower import TextTower
@@ -23,6 +24,7 @@ _LOCK = threading.RLock()  # reentrant: a plugin's module may call register
 _loaded = False
 
 
+@explains_arguments
 def register(adapter: Adapter) -> None:
     """Add a family.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
+from ...arguments import explains_arguments
+
 __all__ = ["Alignment", "PositionPolicy", "align_rows"]
 
 PositionPolicy = Literal["shift", "keep"]
@@ -24,6 +26,7 @@ class Alignment:
     donor_positions: tuple[int, ...] | None = None
 
 
+@explains_arguments
 def align_rows(
     base: Sequence[int],
     donor: Sequence[int],

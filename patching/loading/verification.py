@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...arguments import explains_arguments
 from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError, UnsupportedTowerError
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
@@ -55,6 +56,7 @@ def check_finite(tower: Tower) -> None:
             )
 
 
+@explains_arguments
 @neutral_state()
 def verify(
     tower: TextTower, adapter: Adapter, source: nn.Module, texts: Sequence[str] = SAMPLE_TEXTS

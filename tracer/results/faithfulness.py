@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ...arguments import explains_arguments
 from ...errors import DataFormatError, TraceError, TracescribeError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
@@ -266,6 +267,7 @@ def first_cells(
     return ranks[:, None, :] < np.asarray(sizes)[None, :, None]
 
 
+@explains_arguments
 def load_faithfulness(path: str | os.PathLike[str]) -> Faithfulness:
     """Read a file of :meth:`Faithfulness.save`.
 
