@@ -12,13 +12,15 @@ from jaxtyping import Float, Int
 
 from ...errors import TraceError
 from ...io.quoting import shown
+from ...validation import Whole, check_choice, check_option
+from ..pairs.roles import ALIGNMENTS
 from .alike import check_alike
 from .comparison import Contrast, TraceComparison
 from .matching import Pairing, match_pairs
 from .profiles import pairs_used
 from .resampling import degrees_of_freedom
-from .sides import Estimated, Maps, RowSums, Side, by_layer, estimated, layer_table
-from .statistics import PairTable, minmax, percentile_interval
+from .sides import TOKEN_AGGREGATES, Estimated, Maps, RowSums, Side, by_layer, estimated, layer_table
+from .statistics import AGGREGATES, REDUCTIONS, PairTable, minmax, percentile_interval, wants_bootstrap
 
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
@@ -66,6 +68,11 @@ def compare(
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
     """
+    check_choice("align", align, ALIGNMENTS)
+    check_choice("reduce", reduce, REDUCTIONS)
+    check_choice("aggregate", aggregate, (*AGGREGATES, *TOKEN_AGGREGATES))
+    wants_bootstrap(ci, n_boot)
+    seed = check_option("seed", seed, (Whole(0),))
     traces = _read(first), _read(second)
     told = _names((first, second), names)
     check_alike(*traces, "the traces")
