@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from ...arguments import explains_arguments
 from ...errors import NonFiniteError, PrescriptionError
 from ...io.quoting import shown
 from ...validation import is_whole
@@ -35,6 +36,7 @@ class BlockGradients:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@explains_arguments
 def block_gradients(
     module: nn.Module | DualEncoder, loss: Callable[[B], Tensor], batches: Iterable[B], *, max_batches: int = 5
 ) -> BlockGradients:
