@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Whole, check_choice, check_option
@@ -30,6 +31,7 @@ __all__ = ["compare", "interpolation"]
 _FIXED = 1e-9  # spread below which a difference is fixed by construction: both are the same exact 0 or 1
 
 
+@explains_arguments
 def compare(
     first: CausalTrace | str | os.PathLike[str],
     second: CausalTrace | str | os.PathLike[str],
