@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -268,6 +269,15 @@ def test_crossing_takes_the_first_loss_beyond_what_is_allowed():
 
 
 # -- the file ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples").glob("study_*.yaml")), ids=lambda p: p.stem
+)
+def test_the_studies_of_the_documentation_are_read(path):
+    config = read_study(path)
+    assert {"uniform", "nast", "permuted", "inverse"} <= set(config.arms)
+    assert config.data == path.parent / "../films" and max(config.rates) <= 0.012
 
 
 def test_a_study_file_names_presets_or_spells_arms_out(tmp_path):

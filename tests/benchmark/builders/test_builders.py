@@ -245,10 +245,11 @@ TERMS_OF_PHANTOM = {
 
 def test_a_known_severity_is_never_overstated() -> None:
     film = FactsRecord(id="1", group="p", image=None, facts={"Edema": Fact(state="present", severity=1)})
-    [pair] = [item for item in pair_items([film], lambda text: len(text.split())) if item["attribute"] == "existence"]
+    pairs = pair_items([film], lambda text: len(text.split()), with_test=True)
+    [pair] = [item for item in pairs if item["attribute"] == "existence"]
     assert pair["correct"] == "There is mild pulmonary edema."
     unknown = FactsRecord(id="1", group="p", image=None, facts={"Edema": Fact(state="present")})
-    [pair] = list(pair_items([unknown], lambda text: len(text.split())))
+    [pair] = list(pair_items([unknown], lambda text: len(text.split()), with_test=True))
     assert pair["correct"] == "There is definite pulmonary edema."
 
 
