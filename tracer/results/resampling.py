@@ -27,7 +27,7 @@ __all__ = ["FEW", "degrees_of_freedom", "effective_number", "two_way_replicates"
 FEW = 10  # clusters or texts, below which an interval is little more than a warning
 _MOST = 4096  # clusters that are drawn one by one; more are joined at random, which leaves the variance as it is
 
-Labels = Sequence[Int[np.ndarray, "pair"]]  # by trace; equal numbers are one cluster or text
+Labels = Sequence[Int[np.ndarray, "_pair"]]  # by trace; equal numbers are one cluster or text
 Estimate = Callable[[Labels, Float[np.ndarray, "boot cluster"]], Float[np.ndarray, "boot *cell"]]
 
 
@@ -91,7 +91,7 @@ def _resampled(clusters: Labels, texts: Labels) -> list[Labels]:
     return [texts] if n_both == n_clusters else [clusters, texts]
 
 
-def _crossed(clusters: Labels, texts: Labels) -> list[Int[np.ndarray, "pair"]]:
+def _crossed(clusters: Labels, texts: Labels) -> list[Int[np.ndarray, "_pair"]]:
     n_texts = 1 + max(int(labels.max()) for labels in texts)
     return _numbered([cluster * n_texts + text for cluster, text in zip(clusters, texts, strict=True)])
 

@@ -112,7 +112,7 @@ class PairScores:
         self,
         images: Float32[np.ndarray, "image embed"],
         maps: list[TextMap],
-        pairs: list[Int[np.ndarray, "image"] | slice],
+        pairs: list[Int[np.ndarray, "_image"] | slice],
     ) -> None:
         cells = self.patched.reshape(len(self.patched), -1)
         many = len(images) >= MANY

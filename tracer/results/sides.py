@@ -149,8 +149,8 @@ class Estimated:
 
     value: np.ndarray
     draws: np.ndarray | None
-    clusters: list[Int[np.ndarray, "pair"]]
-    texts: list[Int[np.ndarray, "pair"]]
+    clusters: list[Int[np.ndarray, "_pair"]]
+    texts: list[Int[np.ndarray, "_pair"]]
 
     @property
     def n_clusters(self) -> int:
@@ -172,7 +172,7 @@ def estimated(
     """
 
     def estimate(
-        labels: Sequence[Int[np.ndarray, "pair"]], draws: Float[np.ndarray, "boot cluster"]
+        labels: Sequence[Int[np.ndarray, "_pair"]], draws: Float[np.ndarray, "boot cluster"]
     ) -> Float[np.ndarray, "boot *cell"]:
         return statistic([bootstrap(side.table, own, draws) for side, own in zip(sides, labels, strict=True)])
 
@@ -184,7 +184,7 @@ def estimated(
     return Estimated(value, draws, clusters, texts)
 
 
-def _labels(sides: Sequence[Side], kind: Literal["clusters", "texts"]) -> list[Int[np.ndarray, "pair"]]:
+def _labels(sides: Sequence[Side], kind: Literal["clusters", "texts"]) -> list[Int[np.ndarray, "_pair"]]:
     keys = [getattr(side, kind) for side in sides]
     index = distinct(key for side in keys for key in side)[1]
     return np.split(index, np.cumsum([len(side) for side in keys])[:-1])
