@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +93,36 @@ def test_a_study_that_was_stopped_ends_in_the_same_numbers(config, folder, tmp_p
         assert {**found, "seconds": 0} == {**again, "seconds": 0}
     result = read_study_result(tmp_path / "out")
     pd.testing.assert_frame_equal(result.table(), read_study_result(folder).table())
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_in_the_same_table(config, folder, tmp_path):
+    """The command is killed as soon as one more file is there: plans, base, or a run."""
+    options = {**config.model_dump(mode="json"), "data": str(config.data)}
+    file, out = tmp_path / "study.yaml", tmp_path / "out"
+    file.write_text(json.dumps(options))  # JSON is YAML
+    command = [sys.executable, "-m", "tracescribe", "study", str(file), "-o", str(out), "--table", "csv"]
+    kills = 0
+    while True:
+        before = files_of(out)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+            while child.poll() is None and (kills >= 5 or files_of(out) <= before):
+                time.sleep(0.01)
+            if child.poll() is None:
+                child.kill()  # SIGKILL
+                kills += 1
+                continue
+            assert child.stdout is not None and child.returncode == 0
+            printed = child.stdout.read()
+        break
+    assert kills == 5
+    pd.testing.assert_frame_equal(read_study_result(out).table(), read_study_result(folder).table())
+    assert read_study_result(folder).as_text("csv") in printed
+    assert {path.name for path in files_of(out)} == {path.name for path in files_of(folder)}
+
+
+def files_of(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_curve_begins_at_the_base_and_ends_at_the_tuned_weights(folder):
