@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import os
 import re
 import struct
@@ -101,6 +102,19 @@ def test_the_users_matplotlib_settings_are_neither_used_nor_changed(tmp_path: Pa
         before = dict(matplotlib.rcParams)
         assert export(TRACE, tmp_path / "styled.pdf").read_bytes() == plain
         assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("quantity", ["CTE of the first 50 neurons, summed", "CTE" + 12 * ", a long name"])
+def test_a_long_name_of_the_scale_stays_inside(quantity: str) -> None:
+    view = replace(heatmap_data(a_map(4, 4)), quantity=quantity)
+    with matplotlib_settings():
+        figure = draw_heatmap(view, Fonts(), 3.25, ("", ()), values="auto", height=None)
+        figure.draw_without_rendering()
+        [name] = [text for axes in figure.axes for text in axes.texts if text.get_text() == view.quantity]
+        numbers = next(axes for axes in figure.axes if name in axes.texts).get_xticklabels()
+        assert name.get_window_extent().x0 >= 0
+        boxes = [number.get_window_extent() for number in numbers]
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize("inches", [3.25, 6.75])

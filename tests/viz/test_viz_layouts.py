@@ -32,6 +32,8 @@ from tracescribe.viz import (
     published_maps,
 )
 from tracescribe.viz.figure_data import AlphaData, PanelsData, PointsData
+from tracescribe.viz.figure_data.curve_panels import CurvePanelsData
+from tracescribe.viz.paper.curve_panels import draw_curve_panels
 from tracescribe.viz.paper.files import WIDTHS, PaperOptions, inches_of, matplotlib_settings, rendered
 from tracescribe.viz.paper.fonts import Fonts
 from tracescribe.viz.paper.panels import draw_panels
@@ -358,6 +360,18 @@ def test_points_in_a_crowd_are_told_by_a_legend() -> None:
         legend = axes.get_legend()
         assert (legend is not None) == told
         assert (beside if legend is None else {text.get_text() for text in legend.get_texts()}) == set(points)
+
+
+def test_numbers_of_a_panel_above_an_empty_place_are_as_large_as_the_others() -> None:
+    one = {"a": ([0, 1], [0.0, 1.0])}
+    shown = curves(dict.fromkeys("pqrst", one), "x", "y").shown
+    assert isinstance(shown, CurvePanelsData)
+    figure = draw_curve_panels(shown, Fonts(), 5.5, ("", ()), height=None, transparent=True)
+    figure.draw_without_rendering()
+    shown_axes = [axes for axes in figure.axes if axes.get_visible()]
+    sizes = {t.get_fontsize() for axes in shown_axes for t in axes.get_xticklabels() + axes.get_yticklabels()}
+    assert len(shown_axes) == 5
+    assert sizes == {Fonts().tick}
 
 
 # -- an author's axes ----------------------------------------------------------------------------------------------

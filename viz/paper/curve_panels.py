@@ -49,7 +49,9 @@ def draw_curve_panels(
         title = fonts.drawable(view.names[number])
         axes.set_title(title, loc="left", pad=3, color=theme.INK, **fonts.style(fonts.label, "bold"))
         at_left, at_bottom = number % across == 0, number + across >= len(view.panels)
-        axes.tick_params(labelleft=at_left, labelbottom=at_bottom)
+        axes.tick_params(
+            labelleft=at_left, labelbottom=at_bottom, labelsize=fonts.tick, labelfontfamily=fonts.families[0]
+        )
         if not at_left:
             axes.set_ylabel("")
         if not at_bottom:

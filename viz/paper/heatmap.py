@@ -39,6 +39,7 @@ from .fonts import Fonts
 __all__ = ["draw_heatmap"]
 
 _PITCH = (5.6, 46.0)  # narrowest column of cells whose rotated label is still read; widest before it looks stretched
+_SHORTEST_SCALE = 36.0  # of a colour scale, in points: its three numbers do not meet
 _MOST_LINES = 2  # of cells; beyond it one line with names for some of the columns is easier to read, and shorter
 
 
@@ -222,9 +223,15 @@ def _label_layers(axes: Axes, view: HeatmapData, plan: _Plan, fonts: Fonts) -> N
 
 
 def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
-    """The colour scale: many small vector boxes above the cells, right-aligned with them."""
-    wide, bound = min(0.55 * plan.cells, 80.0), view.limit
+    """The colour scale: many small vector boxes above the cells, right-aligned with them; its name is left of it.
+
+    A long name makes the scale shorter, and one that has no room even so is written smaller.
+    """
+    bound, name = view.limit, fonts.drawable(view.quantity)
     beside = -7 if view.clipped_ends[0] else -3
+    long, room = fonts.width(name, fonts.small), plan.left + plan.cells + beside - EDGE
+    wide = min(0.55 * plan.cells, 80.0, max(room - long, _SHORTEST_SCALE))
+    name_size = fonts.small * min(1.0, (room - wide) / long)
     left, top = plan.left + plan.cells - wide, plan.top - plan.marks - 4
     axes = place_axes(figure, left, top, wide, 4)
     edges = np.linspace(-bound, bound, 129)
@@ -240,8 +247,8 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
     set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=fonts.small)
     axes.tick_params(axis="x", length=1.5, pad=0.5)
     axes.annotate(
-        fonts.drawable(view.quantity), (0, 0.5), xytext=(beside, 0), xycoords="axes fraction",
-        textcoords="offset points", ha="right", va="center_baseline", color=theme.INK, **fonts.style(fonts.small),
+        name, (0, 0.5), xytext=(beside, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
+        va="center_baseline", color=theme.INK, **fonts.style(name_size),
     )  # fmt: skip
 
 
