@@ -12,8 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import typechecking
 from jaxtyping import install_import_hook
 
-# Shapes and types that annotations state are checked at every call of what computes with arrays: of the folders in
-# CHECKED, all but the modules that users call with anything, which say it in a sentence (beartype would come before).
+# Shapes and dtypes of arrays that annotations state are checked at every call: in the folders of
+# CHECKED, but not in modules that users call with anything: they say it in a sentence (beartype would come before).
 CHECKED = (
     "benchmark/metrics",
     "benchmark/shortcuts",

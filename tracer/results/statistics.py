@@ -181,10 +181,10 @@ def percentile_interval(
     With fewer than about 20 groups it is too narrow, as every bootstrap is.
 
     >>> percentile_interval(np.arange(101.0), 0.5)
-    (np.float64(25.0), np.float64(75.0))
+    (array(25.), array(75.))
     """
     lo, hi = np.nanquantile(replicates, [(1 - ci) / 2, (1 + ci) / 2], axis=0)
-    return lo, hi
+    return np.asarray(lo), np.asarray(hi)
 
 
 def aggregate_rows(values: Float[np.ndarray, "*draw layer row"], aggregate: str) -> Float[np.ndarray, "*draw layer"]:

@@ -80,8 +80,8 @@ def neurons(
     >>> model, clear = ts.load("phantom"), ts.Text("The lungs are clear.")
     >>> pairs = [ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", image=clear)]
     >>> found = ts.neurons(model, pairs, top=5, others=0, progress=False)
-    >>> found.n_cells, len(found), found.row[0]  # 8 layers, 6 rows of tokens, 256 neurons
-    (12288, 5, 'first differing')
+    >>> found.n_cells, len(found), found.row[0]  # 8 layers, 7 rows of tokens, 256 neurons
+    (14336, 5, 'further after')
     """
     from ...patching import JointEngine, NeuronAttribution
 
