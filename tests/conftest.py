@@ -14,6 +14,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes of arrays that annotations state are checked at every call: in the folders of
 # CHECKED, but not in modules that users call with anything: they say it in a sentence (beartype would come before).
+# (Not all results: beartype sets warning filters at each call, and their warnings are tested to be said once.)
 CHECKED = (
     "benchmark/metrics",
     "benchmark/shortcuts",
@@ -29,7 +30,7 @@ CHECKED = (
     "patching/towers/relative_positions",
     "patching/towers/text_tower",
     "patching/towers/tower",
-    "tracer/results",
+    "tracer/results/scoring",
     "tracer/run",
 )
 CALLED_WITH_ANYTHING = {
@@ -41,12 +42,6 @@ CALLED_WITH_ANYTHING = {
     "finetune/prescription/plan",
     "finetune/prescription/prescribe",
     "patching/engine/patterns",
-    "tracer/results/causal_trace",
-    "tracer/results/compare",
-    "tracer/results/head_edges",
-    "tracer/results/matching",
-    "tracer/results/metrics",
-    "tracer/results/profiles",  # counts frames to the line that is warned about
     "tracer/run/circuit",
     "tracer/run/faithfulness",
     "tracer/run/head_edges",

@@ -80,7 +80,9 @@ def test_unknown_words_are_said_once_however_often_they_are_read() -> None:
     assert len(found) == 1 and "zebra" in found[0][0] and Path(found[0][1]) == Path(__file__)
 
 
-def test_random_weights_are_said_by_us_alone(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_random_weights_are_said_by_us_alone(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """open_clip logs them too."""
     import json
 
@@ -92,6 +94,9 @@ def test_random_weights_are_said_by_us_alone(caplog: pytest.LogCaptureFixture, t
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
     }
     (tmp_path / "tiny-for-a-test.json").write_text(json.dumps(config), encoding="utf-8")
+    # open_clip's list is the process's, and other tests go through it
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     open_clip.add_model_config(tmp_path)
     with caplog.at_level(logging.WARNING):
         ts.load("open_clip:tiny-for-a-test")

@@ -44,7 +44,7 @@ def pair_items(
 
     >>> from tracescribe.benchmark.records import Fact
     >>> film = FactsRecord(id="1", group="p", image=None, facts={"Edema": Fact(state="absent")})
-    >>> [pair] = pair_items([film], lambda text: len(text.split()))
+    >>> [pair] = pair_items([film], lambda text: len(text.split()), with_test=True)
     >>> pair["correct"], pair["foil"], pair["negation"]
     ('There is no pulmonary edema.', 'There is severe pulmonary edema.', 'correct')
     """

@@ -181,10 +181,14 @@ def check_all(rank: int) -> None:
 
 @pytest.fixture
 def one_process(tmp_path) -> Iterator[None]:
-    """A process group of one process, over a file."""
+    """A process group of one process, over a file. Accelerate has one state per process, which another test may set."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("mode", MODES)
