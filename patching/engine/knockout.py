@@ -21,7 +21,6 @@ from ..towers.block import Block
 from ..towers.tower import Tower, normalise
 from .buckets import Bucket, Cells
 from .engine import PatchingEngine, PatchPath
-from .generic import by_layer
 from .resumed import Watch
 
 Edges = Int[np.ndarray, "_ 2"]  # (query, key)
@@ -84,11 +83,6 @@ class KnockOutEngine(PatchingEngine):
             if watch is not None:
                 watch(bucket.members, cells)
         return found
-
-    def _cells(
-        self, bucket: Bucket, sweep: Sweep, most_rows: int, watch: Watch | None = None
-    ) -> Float[Tensor, "batch layer column embed"]:
-        return by_layer(self.tower, bucket, sweep, most_rows, self._again, watch)
 
     def _again(self, bucket: Bucket, sweep: Sweep, at: int, cells: Cells) -> Float[Tensor, "cell embed"]:
         """One full pass for many pairs and columns of one layer, without the blocks before it."""
