@@ -315,7 +315,5 @@ def _generic(
             with _putting(tower.blocks[first], z):
                 for block in tower.blocks[first:]:
                     states.append(block(states[-1], mask))
-            read = torch.stack([states[layer] for layer in tower.readout_layers]).mean(dim=0)
-            embeddings = normalise(tower.read(read, tower.pooled_positions(inputs), tower.counted(inputs)))
-            found |= dict(zip(some, embeddings, strict=True))
+            found |= dict(zip(some, normalise(tower.read_states(states, inputs)), strict=True))
     return torch.stack([found[number] for number in range(len(edges))])

@@ -107,8 +107,7 @@ class KnockOutEngine(PatchingEngine):
                     states[number + 1] = block(states[number], kept)
             else:
                 states[number + 1] = block(states[number], mask)
-        read = torch.stack([states[layer] for layer in tower.readout_layers]).mean(dim=0)
-        return tower.read(read, tower.pooled_positions(inputs), tower.counted(inputs))
+        return tower.read_states(states, inputs)
 
 
 def edges_of(column: Column, allowed: Bool[np.ndarray, "query key"]) -> Edges:

@@ -75,10 +75,7 @@ def run_clean(
         for block in tower.blocks:
             x = block(x, mask)
             resid.append(x)
-    if tower.readout_layers != (tower.n_layers,):
-        x = torch.stack([resid[layer] for layer in tower.readout_layers]).mean(dim=0)
-    embedding = tower.read(x, tower.pooled_positions(inputs), tower.counted(inputs))
-    return CleanRun(resid, site, pooled, embedding)
+    return CleanRun(resid, site, pooled, tower.read_states(resid, inputs))
 
 
 def pooled_position(tower: Tower, inputs: Tensor) -> int | None:

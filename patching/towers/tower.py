@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
@@ -182,6 +182,12 @@ class Tower(nn.Module):
             states[layer] = x
             if layer - 1 not in self.readout_layers:
                 del states[layer - 1]
+        return self.read_states(states, inputs)
+
+    def read_states(
+        self, states: Mapping[int, Tensor] | Sequence[Tensor], inputs: Tensor
+    ) -> Float[Tensor, "batch embed"]:
+        """The embedding of states by layer: of the last one's, or of the mean of those that the readout averages."""
         read = states[self.n_layers]
         if self.readout_layers != (self.n_layers,):
             read = torch.stack([states[layer] for layer in self.readout_layers]).mean(dim=0)
