@@ -20,8 +20,8 @@ from ...io.quoting import shown, shown_path
 from ...io.tensors import pack_texts, read_tensors, unpack_texts, write_tensors
 from .cells import MapCells
 from .read_only import ReadOnlyArrays, set_array
-from .resampling import two_way_replicates
-from .statistics import bootstrap, combine, pair_table, percentile_interval, wants_bootstrap
+from .resampling import table_interval
+from .statistics import combine, pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,20 +143,12 @@ class Faithfulness(ReadOnlyArrays):
             return Curve(self.sizes, value, *self._areas(curve, value), found.min(axis=0), found.max(axis=0))
         table = self._table(curve, self._order(order))
         value = combine(table)[0, :, 0]
-        lo = hi = None
-        if ci is not None and wants_bootstrap(ci, n_boot):
-            draws = two_way_replicates(
-                lambda labels, counts: bootstrap(table, labels[0], counts)[..., 0],
-                value,
-                [self.clusters],
-                [self.texts],
-                ci=ci,
-                n_boot=n_boot,
-                seed=seed,
-            )
-            if draws is not None:
-                lo, hi = percentile_interval(draws, ci)
-        return Curve(self.sizes, value, *self._areas(curve, value), lo, hi, None if lo is None else ci)
+        areas = self._areas(curve, value)
+        bounds = table_interval(table, self.clusters, self.texts, ci=ci, n_boot=n_boot, seed=seed)
+        if bounds is None:
+            return Curve(self.sizes, value, *areas)
+        lo, hi = (bound[:, 0] for bound in bounds)
+        return Curve(self.sizes, value, *areas, lo, hi, ci)
 
     def to_frame(self, ci: float | None = 0.95, n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
         """One line per curve, order and k: the CTE of the joint patch, its interval, and the curve's areas."""

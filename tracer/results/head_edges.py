@@ -12,8 +12,8 @@ from ...errors import TraceError
 from ...io.quoting import shown
 from .maps import TraceMap
 from .read_only import ReadOnlyArrays
-from .resampling import two_way_replicates
-from .statistics import bootstrap, combine, pair_table, percentile_interval, wants_bootstrap
+from .resampling import table_interval
+from .statistics import pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,21 +98,11 @@ class HeadEdges(ReadOnlyArrays):
         values = cte[tuple(edges.T)]
         order = np.argsort(-np.abs(values), kind="stable")[:top]
         edges, values = edges[order], values[order]
-        lo = hi = np.full(len(edges), np.nan)
-        if ci is not None and wants_bootstrap(ci, n_boot):
+        bounds = None
+        if ci is not None:
             effects = self.effects[:, edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3]][:, None, :]
             table = pair_table(effects, np.ones(effects.shape[::2]), self.denominator, "ratio_of_means")
-            draws = two_way_replicates(
-                lambda labels, counts: bootstrap(table, labels[0], counts)[:, 0],
-                combine(table)[0, 0],
-                [self.clusters],
-                [self.texts],
-                ci=ci,
-                n_boot=n_boot,
-                seed=seed,
-            )
-            if draws is not None:
-                lo, hi = percentile_interval(draws, ci)
+            bounds = table_interval(table, self.clusters, self.texts, ci=ci, n_boot=n_boot, seed=seed)
         return pd.DataFrame(
             {
                 "layer": edges[:, 0] + 1,
@@ -120,8 +110,8 @@ class HeadEdges(ReadOnlyArrays):
                 "receiver_layer": edges[:, 2] + 1,
                 "receiver_head": edges[:, 3],
                 "cte": values,
-                "lo": lo,
-                "hi": hi,
+                "lo": np.nan if bounds is None else bounds[0][0],
+                "hi": np.nan if bounds is None else bounds[1][0],
                 "n_pairs": self.n_pairs,
             }
         )

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from .maps import TraceMap
 from .read_only import ReadOnlyArrays
-from .resampling import two_way_replicates
-from .statistics import bootstrap, combine, pair_table, percentile_interval, wants_bootstrap
+from .resampling import table_interval
+from .statistics import combine, pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,19 +100,8 @@ class Neurons(ReadOnlyArrays):
 
     def interval(self, ci: float = 0.95, n_boot: int = 1000, seed: int = 0) -> Bounds | None:
         """The interval of every exact CTE over resampled clusters and texts; None with a single cluster."""
-        if not wants_bootstrap(ci, n_boot):
-            return None
-        table = self._table()
-        draws = two_way_replicates(
-            lambda labels, counts: bootstrap(table, labels[0], counts)[:, 0],
-            combine(table)[0, 0],
-            [self.clusters],
-            [self.texts],
-            ci=ci,
-            n_boot=n_boot,
-            seed=seed,
-        )
-        return None if draws is None else percentile_interval(draws, ci)
+        bounds = table_interval(self._table(), self.clusters, self.texts, ci=ci, n_boot=n_boot, seed=seed)
+        return None if bounds is None else (bounds[0][0], bounds[1][0])
 
     @property
     def agreement(self) -> NeuronAgreement:

@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 
 from ...validation import generator
 from ..pairs.indexing import distinct
-from .statistics import cluster_draws
+from .statistics import PairTable, bootstrap, cluster_draws, combine, percentile_interval, wants_bootstrap
 
-__all__ = ["FEW", "degrees_of_freedom", "effective_number", "two_way_replicates", "widening"]
+__all__ = ["FEW", "degrees_of_freedom", "effective_number", "table_interval", "two_way_replicates", "widening"]
 
 FEW = 10  # clusters or texts, below which an interval is little more than a warning
 _MOST = 4096  # clusters that are drawn one by one; more are joined at random, which leaves the variance as it is
@@ -69,6 +69,36 @@ def two_way_replicates(
     wanted = np.maximum(spread_cluster + spread_text - spread_both, np.maximum(spread_cluster, spread_text))
     found = spread_cluster + spread_text
     return value + np.sqrt(np.divide(wanted, found, out=np.ones_like(found), where=found > 0)) * (by_cluster + by_text)
+
+
+def table_interval(
+    table: PairTable,
+    clusters: Int[np.ndarray, " pair"],
+    texts: Int[np.ndarray, " pair"],
+    *,
+    ci: float | None,
+    n_boot: int,
+    seed: int,
+) -> tuple[Float[np.ndarray, "layer row"], Float[np.ndarray, "layer row"]] | None:
+    """Lower and upper bound of a table's map over resampled clusters and texts.
+
+    None where no interval is asked for (``ci`` None, ``n_boot`` 0), and with a single cluster.
+
+    Raises:
+        TraceError: see :func:`wants_bootstrap`.
+    """
+    if ci is None or not wants_bootstrap(ci, n_boot):
+        return None
+    draws = two_way_replicates(
+        lambda labels, counts: bootstrap(table, labels[0], counts),
+        combine(table)[0],
+        [clusters],
+        [texts],
+        ci=ci,
+        n_boot=n_boot,
+        seed=seed,
+    )
+    return None if draws is None else percentile_interval(draws, ci)
 
 
 def degrees_of_freedom(clusters: Labels, texts: Labels) -> float:

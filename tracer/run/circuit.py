@@ -15,9 +15,9 @@ from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
 from ..results.circuit import Circuit
 from ..results.faithfulness import first_cells
-from ..results.resampling import two_way_replicates
+from ..results.resampling import table_interval
 from ..results.sides import cluster_keys, text_keys
-from ..results.statistics import bootstrap, cluster_draws, combine, pair_table, percentile_interval, wants_bootstrap
+from ..results.statistics import bootstrap, cluster_draws, combine, pair_table, wants_bootstrap
 from .joint import JointRuns
 from .joint_options import CircuitMethod, CircuitOptions
 from .progress import ProgressCallback, progress_bar
@@ -82,8 +82,7 @@ def circuit(
     share, method, candidates, reduce, ci = asked.share, asked.method, asked.candidates, asked.reduce, asked.ci
     n_boot, seed = asked.n_boot, asked.seed
     runs = JointRuns.of(model, trace, pairs, targets, asked)
-    boot = wants_bootstrap(ci, n_boot)
-    search = _Search(runs, reduce, n_boot if boot else 0, seed)
+    search = _Search(runs, reduce, n_boot if wants_bootstrap(ci, n_boot) else 0, seed)
     choose = search.in_order if method == "order" else search.greedily
     most = len(runs.cells) if method == "order" else candidates * (candidates + 1) // 2
     with progress_bar(progress, most, "sets of cells") as advance:
@@ -91,19 +90,9 @@ def circuit(
     effects = runs.effects(first_cells([_completed(chosen, len(runs.cells))], np.arange(1, len(chosen) + 1))[0])
     table = search.table(effects)
     shares = combine(table)[0, :, 0]
-    lo = hi = None
-    if boot and ci is not None:
-        draws = two_way_replicates(
-            lambda labels, counts: bootstrap(table, labels[0], counts)[..., 0],
-            shares,
-            [search.clusters],
-            [distinct(text_keys(trace, runs.used))[1]],
-            ci=ci,
-            n_boot=n_boot,
-            seed=seed,
-        )
-        if draws is not None:
-            lo, hi = (float(bound[-1]) for bound in percentile_interval(draws, ci))
+    texts = distinct(text_keys(trace, runs.used))[1]
+    bounds = table_interval(table, search.clusters, texts, ci=ci, n_boot=n_boot, seed=seed)
+    lo, hi = (None, None) if bounds is None else (float(bound[-1, 0]) for bound in bounds)
     cells = runs.cells
     return Circuit(
         layer=cells.layer[chosen],

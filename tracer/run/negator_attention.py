@@ -16,15 +16,8 @@ from ..pairs.negation import NEGATORS, negator_tokens
 from ..pairs.pairs import Pair
 from ..pairs.roles import TokenKind
 from ..results.maps import TraceMap
-from ..results.resampling import two_way_replicates
-from ..results.statistics import (
-    PairTable,
-    bootstrap,
-    cluster_index,
-    combine,
-    percentile_interval,
-    wants_bootstrap,
-)
+from ..results.resampling import table_interval
+from ..results.statistics import PairTable, cluster_index, combine, wants_bootstrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +134,7 @@ def negator_attention(
     """
     from ...patching import attention_patterns
 
-    wants_interval = wants_bootstrap(ci, n_boot)
+    wants_bootstrap(ci, n_boot)  # refuses bad options before the forward passes
     batch = make_batch(model.text, as_pairs(pairs))
     places = [_negator(batch, pair, negators) for pair in range(len(batch.ids))]
     later = [_later_words(batch, pair, place) for pair, place in enumerate(places)]
@@ -164,22 +157,9 @@ def negator_attention(
         groups=batch.groups,
         model=model.name,
     )
-    if not wants_interval or ci is None:
-        return result
-    table = result._table()
-    drawn = two_way_replicates(
-        lambda labels, draws: bootstrap(table, labels[0], draws),
-        result.mean,
-        [cluster_index(batch.groups)[0]],
-        [batch.text_pair],
-        ci=ci,
-        n_boot=n_boot,
-        seed=seed,
-    )
-    if drawn is None:
-        return result
-    lo, hi = percentile_interval(drawn, ci)
-    return replace(result, ci=ci, lo=lo, hi=hi)
+    clusters = cluster_index(batch.groups)[0]
+    bounds = table_interval(result._table(), clusters, batch.text_pair, ci=ci, n_boot=n_boot, seed=seed)
+    return result if bounds is None else replace(result, ci=ci, lo=bounds[0], hi=bounds[1])
 
 
 def _negator(batch: PairBatch, pair: int, negators: Collection[str]) -> int:
