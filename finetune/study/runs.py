@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, OutputError
+from ...io.folders import file_hash
 from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
 from ...progress import bars
@@ -157,10 +157,7 @@ def _fixed(record: dict[str, Any]) -> dict[str, Any]:
 
 def _same_inputs(prepared: _Prepared, folder: Path) -> None:
     """The weights and data that runs in the folder were made from, by content: data may be moved, not changed."""
-    data: dict[str, str] = {}
-    for name in FILES:
-        with (prepared.config.data / name).open("rb") as handle:
-            data[name] = hashlib.file_digest(handle, "sha256").hexdigest()
+    data = {name: file_hash(prepared.config.data / name) for name in FILES}
     inputs = {"weights_sha256": prepared.model.text.fingerprint(), "data_sha256": data}
     path = folder / "inputs.json"
     if not path.exists():
