@@ -53,7 +53,7 @@ class StudyResult:
         """
         import pandas as pd
 
-        runs = self.runs.assign(gain=(self.runs["claims"] + self.runs["negated"]) / 2)
+        runs = self.runs.assign(gain=_gain(self.runs))
         equal = self.at_equal_preservation()
         rows = []
         for arm, of in runs.groupby("arm", sort=False):
@@ -129,9 +129,9 @@ class StudyResult:
         from ...viz import pareto
 
         axis = {"affirmative": "affirmative accuracy (%)", "r1": "affirmative R@1 (%)", "preservation": "cosine"}[kept]
-        points: dict[str, Any] = {"untrained": (self.base[kept], (self.base["claims"] + self.base["negated"]) / 2)}
+        points: dict[str, Any] = {"untrained": (self.base[kept], _gain(self.base))}
         for arm, of in self.runs.groupby("arm", sort=False):
-            points[str(arm)] = (_interval(of[kept]), _interval((of["claims"] + of["negated"]) / 2))
+            points[str(arm)] = (_interval(of[kept]), _interval(_gain(of)))
         return pareto(points, axis, "claim and negated accuracy, mean (%)")
 
     def at_equal_preservation(self, allowed: float = ALLOWED_LOSS) -> pd.DataFrame:
@@ -150,7 +150,12 @@ class StudyResult:
             values = {name: float(np.interp(at, share, curve[name])) for name in ("claims", "negated", *KEPT)}
             rows.append({"arm": arm, "seed": seed, "share": at, **values})
         frame = pd.DataFrame(rows)
-        return frame.assign(gain=(frame["claims"] + frame["negated"]) / 2)
+        return frame.assign(gain=_gain(frame))
+
+
+def _gain(scores: Any) -> Any:
+    """What the arms are compared by, of a table or of one run: the mean of claim and negated accuracy."""
+    return (scores["claims"] + scores["negated"]) / 2
 
 
 def _number(value: float, sd: float | None, name: str) -> str:
