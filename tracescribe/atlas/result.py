@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from ..errors import DataFormatError, DegenerateTraceError
 from ..io.records import read_record
@@ -270,7 +269,7 @@ def read_atlas(folder: str | Path) -> Atlas:
     try:
         config = AtlasConfig.model_validate(content["config"])
         n_pairs = {name: int(told["n_pairs"]) for name, told in content["sets"].items()}
-    except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as problem:
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataFormatError(f"{folder / RECORD} is no record of an atlas: {problem}") from problem
     failed = read_record(folder / LEFT_OUT).get("models", {}) if (folder / LEFT_OUT).is_file() else {}
     found: dict[str, dict[tuple[str, str], CausalTrace]] = {"traces": {}, "heads": {}}
