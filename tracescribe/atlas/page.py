@@ -80,15 +80,14 @@ def page(atlas: Atlas) -> Report:
 
 def write(atlas: Atlas, folder: Path) -> list[str]:
     """See :meth:`Atlas.write`."""
-    from ..io.atomic import write_atomically
+    from ..io.tables import write_csv
     from ..viz import export, report
 
     tables = {"table.csv": atlas.table(), "agreement.csv": atlas.agreements()}
     if atlas.heads:
         tables["heads.csv"] = atlas.head_table()
     for name, table in tables.items():
-        with write_atomically(folder / name) as handle:
-            table.to_csv(handle, index=False)
+        write_csv(table, folder / name)
     names = list(tables)
     if any(each.profile is not None for each in atlas.entries):
         for name in ("atlas.pdf", "atlas.png"):

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .common import Json, announce, check_output, progress_bar, show, write_csv
+from ..io.tables import write_csv
+from .common import Json, announce, check_output, progress_bar, show
 
 
 def atlas(

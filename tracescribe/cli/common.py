@@ -137,14 +137,6 @@ def console_for_people() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-def write_csv(frame: Any, path: Path) -> None:
-    """A pandas table as a CSV file, without its row numbers."""
-    from ..io.atomic import write_atomically
-
-    with write_atomically(path) as handle:
-        frame.to_csv(handle, index=False)
-
-
 def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True) -> Table:
     """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left."""
     from rich.table import Table

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import OptionError
-from .common import Json, Seed, check_output, show, working, write_csv
+from ..io.tables import write_csv
+from .common import Json, Seed, check_output, show, working
 
 DRAWN = (".pdf", ".svg", ".png")
 OF_TRACES = (".safetensors", ".html")

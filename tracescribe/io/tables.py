@@ -10,14 +10,18 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from ..errors import DataFormatError
+from .atomic import write_atomically
 from .json_lines import MAX_LINES
 from .quoting import shown, shown_path
 from .reading import open_regular
 
-__all__ = ["open_text", "read_parquet", "read_table"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["open_text", "read_parquet", "read_table", "write_csv"]
 
 DELIMITERS = ",;\t"
 LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
@@ -124,6 +128,16 @@ def read_parquet(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, 
                     yield number, {name: _as_text(value) for name, value in row.items()}
         except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
             raise DataFormatError(f"{shown_path(path)}: cannot be read as Parquet: {str(error)[:200]}") from None
+
+
+def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """A pandas table as a CSV file, without its row numbers; no half-written file is left.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with write_atomically(path) as handle:
+        frame.to_csv(handle, index=False)
 
 
 def _as_text(value: object) -> str:
