@@ -60,12 +60,12 @@ def _run_page(source: Path, title: str | None) -> Report:
 def _result_page(source: Path, control: Path | None, title: str | None, seed: int) -> tuple[str, Report]:
     """The kind of a saved result, and its page."""
     from .. import viz
-    from ..io.tensors import is_tensor_file, read_tensors
+    from ..io.tensors import is_tensor_file, read_metadata
     from ..tracer import load_circuit, load_comparison, load_faithfulness, load_trace
 
     kind = "circuit" if source.suffix.lower() == ".json" else "trace"
     if kind == "trace" and is_tensor_file(source):
-        name = str(read_tensors(source, needs_checksum=False).metadata.get("format")).partition("/")[0]
+        name = str(read_metadata(source).get("format")).partition("/")[0]
         kind = {f"tracescribe.{each}": each for each in ("comparison", "faithfulness")}.get(name, "trace")
     if kind != "trace" and control is not None:
         raise OptionError(f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a {kind}")

@@ -23,6 +23,7 @@ __all__ = [
     "is_tensor_file",
     "map_tensor",
     "pack_texts",
+    "read_metadata",
     "read_tensors",
     "unpack_texts",
     "write_tensors",
@@ -130,25 +131,24 @@ def read_tensors(path: str | os.PathLike[str], *, needs_checksum: bool = True) -
         DataFormatError: no such file; it is no regular file; it was cut short or changed; or it holds a type of numbers
             that these files never hold.
     """
-    from safetensors import SafetensorError, safe_open
-
     name = shown_path(path)
-    with open_regular(path) as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        text = handle.read(length) if length <= MAX_HEADER else b""
-    try:
-        with safe_open(os.fspath(path), framework="np"):  # checks shapes, types and offsets against the file's size
-            pass
-        header = parse_json(text.decode("utf-8"), name, lone_surrogates=True)
-    except (SafetensorError, UnicodeDecodeError, OSError) as error:
-        raise DataFormatError(f"{name} is not a whole safetensors file ({error}); was it cut short?") from error
+    header, text = _header(path)
     metadata = header.pop("__metadata__", {})
     stated = metadata.get(CHECKSUM)
     if stated is None and needs_checksum:
         raise DataFormatError(f"{name} states no checksum of its bytes: another program wrote it, or it is damaged")
     if stated is not None and _hash(path, text, stated) != stated:
         raise DataFormatError(f"{name} is damaged: its bytes are not those that were written (SHA-256 differs)")
-    return TensorFile(metadata, {key: _map(path, key, entry, 8 + length) for key, entry in header.items()})
+    return TensorFile(metadata, {key: _map(path, key, entry, 8 + len(text)) for key, entry in header.items()})
+
+
+def read_metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
+    """The metadata of a file of :func:`write_tensors` alone, without a look at the arrays' bytes.
+
+    Raises:
+        DataFormatError: no such file; it is no regular file; or it was cut short.
+    """
+    return _header(path)[0].get("__metadata__", {})
 
 
 def map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
@@ -189,6 +189,22 @@ def unpack_texts(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[str, ...
     return tuple(
         raw[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends.tolist(), strict=True)
     )
+
+
+def _header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], bytes]:
+    """The header, as what it says and as its bytes."""
+    from safetensors import SafetensorError, safe_open
+
+    name = shown_path(path)
+    with open_regular(path) as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        text = handle.read(length) if length <= MAX_HEADER else b""
+    try:
+        with safe_open(os.fspath(path), framework="np"):  # checks shapes, types and offsets against the file's size
+            pass
+        return parse_json(text.decode("utf-8"), name, lone_surrogates=True), text
+    except (SafetensorError, UnicodeDecodeError, OSError) as error:
+        raise DataFormatError(f"{name} is not a whole safetensors file ({error}); was it cut short?") from error
 
 
 def _map(path: str | os.PathLike[str], name: str, entry: Mapping[str, Any], start: int) -> np.ndarray:
