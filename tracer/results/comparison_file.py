@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, OutputError, TracescribeError
+from ...errors import DataFormatError, OutputError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
 from ...io.quoting import shown, shown_path
-from ...io.tensors import pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
 from ...validation import is_share
 from .comparison import NUMBERS, Contrast, TraceComparison
 from .statistics import REDUCTIONS
@@ -77,8 +77,8 @@ def load_comparison(path: str | os.PathLike[str]) -> TraceComparison:
     file, name = read_tensors(path), shown_path(path)
     if file.metadata.get("format") != FORMAT:
         raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {FORMAT!r}")
-    try:
-        told = _Facts.model_validate(parse_json(file.metadata["facts"], name, lone_surrogates=True)).model_dump()
+    with explaining_content(name, FORMAT):
+        told = _facts(parse_json(file.metadata["facts"], name, lone_surrogates=True))
         if told["ci"] is not None and not is_share(told["ci"]):
             raise ValueError(f"ci is {told['ci']}")
         if len(told["n_pairs"]) != 2 or told["reduce"] not in REDUCTIONS:
@@ -96,13 +96,14 @@ def load_comparison(path: str | os.PathLike[str]) -> TraceComparison:
             alpha=_contrast("alpha", file.tensors),
             **{**told, "n_pairs": tuple(told["n_pairs"])},
         )
-    except KeyError as error:
-        raise DataFormatError(f"{name} says it is {FORMAT!r} but has no {error.args[0]!r}") from error
+
+
+def _facts(content: Any) -> dict[str, Any]:
+    try:
+        return _Facts.model_validate(content).model_dump()
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "its facts"
-        raise DataFormatError(f"{name} is damaged: {where}: {error.errors()[0]['msg']}") from error
-    except (TypeError, ValueError, IndexError, TracescribeError) as error:
-        raise DataFormatError(f"{name} is damaged: {error}") from error
+        raise ValueError(f"{where}: {error.errors()[0]['msg']}") from error
 
 
 def _contrast(name: str, tensors: Mapping[str, np.ndarray]) -> Contrast:

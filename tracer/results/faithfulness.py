@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, TraceError, TracescribeError
+from ...errors import DataFormatError, TraceError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
 from ...io.quoting import shown, shown_path
-from ...io.tensors import pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
 from .cells import MapCells
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
@@ -273,7 +273,7 @@ def load_faithfulness(path: str | os.PathLike[str]) -> Faithfulness:
     file, name = read_tensors(path), shown_path(path)
     if file.metadata.get("format") != FORMAT:
         raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {FORMAT!r}")
-    try:
+    with explaining_content(name, FORMAT):
         arrays = {key: np.array(file.tensors[key]) for key in _AXES}
         parts = {key: np.array(file.tensors[f"cells.{key}"]) for key in _CELLS}
         for key, array in {**arrays, **parts}.items():
@@ -291,8 +291,4 @@ def load_faithfulness(path: str | os.PathLike[str]) -> Faithfulness:
             cells=cells, orders=orders, reduce=file.metadata["reduce"], provenance=provenance, **arrays
         )
         result.values("sufficiency")  # by a reduction that exists
-    except KeyError as error:
-        raise DataFormatError(f"{name} says it is {FORMAT!r} but has no {error.args[0]!r}") from error
-    except (TypeError, ValueError, IndexError, TracescribeError) as error:
-        raise DataFormatError(f"{name} is damaged: {error}") from error
     return result

@@ -14,7 +14,7 @@ from ...errors import DataFormatError, OutputError, TracescribeError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
 from ...io.quoting import shown, shown_path
-from ...io.tensors import CHECKSUM, pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.tensors import CHECKSUM, explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
 from ..pairs.indexing import distinct, picked
 from .trace_file import check_arrays, check_provenance, check_scores
 from .validation import PAIR_TEXTS
@@ -92,7 +92,7 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
         raise DataFormatError(f"{name} states no checksum of its bytes: another program changed it, or it is damaged")
     # The embeddings may be larger than memory. The rest is copied: the file may change.
     tensors = {key: array if key == "embeddings" else np.array(array) for key, array in file.tensors.items()}
-    try:
+    with explaining_content(name, found):
         texts = _texts(tensors) if found == FORMAT else _first_texts(file.metadata, name)
         provenance = parse_json(file.metadata["provenance"], name, lone_surrogates=True)
         if not isinstance(provenance, dict):
@@ -107,10 +107,6 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
         scores = Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES})
         trace = CausalTrace(scores=scores, provenance=provenance, columns=columns, **texts, **arrays)
         check_scores(trace)
-    except KeyError as error:
-        raise DataFormatError(f"{name} says it is {found!r} but has no {error.args[0]!r}") from error
-    except (TypeError, ValueError, IndexError, TracescribeError) as error:
-        raise DataFormatError(f"{name} is damaged: {error}") from error
     return trace
 
 

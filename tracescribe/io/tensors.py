@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 
-from ..errors import DataFormatError, OutputError
+from ..errors import DataFormatError, OutputError, TracescribeError
 from .json_lines import parse_json
 from .quoting import shown_path
 from .reading import open_regular
@@ -20,6 +21,7 @@ __all__ = [
     "CHECKSUM",
     "MAX_HEADER",
     "TensorFile",
+    "explaining_content",
     "is_tensor_file",
     "map_tensor",
     "pack_texts",
@@ -149,6 +151,26 @@ def read_metadata(path: str | os.PathLike[str]) -> Mapping[str, str]:
         DataFormatError: no such file; it is no regular file; or it was cut short.
     """
     return _header(path)[0].get("__metadata__", {})
+
+
+@contextmanager
+def explaining_content(name: str, format: str) -> Iterator[None]:
+    """Say which file is meant where a result cannot be made of what :func:`read_tensors` read.
+
+    Raises:
+        DataFormatError: in place of a KeyError (an entry is missing), and of another error over a value.
+
+    >>> with explaining_content("'a.safetensors'", "demo/1"):
+    ...     {}["layers"]
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: 'a.safetensors' says it is 'demo/1' but has no 'layers'
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise DataFormatError(f"{name} says it is {format!r} but has no {error.args[0]!r}") from error
+    except (TypeError, ValueError, IndexError, TracescribeError) as error:
+        raise DataFormatError(f"{name} is damaged: {error}") from error
 
 
 def map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
