@@ -101,7 +101,9 @@ class StudyConfig(Checked):
     model: any name that ``ts.load`` takes; ``phantom:FOLDER`` is another miniature or an aligned image tower.
     data: a folder with pairs.jsonl, captions.jsonl, claims.jsonl and mcq.jsonl (``tracescribe build phantom``): runs
         train on the split "train", rates are chosen on "val", scores are those on "test".
-    attribute: which pairs are traced; control: of which attributes the control pairs are. n_pairs: at most so many.
+    train_images: train on at most so many images of the split "train", the first ones; None: on all of them.
+    attribute: which pairs are traced, of the images that are trained on; control: of which attributes the control pairs
+        are. n_pairs: at most so many.
     arms: names of presets, or name: options of :class:`Arm`.
     rates: learning rates that every arm is tried with. tuning_seeds: seeds of each of these runs; the other seeds are
         run at the rate that is best on validation.
@@ -116,6 +118,7 @@ class StudyConfig(Checked):
 
     model: str = "phantom"
     data: Path
+    train_images: int | None = Field(default=None, ge=2)
     attribute: str = "existence"
     control: tuple[str, ...] = ("severity", "location")
     n_pairs: int = Field(default=2000, ge=2)

@@ -26,6 +26,7 @@ from ..training.export import interpolate
 from ..training.loop import train
 from ..training.validation import BALANCED, summary
 from .config import StudyConfig
+from .records import FILES, training_records
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ..prescription.plan import Prescription
 
 FORMAT = "tracescribe.study/1"
-FILES = ("captions.jsonl", "claims.jsonl", "mcq.jsonl", "pairs.jsonl")
 DECIMALS = 4  # of the plans' weights: training that differs in the seventh may differ by points in the end
 
 
@@ -291,8 +291,7 @@ def _prepare(config_json: str) -> _Prepared:
         if not (config.data / name).is_file():
             raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
     needs = {name for arm in config.arms.values() for name in TrainConfig(**arm.training(config.train)).loss.needs}
-    files = (config.data / name for name in ("captions.jsonl", "claims.jsonl"))
-    data = training_data(model, *files, split="train", needs=needs)
+    data = training_data(model, *training_records(config), needs=needs)
     images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}
     before = {
         split: evaluate(model, config.data, split=split, image_embeddings=images[split], n_boot=2)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...errors import DataFormatError
 from ...patching.torch_state import neutral_state
 from ...patching.towers.tower import normalise
 from ..apply.block_gradients import BlockGradients, block_gradients
@@ -19,6 +18,7 @@ from ..training.config import TrainConfig
 from ..training.loop import train
 from ..training.progress import training_loss
 from .config import Arm, StudyConfig
+from .records import training_pairs
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -81,14 +81,9 @@ class Sources:
         return TrainConfig(**self.config.train)
 
     def _trace(self, attributes: tuple[str, ...]) -> CausalTrace:
-        from ...tracer import read_pairs, trace
+        from ...tracer import trace
 
-        path = self.config.data / "pairs.jsonl"
-        pairs = [pair for pair in read_pairs(path) if pair.attribute in attributes]
-        if len(pairs) < 2:
-            raise DataFormatError(f"{path}: {len(pairs)} pairs have the attribute {' or '.join(attributes)}")
-        step = max(1, len(pairs) // self.config.n_pairs)
-        return trace(self.model, pairs[::step][: self.config.n_pairs], keep_embeddings=False, progress=False)
+        return trace(self.model, training_pairs(self.config, attributes), keep_embeddings=False, progress=False)
 
     def plan(self, arm: Arm, seed: int) -> Prescription | None:
         """The arm's plan; of "random" and "permuted" another one for each seed. None for uniform training."""

@@ -1,0 +1,70 @@
+"""What a study may learn from: captions, contrast sets and pairs of the images that it trains on, and of no other."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DataFormatError
+from ...tracer.pairs.pairs import Pair
+from .config import StudyConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ...benchmark import CaptionRecord, ClaimRecord
+
+CAPTIONS, CLAIMS, MCQ, PAIRS = "captions.jsonl", "claims.jsonl", "mcq.jsonl", "pairs.jsonl"
+FILES = (CAPTIONS, CLAIMS, MCQ, PAIRS)
+
+
+def training_images(config: StudyConfig) -> set[Any]:
+    """The images of the captions of the split "train"; of ``config.train_images`` the first so many."""
+    from ...benchmark.records import stream_captions
+
+    path = config.data / CAPTIONS
+    images = list(dict.fromkeys(_key(record.image) for record in stream_captions(path, split="train")))
+    if config.train_images is None:
+        return set(images)
+    if len(images) < config.train_images:
+        raise DataFormatError(f"train_images is {config.train_images}, but {path} has {len(images)} images to train on")
+    return set(images[: config.train_images])
+
+
+def training_records(config: StudyConfig) -> tuple[Iterable[CaptionRecord], Iterable[ClaimRecord]]:
+    """Captions and contrast sets of :func:`training_images`."""
+    from ...benchmark.records import stream_captions, stream_claims
+
+    images = training_images(config)
+    return (
+        (record for record in stream_captions(config.data / CAPTIONS, split="train") if _key(record.image) in images),
+        (record for record in stream_claims(config.data / CLAIMS, split="train") if _key(record.image) in images),
+    )
+
+
+def training_pairs(config: StudyConfig, attributes: tuple[str, ...]) -> list[Pair]:
+    """At most ``config.n_pairs`` pairs of these attributes, spread evenly over the file.
+
+    No image file among their images is one that the study does not train on: weights that were chosen by a trace of
+    test images would have seen the test.
+    """
+    from ...tracer import read_pairs
+
+    path, known = config.data / PAIRS, training_images(config)
+    pairs = [
+        pair
+        for pair in read_pairs(path)
+        if pair.attribute in attributes
+        and pair.split in (None, "train")
+        and (_key(pair.image) in known or not isinstance(pair.image, str | os.PathLike))
+    ]
+    if len(pairs) < 2:
+        raise DataFormatError(
+            f"{path}: {len(pairs)} pairs of training images have the attribute {' or '.join(attributes)}"
+        )
+    return pairs[:: max(1, len(pairs) // config.n_pairs)][: config.n_pairs]
+
+
+def _key(image: Any) -> Any:
+    """A file by its place; a text as it is."""
+    return os.path.realpath(image) if isinstance(image, str | os.PathLike) else image
