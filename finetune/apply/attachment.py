@@ -57,7 +57,8 @@ class Attachment:
         """What came of the last step in each block, as a share of the step that the optimiser proposed (mode "update").
 
         This is the plan's multiplier where all is well; PrescriptionWarning is issued once where it is not (another
-        writer, rounding). NaN for a block without a parameter in the optimiser or without a step.
+        writer, rounding). NaN for a block without a parameter in the optimiser or without a step. Of a sharded module
+        it is that of what this process holds. A step that a gradient scaler skips changes nothing of it.
 
         Raises PrescriptionError in mode "gradient", which does not know the unscaled step, and before the first step.
         """
@@ -120,15 +121,15 @@ def attach(
     it says under SGD (weight decay is not scaled), and is cancelled by Adam-like optimisers, for which
     ScaleInvariantOptimizerWarning is issued. Blocks with multiplier 0 stay as they are, weight decay included.
 
-    module: a source module, peft-wrapped or not, a DualEncoder, or either inside DistributedDataParallel, FSDP2 or
-        ``torch.compile``.
+    module: a source module, peft-wrapped or not, a DualEncoder, or either inside DistributedDataParallel, FSDP, FSDP2
+        or ``torch.compile``.
     others: multiplier of the optimiser's parameters outside the text blocks; 0 holds them still.
 
     Attach after the optimiser has all its parameters. An earlier attachment on these parameters is replaced. Of an
     optimiser that wraps another (accelerate, Lookahead) the inner one is scaled. Raises PrescriptionError for an
     unknown mode, different numbers of blocks, an optimiser that holds no parameter of a text block or steps from a copy
-    of the weights (ScheduleFree), mode "gradient" of a module that FSDP2 shards, and parameters that are scaled already
-    (``param_groups``, LoRA mode "scale").
+    of the weights (ScheduleFree, DeepSpeed), mode "gradient" of a module that FSDP shards, and parameters that are
+    scaled already (``param_groups``, LoRA mode "scale").
     """
     if mode not in MODES:
         raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}")
@@ -139,6 +140,7 @@ def attach(
     found = block_parameters(plan, module)
     blocks = [[parameter for parameter in parameters if id(parameter) in held] for parameters in found]
     if not any(blocks):
+        _refuse_deepspeed(optimizer)
         raise PrescriptionError(
             "none of the optimiser's parameters belongs to a text block of this module; build the optimiser from the "
             "module's (LoRA) parameters and attach afterwards"
@@ -178,6 +180,7 @@ def _scale_gradients(
         for parameter in group:
             if multiplier != 1:
                 gradients.add(parameter, multiplier)
+    gradients.watch(optimizer)
     frozen = [group for group, multiplier in zip(groups, multipliers, strict=True) if multiplier == 0 and group]
     if not frozen:
         return [gradients]
@@ -201,10 +204,23 @@ def _refuse_scaled_twice(plan: Prescription, module: nn.Module, optimizer: Any, 
     refuse_scaled_adapters(plan, module)
 
 
+def _refuse_deepspeed(optimizer: Any) -> None:
+    kinds = {kind for inner in optimizer_chain(optimizer) for kind in type(inner).__mro__}
+    found = sorted(kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] == "deepspeed")
+    if found:
+        raise PrescriptionError(
+            f"DeepSpeed's optimiser ({type(optimizer).__name__}) steps from flat copies of the weights, to which no "
+            "plan can be attached; build the optimiser that deepspeed.initialize takes from plan.param_groups"
+        )
+
+
 def _refuse_sharded_gradients(module: nn.Module) -> None:
-    """FSDP writes the gradients of its shards itself, so that hooks on them never run."""
-    kinds = {kind.__name__ for part in module.modules() for kind in type(part).__mro__}
-    if kinds & {"FSDPModule", "FullyShardedDataParallel"}:
+    """FSDP writes the gradients of its shards itself, so that hooks on them never run.
+
+    FSDP1 marks the parameters; it may be around a module that was not passed here.
+    """
+    fsdp1 = any(getattr(parameter, "_fsdp_flattened", False) for parameter in module.parameters())
+    if fsdp1 or any(kind.__name__ == "FSDPModule" for part in module.modules() for kind in type(part).__mro__):
         raise PrescriptionError(
             "gradients of a module that is sharded by FSDP2 or FSDP cannot be scaled as they are computed; use "
             "attach(mode='update') or plan.param_groups"

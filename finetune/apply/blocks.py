@@ -33,11 +33,13 @@ def source_of(module: Any) -> nn.Module:
 def block_parameters(plan: Prescription, module: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of each text block 1..L, found by identity: parameters are never assigned by parsing names.
 
-    Raises PrescriptionError when the plan and the module have different numbers of blocks, or blocks share parameters.
+    Raises PrescriptionError when the plan and the module have different numbers of blocks, or blocks share parameters
+    (also in a flat parameter of FSDP).
     """
     from ...patching import text_blocks
 
-    blocks = text_blocks(source_of(module))
+    module = source_of(module)
+    blocks = text_blocks(module)
     if len(blocks) != plan.n_blocks:
         shape = plan.provenance.get("shape", [])
         transposed = len(shape) == 2 and shape[1] == len(blocks) + 1
@@ -57,7 +59,24 @@ def block_parameters(plan: Prescription, module: nn.Module) -> list[list[nn.Para
                 raise PrescriptionError(
                     f"blocks {owner[id(parameter)]} and {layer} share a parameter, which cannot have two weights"
                 )
+    _refuse_flat_parameters(module, blocks)
     return found
+
+
+def _refuse_flat_parameters(module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Refuse blocks whose parameters FSDP has put into one flat parameter with those of other modules."""
+    layer_of = {id(part): layer for layer, block in enumerate(blocks, start=1) for part in block.modules()}
+    joined = {layer for layer, block in enumerate(blocks, start=1) if next(block.parameters(), None) is None}
+    for parameter in module.parameters():
+        inside = [layer_of.get(id(info.module), 0) for info in getattr(parameter, "_param_infos", ())]
+        if len(set(inside)) > 1:
+            joined |= set(inside)
+    for layer in sorted(joined - {0}):
+        raise PrescriptionError(
+            f"FSDP has put parameters of text block {layer} into a flat parameter together with others, which cannot "
+            "have several weights: use FullyShardedDataParallel(..., use_orig_params=True), or an auto_wrap_policy "
+            "that wraps each block"
+        )
 
 
 def refuse_scaled_adapters(plan: Prescription, module: nn.Module) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
-from ...errors import PrescriptionWarning
+from ...errors import PrescriptionError, PrescriptionWarning
 from ...warn import warn_user
-from .wrapped_optimizers import optimizer_chain
+from .wrapped_optimizers import optimizer_chain, with_step_hooks
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -37,11 +39,30 @@ class ScaledGradients:
     """Hooks that multiply gradients as they are computed: g~_l = alpha_l ** beta * g_l (NAST, arXiv 2602.12498)."""
 
     handles: list[RemovableHandle] = field(default_factory=list)
+    _hooks: list[tuple[nn.Parameter, _Times]] = field(default_factory=list)
 
     def add(self, parameter: nn.Parameter, multiplier: float) -> None:
         """Scale one parameter's gradient from now on."""
         if parameter.requires_grad:
-            self.handles.append(parameter.register_hook(_Times(multiplier, self)))
+            hook = _Times(multiplier, self)
+            self._hooks.append((parameter, hook))
+            self.handles.append(parameter.register_hook(hook))
+
+    def watch(self, optimizer: Any) -> None:
+        """Warn at the first step if a gradient was written past its hook, as sharding does, where steps have hooks."""
+        with suppress(PrescriptionError):
+            stepping = with_step_hooks(optimizer)
+            self.handles.append(stepping.register_step_pre_hook(torch.compiler.disable(self._before_step)))
+
+    def _before_step(self, _optimizer: Any, _args: Any, _kwargs: Any) -> None:
+        past = sum(parameter.grad is not None and not hook.called for parameter, hook in self._hooks)
+        self._hooks = []  # asked once
+        if past:
+            warn_user(
+                f"{past} of the plan's parameters have gradients that are not scaled: what wrote them passed the "
+                "plan's hooks, as sharding does. Use attach(mode='update') or param_groups",
+                PrescriptionWarning,
+            )
 
     def remove(self) -> None:
         """Take every hook off."""
@@ -49,12 +70,14 @@ class ScaledGradients:
             self.handles.pop().remove()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Times:
     multiplier: float
     part_of: ScaledGradients
+    called: bool = False
 
     def __call__(self, gradient: Tensor) -> Tensor:
+        self.called = True
         return gradient * self.multiplier
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...errors import PrescriptionWarning
+from ...errors import PrescriptionError, PrescriptionWarning
 from ...warn import warn_user
 
 if TYPE_CHECKING:
@@ -81,7 +81,11 @@ class ScaledUpdate:
         return ratio
 
     @torch.no_grad()
-    def _before(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _before(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if _is_skipped(optimizer):
+            return
+        if not self._checked_state:
+            self._check_parameters(optimizer)
         # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
         values = self._values()
         kept = [_some(v) if factor == 1 else v for v, factor in zip(values, self._multipliers, strict=True)]
@@ -91,6 +95,8 @@ class ScaledUpdate:
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if _is_skipped(optimizer):
+            return
         new, old, factors = self._values(), self._old, self._multipliers
         self._proposed = list(torch._foreach_sub([_some(v) for v in new], [_some(v) for v in old]))
         self._check_state(optimizer)
@@ -127,6 +133,14 @@ class ScaledUpdate:
                 "too low for steps of this size"
             )
 
+    def _check_parameters(self, optimizer: torch.optim.Optimizer) -> None:
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if self._parameters and held.isdisjoint(map(id, self._parameters)):
+            raise PrescriptionError(
+                f"{type(optimizer).__name__} no longer holds the parameters that the plan scales, which were replaced "
+                "since it was attached (DeepSpeed and FSDP do this): attach to the new ones, or use plan.param_groups"
+            )
+
     def _check_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Once: an optimiser that keeps the weights in its state goes on from those, and scaled steps are lost.
 
@@ -148,6 +162,14 @@ class ScaledUpdate:
                         f"{type(optimizer).__name__} keeps a copy of the weights ({key!r}): if its steps start from "
                         "it, scaled steps are lost. Use plan.param_groups with it"
                     )
+
+
+def _is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a gradient scaler found an infinity: a fused ``step`` is called all the same, and changes nothing.
+
+    Reading it waits for the device, as the scaler itself does for an optimiser that is not fused.
+    """
+    return bool(getattr(optimizer, "found_inf", None))
 
 
 def _some(value: Tensor) -> Tensor:

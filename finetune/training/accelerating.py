@@ -37,6 +37,16 @@ def own_device(device: str) -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if launched_in_parallel() and device == "cuda" else device
 
 
+def check_precision(config: TrainConfig, device: torch.device) -> None:
+    """Ask before images are encoded, which may take hours. accelerate would train in float32 and say nothing.
+
+    Raises:
+        OptionError: fp16 on a CPU.
+    """
+    if config.precision == "fp16" and device.type == "cpu":
+        raise OptionError("precision 'fp16' needs an accelerator; on a CPU use 'bf16' or 'float32'")
+
+
 @contextlib.contextmanager
 def accelerator_for(config: TrainConfig, device: torch.device) -> Iterator[Accelerator | None]:
     """An Accelerator where this run needs one: half precision, or one of several processes; else None.
@@ -44,7 +54,7 @@ def accelerator_for(config: TrainConfig, device: torch.device) -> Iterator[Accel
     One that the caller has in this process keeps its state, which they would share.
 
     Raises:
-        OptionError: the precision is not there on this device.
+        OptionError: accelerate has no such precision on this device.
     """
     parallel = launched_in_parallel()
     if config.precision == "float32" and not parallel:
@@ -53,18 +63,20 @@ def accelerator_for(config: TrainConfig, device: torch.device) -> Iterator[Accel
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    if config.precision == "fp16" and device.type == "cpu":
-        raise OptionError("precision 'fp16' needs an accelerator; on a CPU use 'bf16' or 'float32'")
     shared = [AcceleratorState, GradientState, *([] if parallel else [PartialState])]
     kept = [dict(kind._shared_state) for kind in shared]
     environment = {name: os.environ.get(name) for name in ("ACCELERATE_USE_CPU", "ACCELERATE_MIXED_PRECISION")}
     _set(shared, [{}] * len(shared))
     try:
-        yield Accelerator(
-            mixed_precision=PRECISIONS[config.precision],
-            cpu=device.type == "cpu",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-        )
+        try:
+            made = Accelerator(
+                mixed_precision=PRECISIONS[config.precision],
+                cpu=device.type == "cpu",
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            )
+        except ValueError as problem:
+            raise OptionError(f"precision {config.precision!r} on the device {str(device)!r}: {problem}") from problem
+        yield made
     finally:
         if not parallel:
             _set(shared, kept)

@@ -25,7 +25,7 @@ from ..apply.adapters import merged_copy
 from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
 from ..prescription.plan import Prescription
-from .accelerating import accelerator_for, own_device
+from .accelerating import accelerator_for, check_precision, own_device
 from .adapted import rewrap
 from .checkpoints import (
     Record,
@@ -87,8 +87,8 @@ def train(
     checkpoints; save the result in it alone.
 
     Raises NonFiniteError naming the step when the loss is not finite, PrescriptionError when the plan does not fit the
-    tower, DataFormatError for missing or malformed data or a checkpoint of another run, OutputError when checkpoints
-    cannot be written.
+    tower, DataFormatError for missing or malformed data or a checkpoint of another run, OptionError for a precision
+    that the device does not have, OutputError when checkpoints cannot be written.
     """
     from ...patching import load
 
@@ -101,6 +101,7 @@ def train(
     plan = _plan(config)
     if model is None:
         model = load(config.model, pretrained=config.pretrained, device=own_device(config.device))
+    check_precision(config, model.device)
     if plan is not None:
         say_if_of_other_weights(plan, model)
     validation = Validation.of(config, model) if config.evaluate_every else None

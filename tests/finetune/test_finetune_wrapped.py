@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from models import open_clip_model, transformers_model
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import CustomPolicy
 
-from tracescribe.errors import PrescriptionError
+from tracescribe.errors import PrescriptionError, PrescriptionWarning
 from tracescribe.finetune import Prescription
 from tracescribe.patching import text_blocks
 
@@ -45,11 +49,13 @@ def loss_of(module: nn.Module, images: torch.Tensor, ids: torch.Tensor) -> torch
 
 def values(module: nn.Module) -> list[torch.Tensor]:
     """The weights of each text block, as one vector; of a sharded one, gathered from all processes."""
-    whole = [
-        [p.full_tensor() if hasattr(p, "full_tensor") else p for p in block.parameters()]
-        for block in text_blocks(module)
-    ]
-    return [torch.cat([p.detach().flatten() for p in block]) for block in whole]
+    fsdp1 = isinstance(module, FullyShardedDataParallel)
+    with FullyShardedDataParallel.summon_full_params(module) if fsdp1 else nullcontext():
+        whole = [
+            [p.full_tensor() if hasattr(p, "full_tensor") else p for p in block.parameters()]
+            for block in text_blocks(module)
+        ]
+        return [torch.cat([p.detach().flatten() for p in block]) for block in whole]
 
 
 def sgd(parameters):
@@ -124,6 +130,32 @@ def fsdp2(module, plan, mode, rank):
     return plain(module, plan, mode, rank)
 
 
+def fsdp1(module: nn.Module, original: bool, around: tuple[str, ...] = ()) -> FullyShardedDataParallel:
+    """The module sharded by FSDP1, with a unit around each part of these names besides the one around all of it."""
+    parts = [part for name, part in module.named_modules() if name in around]
+    module.logit_scale.requires_grad_(False)
+    policy = CustomPolicy(lambda part: any(part is one for one in parts))
+    return FullyShardedDataParallel(
+        module,
+        auto_wrap_policy=policy,
+        use_orig_params=original,
+        ignored_states=[module.logit_scale],  # FSDP takes no scalars
+        device_id=torch.device("cpu"),
+    )
+
+
+BLOCKS = tuple(f"transformer.resblocks.{number}" for number in range(3))
+
+
+def sharded(original: bool, around: tuple[str, ...]) -> Training:
+    def training(module, plan, mode, rank):
+        wrapped = fsdp1(module, original, around)
+        plain(wrapped, plan, mode, rank)
+        return wrapped
+
+    return training
+
+
 def accelerated(module, plan, mode, rank):
     """Mixed precision, two batches a step, clipping: two steps."""
     from accelerate import Accelerator
@@ -152,6 +184,9 @@ TRAININGS = {
     "DDP": ddp,
     "DDP and checkpointing": ddp_checkpointed,
     "FSDP2": fsdp2,
+    "FSDP, original parameters": sharded(True, ()),
+    "FSDP, original parameters by block": sharded(True, BLOCKS),
+    "FSDP, flat parameters by block": sharded(False, BLOCKS),
     "accelerate": accelerated,
 }
 ALONE = ("plain", "compiled module", "compiled step", "checkpointing")
@@ -172,11 +207,24 @@ def check_all(rank: int) -> None:
         for mode in MODES:
             if name in ALONE:
                 continue
-            if (name, mode) == ("FSDP2", "gradient"):
-                with pytest.raises(PrescriptionError, match=r"FSDP2 .*mode='update'"):
+            if name.startswith("FSDP") and mode == "gradient":
+                with pytest.raises(PrescriptionError, match=r"FSDP2 or FSDP .*mode='update'"):
                     ratio(training, mode, rank)
                 continue
             np.testing.assert_allclose(ratio(training, mode, rank), ALPHA, atol=EXACT, err_msg=f"{name}, {mode}")
+
+
+def check_realised(rank: int) -> None:
+    """A process knows the ratio of what it holds: of two processes each holds half of all parameters."""
+    wrapped = fsdp1(open_clip_model(layers=3), True)
+    optimizer = adamw([p for p in wrapped.parameters() if p.requires_grad])
+    handle = PLAN.attach(wrapped, optimizer)
+    loss_of(wrapped, *batch(0, rank)).backward()
+    optimizer.step()
+    found = handle.realised()
+    held = [any(p.numel() for p in block.parameters()) for block in text_blocks(wrapped)]
+    assert np.isfinite(found).tolist() == held and any(held)
+    np.testing.assert_allclose(found[held], ALPHA[held], atol=EXACT)
 
 
 @pytest.fixture
@@ -205,6 +253,105 @@ def test_checkpointing_of_transformers(mode):
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # torch's and accelerate's
 def test_the_ratio_in_a_group_of_one_process(one_process):
     check_all(rank=0)
+    check_realised(rank=0)
+
+
+FLAT = r"FSDP has put parameters of text block {} into a flat parameter together with others.*use_orig_params=True"
+SPANNING = {
+    "one for all": ((), 1),
+    "one for the transformer": (("transformer",), 1),
+    "one of two blocks left out": (BLOCKS[:2], 3),
+    "half of a block": ((BLOCKS[0] + ".attn", *BLOCKS[1:]), 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", SPANNING)
+def test_flat_parameters_of_several_blocks_are_refused(one_process, name):
+    around, layer = SPANNING[name]
+    wrapped = fsdp1(open_clip_model(layers=3), False, around)
+    optimizer = sgd([p for p in wrapped.parameters() if p.requires_grad])
+    for use in (lambda: PLAN.attach(wrapped, optimizer), lambda: PLAN.param_groups(wrapped, lr=1e-3)):
+        with pytest.raises(PrescriptionError, match=FLAT.format(layer)):
+            use()
+
+
+class Mine(nn.Module):
+    """A model of one's own around a CLIP, as training scripts have it."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return loss_of(self.clip, images, ids)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_gradients_that_pass_the_hooks_are_refused_or_said(one_process):
+    """Sharding around a module of which only a part was passed."""
+    clip = open_clip_model(layers=3)
+    clip.logit_scale.requires_grad_(False)
+    FullyShardedDataParallel(
+        Mine(clip), use_orig_params=True, ignored_states=[clip.logit_scale], device_id=torch.device("cpu")
+    )
+    with pytest.raises(PrescriptionError, match="sharded by FSDP2 or FSDP"):
+        PLAN.attach(clip, sgd(clip.parameters()), mode="gradient")
+
+    clip = open_clip_model(layers=3)
+    clip.logit_scale.requires_grad_(False)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+    model = fully_shard(Mine(clip), mesh=mesh, ignored_params={clip.logit_scale})
+    optimizer = sgd([p for p in clip.parameters() if p.requires_grad])
+    PLAN.attach(clip, optimizer, mode="gradient")
+    model(*batch(0)).backward()
+    with pytest.warns(PrescriptionWarning, match=r"24 of the plan's parameters have gradients that are not scaled"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrescriptionWarning)  # said once
+        optimizer.step()
+
+
+# -- DeepSpeed ------------------------------------------------------------------------------------------------------
+
+
+def of_deepspeed(name: str, *bases: type, **attributes: Any) -> Any:
+    """A class as DeepSpeed has it, which is not installed here."""
+    return type(name, bases, {"__module__": "deepspeed.runtime.zero.stage_1_and_2", **attributes})
+
+
+def deepspeed_engine(module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+    """What ``deepspeed.initialize`` makes of them under ZeRO 1: the optimiser steps from flat copies of each group."""
+    for group in optimizer.param_groups:
+        flat = torch.cat([p.detach().flatten() for p in group["params"]])
+        group["params"] = [nn.Parameter(flat)]
+    engine = of_deepspeed("DeepSpeedEngine", nn.Module)()
+    engine.module = module
+    wrapper = of_deepspeed("DeepSpeedZeroOptimizer", object)()
+    wrapper.optimizer, wrapper.param_groups = optimizer, optimizer.param_groups
+    return engine, wrapper
+
+
+@pytest.mark.parametrize("mode", ["update", "gradient"])
+@pytest.mark.parametrize("by_accelerate", [False, True])
+def test_deepspeeds_optimiser_is_refused_by_name(mode, by_accelerate):
+    module = open_clip_model(layers=3)
+    engine, optimizer = deepspeed_engine(module, adamw(module.parameters()))
+    if by_accelerate:
+        optimizer = SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups)
+    with pytest.raises(PrescriptionError, match=r"DeepSpeed's optimiser .*deepspeed.initialize .* plan\.param_groups"):
+        PLAN.attach(engine, optimizer, mode=mode)
+
+
+def test_a_plan_whose_parameters_were_replaced_stops_the_first_step():
+    module = open_clip_model(layers=3)
+    optimizer = adamw(module.parameters())
+    PLAN.attach(module, optimizer)
+    start = values(module)
+    deepspeed_engine(module, optimizer)
+    with pytest.raises(PrescriptionError, match=r"AdamW no longer holds the parameters .* or use plan\.param_groups"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(start, values(module), strict=True))
 
 
 def in_a_process(rank: int, world: int, store: str) -> None:
@@ -212,6 +359,7 @@ def in_a_process(rank: int, world: int, store: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     check_all(rank)
+    check_realised(rank)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
