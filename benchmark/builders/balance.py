@@ -81,6 +81,10 @@ class Blocks(Generic[T]):
             return Block(key, tuple(images.pop(0) for images in waiting))
         return None
 
+    def waits(self, key: Hashable, option: int) -> bool:
+        """Whether an image of which ``option`` is true waits for the rest of its block."""
+        return bool(key in self._waiting and self._waiting[key][option])
+
     @property
     def n_waiting(self) -> int:
         """Images that wait for the rest of their block."""

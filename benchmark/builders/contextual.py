@@ -6,14 +6,15 @@ tell nothing. Single captions with an explicit negation come with them, for the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any, Literal, cast
 
 from ..records import Fact, FactsRecord
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
 from .lexicon import TERMS, Term, term_of, together
-from .mednega import certain
+from .mednega import affirmable, certain
 
 __all__ = ["caption_items", "contextual_items", "details"]
 
@@ -31,8 +32,9 @@ def contextual_items(
 ) -> Iterator[dict[str, Any]]:
     """Claim sets in the fields of :class:`ClaimRecord`, made as the records come.
 
-    existence: two conditions, each present or absent (four claims). severity: mild, moderate, severe, or absent. side:
-    left, right, both sides, or absent. An image is asked at most once per attribute.
+    existence: two conditions, each present or absent. severity: mild, moderate, severe, or absent. side: left only,
+    right only, both sides, or absent; left, right, or absent while no image is known that shows the finding on both
+    sides. An image is asked at most once per attribute.
 
     Args:
         report: counts of what was left out and why, filled while items are made.
@@ -56,24 +58,37 @@ def contextual_items(
         study = Study(record.id, record.group, record.image, split)
         for attribute, choices in _choices(record).items():
             open_ones = [
-                (missing, float(rng.random()), key, option)
+                (key[0] == ONE_SIDE, missing, float(rng.random()), key, option)
                 for key, option in choices
-                if (missing := blocks.missing((split, *key), option, N_CLAIMS)) is not None
+                if _can_be_asked((split, *key), option, blocks)
+                and (missing := blocks.missing((split, *key), option, n_claims(key))) is not None
             ]
             if not open_ones:
                 continue
-            _, _, key, option = min(open_ones)
+            *_, key, option = min(open_ones)
             asked = True
-            block = blocks.add((split, *key), option, N_CLAIMS, study)
+            block = blocks.add((split, *key), option, n_claims(key), study)
             if block is not None:
-                yield from _worded(block, attribute, key[1:], seed, blocks.completed - 1)
+                yield from _worded(block, key, attribute, seed, blocks.completed - 1)
         if not asked:
             counts["no attribute is known for certain"] = counts.get("no attribute is known for certain", 0) + 1
     if blocks.n_waiting:
-        counts["questions whose four images were not all found"] = blocks.n_waiting
+        counts["questions whose images were not all found"] = blocks.n_waiting
 
 
-N_CLAIMS = 4
+ONE_SIDE = "one side"  # of a key: sets about the side without "on both sides"
+
+
+def n_claims(key: Key) -> int:
+    """How many claims a set has."""
+    return 3 if key[0] == ONE_SIDE else 4
+
+
+def _can_be_asked(key: Hashable, option: int, blocks: Blocks[Study]) -> bool:
+    """Whether a set of claims is worth an image: "on both sides" is only asked of where an image shows it."""
+    kind = cast("tuple[str, ...]", key)[1]
+    both = SIDES.index("bilateral")
+    return kind != "side" or option == both or blocks.waits(key, both)
 
 
 def _choices(record: FactsRecord) -> Mapping[str, list[tuple[Key, int]]]:
@@ -93,34 +108,46 @@ def _choices(record: FactsRecord) -> Mapping[str, list[tuple[Key, int]]]:
             found["severity"].append((("severity", name), 3 if severity is None else severity - 1))
         if term.paired and (side is not None or not known[name]):
             found["side"].append((("side", name), 3 if side is None else SIDES.index(side)))
+            if side != "bilateral":
+                found["side"].append(((ONE_SIDE, name), 2 if side is None else SIDES.index(side)))
     return found
 
 
 def details(facts: Mapping[str, Fact], term: Term) -> tuple[Literal[1, 2, 3] | None, str | None]:
-    """Severity and side of a condition that is present; None where it is not stated, or in two ways."""
-    present = [fact for name, fact in facts.items() if term_of(name) is term and fact.state == "present"]
+    """Severity and side of a condition that is present; None where it is not stated, or in two ways.
+
+    A side is not known either where the condition is uncertain on one side, or graded on one only.
+    """
+    named = {name.lower(): fact for name, fact in facts.items() if term_of(name) is term}
+    present = [fact for fact in named.values() if fact.state == "present"]
     severities = {fact.severity for fact in present if fact.severity is not None}
     sides: set[str] = set()
     for fact in present:
-        words = {word for place in fact.location for word in place.lower().replace(",", " ").split()}
+        words = {word for place in fact.location for word in re.findall("[a-z]+", place.lower())}
         sides |= words & {"left", "right"}
-        sides |= {"left", "right"} if words & {"bilateral", "both", "bilaterally"} else set()
+        sides |= {"left", "right"} if words & BILATERAL else set()
+    graded = {name.partition(",")[2].strip() for name in named} - {""}
+    if any(fact.state == "uncertain" for fact in named.values()) or (graded and graded != {"left", "right"}):
+        sides = set()
     side = None if not sides else "bilateral" if len(sides) == 2 else sides.pop()
     return (severities.pop() if len(severities) == 1 else None), side
 
 
-def _worded(
-    block: Block[Study], attribute: str, names: tuple[str, ...], seed: int, number: int
-) -> Iterator[dict[str, Any]]:
-    """The four items of a block: the same claims, in another order for each, another one true of each."""
+BILATERAL = frozenset({"bilateral", "bilaterally", "both", "bibasilar", "bibasal", "biapical"})
+"""Words of a place that is on both sides."""
+
+
+def _worded(block: Block[Study], key: Key, attribute: str, seed: int, number: int) -> Iterator[dict[str, Any]]:
+    """The items of a block: the same claims, in another order for each, another one true of each."""
+    kind, *names = key
     rng = rng_of(seed, "wording", number)
     terms = [TERMS[name] for name in names]
     frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]
     swapped = bool(rng.integers(2))
-    claims = [sentence(frame, *lists) for lists in _claims(attribute, terms, negator, swapped)]
+    claims = [sentence(frame, *lists) for lists in _claims(kind, terms, negator, swapped)]
     for option, study in enumerate(block.members):
-        order = rng.permutation(N_CLAIMS).tolist()
-        states = BOTH[option] if attribute == "existence" else (int(option != 3),)
+        order = rng.permutation(len(claims)).tolist()
+        states = BOTH[option] if kind == "existence" else (int(option != len(claims) - 1),)
         negated = 0 in states
         yield {
             "id": f"{number}-{option}",
@@ -141,22 +168,26 @@ def _worded(
         }
 
 
-def _claims(attribute: str, terms: list[Term], negator: str, swapped: bool) -> list[Lists]:
-    """What each claim of a set says."""
-    if attribute == "existence":
+def _claims(kind: str, terms: list[Term], negator: str, swapped: bool) -> list[Lists]:
+    """What each claim of a set says; no two are true together: beside "on both sides" it is "on the left only"."""
+    if kind == "existence":
         order = terms[::-1] if swapped else terms
         states = [dict(zip((term.name for term in terms), state, strict=True)) for state in BOTH]
         return [lists(order, state, negator) for state in states]
     term = terms[0]
     none: Lists = ([], [absent(term, negator)])
-    if attribute == "severity":
+    if kind == "severity":
         assert term.severities is not None
         return [*(([term.phrase(word)], []) for word in term.severities), none]
-    if swapped:  # the side behind the noun
-        both = term.many or term.noun
-        places = [f"{term.phrase()} on the left", f"{term.phrase()} on the right", f"{both} on both sides"]
+    if kind == ONE_SIDE:
+        places = [f"{term.phrase()} on the {side}" if swapped else term.phrase(f"{side}-sided") for side in SIDES[:2]]
+    elif swapped:  # the side behind the noun
+        places = [
+            *(f"{term.phrase()} on the {side} only" for side in SIDES[:2]),
+            f"{term.many or term.noun} on both sides",
+        ]
     else:
-        places = [term.phrase("left-sided"), term.phrase("right-sided"), term.on_both_sides()]
+        places = [*(term.phrase("unilateral", f"{side}-sided") for side in SIDES[:2]), term.on_both_sides()]
     return [*(([place], []) for place in places), none]
 
 
@@ -167,7 +198,7 @@ def caption_items(records: Iterable[FactsRecord], *, seed: int = 0) -> Iterator[
     texts that are also true out of the pool.
     """
     for record in records:
-        known = certain(record)
+        known = affirmable(record)
         absent = [name for name, state in known.items() if not state]
         if not absent:
             continue
@@ -191,6 +222,6 @@ def caption_items(records: Iterable[FactsRecord], *, seed: int = 0) -> Iterator[
             "caption": caption,
             "affirmative": affirmative,
             "states": {name: words[known[name]] for name in order},
-            "facts": {name: words[state] for name, state in known.items()},
+            "facts": {name: words[state] for name, state in certain(record).items()},
             "provenance": {"builder": "contextual", "seed": seed, "source": record.id},
         }

@@ -31,8 +31,12 @@ def datasheet(title: str, facts: Mapping[str, Any]) -> str:
         "",
         "## How it was made, and what follows",
         "",
-        "- Only conditions labelled as certainly present or certainly absent are mentioned. Labels that were extracted "
-        "from reports by rules or models have errors, and so have these statements.",
+        "- Only conditions labelled as certainly present or certainly absent are mentioned. A condition is not called "
+        'absent where the labels deny a part of it only ("no large effusion"), nor beside a finding that is a case of '
+        "it (no lung opacity beside a consolidation), nor is its absence told without negation where another finding "
+        'belies that ("clear lung fields" beside atelectasis). Labels that were extracted from reports by rules or '
+        "models have errors, and so have these statements.",
+        "- `Pleural Other` of CheXpert's labels is worded as pleural thickening.",
         "- Each set of options is asked of as many images as it has options, each with another right one, in the same "
         "words: text without the image scores at chance. The images of a set may differ in more than what is asked.",
         *_captions(facts),

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..readers.dataset import iterate
 from ..readers.images import ImageFolder
 from ..readers.registry import LeftOut, reader_for
 from ..readers.source import Source
-from ..records import FactsRecord
+from ..records import LETTERS, FactsRecord
 from .balance import Blocks, Study
 from .contextual import caption_items, contextual_items
 from .datasheet import datasheet
@@ -99,7 +98,7 @@ def build_mednega(
     Args:
         labels: a file of labels that `tracescribe.read` knows.
         images: the folder in which the labels' images are; by default that of the file.
-        limit: the most items; whole blocks of four.
+        limit: the most items; complete blocks of four.
         rewriter: rewords the statements; equal bytes then also need its cache.
         progress: called with the number of items written so far.
 
@@ -300,8 +299,8 @@ def _write(
             start=saved["position"],
             passed=passed,
         )
-        left = None if source.limit is None else source.limit // 4 * 4 - counts["records"]
-        for item in islice(make(records, blocks, report), left):
+        left = None if source.limit is None else source.limit - counts["records"]
+        for item in _complete(make(records, blocks, report), left):
             out.write(json.dumps(_relative(item, source.root), ensure_ascii=False).encode() + b"\n")
             counts.update(_kinds(item))
             if progress is not None and counts["records"] % 1000 == 0:
@@ -309,6 +308,20 @@ def _write(
         if counts["records"] >= EVERY:
             keep(saved["position"], done=True)
     return counts, report
+
+
+def _complete(items: Items, most: int | None) -> Items:
+    """Items up to a number of them, without the block that would exceed it: text tells the answers of a cut one."""
+    written, last = 0, None
+    for item in items:
+        block = item["provenance"].get("block")
+        size = 1 if block is None else len(item.get("claims", LETTERS))
+        if most is not None and (block is None or block != last) and written + size > most:
+            return
+        yield item
+        written, last = written + 1, block
+        if written == most:
+            return
 
 
 def _relative(item: dict[str, Any], root: Path) -> dict[str, Any]:

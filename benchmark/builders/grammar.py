@@ -13,7 +13,7 @@ FRAMES = (
     "The radiograph shows {}.",
     "This chest film demonstrates {}.",
     "The image reveals {}.",
-    "The frontal view depicts {}.",
+    "The chest radiograph depicts {}.",
     "On this examination, one sees {}.",
     "The chest X-ray shows {}.",
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "term_of", "together"]
+__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "belied", "term_of", "together"]
 
 MILD = ("mild", "moderate", "severe")
 SMALL = ("small", "moderate", "large")
@@ -25,18 +25,25 @@ class Term:
     regions: what the condition and its healthy wording speak of. Conditions of one region imply each other
         (consolidation is a lung opacity) or contradict each other's healthy wording ("atelectasis, with clear lung
         fields"): one sentence names at most one of them (`together`).
+    normal: regions that the healthy wording calls normal altogether: it is false of an image that shows any other
+        condition of them (`belied`).
+    implied_by: conditions that are cases of this one: where one of them is present, this one is not absent. After the
+        hierarchy of CheXpert's labels (Irvin et al. 2019, figure 1).
     severities: words for mild, moderate and severe; None where the condition is not graded.
-    paired: has a left and a right side.
+    paired: has a left and a right side. bare_side: one says "a left pleural effusion", but "left-sided atelectasis".
     """
 
     name: str
     noun: str
     healthy: str
     regions: frozenset[str] = frozenset()
+    normal: frozenset[str] = frozenset()
+    implied_by: frozenset[str] = frozenset()
     many: str | None = None
     plural: bool = False
     severities: tuple[str, str, str] | None = None
     paired: bool = False
+    bare_side: bool = False
 
     def phrase(self, *adjectives: str) -> str:
         """The condition as a noun phrase, with its article where it takes one.
@@ -53,10 +60,14 @@ class Term:
         """The condition on both sides: "bilateral pleural effusions", "bilateral atelectasis"."""
         return f"bilateral {self.many or self.noun}"
 
+    def on_side(self, side: str) -> str:
+        """The condition on the left or right: "a left pleural effusion", "left-sided atelectasis"."""
+        return self.phrase(side if self.bare_side else f"{side}-sided")
+
 
 def article(words: str) -> str:
-    """The indefinite article before these words; none of the lexicon's words is spelt with a vowel and said without."""
-    return "an" if words[0] in "aeiou" else "a"
+    """The indefinite article before these words: "an enlarged heart", "a unilateral effusion"."""
+    return "an" if words[0] in "aeiou" and not words.startswith("uni") else "a"
 
 
 LUNG, HEART, VESSELS = frozenset({"lung"}), frozenset({"heart"}), frozenset({"vessels"})
@@ -65,31 +76,79 @@ _TERMS = (
     Term("atelectasis", "atelectasis", "fissures in normal position", LUNG, severities=MILD, paired=True),
     Term("cardiomegaly", "cardiomegaly", "a heart of normal size", HEART, severities=MILD),
     Term(
-        "congestion", "pulmonary vascular congestion", "pulmonary vessels of normal caliber", VESSELS, severities=MILD
+        "congestion",
+        "pulmonary vascular congestion",
+        "pulmonary vessels of normal caliber",
+        VESSELS,
+        normal=VESSELS,
+        severities=MILD,
     ),
-    Term("consolidation", "consolidation", "air-filled alveoli", LUNG, severities=MILD, paired=True),
-    Term("edema", "pulmonary edema", "crisp vascular markings", LUNG | VESSELS, severities=MILD),
+    Term(
+        "consolidation",
+        "consolidation",
+        "air-filled alveoli",
+        LUNG,
+        normal=LUNG,
+        implied_by=frozenset({"pneumonia"}),
+        severities=MILD,
+        paired=True,
+    ),
+    Term("edema", "pulmonary edema", "crisp vascular markings", LUNG | VESSELS, normal=VESSELS, severities=MILD),
     Term(
         "enlarged cardiomediastinum",
         "enlarged cardiomediastinal silhouette",
         "a mediastinum of normal width",
         HEART,
+        implied_by=frozenset({"cardiomegaly"}),
         many="enlarged cardiomediastinal silhouettes",
     ),
-    Term("fracture", "rib fracture", "intact ribs", many="rib fractures", paired=True),
+    Term("fracture", "fracture", "intact bones", many="fractures", paired=True),
     Term(
-        "lung lesion", "lung lesion", "uniform lung texture", LUNG, many="lung lesions", severities=SIZED, paired=True
+        "lung lesion",
+        "lung lesion",
+        "uniform lung texture",
+        LUNG,
+        normal=LUNG,
+        implied_by=frozenset({"nodule"}),
+        many="lung lesions",
+        severities=SIZED,
+        paired=True,
+        bare_side=True,
     ),
     Term(
         "lung opacity",
         "lung opacity",
         "lung parenchyma of normal density",
         LUNG,
+        normal=LUNG,
+        implied_by=frozenset({"atelectasis", "consolidation", "edema", "lung lesion", "nodule", "pneumonia"}),
         many="lung opacities",
         severities=SIZED,
         paired=True,
+        bare_side=True,
     ),
-    Term("opacities", "pulmonary opacities", "clear lung fields", LUNG, plural=True, severities=MILD, paired=True),
+    Term(
+        "nodule",
+        "lung nodule",
+        "even lung texture",
+        LUNG,
+        normal=LUNG,
+        many="lung nodules",
+        severities=SIZED,
+        paired=True,
+        bare_side=True,
+    ),
+    Term(
+        "opacities",
+        "pulmonary opacities",
+        "clear lung fields",
+        LUNG,
+        normal=LUNG,
+        implied_by=frozenset({"consolidation", "lung opacity", "pneumonia"}),
+        plural=True,
+        severities=MILD,
+        paired=True,
+    ),
     Term(
         "pleural effusion",
         "pleural effusion",
@@ -97,9 +156,10 @@ _TERMS = (
         many="pleural effusions",
         severities=SMALL,
         paired=True,
+        bare_side=True,
     ),
     Term("pleural other", "pleural thickening", "thin pleural surfaces", severities=MILD, paired=True),
-    Term("pneumonia", "pneumonia", "lung parenchyma of normal appearance", LUNG, paired=True),
+    Term("pneumonia", "pneumonia", "lung parenchyma of normal appearance", LUNG, normal=LUNG, paired=True),
     Term(
         "pneumothorax",
         "pneumothorax",
@@ -107,8 +167,9 @@ _TERMS = (
         many="pneumothoraces",
         severities=SMALL,
         paired=True,
+        bare_side=True,
     ),
-    Term("support devices", "support devices", "native structures only", plural=True),
+    Term("support devices", "support device", "native structures only", many="support devices", paired=True),
 )
 TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _TERMS})
 
@@ -122,9 +183,8 @@ _OTHER_NAMES = {
     "pulmonary opacities": "opacities",
     "opacity": "lung opacity",
     "pleural thickening": "pleural other",
-    "rib fracture": "fracture",
-    "nodule": "lung lesion",
-    "lung nodule": "lung lesion",
+    "lung nodule": "nodule",
+    "enlargement of the cardiac silhouette": "cardiomegaly",
 }
 
 
@@ -140,6 +200,15 @@ def together(terms: Iterable[Term]) -> bool:
             return False
         seen |= term.regions
     return True
+
+
+def belied(absent: Term, not_absent: Iterable[Term]) -> bool:
+    """Whether what one sees in place of an absent condition is false, or doubtful, beside these other ones.
+
+    >>> belied(TERMS["pneumonia"], [TERMS["consolidation"]]), belied(TERMS["atelectasis"], [TERMS["consolidation"]])
+    (True, False)
+    """
+    return any(term is not absent and term.regions & absent.normal for term in not_absent)
 
 
 def term_of(condition: str) -> Term | None:
@@ -159,9 +228,8 @@ _IN_FREE_WORDING = {
     "enlarged mediastinum": "enlarged cardiomediastinum",
     "widened mediastinum": "enlarged cardiomediastinum",
     "pleural fluid": "pleural effusion",
-    "support device": "support devices",
     "pulmonary opacity": "lung opacity",
-    "pulmonary nodule": "lung lesion",
+    "pulmonary nodule": "nodule",
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..records import LETTERS, Fact, FactsRecord, Split
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, lists, sentence
-from .lexicon import TERMS, term_of, together
+from .lexicon import TERMS, belied, term_of, together
 from .rewriting import Wordings
 
 __all__ = ["QUESTION", "mednega_items"]
@@ -62,12 +62,11 @@ def mednega_items(
     counts = report if report is not None else {}
     blocks = blocks if blocks is not None else Blocks()
     for record in records:
-        known = certain(record)
-        present = [name for name, state in known.items() if state]
-        if len(present) < LEAST_PRESENT or len(known) - len(present) < LEAST_ABSENT:
+        states = certain(record).values()
+        if sum(states) < LEAST_PRESENT or len(states) - sum(states) < LEAST_ABSENT:
             _count(counts, f"fewer than {LEAST_PRESENT} present or {LEAST_ABSENT} absent conditions")
             continue
-        split, placed = split_of(record, seed), 0
+        known, split, placed = affirmable(record), split_of(record, seed), 0
         study = Study(record.id, record.group, record.image, split)
         for conditions, options in _questions(known, rng_of(seed, "mednega", record.id), blocks, split, per_study):
             option = options.index(tuple(known[name] for name in conditions))
@@ -82,20 +81,58 @@ def mednega_items(
 
 
 def certain(record: FactsRecord) -> dict[str, int]:
-    """The conditions that are known to be present (1) or absent (0), by term; a term said both ways is left out."""
-    found: dict[str, set[int]] = {}
+    """The conditions that are known to be present (1) or absent (0), by term.
+
+    Left out are: a term that is said both ways, unless by side; one that is absent in part only ("no large effusion",
+    no effusion on the left) or uncertain anywhere; and one that is called absent beside a case of it ("no lung
+    opacity" of a consolidation, or of a possible one).
+
+    >>> facts = {"Lung Opacity": "absent", "Consolidation": "present", "Edema": "uncertain", "Fracture": "absent"}
+    >>> certain(FactsRecord(id="1", group="p", image=None, facts={n: Fact(state=s) for n, s in facts.items()}))
+    {'consolidation': 1, 'fracture': 0}
+    """
+    known: dict[str, int] = {}
+    for name, facts in _by_term(record).items():
+        sided = all(side for side, _ in facts)
+        states = {
+            "uncertain" if fact.state == "absent" and _in_part(side, fact) else fact.state for side, fact in facts
+        }
+        if "present" in states and (sided or "absent" not in states):
+            known[name] = 1
+        elif states == {"absent"} and (not sided or {side for side, _ in facts} == {"left", "right"}):
+            known[name] = 0
+    doubtful = _not_absent(record)
+    return {name: state for name, state in sorted(known.items()) if state or not TERMS[name].implied_by & doubtful}
+
+
+def affirmable(record: FactsRecord) -> dict[str, int]:
+    """Of the `certain` conditions those that can be told without negation, too.
+
+    An absent one is left out if another finding, or a possible one, belies what would be said of it: "lung parenchyma
+    of normal appearance" is no way to say that there is no pneumonia where there is atelectasis.
+    """
+    others = [TERMS[name] for name in _not_absent(record)]
+    return {name: state for name, state in certain(record).items() if state or not belied(TERMS[name], others)}
+
+
+def _by_term(record: FactsRecord) -> dict[str, list[tuple[str, Fact]]]:
+    """The facts about each term, with the side that they are about; "" where the condition's name states none."""
+    found: dict[str, list[tuple[str, Fact]]] = {}
     for name, fact in record.facts.items():
         term = term_of(name)
-        if term is not None and fact.state != "uncertain":
-            found.setdefault(term.name, set()).add(int(fact.state == "present"))
-    sides = {name: states for name, states in found.items() if _is_sided(record.facts, name)}
-    known = {name: max(states) for name, states in found.items() if len(states) == 1 or name in sides}
-    return dict(sorted(known.items()))
+        if term is not None:
+            found.setdefault(term.name, []).append((name.partition(",")[2].strip().lower(), fact))
+    return found
 
 
-def _is_sided(facts: Mapping[str, Fact], name: str) -> bool:
-    """Whether a term is graded by side, so that one side may lack what the other has."""
-    return all("," in condition for condition in facts if (term := term_of(condition)) and term.name == name)
+def _not_absent(record: FactsRecord) -> set[str]:
+    """Terms that are present or may be."""
+    return {name for name, facts in _by_term(record).items() if any(fact.state != "absent" for _, fact in facts)}
+
+
+def _in_part(side: str, fact: Fact) -> bool:
+    """Whether only some of a condition is absent: that of a severity, or of a place other than its side."""
+    return fact.severity is not None or any(place.lower() != side for place in fact.location)
 
 
 def _questions(
@@ -103,6 +140,8 @@ def _questions(
 ) -> list[Question]:
     """Questions that can be asked about a study, those first whose blocks lack the fewest images."""
     names = list(known)
+    if len(names) < N_CONDITIONS:
+        return []
     chosen = np.sort(rng.random((TRIED, len(names))).argsort(axis=1)[:, :N_CONDITIONS], axis=1)
     found: dict[Question, tuple[int, float]] = {}
     for numbers, luck in zip(chosen.tolist(), rng.random(TRIED).tolist(), strict=True):

@@ -151,8 +151,8 @@ def _affirmed(term: Term, present: bool, severity: int | None) -> list[str]:
     noun, there = term.noun, _there(term)
     without_article = [f"{there} {word} {noun}." for word in graded]  # radiologists' shorthand: one word for "no"
     if term.many:
-        return [f"{there} {term.phrase()}.", f"{there} one {noun}."]
-    certain_ones = ("several", "multiple") if term.plural else ("definite", "visible")
+        return [f"{there} {term.phrase()}."]
+    certain_ones = ("some", "visible") if term.plural else ("definite", "visible")
     return [*without_article, *(f"{there} {word} {noun}." for word in certain_ones)]
 
 
@@ -165,8 +165,8 @@ def _sentence(term: Term, *adjectives: str) -> str:
 
 
 def _on_side(term: Term, side: str) -> str:
-    """ "There is a left pleural effusion.", but "There is left-sided pneumonia." where no article is."""
-    return _sentence(term, side if term.many else f"{side}-sided")
+    """ "There is a left pleural effusion.", but "There is left-sided pneumonia." """
+    return f"{_there(term)} {term.on_side(side)}."
 
 
 def _template(attribute: str, term: Term) -> str:
@@ -174,6 +174,6 @@ def _template(attribute: str, term: Term) -> str:
     return {
         "existence": f"{there} {{X|no X}}.",
         "severity": f"{there} {{mild|severe}} X.",
-        "side": f"{there} {{left|right}}{'' if term.many else '-sided'} X.",
+        "side": f"{there} {{left|right}}{'' if term.bare_side else '-sided'} X.",
         "condition": f"{there} {{X|Y}}.",
     }[attribute]

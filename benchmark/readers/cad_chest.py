@@ -57,6 +57,8 @@ def _fact(value: Any, where: str, name: str) -> Fact:
     )
     graded = [*_texts(value, "level"), *_texts(value, "level2")]
     words = [word for level in graded for word in level.lower().split()]
+    if state == "absent" and graded:
+        state = "uncertain"  # "no large effusion" does not say that there is none
     levels = {SEVERITIES[word] for word in words if word in SEVERITIES}
     places = [place for key in ("location", "post_location", "location2") for place in _texts(value, key)]
     return Fact(state=state, location=tuple(places), severity=levels.pop() if len(levels) == 1 else None)

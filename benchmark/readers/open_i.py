@@ -58,20 +58,26 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
 
 def _facts(terms: Sequence[str]) -> dict[str, Fact]:
     """What the terms of a report say, by condition; "borderline" leaves a condition uncertain."""
-    qualifiers: dict[str, list[str]] = {}
+    qualifiers: dict[str, list[list[str]]] = {}
     for term in terms:
         condition, *words = [part.strip() for part in term.split("/")]
         if condition.lower() not in ("normal", "no indexing", ""):
-            qualifiers.setdefault(condition, []).extend(word.lower() for word in words)
+            qualifiers.setdefault(condition, []).append([word.lower() for word in words])
     facts = {}
-    for condition, words in qualifiers.items():
-        levels: set[Literal[1, 2, 3]] = {SEVERITIES[word] for word in words if word in SEVERITIES}
+    for condition, mentions in qualifiers.items():
+        levels = {_severity(words) for words in mentions}
+        words = [word for mention in mentions for word in mention]
         facts[condition] = Fact(
-            state="uncertain" if "borderline" in words else "present",
+            state="uncertain" if all("borderline" in mention for mention in mentions) else "present",
             location=tuple(dict.fromkeys(word for word in words if word not in (*SEVERITIES, "borderline"))),
-            severity=levels.pop() if len(levels) == 1 else None,
+            severity=levels.pop() if len(levels) == 1 else None,  # else one of its places has another, or none
         )
     return facts
+
+
+def _severity(words: Sequence[str]) -> Literal[1, 2, 3] | None:
+    levels: set[Literal[1, 2, 3]] = {SEVERITIES[word] for word in words if word in SEVERITIES}
+    return levels.pop() if len(levels) == 1 else None
 
 
 def _frontal_images(source: Source) -> dict[str, str]:

@@ -195,12 +195,12 @@ def test_a_finished_result_does_not_change_when_the_build_that_was_killed_after_
     from tracescribe.benchmark.builders.unfinished import Unfinished
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "EVERY", 400)  # one saving, and too few records for a second one
+        patch.setattr(folder, "EVERY", 460)  # one saving, and too few items for a second one
         patch.setattr(Unfinished, "_remove", lambda self: None)  # as if killed here
         made = build_mednega(labels, tmp_path / "set")
         expected = bytes_of(made)
         assert (made / "mcq.jsonl").stat().st_nlink == 2
-        patch.setattr(folder, "read_facts", stopping_at(450))
+        patch.setattr(folder, "read_facts", stopping_at(470))
         with pytest.raises(Stop):
             build_mednega(labels, made, overwrite=True)
         assert bytes_of(made) == expected

@@ -27,7 +27,7 @@ READ = {
     "Pneumonia has been ruled out.": None,  # "has been" is not in the list: about the past, perhaps
     "Pneumonia is ruled out.": {"pneumonia": 0},
     "The lungs show edema.": None,
-    "We see intact ribs and cardiomegaly.": {"fracture": 0, "cardiomegaly": 1},
+    "We see intact bones and cardiomegaly.": {"fracture": 0, "cardiomegaly": 1},
 }
 
 REFUSED = (
@@ -54,8 +54,9 @@ REFUSED = (
     "Edema has resolved.",
     "Edema, but no edema.",
     "The film shows edema and pneumonia is absent.",
-    "Intact ribs and edema are absent.",
-    "No intact ribs.",
+    "Intact bones and edema are absent.",
+    "No intact bones.",
+    "No rib fracture.",  # there may be another one
     "A pericardial effusion.",
     "Edema and a hernia.",
     "The radiograph shows.",

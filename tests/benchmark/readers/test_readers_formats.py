@@ -257,6 +257,7 @@ def test_cad_chest(tmp_path: Path) -> None:
             "pneumothorax": entity(-3, None, None),
             "edema": entity(1, ["mild", "severe"], None),
             "pneumonia": {"location": ["right"], "location2": ["left"], "level": None, "level2": ["mild"]},
+            "consolidation": entity(-3, ["moderate to large"], None),
         },
     }
     (record,) = ts.read(written(tmp_path / "cad_disease.json", [item])).facts
@@ -265,6 +266,7 @@ def test_cad_chest(tmp_path: Path) -> None:
         "pneumothorax": Fact(state="absent"),
         "edema": Fact(state="uncertain"),  # two severities: neither is stated
         "pneumonia": Fact(state="present", location=("right", "left"), severity=1),  # no degree of certainty is given
+        "consolidation": Fact(state="uncertain"),  # "no moderate to large one" does not say that there is none
     }
 
 
@@ -380,17 +382,22 @@ def test_open_i(tmp_path: Path) -> None:
     reports = (
         "uid,MeSH,Problems\n1,Pleural Effusion/bilateral/small;Cardiomegaly/mild,x\n2,No Indexing,No Indexing\n"
         "3,Opacity/lung/base/left;Opacity/lung/base/right/mild;Cardiomegaly/borderline,x\n4,normal,normal\n"
+        "5,Opacity/left/mild;Opacity/right/mild;Cardiomegaly/borderline;Cardiomegaly/mild,x\n"
     )
     data = ts.read(written(tmp_path / "indiana_reports.csv", reports), images=tmp_path / "images")
-    record, twice, normal = data.facts
+    record, twice, normal, alike = data.facts
     assert record.image == str(tmp_path / "images" / "1.png")
     assert record.facts == {
         "Pleural Effusion": Fact(state="present", location=("bilateral",), severity=1),
         "Cardiomegaly": Fact(state="present", severity=1),
     }
-    assert twice.facts == {  # a finding that is named twice is one finding, on both sides
-        "Opacity": Fact(state="present", location=("lung", "base", "left", "right"), severity=1),
+    assert twice.facts == {  # a finding that is named twice is one finding, on both sides; of one its severity is open
+        "Opacity": Fact(state="present", location=("lung", "base", "left", "right")),
         "Cardiomegaly": Fact(state="uncertain"),
+    }
+    assert alike.facts == {
+        "Opacity": Fact(state="present", location=("left", "right"), severity=1),
+        "Cardiomegaly": Fact(state="present"),
     }
     assert {fact.state for fact in normal.facts.values()} == {"absent"}
     assert all(term_of(name) is not None for name in normal.facts)
