@@ -107,8 +107,8 @@ def compiled_step(module, plan, mode, rank):
 def checkpointed(module, plan, mode, rank):
     if hasattr(module, "set_grad_checkpointing"):
         module.set_grad_checkpointing()
-    else:
-        module.activation_checkpointing_enable()
+    else:  # the second is its name before transformers 5.23
+        getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)()
     return plain(module.train(), plan, mode, rank)
 
 
