@@ -18,6 +18,7 @@ from ..io.quoting import shown
 from ..io.reading import open_regular
 from ..tracer.pairs.names import Name, WholeText, image_beside
 from ..tracer.pairs.pairs import Text
+from ..validation import is_number
 
 __all__ = [
     "CaptionRecord",
@@ -51,6 +52,16 @@ States = Annotated[dict[WholeText, Annotated[Literal[0, 1], BeforeValidator(_no_
 """Conditions that are present (1) or absent (0), at least one."""
 
 
+def _weight(value: Any) -> float:
+    if not is_number(value, least=1e-6, most=1e6):
+        raise ValueError(f"expected a number from 1e-6 to 1e6, not {shown(value)}")
+    return float(value)
+
+
+Weight = Annotated[float, BeforeValidator(_weight)]
+"""How much a record counts in training beside the others; float32 holds the range."""
+
+
 class _Record(Checked):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +85,8 @@ class ClaimRecord(_Record):
     label: Number
     attribute: str
     polarity: Literal["affirmative", "negated"] | None = None
+    weight: Weight = 1.0
+    """In training: how much the set counts in the mean over sets."""
 
     @model_validator(mode="after")
     def _check(self) -> ClaimRecord:
@@ -161,6 +174,8 @@ class CaptionRecord(_Record):
     """Captions like this one that are false of the image (hard negatives)."""
     neg_images: tuple[str, ...] = ()
     """Ids of records whose image is like this one, and of which the caption is false."""
+    weight: Weight = 1.0
+    """In training: how much the caption counts in the mean over captions."""
 
     @model_validator(mode="after")
     def _check(self) -> CaptionRecord:

@@ -16,6 +16,7 @@ MEANING = {
     "negated": "which captions include a negation",
     "originals": "captions without their negations",
     "negations": "captions of what is not there",
+    "hard_weight": "weights of the hard images",
     "teacher_captions": "a teacher's embeddings of the captions",
 }
 
@@ -35,6 +36,9 @@ class LossBatch:
     negated: which captions include a negation.
     originals: the captions without their negations (true too); negations: statements of what the images do not show;
         original_present, negation_present: of which images there is one (None: of all).
+    weight, hard_weight, claim_weight: how much each image with its caption, hard image with its caption and contrast
+        set counts: a loss is made of means over them, each sum_i w_i x_i / sum_i w_i. As another one's wrong answer
+        every one counts alike. None: all count alike.
     noise: a permutation of 0..3n - 1, for labels drawn at random.
     teacher_captions, teacher_negatives: captions and negatives as a teacher embeds them, without gradients.
     """
@@ -58,9 +62,17 @@ class LossBatch:
     original_present: Bool[Tensor, " n"] | None = None
     negations: Float[Tensor, "n embed"] | None = None
     negation_present: Bool[Tensor, " n"] | None = None
+    weight: Float[Tensor, " n"] | None = None
+    hard_weight: Float[Tensor, " h"] | None = None
+    claim_weight: Float[Tensor, " set"] | None = None
     noise: Int[Tensor, " three_n"] | None = None
     teacher_captions: Float[Tensor, "n embed"] | None = None
     teacher_negatives: Float[Tensor, "n k embed"] | None = None
+
+    def pairs(self, rows: Bool[Tensor, " n"] | slice) -> LossBatch:
+        """Some of the images with their captions, and nothing else of the batch."""
+        ids, weight = (None if part is None else part[rows] for part in (self.caption_ids, self.weight))
+        return LossBatch(images=self.images[rows], captions=self.captions[rows], caption_ids=ids, weight=weight)
 
     def need(self, name: str, loss: str) -> Tensor:
         """A field that ``loss`` needs. Raises DataFormatError, naming both, where it is None."""

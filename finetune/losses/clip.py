@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...contrastive import clip_loss as clip_loss  # which benchmark's pretraining uses too
 from .batch import LossBatch
+from .info_nce import info_nce
 
 
 def batch_clip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
@@ -17,6 +18,10 @@ def batch_clip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""
     >>> batch_clip_loss(LossBatch(images=torch.eye(2), captions=torch.eye(2)), 100.0).item()
     0.0
     """
+    if batch.weight is not None:
+        logits = scale * batch.images @ batch.captions.T
+        by_image, by_text = (info_nce(part, batch.caption_ids, batch.weight) for part in (logits, logits.T))
+        return (by_image + by_text) / 2
     if batch.caption_ids is None:
         return clip_loss(batch.images, batch.captions, scale)
     same = batch.caption_ids[:, None] == batch.caption_ids

@@ -26,8 +26,10 @@ def conclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
     distractors, negated = (batch.need(name, "conclip") for name in ("hard_images", "hard_captions"))
     texts, images = torch.cat([batch.captions, negated]), torch.cat([batch.images, distractors])
     terms = (
-        info_nce(scale * batch.images @ texts.T, batch.caption_ids),
-        info_nce(scale * batch.captions @ images.T, batch.caption_ids),
-        info_nce(scale * distractors @ torch.cat([negated, batch.captions]).T, batch.hard_caption_ids),
+        info_nce(scale * batch.images @ texts.T, batch.caption_ids, batch.weight),
+        info_nce(scale * batch.captions @ images.T, batch.caption_ids, batch.weight),
+        info_nce(
+            scale * distractors @ torch.cat([negated, batch.captions]).T, batch.hard_caption_ids, batch.hard_weight
+        ),
     )
     return (terms[0] + terms[1] + terms[2]) / 3

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .batch import LossBatch, flat_negatives
 from .info_nce import info_nce
+from .weights import cross_entropy, weighted_mean
 
 TEXT_SCALE = 10.0  # of TGC, fixed in the released code
 
@@ -40,13 +41,18 @@ def degla_loss(
     present = batch.negative_present
     flat = torch.cat(flat_negatives(negatives, present))
     logits = scale * batch.images @ torch.cat([batch.captions, flat]).T
-    n, ids = len(logits), batch.caption_ids
-    contrast = (info_nce(logits, ids) + info_nce(logits[:, :n].T, ids)) / 2
-    moved = (batch.captions - teacher).square().sum()
-    moved = moved + (flat - torch.cat(flat_negatives(of_negatives, present))).square().sum()
-    by_image = own_negatives_loss(scale * batch.images, batch.captions, negatives, present)
-    by_text = own_negatives_loss(TEXT_SCALE * batch.captions, teacher, negatives, present)
-    return contrast + igc * by_image + tgc * by_text + distill * moved
+    n, ids, weight = len(logits), batch.caption_ids, batch.weight
+    contrast = (info_nce(logits, ids, weight) + info_nce(logits[:, :n].T, ids, weight)) / 2
+    moved = (batch.captions - teacher).square()
+    if weight is None:
+        distance = moved.sum() + (flat - torch.cat(flat_negatives(of_negatives, present))).square().sum()
+    else:
+        further = (negatives - of_negatives).square().sum(dim=2)
+        further = further if present is None else further.masked_fill(~present, 0)
+        distance = n * weighted_mean(moved.sum(dim=1) + further.sum(dim=1), weight)
+    by_image = own_negatives_loss(scale * batch.images, batch.captions, negatives, present, weight)
+    by_text = own_negatives_loss(TEXT_SCALE * batch.captions, teacher, negatives, present, weight)
+    return contrast + igc * by_image + tgc * by_text + distill * distance
 
 
 def own_negatives_loss(
@@ -54,8 +60,11 @@ def own_negatives_loss(
     right: Float[Tensor, "n embed"],
     negatives: Float[Tensor, "n k embed"],
     present: Bool[Tensor, "n k"] | None = None,
+    weight: Float[Tensor, " n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross entropy of each anchor over its right answer and its hard negatives; 0 where none has a negative.
+
+    weight: of each anchor in the mean.
 
     >>> import torch
     >>> one = torch.tensor([[1.0, 0.0]])
@@ -64,7 +73,9 @@ def own_negatives_loss(
     """
     logits = torch.einsum("ne,nce->nc", anchors, torch.cat([right[:, None], negatives], dim=1))
     if present is not None:
-        logits = logits.masked_fill(F.pad(~present, (1, 0)), float("-inf"))[present.any(dim=1)]
+        rows = present.any(dim=1)
+        logits = logits.masked_fill(F.pad(~present, (1, 0)), float("-inf"))[rows]
+        weight = None if weight is None else weight[rows]
     if not logits.numel():
         return 0 * right.sum()
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+    return cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device), weight)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .batch import LossBatch
 from .clip import batch_clip_loss
+from .weights import cross_entropy
 
 
 def claim_loss(
@@ -17,11 +17,13 @@ def claim_loss(
     label: Int[Tensor, " set"],
     scale: float | Tensor,
     present: Bool[Tensor, "set claim"] | None = None,
+    weight: Float[Tensor, " set"] | None = None,
 ) -> Float[Tensor, ""]:
     """L_claim = -(1/M) sum_i log softmax_j(l_ij)[c_i] over M contrast sets of one correct claim and hard negatives.
 
     images, claims: L2-normalised embeddings; label: c_i, the position of the correct claim in set i; scale:
-    exp(logit_scale); present: which places of a set hold a claim, for sets of different sizes.
+    exp(logit_scale); present: which places of a set hold a claim, for sets of different sizes; weight: of each set in
+    the mean.
     Source: NAST (arXiv 2602.12498), where it is printed without the minus sign; it is a cross entropy.
 
     >>> image, claims = torch.eye(2)[:1], torch.eye(2)[None]
@@ -31,7 +33,7 @@ def claim_loss(
     logits = scale * torch.einsum("se,sce->sc", images, claims)
     if present is not None:
         logits = logits.masked_fill(~present, float("-inf"))
-    return F.cross_entropy(logits, label)
+    return cross_entropy(logits, label, weight)
 
 
 def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float = 0.5) -> Float[Tensor, ""]:
@@ -46,7 +48,7 @@ def nast_loss(clip: Float[Tensor, ""], claim: Float[Tensor, ""], lambda_: float 
 def batch_claim_loss(batch: LossBatch, scale: float | Tensor, loss: str) -> Float[Tensor, ""]:
     """L_claim of a batch's contrast sets, for the loss of that name. Raises DataFormatError where it has none."""
     claims, images, label = (batch.need(name, loss) for name in ("claims", "claim_images", "label"))
-    return claim_loss(images, claims, label, scale, batch.present)
+    return claim_loss(images, claims, label, scale, batch.present, batch.claim_weight)
 
 
 def clip_and_claim(batch: LossBatch, scale: float | Tensor, loss: str) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

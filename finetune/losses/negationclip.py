@@ -23,5 +23,4 @@ def negationclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, 
     rows = batch.need("negated", "negationclip")
     if not rows.any():
         return 0 * batch.captions.sum()
-    ids = None if batch.caption_ids is None else batch.caption_ids[rows]
-    return batch_clip_loss(LossBatch(images=batch.images[rows], captions=batch.captions[rows], caption_ids=ids), scale)
+    return batch_clip_loss(batch.pairs(rows), scale)

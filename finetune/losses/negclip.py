@@ -25,14 +25,17 @@ def negclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
     """
     images, captions = [batch.images], [batch.captions]
     ids = [] if batch.caption_ids is None else [batch.caption_ids]
+    weights = [] if batch.weight is None else [batch.weight]
     negatives = flat_negatives(batch.need("negatives", "negclip"), batch.negative_present)
     if batch.hard_images is not None:
         images.append(batch.hard_images)
         captions.append(batch.need("hard_captions", "negclip"))
         if batch.caption_ids is not None:
             ids.append(batch.need("hard_caption_ids", "negclip"))
+        if batch.weight is not None:
+            weights.append(batch.need("hard_weight", "negclip"))
         negatives += flat_negatives(batch.hard_negatives, batch.hard_negative_present)
-    numbers = torch.cat(ids) if ids else None
+    numbers, weight = (torch.cat(parts) if parts else None for parts in (ids, weights))
     logits = scale * torch.cat(images) @ torch.cat([*captions, *negatives]).T
     n = len(logits)
-    return (info_nce(logits, numbers) + info_nce(logits[:, :n].T, numbers)) / 2
+    return (info_nce(logits, numbers, weight) + info_nce(logits[:, :n].T, numbers, weight)) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,6 +13,7 @@ from .batch import LossBatch, flat_negatives
 from .clip import batch_clip_loss
 from .degla import own_negatives_loss
 from .info_nce import info_nce
+from .weights import weighted_mean
 
 MARGIN = 0.9
 
@@ -37,11 +40,12 @@ def omninegclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, "
 def _presence(batch: LossBatch, negatives: Tensor, scale: float | Tensor) -> Float[Tensor, ""]:
     present = batch.negative_present
     rows = slice(None) if present is None else present.any(dim=1)
-    images, captions = batch.images[rows], batch.captions[rows]
-    ids = None if batch.caption_ids is None else batch.caption_ids[rows]
-    logits = scale * images @ torch.cat([captions, *flat_negatives(negatives, present)]).T
-    by_image, by_text = info_nce(logits, ids), info_nce(logits[:, : len(logits)].T, ids)
-    return (by_image + by_text + own_negatives_loss(scale * batch.images, batch.captions, negatives, present)) / 3
+    some = batch.pairs(rows)
+    logits = scale * some.images @ torch.cat([some.captions, *flat_negatives(negatives, present)]).T
+    by_image = info_nce(logits, some.caption_ids, some.weight)
+    by_text = info_nce(logits[:, : len(logits)].T, some.caption_ids, some.weight)
+    by_pair = own_negatives_loss(scale * batch.images, batch.captions, negatives, present, batch.weight)
+    return (by_image + by_text + by_pair) / 3
 
 
 def _absence(batch: LossBatch, originals: Tensor, scale: float | Tensor) -> Float[Tensor, ""]:
@@ -49,10 +53,7 @@ def _absence(batch: LossBatch, originals: Tensor, scale: float | Tensor) -> Floa
     if there is not None and not there.any():
         return 0 * originals.sum()
     rows = slice(None) if there is None else there
-    images, ids = batch.images[rows], None if batch.caption_ids is None else batch.caption_ids[rows]
-    both = [
-        batch_clip_loss(LossBatch(images=images, captions=texts[rows], caption_ids=ids), scale)
-        for texts in (batch.captions, originals)
-    ]
-    cosine = (batch.captions[rows] * originals[rows]).sum(dim=1)
-    return both[0] + both[1] + F.relu(cosine + MARGIN).mean()
+    some = batch.pairs(rows)
+    both = [batch_clip_loss(replace(some, captions=texts), scale) for texts in (some.captions, originals[rows])]
+    cosine = (some.captions * originals[rows]).sum(dim=1)
+    return both[0] + both[1] + weighted_mean(F.relu(cosine + MARGIN), some.weight)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .batch import LossBatch
+from .weights import weighted_mean
 
 
 def siglip_loss(batch: LossBatch, scale: float | Tensor, bias: float = -10.0) -> Float[Tensor, ""]:
@@ -27,4 +28,8 @@ def siglip_loss(batch: LossBatch, scale: float | Tensor, bias: float = -10.0) ->
         right = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     else:
         right = batch.caption_ids[:, None] == batch.caption_ids
-    return -F.logsigmoid(torch.where(right, logits, -logits)).sum() / len(logits)
+    scores = -F.logsigmoid(torch.where(right, logits, -logits))  # [image, text]
+    if batch.weight is None:
+        return scores.sum() / len(logits)
+    # half of a score is the image's, half the caption's
+    return (weighted_mean(scores.sum(dim=1), batch.weight) + weighted_mean(scores.sum(dim=0), batch.weight)) / 2

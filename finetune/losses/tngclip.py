@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from .batch import LossBatch
 from .info_nce import info_nce
+from .weights import cross_entropy
 
 
 def tngclip_loss(batch: LossBatch, scale: float | Tensor, temperature: float = 0.07) -> Float[Tensor, ""]:
@@ -37,7 +37,7 @@ def tngclip_loss(batch: LossBatch, scale: float | Tensor, temperature: float = 0
         return 0 * batch.captions.sum()
     texts = [part[there] for part in (originals, batch.captions, negations)]
     logits = torch.cat(texts) @ images.T / temperature  # [text, image]
-    ids = None if batch.caption_ids is None else batch.caption_ids[there]
-    by_text = [info_nce(part, same) for part, same in zip(logits.split(n), (ids, ids, None), strict=True)]
-    by_image = F.cross_entropy(logits.T, noise[noise < 3 * n][:n])
+    ids, weight = (None if part is None else part[there] for part in (batch.caption_ids, batch.weight))
+    by_text = [info_nce(part, same, weight) for part, same in zip(logits.split(n), (ids, ids, None), strict=True)]
+    by_image = cross_entropy(logits.T, noise[noise < 3 * n][:n], weight)
     return (by_image + (by_text[0] + by_text[1] + by_text[2]) / 3) / 2

@@ -44,6 +44,7 @@ class ContrastSets:
     image: Float[Tensor, "set embed"]
     label: Int[Tensor, " set"]
     present: Bool[Tensor, "set claim"]
+    weight: Float[Tensor, " set"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Batch:
 
     Where they were asked for: hard: sets that are counterparts of those of the batch
     (:class:`.counterparts.Counterparts`); noise: a permutation of three times the captions; negated, original,
-    negation, false: as in TrainingData.
+    negation, false, caption_weight, claim_weight: as in TrainingData.
     """
 
     caption: Int[Tensor, " n"]
@@ -67,11 +68,13 @@ class Batch:
     original: Int[Tensor, " n"] | None = None
     negation: Int[Tensor, " n"] | None = None
     false: Int[Tensor, "n k"] | None = None
+    caption_weight: Float[Tensor, " n"] | None = None
+    claim_weight: Float[Tensor, " set"] | None = None
 
     @property
     def sets(self) -> ContrastSets:
         """The contrast sets of the batch."""
-        return ContrastSets(self.claims, self.claim_image, self.label, self.present)
+        return ContrastSets(self.claims, self.claim_image, self.label, self.present, self.claim_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,8 @@ class TrainingData:
     Some losses need more of the captions, which :func:`training_data` reads on demand: negated: whether a caption
     includes a negation; original: the text of a caption without its negations; negation: a true negated claim about its
     image; false: captions that are false of it; -1 where there is none.
+
+    caption_weight, claim_weight: how much each record counts in a loss; None where all count alike.
     """
 
     tokens: Int[Tensor, "text pos"]  # the ids that have to be run (`TextTower.rows`), padded to the longest text
@@ -101,6 +106,8 @@ class TrainingData:
     original: Int[Tensor, " n"] | None = None
     negation: Int[Tensor, " n"] | None = None
     false: Int[Tensor, "n k"] | None = None
+    caption_weight: Float[Tensor, " n"] | None = None
+    claim_weight: Float[Tensor, " set"] | None = None
 
     def batches(
         self, batch_size: int, steps: int, seed: int, *, skip: int = 0, needs: Collection[str] = ()
@@ -126,6 +133,8 @@ class TrainingData:
                 self._of_images(self.claim_image[drawn]),
                 self.label[drawn],
                 self.present[drawn],
+                caption_weight=None if self.caption_weight is None else self.caption_weight[chosen],
+                claim_weight=None if self.claim_weight is None else self.claim_weight[drawn],
                 **self._more(needs, chosen, drawn, seed, number),
             )
 
@@ -153,7 +162,8 @@ class TrainingData:
         found = torch.from_numpy(self.counterparts.draw(sets.cpu().numpy(), np.random.default_rng(seed)))
         found = found.to(self.label.device)
         images = self._of_images(self.claim_image[found])
-        return ContrastSets(self.claims[found], images, self.label[found], self.present[found])
+        weight = None if self.claim_weight is None else self.claim_weight[found]
+        return ContrastSets(self.claims[found], images, self.label[found], self.present[found], weight)
 
     def _of_images(self, wanted: Int[Tensor, " n"]) -> Float[Tensor, "n embed"]:
         return self.images[wanted.to(self.images.device)].to(wanted.device)
@@ -194,20 +204,23 @@ def training_data(
 
     of: dict[str, Any] = {"split": split, "images": images, "outside_images": outside_images}
     texts, pictures, more = _Index(), _Index(), More(needs)
-    caption, caption_image = array("q"), array("q")
+    caption, caption_image, caption_weight = array("q"), array("q"), array("d")
 
     def add_caption(record: Any) -> None:
         caption.append(texts.add(record.caption, record.caption))
         caption_image.append(pictures.add(_image_key(record.image), record.image))
+        caption_weight.append(record.weight)
         more.add_caption(record)
 
     claim_texts, claim_counts, claim_image, label = array("q"), array("q"), array("q"), array("q")
+    claim_weight = array("d")
 
     def add_claims(record: Any) -> None:
         claim_texts.extend(texts.add(text, text) for text in record.claims)
         claim_counts.append(len(record.claims))
         claim_image.append(pictures.add(_image_key(record.image), record.image))
         label.append(record.label)
+        claim_weight.append(record.weight)
         more.add_claims(record, pictures.add(_image_key(record.image), record.image))
 
     caption_shares = _add_all(_sources(captions, lambda path: stream_captions(path, **of)), add_caption)
@@ -220,6 +233,9 @@ def training_data(
     tokens, lengths = token_table(model.text, texts.values)
     table, rows = _embed(model, pictures.values, image_embeddings or {}, batch_size, image_cache)
     claim_table, present = _padded(claim_texts, claim_counts)
+    if len({*caption_weight, *claim_weight}) > 1:
+        weights = {"caption_weight": caption_weight, "claim_weight": claim_weight}
+        besides |= {name: np.array(values).astype(np.float32) for name, values in weights.items()}
 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(model.text.device)

@@ -66,8 +66,10 @@ def embedded(
         )
     if sets:
         of_sets = {"claim_images": batch.claim_image, "label": batch.label, "present": batch.present}
-        fields |= {"claims": others[0], **of_sets}
-    return LossBatch(images=batch.caption_image, captions=captions, caption_ids=ids, **fields)
+        fields |= {"claims": others[0], "claim_weight": batch.claim_weight, **of_sets}
+    return LossBatch(
+        images=batch.caption_image, captions=captions, caption_ids=ids, weight=batch.caption_weight, **fields
+    )
 
 
 def check_data(config: TrainConfig, data: TrainingData) -> None:
@@ -100,6 +102,7 @@ class _Pairs:
     ids: Int[Tensor, " set"]
     negatives: Float[Tensor, "set k embed"]
     present: Bool[Tensor, "set k"]
+    weight: Float[Tensor, " set"] | None
 
     @classmethod
     def of(cls, sets: ContrastSets, texts: Float[Tensor, "set claim embed"]) -> _Pairs:
@@ -107,7 +110,9 @@ class _Pairs:
         others = torch.arange(texts.shape[1] - 1, device=label.device).expand(len(rows), -1)
         others = others + (others >= label[:, None])  # the places of a set without that of the true claim
         each = rows[:, None], others
-        return cls(sets.image, texts[rows, label], sets.claims[rows, label], texts[each], sets.present[each])
+        return cls(
+            sets.image, texts[rows, label], sets.claims[rows, label], texts[each], sets.present[each], sets.weight
+        )
 
 
 def _paired(
@@ -120,12 +125,15 @@ def _paired(
 ) -> LossBatch:
     """The captions and, below them, the contrast sets; what is known of captions only is not there for the sets."""
     sets, hard, n = pairs[0], pairs[1] if len(pairs) > 1 else None, len(captions)
+    weight = batch.caption_weight
     return LossBatch(
         images=torch.cat([batch.caption_image, sets.images]),
         captions=torch.cat([captions, sets.captions]),
         caption_ids=None if ids is None else torch.cat([ids, sets.ids]),
         negatives=_above(false, sets.negatives, n),
         negative_present=_above(None if batch.false is None else batch.false >= 0, sets.present, n),
+        weight=None if weight is None or sets.weight is None else torch.cat([weight, sets.weight]),
+        hard_weight=None if hard is None else hard.weight,
         hard_images=None if hard is None else hard.images,
         hard_captions=None if hard is None else hard.captions,
         hard_caption_ids=None if ids is None or hard is None else hard.ids,
