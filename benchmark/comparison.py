@@ -220,7 +220,7 @@ def compare(
     if len(evaluations) < 2:
         raise DataFormatError(f"a comparison needs two models or more, got {len(evaluations)}")
     for one in evaluations:
-        if not isinstance(one, str | os.PathLike) and not hasattr(one, "items"):
+        if not isinstance(one, str | os.PathLike) and not isinstance(getattr(one, "items", None), Mapping):
             raise DataFormatError(f"an evaluation, or the path of its items, is needed, not {shown(one)}")
     models = tuple(names) if names is not None else tuple(_names(evaluations))
     if len(models) != len(evaluations) or len(set(models)) != len(models):

@@ -97,6 +97,63 @@ def synthetic_trace(
     )
 
 
+def synthetic_neurons(n_pairs: int = 6, **changes: Any) -> ts.tracer.Neurons:
+    """Five neurons of 3 layers × 2 rows × 4, the last one drawn at random; the first pair has no token of "before"."""
+    rng = np.random.default_rng(0)
+    denominator = rng.uniform(0.02, 0.08, n_pairs)
+    row = ("[end]", "before", "[end]", "[end]", "before")
+    cte = np.array([0.3, -0.2, 0.15, 0.1, 0.01])
+    effects = cte[:, None] * denominator * rng.uniform(0.5, 1.5, (5, n_pairs))
+    effects[[name == "before" for name in row], 0] = np.nan
+    given: dict[str, Any] = {
+        "layer": np.array([1, 2, 1, 3, 2]),
+        "row": row,
+        "neuron": np.array([3, 0, 1, 2, 2]),
+        "estimate": cte * 1.1,
+        "chosen": np.array([True, True, True, True, False]),
+        "effects": effects,
+        "together": 0.3 * denominator,
+        "denominator": denominator,
+        "clusters": np.arange(n_pairs),
+        "texts": np.arange(n_pairs) % 3,
+        "rows": ("before", "[end]"),
+        "n_cells": 24,
+        "n_layers": 3,
+        "n_neurons": 4,
+        "segment": "correct",
+        "provenance": {"model": "synthetic", "site": "neurons"},
+    }
+    return ts.tracer.Neurons(**given | changes)
+
+
+def synthetic_head_edges(n_pairs: int = 6, **changes: Any) -> ts.tracer.HeadEdges:
+    """Edges of 3 layers × 2 heads."""
+    rng = np.random.default_rng(0)
+    denominator = rng.uniform(0.02, 0.08, n_pairs)
+    effects = denominator[:, None, None, None, None] * rng.normal(0, 0.2, (n_pairs, 3, 2, 3, 2))
+    effects.transpose(0, 2, 4, 1, 3)[..., np.arange(3)[:, None] >= np.arange(3)] = np.nan
+    given: dict[str, Any] = {
+        "effects": effects,
+        "denominator": denominator,
+        "clusters": np.arange(n_pairs),
+        "texts": np.arange(n_pairs) % 3,
+        "inputs": "qk",
+        "segment": "correct",
+        "provenance": {"model": "synthetic", "site": "z"},
+    }
+    return ts.tracer.HeadEdges(**given | changes)
+
+
+def synthetic_knock_out(**changes: Any) -> ts.tracer.KnockOut:
+    """Two rows of queries; their traces have other pairs."""
+    about = {"site": "edges", "replace": "cut", "first_layer": 1}
+    traces = {
+        query: synthetic_trace(n_pairs, 3, seed=seed, queries=query, **about)
+        for seed, (query, n_pairs) in enumerate({"first differing": 4, "[end]": 6}.items())
+    }
+    return ts.tracer.KnockOut(**{"traces": traces} | changes)
+
+
 def _causal_cte(rng: np.random.Generator, n_layers: int, length: int) -> np.ndarray:
     """CTE [layer, token] of one pair whose token 3 differs and whose readout is the last token."""
     depth = np.linspace(0, 1, n_layers + 1)

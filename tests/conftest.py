@@ -44,6 +44,7 @@ CALLED_WITH_ANYTHING = {
     "patching/engine/patterns",
     "tracer/run/circuit",
     "tracer/run/faithfulness",
+    "tracer/run/finer_options",
     "tracer/run/head_edges",
     "tracer/run/joint_options",
     "tracer/run/neurons",

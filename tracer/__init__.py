@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from .results.comparison import TraceComparison
     from .results.comparison_file import load_comparison
     from .results.faithfulness import Faithfulness, load_faithfulness
-    from .results.head_edges import HeadEdges
+    from .results.head_edges import HeadEdges, load_head_edges
     from .results.knockout import KnockOut
+    from .results.knockout_file import load_knock_out
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
-    from .results.neurons import Neurons
+    from .results.neurons import Neurons, load_neurons
     from .results.storage import load_trace
     from .run.circuit import circuit
     from .run.faithfulness import faithfulness
@@ -70,6 +71,9 @@ __all__ = [
     "load_circuit",
     "load_comparison",
     "load_faithfulness",
+    "load_head_edges",
+    "load_knock_out",
+    "load_neurons",
     "load_trace",
     "negator_attention",
     "neurons",
@@ -97,11 +101,12 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.comparison": ["TraceComparison"],
         "results.comparison_file": ["load_comparison"],
         "results.faithfulness": ["Faithfulness", "load_faithfulness"],
-        "results.head_edges": ["HeadEdges"],
+        "results.head_edges": ["HeadEdges", "load_head_edges"],
         "results.knockout": ["KnockOut"],
+        "results.knockout_file": ["load_knock_out"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
-        "results.neurons": ["Neurons"],
+        "results.neurons": ["Neurons", "load_neurons"],
         "results.storage": ["load_trace"],
         "run.circuit": ["circuit"],
         "run.faithfulness": ["faithfulness"],

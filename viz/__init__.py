@@ -12,6 +12,7 @@ from .interactive.html import save_html
 from .layouts import alpha_bars, curves, draw, panels, pareto
 from .paper.figure import PaperFigure
 from .published import published_maps
+from .reports.finer_pages import head_edges_page, knock_out_page, neurons_page
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
 from .reports.result_pages import circuit_page, comparison_page, faithfulness_page
 from .reports.trace_page import trace_page
@@ -38,7 +39,10 @@ __all__ = [
     "export_table",
     "faithfulness",
     "faithfulness_page",
+    "head_edges_page",
     "heatmap",
+    "knock_out_page",
+    "neurons_page",
     "overlay",
     "panels",
     "pareto",

@@ -183,3 +183,6 @@ def test_files_of_one_name_are_told_apart_by_their_folders(models: tuple[Any, An
     assert compare(paths[0], models[1], n_boot=20, subsets=False).models == ("items", "model 2")
     with pytest.raises(DataFormatError, match="need as many different names"):
         compare(paths[0], paths[0])
+    for other in ({}, [], None, 3):  # a dict has items too
+        with pytest.raises(DataFormatError, match="an evaluation, or the path of its items, is needed, not"):
+            compare(paths[0], other)  # type: ignore[arg-type]

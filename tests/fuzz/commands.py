@@ -20,6 +20,9 @@ VALID: dict[str, list[str]] = {
     "trace": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
     "faithfulness": ["phantom", "trace.safetensors", "pairs.jsonl", "-o", "out.safetensors"],
     "circuit": ["phantom", "trace.safetensors", "pairs.jsonl", "-o", "out.json"],
+    "neurons": ["phantom", "pairs.jsonl", "-o", "out.safetensors", "--top", "2", "--others", "1"],
+    "head-edges": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
+    "knock-out": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
     "plot": ["trace.safetensors", "-o", "out.svg"],
     "prescribe": ["trace.safetensors", "-o", "out.json"],
     "finetune": ["phantom", "data", "-o", "out", "--steps", "1", "--batch-size", "2"],
@@ -106,6 +109,8 @@ def command_lines(draw: st.DrawFn, name: str, command: Any, files: list[str]) ->
         line += [flag, draw(odd)] if takes_value else [flag]
     if name == "finetune" and any(word.isdecimal() and 1 < len(word) < 10 for word in line):
         line += ["--steps", "1", "--rank", "1"]  # a thousand steps are no mistake, and take long
+    if name == "neurons":
+        line += ["--top", "2", "--others", "1", "--steps", "1"]  # thousands of cells, each replaced, take long too
     if name == "build phantom" and any(word.isdecimal() and len(word) > 2 for word in line):
         line += ["-n", "1"]  # nor are millions of films
     if name in LONG:

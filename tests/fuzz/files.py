@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from builders import synthetic_trace
+from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
 from dicoms import dicom
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,7 +32,15 @@ from tracescribe.io.folders import read_folder
 from tracescribe.io.tensors import CHECKSUM, TensorFile, read_tensors, write_tensors
 from tracescribe.patching.loading.checkpoints import read_checkpoint
 from tracescribe.patching.loading.images import read_image
-from tracescribe.tracer import TraceComparison, load_circuit, load_comparison
+from tracescribe.tracer import (
+    TraceComparison,
+    load_circuit,
+    load_comparison,
+    load_head_edges,
+    load_knock_out,
+    load_neurons,
+)
+from tracescribe.tracer.results.cells import MapCells
 
 CONFIG_YAML = b"""model: phantom
 data: {captions: c.jsonl, claims: d.jsonl, split: train}
@@ -143,6 +151,13 @@ def a_circuit() -> ts.Circuit:
     return ts.Circuit(np.array([1, 2]), ("no", "[end]"), numbers, numbers, numbers, 12, "greedy", 0.9, 1.0, 3, 4)
 
 
+def a_faithfulness() -> ts.Faithfulness:
+    cells = MapCells(np.array([1, 2]), np.array([0, 1]), np.array([0.5, 0.2]), ("no", "[end]"))
+    curves, pairs = np.linspace(0, 1, 9).reshape(1, 3, 3), np.arange(3)
+    order = np.array([[0, 1]])
+    return ts.Faithfulness(cells, ("effect",), order, np.arange(3), curves, 1 - curves, np.ones(3), pairs, pairs)
+
+
 @cache
 def written(name: str) -> bytes:
     """What the package itself writes: a trace, a plan, weights."""
@@ -159,14 +174,22 @@ def written(name: str) -> bytes:
             torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
         return buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
-        makers = {"trace.safetensors": a_trace, "comparison.safetensors": a_comparison, "circuit.json": a_circuit}
+        makers: dict[str, Callable[[], Any]] = {
+            "trace.safetensors": a_trace,
+            "comparison.safetensors": a_comparison,
+            "circuit.json": a_circuit,
+            "faithfulness.safetensors": a_faithfulness,
+            "neurons.safetensors": synthetic_neurons,
+            "edges.safetensors": synthetic_head_edges,
+            "cut.safetensors": synthetic_knock_out,
+        }
         makers.get(name, a_plan)().save(f"{folder}/{name}")
         return Path(folder, name).read_bytes()
 
 
-def sealed_traces() -> st.SearchStrategy[bytes]:
-    """Traces whose checksum fits whatever they hold, so that what they hold is looked at."""
-    file = _tensor_file("trace.safetensors")
+def sealed(name: str) -> st.SearchStrategy[bytes]:
+    """Results whose checksum fits whatever they hold, so that what they hold is looked at."""
+    file = _tensor_file(name)
     entries = {key: _parsed(value) for key, value in file.metadata.items() if key != CHECKSUM}
     return st.builds(_resealed, mutated(entries), _arrays(dict(file.tensors)))
 
@@ -244,10 +267,14 @@ def kinds() -> dict[str, Kind]:
         "plan.json without checksum": of_json("plan.json", plan, load_plan, 80),
         "trace.safetensors": of_bytes("trace.safetensors", trace, read_both, 60),
         "trace.safetensors with a checksum that fits": Kind(
-            "trace.safetensors", trace, _use_trace, sealed_traces(), 80, 2
+            "trace.safetensors", trace, _use_trace, sealed("trace.safetensors"), 80, 2
         ),
         "comparison.safetensors": of_bytes(
             "comparison.safetensors", written("comparison.safetensors"), load_comparison, 40
+        ),
+        **{f"{name} with a checksum that fits": finer(name, read) for name, read in FINER.items()},
+        "faithfulness.safetensors": of_bytes(
+            "faithfulness.safetensors", written("faithfulness.safetensors"), ts.load_faithfulness, 20
         ),
         "circuit.json": of_json("circuit.json", json.loads(written("circuit.json")), load_circuit, 30),
         "weights.pt": of_bytes("weights.pt", saved({"weight": torch.ones(3)}), read_checkpoint, 40),
@@ -293,6 +320,38 @@ def _use_trace(path: Path) -> None:
     trace = ts.load_trace(path)
     trace.summary()
     trace.map(segment="all").per_layer()
+
+
+def _use_neurons(path: Path) -> None:
+    found = load_neurons(path)
+    found.summary()
+    found.to_frame(n_boot=10)
+    found.map()
+
+
+def _use_edges(path: Path) -> None:
+    found = load_head_edges(path)
+    found.summary()
+    found.to_frame(n_boot=10)
+    found.by_layer()
+
+
+def _use_cut(path: Path) -> None:
+    found = load_knock_out(path)
+    found.summary()
+    found.to_frame()
+
+
+FINER: dict[str, Callable[[Path], Any]] = {
+    "neurons.safetensors": _use_neurons,
+    "edges.safetensors": _use_edges,
+    "cut.safetensors": _use_cut,
+}
+
+
+def finer(name: str, use: Callable[[Path], Any]) -> Kind:
+    """Results of finer cells, damaged with and without a checksum that fits."""
+    return Kind(name, written(name), use, st.one_of(sealed(name), sealed(name), damaged(written(name))), 60, 2)
 
 
 def _read_manifest(path: Path) -> None:

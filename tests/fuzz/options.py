@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from builders import synthetic_trace
+from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
 from hypothesis import strategies as st
 from models import WordTokenizer, counterfactual_pixels, open_clip_image_model, open_clip_model
 from published import CAPTION, CLAIM, MCQ, PUBLISHED
 
 import tracescribe as ts
-from fuzz.files import a_plan, a_trace, picture, saved
+from fuzz.files import a_circuit, a_comparison, a_faithfulness, a_plan, a_trace, picture, saved
 from fuzz.odd import as_json, values
 from tracescribe.benchmark.builders import build_contextual, build_mednega, write_pairs
 from tracescribe.benchmark.builders.rewriting import Rewriter
@@ -165,6 +165,34 @@ def layouts() -> dict[str, Target]:
         "viz.curves": (viz.curves, {"sources": {"a": ([0, 1], [0.0, 1.0])}, "x": "step", "y": "loss"}),
     }
     return {name: Target(call, given, keywords(call), quick=20, slowdown=2) for name, (call, given) in found.items()}
+
+
+def pages() -> dict[str, Target]:
+    """Pages of saved results."""
+    results = {
+        "circuit": a_circuit,
+        "comparison": a_comparison,
+        "faithfulness": a_faithfulness,
+        "head_edges": synthetic_head_edges,
+        "knock_out": synthetic_knock_out,
+        "neurons": synthetic_neurons,
+    }
+    calls = {f"viz.{name}_page": (getattr(ts.viz, f"{name}_page"), make()) for name, make in results.items()}
+    return {
+        name: Target(call, {keywords(call)[0]: result}, keywords(call), quick=8, slowdown=8)
+        for name, (call, result) in calls.items()
+    }
+
+
+def finer_cells() -> dict[str, Target]:
+    """Neurons, edges between heads, knock-out."""
+    calls = {"neurons": ts.neurons, "head_edges": ts.head_edges, "knock_out": ts.knock_out}
+    given = {"model": model(), "pairs": pairs(), "progress": False, "floor": 0}
+    fixed = ("model", "steps")  # thousands of gradients are no mistake, and take long
+    return {
+        f"tracescribe.{name}": Target(call, given, keywords(call), fixed=fixed, quick=30, slowdown=4)
+        for name, call in calls.items()
+    }
 
 
 @cache
@@ -342,6 +370,8 @@ def targets() -> dict[str, Target]:
         ),
         **records(),
         **layouts(),
+        **pages(),
+        **finer_cells(),
         "finetune.StudyConfig": Target(StudyConfig, {"data": "."}, tuple(StudyConfig.model_fields), quick=40),
         "finetune.interpolate": small(
             ts.finetune.interpolate, {"base": model(), "tuned": model(), "weight": 0.5}, fixed=("base", "tuned")

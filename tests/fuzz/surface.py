@@ -13,7 +13,8 @@ PACKAGES = (ts, ts.tracer, ts.patching, ts.finetune, ts.viz, ts.benchmark, trace
 
 READ_AS_FILES = """atlas.read_atlas_config benchmark.read_captions benchmark.read_claims benchmark.read_items
 benchmark.read_mcq finetune.load_lora finetune.load_plan finetune.load_run finetune.read_config finetune.read_study
-tracer.load_trace tracer.read_pairs tracer.read_valse"""
+tracer.load_circuit tracer.load_comparison tracer.load_faithfulness tracer.load_head_edges tracer.load_knock_out
+tracer.load_neurons tracer.load_trace tracer.read_pairs tracer.read_valse"""
 """Readers of one path: files.py, folders.py and commands.py damage what they read."""
 
 MADE_BY_US = """atlas.Atlas benchmark.Comparison benchmark.Dataset benchmark.Evaluation benchmark.Interval
@@ -42,8 +43,7 @@ patching.lora_targets patching.site_named patching.text_blocks patching.verify""
 
 NOT_TRIED_YET = """atlas.AtlasConfig atlas.ModelSpec atlas.SetSpec atlas.read_atlas atlas.run_atlas benchmark.reproduce
 finetune.export finetune.read_study_result finetune.run_study finetune.train tracer.circuit tracer.faithfulness
-tracer.head_edges tracer.knock_out tracer.load_circuit tracer.load_comparison tracer.load_faithfulness tracer.neurons
-viz.circuit_page viz.comparison_page viz.draw viz.explore viz.faithfulness viz.faithfulness_page viz.trace_page"""
+viz.draw viz.explore viz.faithfulness viz.trace_page"""
 """Should be targets."""
 
 GROUPS = [set(group.split()) for group in (READ_AS_FILES, MADE_BY_US, NO_INPUT, OF_TENSORS, NOT_TRIED_YET)]

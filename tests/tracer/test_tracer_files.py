@@ -76,7 +76,10 @@ def test_a_comparison_is_read_as_it_was_written(made: TraceComparison, tmp_path:
         found.cells.difference[0] = 1
 
 
-@pytest.mark.parametrize("changes", [{}, {"lo": None, "hi": None, "ci": None}])
+WITHOUT_DRAWS = {"lo": None, "hi": None, "ci": None, "stability": np.full(2, np.nan)}  # all pairs of one cluster
+
+
+@pytest.mark.parametrize("changes", [{}, {"lo": None, "hi": None, "ci": None}, WITHOUT_DRAWS], ids=range(3))
 def test_a_circuit_is_read_as_it_was_written(changes: dict[str, Any], tmp_path: Path) -> None:
     made = a_circuit(**changes)
     made.save(tmp_path / "c.json")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import synthetic_trace
+from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
 
 import tracescribe as ts
 from tracescribe import cards
@@ -101,6 +101,9 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "comparison of traces": lambda: ts.compare(TRACE, synthetic_trace(8, 12, seed=1), names=(ATTACK, "b"), n_boot=50),
     "faithfulness": a_faithfulness,
     "circuit": a_circuit,
+    "neurons": lambda: synthetic_neurons(rows=(ATTACK, "[end]"), row=("[end]", ATTACK, "[end]", "[end]", ATTACK)),
+    "edges between heads": synthetic_head_edges,
+    "knock-out": lambda: synthetic_knock_out(traces={ATTACK: synthetic_knock_out().traces["[end]"]}),
 }
 
 
@@ -117,7 +120,7 @@ def test_a_result_is_small_html_without_scripts(name: str) -> None:
     assert len(repr(result)) < 600 and "\n" not in repr(result)
 
 
-@pytest.mark.parametrize("name", sorted(set(RESULTS) - {"profile", "excess", "update share"}))
+@pytest.mark.parametrize("name", sorted(set(RESULTS) - {"profile", "excess", "update share", "edges between heads"}))
 def test_text_from_outside_stays_text(name: str) -> None:
     html, page = html_of(RESULTS[name]())
     assert "<script" not in html and "<script>al" in page.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -36,7 +37,7 @@ class _Record(BaseModel):
     rows: list[str]
     alone: list[FiniteFloat]
     shares: list[FiniteFloat]
-    stability: list[FiniteFloat]
+    stability: list[FiniteFloat | None]
     n_cells: PositiveInt
     method: str
     wanted: FiniteFloat
@@ -54,7 +55,8 @@ class Circuit(ReadOnlyArrays):
     """The cells of a circuit in the order in which they were taken, with the exact CTE of patching them together.
 
     layer, rows: of each cell. alone: its CTE in the map. shares: CTE of the first 1, 2, ... cells patched together.
-    stability: by cell, the share of bootstrap draws of the pairs' clusters in which it is chosen again.
+    stability: by cell, the share of bootstrap draws of the pairs' clusters in which it is chosen again; NaN with a
+        single cluster.
     lo, hi: the ``ci`` interval of the circuit's share; None with a single cluster.
     n_cells: how many cells the map has. method: how they were chosen. wanted: the share that was asked for.
     whole: CTE of all cells patched together. n_layers: number of blocks, L.
@@ -128,6 +130,7 @@ class Circuit(ReadOnlyArrays):
         """
         told = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         arrays = {name: value.tolist() for name, value in told.items() if isinstance(value, np.ndarray)}
+        arrays["stability"] = [share if math.isfinite(share) else None for share in arrays["stability"]]
         try:
             write_record(Path(path), {"format": FORMAT, **told, **arrays})
         except (TypeError, ValueError, RecursionError) as error:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
+from .array_file import ArrayFile, Facts
 from .maps import TraceMap
-from .read_only import ReadOnlyArrays
+from .pair_effects import check_effects, check_pairs, check_shapes
+from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HeadEdges"]
+__all__ = ["HeadEdges", "Inputs", "load_head_edges"]
+
+_CHUNK = 4096  # edges whose draws are held at once
+
+Inputs = Literal["qkv", "q", "k", "v", "qk"]
+_AXES = {
+    "effects": (np.float64, 5),
+    "denominator": (np.float64, 1),
+    "clusters": (np.int64, 1),
+    "texts": (np.int64, 1),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +50,23 @@ class HeadEdges(ReadOnlyArrays):
     denominator: Float[np.ndarray, " pair"]
     clusters: Int[np.ndarray, " pair"]
     texts: Int[np.ndarray, " pair"]
-    inputs: str = "qkv"
+    inputs: Inputs = "qkv"
     segment: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, (dtype, ndim) in _AXES.items():
+            set_array(self, name, dtype, ndim)
+        check_pairs(self)
+        n_layers, n_heads = self.effects.shape[1:3]
+        check_shapes(self, effects=(self.n_pairs, n_layers, n_heads, n_layers, n_heads))
+        if n_layers < 2 or n_heads < 1:
+            raise TraceError(f"edges need 2 layers and a head, not {n_layers} layers of {n_heads} heads")
+        layer = np.arange(n_layers)
+        edge = (layer[:, None] < layer)[:, None, :, None] & np.ones((1, n_heads, 1, n_heads), dtype=bool)
+        check_effects(self, effects=self.effects[:, edge])
+        if not np.isnan(self.effects[:, ~edge]).all():
+            raise TraceError("an edge leads to a later layer: all other effects must be NaN")
 
     @property
     def n_pairs(self) -> int:
@@ -84,6 +113,21 @@ class HeadEdges(ReadOnlyArrays):
             quantity=f"CTE of edges {where}",
         )
 
+    def by_layer(self) -> TraceMap:
+        """The largest edge between every two layers: the sender's layer by the receiver's, the CTE of largest size."""
+        n_layers, n_heads = self.effects.shape[1:3]
+        between = self.cte.transpose(0, 2, 1, 3).reshape(n_layers, n_layers, n_heads**2)[:-1, 1:]
+        largest = np.abs(np.nan_to_num(between)).argmax(axis=-1)
+        return TraceMap(
+            values=np.take_along_axis(between, largest[..., None], axis=-1)[..., 0],
+            rows=tuple(f"to layer {number}" for number in range(2, n_layers + 1)),
+            layers=np.arange(1, n_layers),
+            counts=np.full(n_layers - 1, self.n_pairs),
+            segment=self.segment,
+            n_pairs=self.n_pairs,
+            quantity="CTE of the largest edge",
+        )
+
     def to_frame(
         self, top: int | None = None, ci: float | None = 0.95, n_boot: int = 1000, seed: int = 0
     ) -> pd.DataFrame:
@@ -98,11 +142,11 @@ class HeadEdges(ReadOnlyArrays):
         values = cte[tuple(edges.T)]
         order = np.argsort(-np.abs(values), kind="stable")[:top]
         edges, values = edges[order], values[order]
-        bounds = None
-        if ci is not None:
-            effects = self.effects[:, edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3]][:, None, :]
-            table = pair_table(effects, np.ones(effects.shape[::2]), self.denominator, "ratio_of_means")
-            bounds = table_interval(table, self.clusters, self.texts, ci=ci, n_boot=n_boot, seed=seed)
+        bounds = [
+            self._interval(edges[at : at + _CHUNK], ci, n_boot, seed) for at in range(0, max(1, len(edges)), _CHUNK)
+        ]
+        found = [bound for bound in bounds if bound is not None]
+        lo, hi = np.concatenate(found, axis=1) if found else (np.nan, np.nan)
         return pd.DataFrame(
             {
                 "layer": edges[:, 0] + 1,
@@ -110,11 +154,47 @@ class HeadEdges(ReadOnlyArrays):
                 "receiver_layer": edges[:, 2] + 1,
                 "receiver_head": edges[:, 3],
                 "cte": values,
-                "lo": np.nan if bounds is None else bounds[0][0],
-                "hi": np.nan if bounds is None else bounds[1][0],
+                "lo": lo,
+                "hi": hi,
                 "n_pairs": self.n_pairs,
             }
         )
+
+    def summary(self) -> str:
+        """How many edges there are, and the largest one."""
+        layer, head, to_layer, to_head, cte = self.to_frame(top=1, ci=None).iloc[0, :5]
+        return (
+            f"{int(np.isfinite(self.cte).sum())} edges between heads, {self.n_pairs} pairs. The largest, from layer "
+            f"{int(layer)} head {int(head)} to layer {int(to_layer)} head {int(to_head)}: CTE {cte:.3f}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that :func:`tracescribe.tracer.load_head_edges` reads back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``.
+        """
+        _FILE.write(path, vars(self))
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the edges as one HTML file; see :func:`tracescribe.viz.head_edges_page`."""
+        from ...viz import head_edges_page, report
+
+        return report(path, head_edges_page(self))
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.finer import head_edges_html
+
+        return head_edges_html(self)
+
+    def _interval(
+        self, edges: Int[np.ndarray, "edge 4"], ci: float | None, n_boot: int, seed: int
+    ) -> Float[np.ndarray, "2 edge"] | None:
+        """The bounds of some edges."""
+        effects = self.effects[:, edges[:, 0], edges[:, 1], edges[:, 2], edges[:, 3]][:, None, :]
+        table = pair_table(effects, np.ones(effects.shape[::2]), self.denominator, "ratio_of_means")
+        bounds = table_interval(table, self.clusters, self.texts, ci=ci, n_boot=n_boot, seed=seed)
+        return None if bounds is None else np.stack([bounds[0][0], bounds[1][0]])
 
     def __repr__(self) -> str:
         first = "; ".join(
@@ -122,3 +202,31 @@ class HeadEdges(ReadOnlyArrays):
             for edge in self.to_frame(top=4, ci=None).itertuples()
         )
         return f"HeadEdges({self.n_pairs} pairs, inputs {self.inputs}, layer.head → layer.head: {first})"
+
+
+class _HowMeasured(Facts):
+    inputs: Inputs
+    segment: str
+    provenance: dict[str, Any]
+
+
+_FILE = ArrayFile(
+    "tracescribe.head_edges/1",
+    arrays={name: dtype for name, (dtype, _) in _AXES.items()},
+    texts=(),
+    facts=_HowMeasured,
+)
+
+
+@explains_arguments
+def load_head_edges(path: str | os.PathLike[str]) -> HeadEdges:
+    """Read a file of :meth:`HeadEdges.save`.
+
+    Raises:
+        DataFormatError: no such file; it was cut short or changed, or holds something else.
+
+    >>> load_head_edges("no/such.safetensors")
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
+    """
+    return _FILE.read(path, lambda values: HeadEdges(**values))

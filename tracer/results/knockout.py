@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from ...errors import TraceError
 from ...io.quoting import shown
+from ...validation import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +20,18 @@ if TYPE_CHECKING:
     from .causal_trace import CausalTrace
     from .maps import TraceMap
 
-__all__ = ["KnockOut"]
+__all__ = ["Cut", "KnockOut", "RowKind"]
+
+RowKind = Literal["role", "position"]
+
+
+class Cut(NamedTuple):
+    """One cell of a knock-out: the tokens ``query`` may not attend to the token ``key`` in ``layer``."""
+
+    query: str
+    layer: int
+    key: str
+    cte: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +43,16 @@ class KnockOut:
     """
 
     traces: Mapping[str, CausalTrace]
-    align: str = "role"
+    align: RowKind = "role"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "traces", dict(self.traces))
+        check_choice("align", self.align, get_args(RowKind))
+        if not self.traces:
+            raise TraceError("a knock-out needs the trace of at least one row of queries")
+        for query, trace in self.traces.items():
+            if trace.site != "edges" or trace.provenance.get("replace") != "cut":
+                raise TraceError(f"the trace of the queries {shown(query)} is none of attention that is cut")
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -76,6 +99,48 @@ class KnockOut:
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
 
+    def largest(self, reduce: str = "ratio_of_means", segment: str | None = None) -> list[Cut]:
+        """Of each row of queries the cell of the largest |CTE|, the largest of all first."""
+        found = []
+        for query in self.traces:
+            cells = self.map(query, reduce, segment)
+            size = np.abs(np.nan_to_num(cells.values))
+            layer, key = np.unravel_index(int(size.argmax()), size.shape)
+            found.append(Cut(query, int(cells.layers[layer]), cells.rows[key], float(cells.values[layer, key])))
+        return sorted(found, key=lambda cut: -abs(np.nan_to_num(cut.cte)))
+
+    def summary(self) -> str:
+        """How many rows of queries there are, and the cut with the largest effect."""
+        first = self.largest()[0]
+        return (
+            f"{len(self.traces)} rows of queries × {self._first.n_layers} layers. The largest effect: without "
+            f"attention from {first.query} to {first.key} in layer {first.layer}, CTE {first.cte:.3f}"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that :func:`tracescribe.tracer.load_knock_out` reads back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``.
+        """
+        from .knockout_file import save_knock_out
+
+        save_knock_out(self, path)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the cuts as one HTML file; see :func:`tracescribe.viz.knock_out_page`."""
+        from ...viz import knock_out_page, report
+
+        return report(path, knock_out_page(self))
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.finer import knock_out_html
+
+        return knock_out_html(self)
+
+    @property
+    def _first(self) -> CausalTrace:
+        return next(iter(self.traces.values()))
+
     def __repr__(self) -> str:
-        first = next(iter(self.traces.values()))
-        return f"KnockOut({first.n_layers} layers, queries: {', '.join(self.traces)})"
+        return f"KnockOut({self._first.n_layers} layers, queries: {', '.join(self.traces)})"

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from pydantic import PositiveInt
 
+from ...arguments import explains_arguments
+from ...errors import TraceError
+from .array_file import ArrayFile, Facts
 from .maps import TraceMap
-from .read_only import ReadOnlyArrays
+from .pair_effects import check_effects, check_pairs, check_shapes
+from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import combine, pair_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NeuronAgreement", "Neurons"]
+__all__ = ["NeuronAgreement", "Neurons", "load_neurons"]
 
+_AXES = {
+    "layer": (np.int64, 1),
+    "neuron": (np.int64, 1),
+    "estimate": (np.float64, 1),
+    "chosen": (np.bool_, 1),
+    "effects": (np.float64, 2),
+    "together": (np.float64, 1),
+    "denominator": (np.float64, 1),
+    "clusters": (np.int64, 1),
+    "texts": (np.int64, 1),
+}
 Bounds = tuple[Float[np.ndarray, " cell"], Float[np.ndarray, " cell"]]
 
 
@@ -79,6 +97,27 @@ class Neurons(ReadOnlyArrays):
     n_neurons: int
     segment: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, (dtype, ndim) in _AXES.items():
+            set_array(self, name, dtype, ndim)
+        check_pairs(self)
+        n, pairs = len(self.layer), len(self.denominator)
+        check_shapes(self, neuron=(n,), estimate=(n,), chosen=(n,), effects=(n, pairs), together=(pairs,))
+        has = np.isfinite(self.effects)
+        check_effects(self, effects=self.effects[~np.isnan(self.effects)], together=self.together)
+        if not np.isfinite(self.estimate).all():
+            raise TraceError("the estimates of neurons must be finite")
+        if not self.chosen.any() or len(self.row) != n or not set(self.row) <= set(self.rows) or not has.any(1).all():
+            raise TraceError("neurons need a chosen cell, and every cell a row that a pair has")
+        for name, least, most in (("layer", 1, self.n_layers), ("neuron", 0, self.n_neurons - 1)):
+            if not least <= getattr(self, name).min() <= getattr(self, name).max() <= most:
+                raise TraceError(f"Neurons.{name} must lie within {least} to {most}")
+        if self.n_cells != self.n_layers * len(self.rows) * self.n_neurons:
+            raise TraceError(
+                f"{self.n_layers} layers, {len(self.rows)} rows and {self.n_neurons} neurons are not {self.n_cells} "
+                "cells"
+            )
 
     @property
     def n_pairs(self) -> int:
@@ -164,6 +203,25 @@ class Neurons(ReadOnlyArrays):
             f"together: CTE {self.share_together:.3f}. Estimates: {self.agreement}"
         )
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file that :func:`tracescribe.tracer.load_neurons` reads back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``.
+        """
+        _FILE.write(path, vars(self))
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the neurons as one HTML file; see :func:`tracescribe.viz.neurons_page`."""
+        from ...viz import neurons_page, report
+
+        return report(path, neurons_page(self))
+
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.finer import neurons_html
+
+        return neurons_html(self)
+
     def __repr__(self) -> str:
         exact = self.cte
         first = "; ".join(
@@ -176,3 +234,33 @@ class Neurons(ReadOnlyArrays):
         has = np.isfinite(self.effects)
         effects = np.where(has, self.effects, 0.0).T[:, None, :]  # pair, one layer, cells as rows
         return pair_table(effects, has.T.astype(np.float64), self.denominator, "ratio_of_means")
+
+
+class _Sizes(Facts):
+    n_cells: PositiveInt
+    n_layers: PositiveInt
+    n_neurons: PositiveInt
+    segment: str
+    provenance: dict[str, Any]
+
+
+_FILE = ArrayFile(
+    "tracescribe.neurons/1",
+    arrays={name: dtype for name, (dtype, _) in _AXES.items()},
+    texts=("row", "rows"),
+    facts=_Sizes,
+)
+
+
+@explains_arguments
+def load_neurons(path: str | os.PathLike[str]) -> Neurons:
+    """Read a file of :meth:`Neurons.save`.
+
+    Raises:
+        DataFormatError: no such file; it was cut short or changed, or holds something else.
+
+    >>> load_neurons("no/such.safetensors")
+    Traceback (most recent call last):
+    tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
+    """
+    return _FILE.read(path, lambda values: Neurons(**values))

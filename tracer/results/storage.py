@@ -22,7 +22,7 @@ from .validation import PAIR_TEXTS
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["FORMAT", "load_trace", "save_trace"]
+__all__ = ["FORMAT", "as_tensors", "load_trace", "of_tensors", "save_trace", "texts_of"]
 
 FORMAT = "tracescribe.trace/2"
 _FIRST = "tracescribe.trace/1"  # texts as JSON in the header, no checksum
@@ -46,6 +46,20 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
         OutputError: nothing can be written at ``path``, or the trace holds what no reader would accept: scores that its
             metric cannot have, or a provenance that is not JSON.
     """
+    try:
+        tensors, metadata = as_tensors(trace)
+    except (TypeError, ValueError, RecursionError, TracescribeError) as error:
+        raise OutputError(f"cannot write {shown_path(path)}: the trace is not JSON and scores: {error}") from error
+    with write_atomically(path, binary=True) as handle:
+        write_tensors(handle, tensors, {"format": FORMAT, **metadata})
+
+
+def as_tensors(trace: CausalTrace) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """A trace as arrays, and as texts of JSON; :func:`of_tensors` makes it of them again.
+
+    Raises:
+        TypeError, ValueError, RecursionError, TracescribeError: it holds what no reader would accept.
+    """
     tensors = {f"scores.{name}": getattr(trace.scores, name) for name in _SCORES}
     tensors |= {name: getattr(trace, name) for name in _ARRAYS}
     tensors |= {name: getattr(trace, name) for name in _OPTIONAL if getattr(trace, name) is not None}
@@ -54,16 +68,12 @@ def save_trace(trace: CausalTrace, path: str | os.PathLike[str]) -> None:
             tensors |= _packed(name, getattr(trace, name))
     for name in ("tokens", "foil_tokens"):
         tensors |= _packed_tuples(name, getattr(trace, name))
-    try:
-        # ASCII only: a lone surrogate, which some tokenizers produce, survives as an escape and not as UTF-8.
-        metadata = {name: json.dumps(getattr(trace, name)) for name in ("provenance", "columns")}
-        check_provenance(parse_json(metadata["provenance"], "provenance", lone_surrogates=True))
-        check_arrays(tensors)
-        check_scores(trace)
-    except (TypeError, ValueError, RecursionError, TracescribeError) as error:
-        raise OutputError(f"cannot write {shown_path(path)}: the trace is not JSON and scores: {error}") from error
-    with write_atomically(path, binary=True) as handle:
-        write_tensors(handle, tensors, {"format": FORMAT, **metadata})
+    # ASCII only: a lone surrogate, which some tokenizers produce, survives as an escape and not as UTF-8.
+    metadata = {name: json.dumps(getattr(trace, name)) for name in ("provenance", "columns")}
+    check_provenance(parse_json(metadata["provenance"], "provenance", lone_surrogates=True))
+    check_arrays(tensors)
+    check_scores(trace)
+    return tensors, metadata
 
 
 @explains_arguments
@@ -79,8 +89,6 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
     """
-    from .causal_trace import CausalTrace, Scores
-
     name = shown_path(path)
     file = read_tensors(path, needs_checksum=False)
     found = file.metadata.get("format")
@@ -93,20 +101,33 @@ def load_trace(path: str | os.PathLike[str]) -> CausalTrace:
     # The embeddings may be larger than memory. The rest is copied: the file may change.
     tensors = {key: array if key == "embeddings" else np.array(array) for key, array in file.tensors.items()}
     with explaining_content(name, found):
-        texts = _texts(tensors) if found == FORMAT else _first_texts(file.metadata, name)
-        provenance = parse_json(file.metadata["provenance"], name, lone_surrogates=True)
-        if not isinstance(provenance, dict):
-            raise TypeError(f"its provenance is not an object but {shown(provenance)}")
-        columns = parse_json(file.metadata.get("columns", "null"), name, lone_surrogates=True)
-        if columns is not None:
-            columns = _strings("columns", columns)
-        check_provenance(provenance)
-        check_arrays(tensors)
-        arrays: dict[str, Any] = {key: tensors[key] for key in _ARRAYS}
-        arrays |= {key: tensors[key] for key in _OPTIONAL if key in tensors}
-        scores = Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES})
-        trace = CausalTrace(scores=scores, provenance=provenance, columns=columns, **texts, **arrays)
-        check_scores(trace)
+        texts = texts_of(tensors) if found == FORMAT else _first_texts(file.metadata, name)
+        return of_tensors(tensors, texts, file.metadata, name)
+
+
+def of_tensors(
+    tensors: Mapping[str, np.ndarray], texts: Mapping[str, Any], metadata: Mapping[str, str], name: str
+) -> CausalTrace:
+    """The trace of :func:`as_tensors`. texts: of its pairs, from :func:`texts_of`. name: of the file, for errors.
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError, TracescribeError: they are not those of a trace.
+    """
+    from .causal_trace import CausalTrace, Scores
+
+    provenance = parse_json(metadata["provenance"], name, lone_surrogates=True)
+    if not isinstance(provenance, dict):
+        raise TypeError(f"its provenance is not an object but {shown(provenance)}")
+    columns = parse_json(metadata.get("columns", "null"), name, lone_surrogates=True)
+    if columns is not None:
+        columns = _strings("columns", columns)
+    check_provenance(provenance)
+    check_arrays(tensors)
+    arrays: dict[str, Any] = {key: tensors[key] for key in _ARRAYS}
+    arrays |= {key: tensors[key] for key in _OPTIONAL if key in tensors}
+    scores = Scores(**{key: tensors[f"scores.{key}"] for key in _SCORES})
+    trace = CausalTrace(scores=scores, provenance=provenance, columns=columns, **texts, **arrays)
+    check_scores(trace)
     return trace
 
 
@@ -127,7 +148,8 @@ def _packed_tuples(name: str, values: Sequence[tuple[str, ...]]) -> dict[str, np
     }
 
 
-def _texts(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def texts_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The texts of the pairs of a trace, from the arrays of :func:`as_tensors`."""
     texts: dict[str, Any] = {}
     for name in ("ids", "groups", *PAIR_TEXTS):
         if name in tensors or name not in PAIR_TEXTS:

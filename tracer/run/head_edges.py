@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ...arguments import explains_arguments
-from ...validation import Choice, check_option
 from ..pairs.pairs import Pair
-from ..results.head_edges import HeadEdges
+from ..results.head_edges import HeadEdges, Inputs
 from .entering import EnteringPairs
-from .options import TraceOptions
+from .finer_options import HeadEdgeOptions
 from .progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
@@ -23,22 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["head_edges"]
 
-Inputs = Literal["qkv", "q", "k", "v", "qk"]
-
 
 @explains_arguments
 def head_edges(
     model: DualEncoder,
     pairs: Sequence[Pair],
     *,
-    inputs: Inputs = "qkv",
-    segment: str | None = None,
-    direction: Direction = TraceOptions.direction,
-    path: PatchPath = TraceOptions.path,
-    batch_size: int | Literal["auto"] = TraceOptions.batch_size,
-    dtype: torch.dtype | str | None = TraceOptions.dtype,
-    floor: float | None = TraceOptions.floor,
-    seed: int = TraceOptions.seed,
+    inputs: Inputs = HeadEdgeOptions.inputs,
+    segment: str | None = HeadEdgeOptions.segment,
+    direction: Direction = HeadEdgeOptions.direction,
+    path: PatchPath = HeadEdgeOptions.path,
+    batch_size: int | Literal["auto"] = HeadEdgeOptions.batch_size,
+    dtype: torch.dtype | str | None = HeadEdgeOptions.dtype,
+    floor: float | None = HeadEdgeOptions.floor,
+    seed: int = HeadEdgeOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> HeadEdges:
     """The effect of every edge from a head to a head of a later layer: path patching (Wang et al. 2022).
@@ -69,17 +66,20 @@ def head_edges(
     """
     from ...patching import HeadEdgeEngine
 
-    check_option("inputs", inputs, (Choice(get_args(Inputs)),))
-    options = TraceOptions(
-        site="z", direction=direction, path=path, batch_size=batch_size, dtype=dtype, floor=floor, seed=seed
-    )
+    asked = HeadEdgeOptions.given(locals())
+    options = asked.trace_options(site="z", path=asked.path)
     engine = HeadEdgeEngine(model.text, dtype=options.torch_dtype)
-    entering = EnteringPairs.of(model, engine, pairs, options, segment)
+    entering = EnteringPairs.of(model, engine, pairs, options, asked.segment)
     batch = entering.batch
     effects: np.ndarray | None = None
     with progress_bar(progress, len(batch.base)) as advance:
         runs = engine.between_heads(
-            batch.base, batch.donor, inputs=inputs, path=options.path, batch_size=options.batch_size, seed=options.seed
+            batch.base,
+            batch.donor,
+            inputs=asked.inputs,
+            path=options.path,
+            batch_size=options.batch_size,
+            seed=options.seed,
         )
         for done, (number, found) in enumerate(runs, start=1):
             moved = (found.base - found.patched).double().cpu().numpy()
@@ -95,7 +95,7 @@ def head_edges(
         denominator=entering.denominator,
         clusters=entering.clusters,
         texts=entering.texts,
-        inputs=inputs,
+        inputs=asked.inputs,
         segment=entering.name,
-        provenance={**entering.clean.provenance, "inputs": inputs, "path": found.path},
+        provenance={**entering.clean.provenance, "inputs": asked.inputs, "path": found.path},
     )

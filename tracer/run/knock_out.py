@@ -9,13 +9,12 @@ import numpy as np
 
 from ...arguments import explains_arguments
 from ...errors import DegenerateTraceError
-from ...validation import Choice, check_option
 from ..pairs.batch import as_pairs, make_batch
 from ..pairs.pairs import Pair
 from ..pairs.roles import assign_rows
 from ..pairs.targets import encode_targets
-from ..results.knockout import KnockOut
-from .options import TraceOptions
+from ..results.knockout import KnockOut, RowKind
+from .finer_options import KnockOutOptions
 from .progress import ProgressCallback
 from .trace import run_trace
 
@@ -33,15 +32,15 @@ def knock_out(
     model: DualEncoder,
     pairs: Sequence[Pair],
     *,
-    align: Literal["role", "position"] = "role",
-    heads: int | None = None,
-    window: int = TraceOptions.window,
-    direction: Direction = TraceOptions.direction,
-    path: PatchPath = TraceOptions.path,
-    batch_size: int | Literal["auto"] = TraceOptions.batch_size,
-    dtype: torch.dtype | str | None = TraceOptions.dtype,
-    floor: float | None = TraceOptions.floor,
-    seed: int = TraceOptions.seed,
+    align: RowKind = KnockOutOptions.align,
+    heads: int | None = KnockOutOptions.heads,
+    window: int = KnockOutOptions.window,
+    direction: Direction = KnockOutOptions.direction,
+    path: PatchPath = KnockOutOptions.path,
+    batch_size: int | Literal["auto"] = KnockOutOptions.batch_size,
+    dtype: torch.dtype | str | None = KnockOutOptions.dtype,
+    floor: float | None = KnockOutOptions.floor,
+    seed: int = KnockOutOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> KnockOut:
     """The effect of cutting attention from each row of queries to each token, by layer (Geva et al. 2023).
@@ -67,29 +66,24 @@ def knock_out(
     >>> float(found.at(8).loc["first differing", "[start]"])  # in the last layer only the end token's attention counts
     0.0
     """
-    check_option("align", align, (Choice(("role", "position")),))
+    asked = KnockOutOptions.given(locals())
     given = as_pairs(pairs)
-    batch = make_batch(model.text, given, direction=direction)
+    batch = make_batch(model.text, given, direction=asked.direction)
     targets = encode_targets(model, batch.images, batch.ids).of_pairs
     judged = [pair.model_copy(update={"image": row}) for pair, row in zip(given, targets, strict=True)]
-    rows = assign_rows(align, batch.kinds, batch.differs, batch.tokens, batch.ids)
+    rows = assign_rows(asked.align, batch.kinds, batch.differs, batch.tokens, batch.ids)
     traces, refusal = {}, None
     for number, label in enumerate(rows.labels):
         here = np.flatnonzero((rows.index == number).any(axis=1))
         if not len(here):
             continue
-        options = TraceOptions(
+        options = asked.trace_options(
             site="edges",
             replace="cut",
-            queries=label if align == "role" else number,
-            heads=heads,
-            window=window,
-            direction=direction,
-            path=path,
-            batch_size=batch_size,
-            dtype=dtype,
-            floor=floor,
-            seed=seed,
+            queries=label if asked.align == "role" else number,
+            heads=asked.heads,
+            window=asked.window,
+            path=asked.path,
             keep_embeddings=False,
         )
         try:
@@ -98,4 +92,4 @@ def knock_out(
             refusal = error
     if refusal is not None and not traces:
         raise refusal
-    return KnockOut(traces, align)
+    return KnockOut(traces, asked.align)

@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
-from ...validation import Whole, check_option
 from ..pairs.pairs import Pair
 from ..results.neurons import Neurons
 from ..results.sides import rows_of
 from .columns import select_columns
 from .entering import EnteringPairs
+from .finer_options import NeuronOptions
 from .joint import effects_of_sets
 from .options import TraceOptions
 from .progress import ProgressCallback, progress_bar
@@ -38,17 +38,17 @@ def neurons(
     model: DualEncoder,
     pairs: Sequence[Pair],
     *,
-    top: int = 50,
-    others: int = 20,
-    positions: Positions | None = TraceOptions.positions,
-    align: str = "role",
-    segment: str | None = None,
-    direction: Direction = TraceOptions.direction,
-    steps: int = TraceOptions.steps,
-    batch_size: int | Literal["auto"] = TraceOptions.batch_size,
-    dtype: torch.dtype | str | None = TraceOptions.dtype,
-    floor: float | None = TraceOptions.floor,
-    seed: int = TraceOptions.seed,
+    top: int = NeuronOptions.top,
+    others: int = NeuronOptions.others,
+    positions: Positions | None = NeuronOptions.positions,
+    align: str = NeuronOptions.align,
+    segment: str | None = NeuronOptions.segment,
+    direction: Direction = NeuronOptions.direction,
+    steps: int = NeuronOptions.steps,
+    batch_size: int | Literal["auto"] = NeuronOptions.batch_size,
+    dtype: torch.dtype | str | None = NeuronOptions.dtype,
+    floor: float | None = NeuronOptions.floor,
+    seed: int = NeuronOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> Neurons:
     """The neurons of the MLPs that carry the difference between two captions, by layer and token.
@@ -85,26 +85,17 @@ def neurons(
     """
     from ...patching import JointEngine, NeuronAttribution
 
-    check_option("top", top, (Whole(1, 100_000),))
-    check_option("others", others, (Whole(0, 100_000),))
-    options = TraceOptions(
-        site="neurons",
-        method="attribution",
-        positions=positions,
-        direction=direction,
-        steps=steps,
-        batch_size=batch_size,
-        dtype=dtype,
-        floor=floor,
-        seed=seed,
-    )
+    asked = NeuronOptions.given(locals())
+    options = asked.trace_options(site="neurons", method="attribution", positions=asked.positions, steps=asked.steps)
     attribution = NeuronAttribution(model.text, dtype=options.torch_dtype)
-    entering = EnteringPairs.of(model, attribution, pairs, options, segment)
-    rows = _Rows.of(model, entering, options, align)
-    n_runs = 2 - (top + others) // -_CELLS  # of every text: the gradients, the cells, and the first ones together
+    entering = EnteringPairs.of(model, attribution, pairs, options, asked.segment)
+    rows = _Rows.of(model, entering, options, asked.align)
+    n_runs = (
+        2 - (asked.top + asked.others) // -_CELLS
+    )  # of every text: the gradients, the cells, and the first ones together
     with progress_bar(progress, n_runs * len(rows.base)) as advance:
         estimate = _estimates(attribution, entering, rows, options, advance)
-        first, drawn = _chosen(estimate, top, others, seed)
+        first, drawn = _chosen(estimate, asked.top, asked.others, asked.seed)
         picked = np.concatenate([first, drawn])
         layer, row, neuron = np.unravel_index(picked, estimate.shape)
         replaced = _Replaced(JointEngine(model.text, dtype=options.torch_dtype), entering, rows, options, advance)
@@ -127,7 +118,13 @@ def neurons(
         n_layers=model.text.n_layers,
         n_neurons=estimate.shape[2],
         segment=entering.name,
-        provenance={**entering.clean.provenance, "align": align, "top": top, "others": others, "path": replaced.path},
+        provenance={
+            **entering.clean.provenance,
+            "align": asked.align,
+            "top": asked.top,
+            "others": asked.others,
+            "path": replaced.path,
+        },
     )
 
 

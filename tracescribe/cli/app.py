@@ -24,7 +24,10 @@ from . import evaluate as scoring
 from . import export as exporting
 from . import faithfulness as judging
 from . import finetune as training
+from . import head_edges as path_patching
 from . import info as describing
+from . import knock_out as cutting
+from . import neurons as finding
 from . import plot as looking
 from . import prescribe as prescribing
 from . import report as reporting
@@ -71,6 +74,9 @@ app.command()(describing.info)
 app.command()(tracing.trace)
 app.command()(judging.faithfulness)
 app.command()(searching.circuit)
+app.command()(finding.neurons)
+app.command("head-edges")(path_patching.head_edges)
+app.command("knock-out")(cutting.knock_out)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,7 @@ def circuit(
     }
     rows = [
         [str(int(row["layer"])), row["row"], f"{row['cte_alone']:.3f}", f"{row['share_together']:.3f}",
-         f"{row['stability']:.0%}"]
+         f"{row['stability']:.0%}" if math.isfinite(row["stability"]) else "–"]
         for row in frame.to_dict("records")
     ]  # fmt: skip
     drawn = table(["layer", "row", "CTE alone", "together", "stability"], rows, left=2)

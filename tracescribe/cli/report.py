@@ -1,7 +1,8 @@
-"""`report`: one page about a saved trace or a training run."""
+"""`report`: one page about a saved result or a training run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,8 @@ def report(
         Path,
         typer.Argument(
             metavar="RUN|RESULT",
-            help="A folder that finetune wrote, or a saved trace, comparison, faithfulness curves or circuit.",
+            help="A folder that finetune wrote, or a saved trace, comparison, faithfulness curves, circuit, neurons, "
+            "edges between heads, or knock-out.",
             exists=True,
             show_default=False,
         ),
@@ -59,21 +61,29 @@ def _run_page(source: Path, title: str | None) -> Report:
 
 def _result_page(source: Path, control: Path | None, title: str | None, seed: int) -> tuple[str, Report]:
     """The kind of a saved result, and its page."""
-    from .. import viz
+    from .. import tracer, viz
     from ..io.tensors import is_tensor_file, read_metadata
-    from ..tracer import load_circuit, load_comparison, load_faithfulness, load_trace
 
+    def of_trace() -> Report:
+        other = None if control is None else tracer.load_trace(control)
+        return viz.trace_page(tracer.load_trace(source), control=other, title=title, seed=seed)
+
+    pages: dict[str, Callable[[], Report]] = {
+        "trace": of_trace,
+        "circuit": lambda: viz.circuit_page(tracer.load_circuit(source), title=title),
+        "comparison": lambda: viz.comparison_page(tracer.load_comparison(source), title=title),
+        "faithfulness": lambda: viz.faithfulness_page(tracer.load_faithfulness(source), title=title, seed=seed),
+        "neurons": lambda: viz.neurons_page(tracer.load_neurons(source), title=title, seed=seed),
+        "head_edges": lambda: viz.head_edges_page(tracer.load_head_edges(source), title=title, seed=seed),
+        "knock_out": lambda: viz.knock_out_page(tracer.load_knock_out(source), title=title),
+    }
     kind = "circuit" if source.suffix.lower() == ".json" else "trace"
     if kind == "trace" and is_tensor_file(source):
-        name = str(read_metadata(source).get("format")).partition("/")[0]
-        kind = {f"tracescribe.{each}": each for each in ("comparison", "faithfulness")}.get(name, "trace")
+        name = str(read_metadata(source).get("format")).partition("/")[0].removeprefix("tracescribe.")
+        kind = name if name in pages else kind
     if kind != "trace" and control is not None:
-        raise OptionError(f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a {kind}")
-    if kind == "comparison":
-        return kind, viz.comparison_page(load_comparison(source), title=title)
-    if kind == "faithfulness":
-        return kind, viz.faithfulness_page(load_faithfulness(source), title=title, seed=seed)
-    if kind == "circuit":
-        return kind, viz.circuit_page(load_circuit(source), title=title)
-    other = None if control is None else load_trace(control)
-    return kind, viz.trace_page(load_trace(source), control=other, title=title, seed=seed)
+        said = {"neurons": "file of neurons", "head_edges": "file of edges between heads", "knock_out": "knock-out"}
+        raise OptionError(
+            f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a {said.get(kind, kind)}"
+        )
+    return kind, pages[kind]()

@@ -16,7 +16,7 @@ from ..figures import faithfulness, heatmap, profile
 from .provenance import provenance_table
 from .report import Note, Plot, Report, Section, Table
 
-__all__ = ["circuit_page", "comparison_page", "faithfulness_page"]
+__all__ = ["bounds_text", "circuit_page", "comparison_page", "faithfulness_page"]
 
 _MOST = 15  # cells that a table lists
 _LEVEL = 0.05  # of the false discovery rate
@@ -83,7 +83,7 @@ def faithfulness_page(found: Faithfulness, *, title: str | None = None, seed: in
     frame = found.to_frame(seed=seed)
     effect = frame[frame["order"] == "effect"]
     rows = [
-        [row["curve"], int(row["k"]), row["share_of_cells"], row["cte"], _interval(row["lo"], row["hi"])]
+        [row["curve"], int(row["k"]), row["share_of_cells"], row["cte"], bounds_text(row["lo"], row["hi"])]
         for row in effect.to_dict("records")
     ]
     first = [
@@ -120,7 +120,7 @@ def circuit_page(found: Circuit, *, title: str | None = None) -> Report:
     notes = []
     if unsure:
         notes.append(Note(f"{plural(unsure, 'cell')} would be chosen again in less than half of the draws.", "caution"))
-    interval = "" if found.lo is None or found.hi is None else f" (interval {_interval(found.lo, found.hi)})"
+    interval = "" if found.lo is None or found.hi is None else f" (interval {bounds_text(found.lo, found.hi)})"
     carry = "carries" if len(found) == 1 else "carry"
     lead = (
         f"{plural(len(found), 'cell')} of {found.n_cells:,} {carry} {number(found.share, 2)}{interval} of S_corr − "
@@ -158,7 +158,7 @@ def _largest(comparison: TraceComparison) -> Table:
     cells = cells.assign(size=cells["difference"].abs()).sort_values(["q", "size"], ascending=[True, False])
     rows = [
         [int(row["layer"]), row["row"], row["first"], row["second"], row["difference"],
-         _interval(row["lo"], row["hi"]), f"{row['q']:.2g}"]
+         bounds_text(row["lo"], row["hi"]), f"{row['q']:.2g}"]
         for row in cells.head(_MOST).to_dict("records")
     ]  # fmt: skip
     columns = ["layer", "row", *comparison.names, "difference", "interval", "q"]
@@ -170,7 +170,7 @@ def _by_layer(what: str, layers: np.ndarray, contrast: Contrast, comparison: Tra
     rows = [
         [
             int(layer), float(contrast.first[i]), float(contrast.second[i]), float(contrast.difference[i]),
-            _interval(contrast.lo[i], contrast.hi[i]), f"{contrast.q[i]:.2g}" if contrast.tested[i] else "",
+            bounds_text(contrast.lo[i], contrast.hi[i]), f"{contrast.q[i]:.2g}" if contrast.tested[i] else "",
         ]
         for i, layer in enumerate(layers)
     ]  # fmt: skip
@@ -188,5 +188,6 @@ def _layer_and_row(found: Faithfulness, cell: int) -> tuple[int, str]:
     return int(found.cells.layer[cell]), found.cells.rows[int(found.cells.row[cell])]
 
 
-def _interval(lo: float, hi: float) -> str:
-    return "" if not np.isfinite([lo, hi]).all() else f"{number(lo, 2)} … {number(hi, 2)}"
+def bounds_text(lo: float, hi: float, decimals: int = 2) -> str:
+    """An interval in a cell of a table; "" where there is none."""
+    return "" if not np.isfinite([lo, hi]).all() else f"{number(lo, decimals)} … {number(hi, decimals)}"

@@ -1,0 +1,86 @@
+"""Results of arrays, texts and facts as safetensors files: a checksum over all bytes, no pickle, versioned."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ...errors import DataFormatError, OutputError, TracescribeError
+from ...io.atomic import write_atomically
+from ...io.json_lines import parse_json
+from ...io.quoting import shown, shown_path
+from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
+
+__all__ = ["ArrayFile", "Facts"]
+
+R = TypeVar("R")
+
+
+class Facts(BaseModel):
+    """What of a result is neither an array nor a tuple of texts; a file holds these fields and no other."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """How a kind of result is stored.
+
+    format: name and version. arrays: names of its arrays and the types of their numbers. texts: names of its tuples of
+        texts. facts: all else, which the file's metadata hold as JSON.
+    """
+
+    format: str
+    arrays: Mapping[str, Any]
+    texts: tuple[str, ...]
+    facts: type[Facts]
+
+    def write(self, path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+        """Write the values so that :meth:`read` gives them back bit for bit.
+
+        Raises:
+            OutputError: nothing can be written at ``path``, or a fact is not what JSON holds and a reader accepts.
+        """
+        name = shown_path(path)
+        tensors = {key: np.asarray(values[key], dtype=dtype) for key, dtype in self.arrays.items()}
+        for key in self.texts:
+            tensors |= pack_texts(key, values[key])
+        try:
+            # ASCII only: a lone surrogate, which some tokenizers produce, survives as an escape and not as UTF-8
+            facts = json.dumps({key: values[key] for key in self.facts.model_fields})
+            self._facts(facts, name)
+        except (TypeError, ValueError, RecursionError, TracescribeError) as error:
+            raise OutputError(f"cannot write {name}: what it says of itself is not JSON: {error}") from error
+        with write_atomically(path, binary=True) as handle:
+            write_tensors(handle, tensors, {"format": self.format, "facts": facts})
+
+    def read(self, path: str | os.PathLike[str], make: Callable[[dict[str, Any]], R]) -> R:
+        """What ``make`` makes of the values of a file.
+
+        Raises:
+            DataFormatError: no such file; it was cut short or changed, or holds something else.
+        """
+        file, name = read_tensors(path), shown_path(path)
+        if file.metadata.get("format") != self.format:
+            raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {self.format!r}")
+        with explaining_content(name, self.format):
+            values = self._facts(file.metadata["facts"], name)
+            values |= {key: unpack_texts(key, file.tensors) for key in self.texts}
+            for key, dtype in self.arrays.items():
+                values[key] = np.array(file.tensors[key])  # a copy: the file may change
+                if values[key].dtype != dtype:
+                    raise TypeError(f"{key!r} holds {values[key].dtype.name} numbers")
+            return make(values)
+
+    def _facts(self, text: str, name: str) -> dict[str, Any]:
+        try:
+            return self.facts.model_validate(parse_json(text, name, lone_surrogates=True)).model_dump()
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "its facts"
+            raise ValueError(f"{where}: {error.errors()[0]['msg']}") from error
