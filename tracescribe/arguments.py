@@ -24,9 +24,9 @@ _PROBLEMS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError
 def explains_arguments(function: C) -> C:
     """A decorator of a function or class: if it fails, and an argument is not of its declared type, that is said.
 
-    Nothing is checked before the call, so that what works although its type is another one (duck typing) goes on to
-    work, and a call costs nothing. An error of this package passes unchanged; so does any other where all arguments
-    are as declared, which is then a fault of ours.
+    Only switches (``bool``) are checked before the call: any value is true or false, so that ``overwrite="no"`` would
+    replace a result. All else that works although its type is another one (duck typing) goes on to work. An error of
+    this package passes unchanged; so does any other where all arguments are as declared, which is then a fault of ours.
 
     Raises:
         ArgumentError: names the argument, its declared type and what was given.
@@ -37,6 +37,11 @@ def explains_arguments(function: C) -> C:
     >>> half("3")
     Traceback (most recent call last):
     tracescribe.errors.ArgumentError: half: the argument number must be of type float, not '3'
+    >>> @explains_arguments
+    ... def save(path: str, *, overwrite: bool = False) -> None: ...
+    >>> save("a.json", overwrite="no")
+    Traceback (most recent call last):
+    tracescribe.errors.ArgumentError: save: the argument overwrite must be True or False, not 'no'
     """
     if inspect.isclass(function):
         setattr(function, "__init__", _explained(function.__init__, function.__name__))  # noqa: B010
@@ -45,8 +50,15 @@ def explains_arguments(function: C) -> C:
 
 
 def _explained(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    parameters = inspect.signature(function).parameters.values()
+    switches = {each.name: at for at, each in enumerate(parameters) if each.annotation in ("bool", bool)}
+
     @functools.wraps(function)
     def called(*positional: Any, **named: Any) -> Any:
+        for switch, at in switches.items():
+            given = named[switch] if switch in named else positional[at] if at < len(positional) else False
+            if not isinstance(given, bool) and type(given).__name__ not in ("bool", "bool_"):
+                raise ArgumentError(f"{name}: the argument {switch} must be True or False, not {shown(given)}")
         try:
             return function(*positional, **named)
         except TracescribeError:
