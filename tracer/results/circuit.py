@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, OutputError, TraceError
+from ...errors import DataFormatError, TraceError
 from ...io.json_lines import read_json
 from ...io.quoting import shown, shown_path
 from ...io.records import read_record, write_record
@@ -126,15 +126,12 @@ class Circuit(ReadOnlyArrays):
         """Write a JSON file with a checksum that :func:`tracescribe.tracer.load_circuit` reads back bit for bit.
 
         Raises:
-            OutputError: nothing can be written at ``path``.
+            OutputError: nothing can be written at ``path``, or the provenance is not JSON.
         """
         told = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         arrays = {name: value.tolist() for name, value in told.items() if isinstance(value, np.ndarray)}
         arrays["stability"] = [share if math.isfinite(share) else None for share in arrays["stability"]]
-        try:
-            write_record(Path(path), {"format": FORMAT, **told, **arrays})
-        except (TypeError, ValueError, RecursionError) as error:
-            raise OutputError(f"cannot write {shown_path(path)}: the provenance is not JSON: {error}") from error
+        write_record(Path(path), {"format": FORMAT, **told, **arrays}, what="the circuit (its provenance)")
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a page about the circuit as one HTML file; see :func:`tracescribe.viz.circuit_page`."""
@@ -168,7 +165,7 @@ def load_circuit(path: str | os.PathLike[str]) -> Circuit:
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.json': No such file or directory
     """
-    content, name = read_json(path), shown_path(path)
+    content, name = read_json(path, lone_surrogates=True), shown_path(path)
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
         raise DataFormatError(f"{name} has format {shown(found)}, expected {FORMAT!r}: it is not a saved circuit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, TraceError
 from ...io.atomic import write_atomically
-from ...io.json_lines import parse_json
+from ...io.json_lines import parse_json, to_json
 from ...io.quoting import shown, shown_path
 from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
 from .cells import MapCells
@@ -214,12 +213,16 @@ class Faithfulness(ReadOnlyArrays):
         """Write a safetensors file that :func:`load_faithfulness` reads back bit for bit.
 
         Raises:
-            OutputError: nothing can be written at ``path``.
+            OutputError: nothing can be written at ``path``, or the provenance is not JSON.
         """
         tensors = {name: getattr(self, name) for name in _AXES}
         tensors |= {f"cells.{name}": getattr(self.cells, name).astype(dtype) for name, dtype in _CELLS.items()}
         tensors |= pack_texts("rows", self.cells.rows) | pack_texts("orders", self.orders)
-        metadata = {"format": FORMAT, "reduce": self.reduce, "provenance": json.dumps(self.provenance)}
+        metadata = {
+            "format": FORMAT,
+            "reduce": self.reduce,
+            "provenance": to_json(self.provenance, path, "the provenance"),
+        }
         with write_atomically(path, binary=True) as handle:
             write_tensors(handle, tensors, metadata)
 

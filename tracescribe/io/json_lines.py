@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from typing import IO, Any, NoReturn, cast
 
-from ..errors import DataFormatError
-from .packed import BROKEN, unpacked
+from ..errors import DataFormatError, OutputError
 from .quoting import shown, shown_path
 from .reading import MAX_DOCUMENT, not_utf8, open_regular, read_text
 
-__all__ = ["MAX_DEPTH", "MAX_LINE", "MAX_LINES", "parse_json", "read_json", "read_jsonl", "read_text", "shown"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_LINE",
+    "MAX_LINES",
+    "parse_json",
+    "read_json",
+    "read_jsonl",
+    "read_text",
+    "shown",
+    "to_json",
+]
 
 MAX_LINE = 4 * 2**20  # bytes of one record
 MAX_LINES = 4 * 2**30  # bytes of a file of records
@@ -24,18 +35,18 @@ MAX_DEPTH = 64  # of brackets in brackets
 _DIGITS = 20  # of an integer: 64 bits have 19
 
 
-def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT) -> Any:
+def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT, *, lone_surrogates: bool = False) -> Any:
     """The value of a JSON file.
 
     Raises:
         DataFormatError: the file cannot be read, is larger than ``limit`` bytes, or is not JSON as `parse_json` wants
             it; names the line.
     """
-    return parse_json(read_text(path, limit), os.fspath(path))
+    return parse_json(read_text(path, limit), os.fspath(path), lone_surrogates=lone_surrogates)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, packed or not.
+    """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, gzip or not.
 
     Raises:
         DataFormatError: the file cannot be read or has more than `MAX_LINES` bytes, or a line has more than `MAX_LINE`
@@ -66,11 +77,12 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
 @contextmanager
 def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
-    """``readline`` of the file as UTF-8 bytes, decompressed if it is packed, recoded if it is UTF-16."""
+    """``readline`` of the file as UTF-8 bytes, decompressed if it is gzip, recoded if it is UTF-16."""
     with ExitStack() as handles:
         raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
         try:
-            raw = unpacked(raw, handles)
+            if _start(raw) == b"\x1f\x8b":
+                raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
             if _start(raw) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 yield raw.readline
                 return
@@ -78,7 +90,7 @@ def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
             yield lambda size: text.readline(size).encode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
-        except BROKEN as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
 
 
@@ -125,6 +137,27 @@ def parse_json(text: str, where: str, line: int | None = None, *, lone_surrogate
             broken = ascii(error.object[error.start])
             raise DataFormatError(f"{place}: a text holds {broken}, half of a character (a lone surrogate)") from None
     return value
+
+
+def to_json(value: Any, path: str | os.PathLike[str], what: str) -> str:
+    """A value as a JSON text that :func:`parse_json` reads; in ASCII, so that lone surrogates survive.
+
+    path: of the file that will hold it; what: of it the value is. Both are for the error.
+
+    Raises:
+        OutputError: it is not JSON, or holds what would be refused when it is read, such as NaN.
+
+    >>> to_json({"margin": float("nan")}, "a.json", "the provenance")
+    Traceback (most recent call last):
+    tracescribe.errors.OutputError: cannot write 'a.json': the provenance is not JSON: NaN is not a number that ...
+    """
+    try:
+        text = json.dumps(value)
+        parse_json(text, what, lone_surrogates=True)
+    except (TypeError, ValueError, RecursionError, DataFormatError) as error:
+        reason = str(error).removeprefix(f"{what}: ")
+        raise OutputError(f"cannot write {shown_path(path)}: {what} is not JSON: {reason}") from error
+    return text
 
 
 def _too_deep(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DataFormatError, OutputError
 from .atomic import remove_abandoned, write_atomically
 from .folders import check_growing_folder
-from .json_lines import read_json
+from .json_lines import read_json, to_json
 from .places import refusing
 from .quoting import shown_path
 
@@ -24,17 +24,19 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         DataFormatError: the file was changed or damaged since, or is no such file.
     """
-    content = read_json(path)
+    content = read_json(path, lone_surrogates=True)
     if not isinstance(content, dict) or content.pop("sha256", None) != _checksum(content):
         raise DataFormatError(f"{path}: was changed or damaged after it was written; delete it, and it is made again")
     return content
 
 
-def write_record(path: Path, content: dict[str, Any]) -> None:
+def write_record(path: Path, content: dict[str, Any], *, what: str = "the result") -> None:
     """Write what JSON can hold, with a checksum; the same content gives the same bytes.
 
+    what: of the result an error speaks.
+
     Raises:
-        OutputError: nothing can be written at ``path``.
+        OutputError: nothing can be written at ``path``, or the content is nothing that :func:`read_record` would read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +44,7 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
     ...     read_record(Path(folder, "run.json"))
     {'scores': [1, 2]}
     """
-    plain = json.loads(json.dumps(content))
+    plain = json.loads(to_json(content, path, what))
     with write_atomically(path) as handle:
         handle.write(json.dumps({**plain, "sha256": _checksum(plain)}, indent=1) + "\n")
 
