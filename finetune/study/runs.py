@@ -18,6 +18,7 @@ from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
 from ...progress import bars
 from ...threads import threads
+from ...validation import Whole, check_option
 from ..apply.update_share import update_share
 from ..prescription.io import load_plan
 from ..training.config import TrainConfig
@@ -79,6 +80,7 @@ def run_study(
 
     Raises OutputError when the folder holds another study or cannot be written, DataFormatError for missing data.
     """
+    check_option("processes", processes, (Whole(1, 256),))
     with bars(progress) as drawn:
         bar = drawn.add("study", 1)
 
@@ -96,6 +98,7 @@ def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable
     notify("preparing", 0, 1)
     plans = folder / "plans"
     plans.mkdir(exist_ok=True)
+    _prepare.cache_clear()  # the files of an earlier study may have changed since
     prepared = _Prepared.of(config)
     _same_inputs(prepared, folder)
     sources = Sources(config, prepared.model, prepared.data)
@@ -267,7 +270,7 @@ def _rounded(plan: Prescription) -> Prescription:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """The model, the training data and the embedded images, once a process."""
+    """The model, the training data and the embedded images, once a process and study."""
 
     config: StudyConfig
     model: DualEncoder

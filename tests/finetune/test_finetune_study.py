@@ -177,6 +177,21 @@ def test_data_may_be_moved_and_not_be_changed(config, folder, data, tmp_path):
     study_runs.write_record(folder / "inputs.json", inputs)
 
 
+def test_data_that_changed_since_the_last_study_of_this_process_is_read_again(tmp_path):
+    """It was kept by the folder's name: the second study trained and scored on data that were there no more."""
+    from tracescribe.benchmark.phantom import build_phantom
+
+    small = {"arms": ["uniform"], "rates": (1e-3,), "seeds": 1, "tuning_seeds": 1, "n_pairs": 4, "train": TRAIN}
+    build_phantom(tmp_path / "data", 12, 0)
+    run_study(StudyConfig(data=tmp_path / "data", **small), tmp_path / "one", progress=False)
+    build_phantom(tmp_path / "data", 20, 0, overwrite=True)
+    run_study(StudyConfig(data=tmp_path / "data", **small), tmp_path / "two", progress=False)
+    build_phantom(tmp_path / "other", 20, 0)
+    run_study(StudyConfig(data=tmp_path / "other", **small), tmp_path / "three", progress=False)
+    one, two, three = (read_record(tmp_path / name / "base.json") for name in ("one", "two", "three"))
+    assert two == three != one
+
+
 def test_a_study_of_a_version_that_knew_fewer_options_goes_on(config, folder):
     path = folder / "study.json"
     record = read_record(path)
