@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ..arguments import explains_arguments
 from ..errors import FigureError
+from ..io.quoting import shown
 from ..tracer.results.maps import LayerProfile
+from ..validation import is_number
 from .figure_data import (
     AlphaData,
     CurvesData,
@@ -200,12 +202,14 @@ def draw(
 
     if not hasattr(ax, "pcolormesh"):
         raise FigureError(f"ax is the axes of a matplotlib figure, not a {type(ax).__name__}")
+    if not is_number(size, 1, 200):
+        raise FigureError(f"size must be that of ticks in points, from 1 to 200, not {shown(size)}")
     statistics = Statistics(align, reduce, segment, aggregate, ci, n_boot, seed)
     data: Data
-    shown = getattr(source, "shown", None)
-    if shown is not None:
+    known = getattr(source, "shown", None)
+    if known is not None:
         statistics.refuse_all_but("a figure that is drawn already")
-        data = shown
+        data = known
     elif isinstance(source, LayerProfile | Mapping):
         data = profile_data(source, statistics)
     else:

@@ -84,7 +84,6 @@ def _families() -> list[Any]:
         cc_neg,
         chexpert,
         coco,
-        karpathy,
         mednega,
         negbench,
         negclip,
@@ -96,7 +95,7 @@ def _families() -> list[Any]:
         winoground,
     )
 
-    families = [own, mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco, karpathy]
+    families = [own, mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco]
     return [*families, chexpert, cad_chest, taix_ray, open_i]
 
 

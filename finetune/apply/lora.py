@@ -14,7 +14,7 @@ from torch import nn
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
-from ...validation import is_whole
+from ...validation import is_number, is_whole
 from .adapters import plain_name
 from .blocks import block_parameters, say_if_of_other_weights, source_of
 
@@ -74,6 +74,9 @@ def lora_config(
     for name, value in options.items():
         if hasattr(value, "__array__"):
             raise PrescriptionError(f"{name} must be an option of peft, not {shown(value)}")
+    for name, number in (("lora_alpha", 1.0 if lora_alpha is None else lora_alpha), ("threshold", threshold)):
+        if not is_number(number):
+            raise PrescriptionError(f"{name} must be a finite number, not {shown(number)}")
     for name in ("alpha_pattern", "rank_pattern"):
         if not isinstance(options.get(name, {}), dict):
             raise PrescriptionError(f"{name} must give numbers by module names, not {shown(options[name])}")

@@ -9,6 +9,8 @@ from torch import nn
 
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
+from ...io.quoting import shown
+from ...validation import is_number, is_positive
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
 from .gradient import scaled_by_hooks
 from .rates import check_rates_at_every_step
@@ -62,10 +64,10 @@ def param_groups(
     >>> [(group["layer"], group["lr"]) for group in groups]
     [(1, 0.0), (2, 0.001)]
     """
-    if not 0 < lr < float("inf"):
-        raise PrescriptionError(f"lr must be a positive number, not {lr!r}")
-    if others is not None and not 0 <= others < float("inf"):
-        raise PrescriptionError(f"others must be a learning rate of at least 0 or None, not {others!r}")
+    if not is_positive(lr):
+        raise PrescriptionError(f"lr must be a positive number, not {shown(lr)}")
+    if others is not None and not is_number(others, 0):
+        raise PrescriptionError(f"others must be a learning rate of at least 0 or None, not {shown(others)}")
     module = source_of(module)
     blocks = block_parameters(plan, module)
     refuse_scaled_adapters(plan, module)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...arguments import explains_arguments
-from ...errors import UnsupportedTowerError
+from ...errors import ArgumentError, UnsupportedTowerError
+from ...io.quoting import shown
 from ...validation import Whole, check_option
 from ..adapters.registry import adapter_for
 from ..adapters.wrappers import check_unsharded
@@ -222,6 +223,7 @@ def wrap(
         UnsupportedTowerError: no adapter reads this model, or the tokenizer does not fit it.
         TowerMismatchError: the tower does not compute what the model computes.
         NonFiniteError: a weight is NaN or infinite.
+        ArgumentError: ``name`` is no text.
 
     >>> import open_clip
     >>> import tracescribe as ts
@@ -233,4 +235,6 @@ def wrap(
     >>> ts.wrap(clip, tokenizer=open_clip.get_tokenizer("ViT-B-32"), name="tiny")
     DualEncoder('tiny': causal text tower, 3 blocks × 2 heads × 32 wide, read at argmax; on cpu)
     """
+    if name is not None and not isinstance(name, str):
+        raise ArgumentError(f"wrap: the argument name must be a text, not {shown(name)}")
     return DualEncoder(module, tokenizer=tokenizer, preprocess=preprocess, name=name)

@@ -151,11 +151,13 @@ def a_circuit() -> ts.Circuit:
     return ts.Circuit(np.array([1, 2]), ("no", "[end]"), numbers, numbers, numbers, 12, "greedy", 0.9, 1.0, 3, 4)
 
 
+@cache
 def a_faithfulness() -> ts.Faithfulness:
-    cells = MapCells(np.array([1, 2]), np.array([0, 1]), np.array([0.5, 0.2]), ("no", "[end]"))
-    curves, pairs = np.linspace(0, 1, 9).reshape(1, 3, 3), np.arange(3)
-    order = np.array([[0, 1]])
-    return ts.Faithfulness(cells, ("effect",), order, np.arange(3), curves, 1 - curves, np.ones(3), pairs, pairs)
+    cells = MapCells(np.array([1, 1, 2]), np.array([0, 1, 0]), np.array([0.5, 0.2, 0.1]), ("no", "[end]"))
+    curves = np.random.default_rng(0).random((3, 4, 5))
+    orders = np.array([[0, 1, 2], [0, 1, 2], [2, 0, 1]])
+    names, numbers = ("effect", "magnitude", "random 0"), np.arange(5)
+    return ts.Faithfulness(cells, names, orders, np.arange(4), curves, 1 - curves, np.ones(5), numbers, numbers)
 
 
 @cache
@@ -175,23 +177,33 @@ def written(name: str) -> bytes:
         return buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
         makers: dict[str, Callable[[], Any]] = {
-            "trace.safetensors": a_trace,
-            "comparison.safetensors": a_comparison,
-            "circuit.json": a_circuit,
-            "faithfulness.safetensors": a_faithfulness,
-            "neurons.safetensors": synthetic_neurons,
-            "edges.safetensors": synthetic_head_edges,
-            "cut.safetensors": synthetic_knock_out,
+            "trace": a_trace,
+            "comparison": a_comparison,
+            "circuit": a_circuit,
+            "faithfulness": a_faithfulness,
+            "neurons": synthetic_neurons,
+            "edges": synthetic_head_edges,
+            "cut": synthetic_knock_out,
         }
-        makers.get(name, a_plan)().save(f"{folder}/{name}")
+        makers.get(name.partition(".")[0], a_plan)().save(f"{folder}/{name}")
         return Path(folder, name).read_bytes()
 
 
-def sealed(name: str) -> st.SearchStrategy[bytes]:
-    """Results whose checksum fits whatever they hold, so that what they hold is looked at."""
+def of_sealed(name: str, use: Callable[[Path], Any], quick: int = 24) -> Kind:
+    """Results whose checksum fits whatever they hold, so that what they hold is looked at; some are damaged."""
     file = _tensor_file(name)
     entries = {key: _parsed(value) for key, value in file.metadata.items() if key != CHECKSUM}
-    return st.builds(_resealed, mutated(entries), _arrays(dict(file.tensors)))
+    drawn = st.builds(_resealed, mutated(entries), _arrays(dict(file.tensors)))
+    return Kind(name, written(name), use, st.one_of(drawn, drawn, drawn, damaged(written(name))), quick, 2)
+
+
+def sealed_record(content: Any) -> bytes:
+    """A JSON file with a checksum that fits what it holds, if it holds fields."""
+    if not isinstance(content, dict):
+        return as_json(content)
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return as_json({**rest, "sha256": digest})
 
 
 @cache
@@ -266,17 +278,24 @@ def kinds() -> dict[str, Kind]:
         "plan.json": of_json("plan.json", json.loads(written("plan.json")), load_plan, 30),
         "plan.json without checksum": of_json("plan.json", plan, load_plan, 80),
         "trace.safetensors": of_bytes("trace.safetensors", trace, read_both, 60),
-        "trace.safetensors with a checksum that fits": Kind(
-            "trace.safetensors", trace, _use_trace, sealed("trace.safetensors"), 80, 2
-        ),
+        "trace.safetensors with a checksum that fits": of_sealed("trace.safetensors", _use_trace, 80),
         "comparison.safetensors": of_bytes(
             "comparison.safetensors", written("comparison.safetensors"), load_comparison, 40
         ),
-        **{f"{name} with a checksum that fits": finer(name, read) for name, read in FINER.items()},
+        **{f"{name} with a checksum that fits": of_sealed(name, use, 40) for name, use in FINER.items()},
+        "comparison.safetensors with a checksum that fits": of_sealed("comparison.safetensors", _use_comparison),
         "faithfulness.safetensors": of_bytes(
-            "faithfulness.safetensors", written("faithfulness.safetensors"), ts.load_faithfulness, 20
+            "faithfulness.safetensors", written("faithfulness.safetensors"), ts.load_faithfulness, 40
         ),
+        "faithfulness.safetensors with a checksum that fits": of_sealed("faithfulness.safetensors", _use_curves),
         "circuit.json": of_json("circuit.json", json.loads(written("circuit.json")), load_circuit, 30),
+        "circuit.json with a checksum that fits": Kind(
+            "circuit.json",
+            written("circuit.json"),
+            _use_circuit,
+            mutated(json.loads(written("circuit.json"))).map(sealed_record),
+            40,
+        ),
         "weights.pt": of_bytes("weights.pt", saved({"weight": torch.ones(3)}), read_checkpoint, 40),
         "weights.pt of other things": Kind(
             "weights.pt", saved({"w": torch.ones(1)}), read_checkpoint, values.filter(_saveable).map(saved), 20
@@ -315,6 +334,25 @@ def _compare(path: Path) -> None:
     ts.benchmark.compare(path, path, names=("before", "after"), n_boot=10)
 
 
+def _use_comparison(path: Path) -> None:
+    comparison = load_comparison(path)
+    comparison.summary()
+    comparison.to_frame()
+
+
+def _use_curves(path: Path) -> None:
+    curves = ts.load_faithfulness(path)
+    curves.summary()
+    curves.to_frame(n_boot=2)
+
+
+def _use_circuit(path: Path) -> None:
+    circuit = load_circuit(path)
+    circuit.to_frame()
+    circuit.by_layer()
+    repr(circuit)
+
+
 def _use_trace(path: Path) -> None:
     """A trace that loads can be worked with."""
     trace = ts.load_trace(path)
@@ -347,11 +385,6 @@ FINER: dict[str, Callable[[Path], Any]] = {
     "edges.safetensors": _use_edges,
     "cut.safetensors": _use_cut,
 }
-
-
-def finer(name: str, use: Callable[[Path], Any]) -> Kind:
-    """Results of finer cells, damaged with and without a checksum that fits."""
-    return Kind(name, written(name), use, st.one_of(sealed(name), sealed(name), damaged(written(name))), 60, 2)
 
 
 def _read_manifest(path: Path) -> None:

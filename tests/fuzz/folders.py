@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,19 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from hypothesis import strategies as st
 from models import transformers_model
 
 import tracescribe as ts
+from fuzz.files import sealed_record
 from fuzz.odd import as_json, damaged, mutated
 from fuzz.options import model, pairs, trainable
-from tracescribe.benchmark import CaptionRecord, ClaimRecord
-from tracescribe.finetune import TrainConfig, load_lora, load_run, train
-from tracescribe.finetune.training.data import training_data
+from fuzz.works import a_study, an_atlas, some_data, with_films, with_pairs
+from tracescribe.atlas import read_atlas, run_atlas
+from tracescribe.finetune import TrainConfig, load_lora, load_run, read_study_result, run_study, train
 from tracescribe.tracer.run.cache import Shard, Store
-
-TEXTS = ["there is edema .", "there is no edema ."]
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,7 @@ def _of(path: Path) -> st.SearchStrategy[bytes]:
 
 
 def make_run(folder: Path) -> None:
-    images = torch.eye(16)[:4]
-    captions = [CaptionRecord(id=str(i), image=x, caption=TEXTS[i % 2], group=str(i)) for i, x in enumerate(images)]
-    claims = [
-        ClaimRecord(id=str(i), image=x, claims=TEXTS, label=i % 2, attribute="existence", group=str(i))
-        for i, x in enumerate(images)
-    ]
-    data = training_data(model(), captions, claims)
-    train(TrainConfig(steps=1, batch_size=2, rank=1), model(), data=data).save(folder)
+    train(TrainConfig(steps=1, batch_size=2, rank=1), model(), data=some_data()).save(folder)
 
 
 def seal_run(folder: Path) -> None:
@@ -119,11 +111,50 @@ def make_adapter(folder: Path) -> None:
     shutil.rmtree(folder.with_name("run"))
 
 
+def make_atlas(folder: Path) -> None:
+    with contextlib.chdir(folder.parent):
+        with_pairs(folder.parent)
+        run_atlas(an_atlas(), folder)
+
+
+def use_atlas(folder: Path) -> None:
+    """An atlas that is read can be shown."""
+    atlas = read_atlas(folder)
+    atlas.summary()
+    atlas.agreements()
+
+
+def make_study(folder: Path) -> None:
+    films = folder.with_name("films")
+    films.mkdir()
+    with_films(films)
+    with contextlib.chdir(films):
+        run_study(a_study(), folder, progress=False)
+
+
+def use_study(folder: Path) -> None:
+    """A study that is read can be shown."""
+    result = read_study_result(folder)
+    result.table()
+    result.as_text()
+
+
+def seal_records(folder: Path) -> None:
+    """Every JSON file says the checksum of what it holds."""
+    for path in folder.rglob("*.json"):
+        with contextlib.suppress(ValueError, RecursionError):
+            path.write_bytes(sealed_record(json.loads(path.read_bytes())))
+
+
 KINDS: dict[str, Kind] = {
     "run": Kind(make_run, lambda folder: load_run(model(), folder), slowdown=2),
     "run with checksums that fit": Kind(make_run, lambda folder: load_run(model(), folder), 40, seal=seal_run),
     "adapter": Kind(make_adapter, read_lora, 40),
     "cache": Kind(make_cache, read_cache, 60, 1),
     "cache of a trace": Kind(lambda folder: ts.trace(model(), pairs(), cache=folder, progress=False), trace_with_cache),
+    "atlas": Kind(make_atlas, use_atlas),
+    "atlas with checksums that fit": Kind(make_atlas, use_atlas, 40, seal=seal_records),
+    "study": Kind(make_study, use_study),
+    "study with checksums that fit": Kind(make_study, use_study, 60, seal=seal_records),
     "hf: folder": Kind(make_model, lambda folder: ts.load(f"hf:{folder}"), 15, 6),
 }

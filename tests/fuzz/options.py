@@ -31,7 +31,7 @@ class Target:
     """A call with valid arguments by name, and further names that may be given.
 
     fixed: arguments that are never replaced, because no input of a user is meant by them. writes: whether the call may
-    write files when it succeeds. quick, slowdown: as of `fuzz.files.Kind`.
+    write files when it succeeds. prepare: puts further files into the folder. quick, slowdown: as of `fuzz.files.Kind`.
     """
 
     call: Callable[..., Any]
@@ -41,6 +41,7 @@ class Target:
     writes: bool = False
     quick: int = 20
     slowdown: int = 1
+    prepare: Callable[[Path], Any] = lambda folder: None
 
     @property
     def inputs(self) -> st.SearchStrategy[dict[str, Any]]:
@@ -196,8 +197,8 @@ def finer_cells() -> dict[str, Target]:
 
 
 @cache
-def targets() -> dict[str, Target]:
-    """Every target, by a name for the test: the package's name and the function's."""
+def functions() -> dict[str, Target]:
+    """Functions and options objects, by a name for the test: the package's name and the function's."""
     small = partial(Target, quick=30, slowdown=4)
     trace, plan, bootstrap = a_trace(), a_plan(), {"n_boot": 10}
     figures = keywords(ts.viz.heatmap, "source", "pair")

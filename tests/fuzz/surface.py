@@ -1,4 +1,4 @@
-"""The public surface, and what of it is no target of options.py: each name in one group that says why."""
+"""The public surface, and what of it is no target of targets.py: each name in one group that says why."""
 
 from __future__ import annotations
 
@@ -10,12 +10,6 @@ import tracescribe as ts
 import tracescribe.atlas
 
 PACKAGES = (ts, ts.tracer, ts.patching, ts.finetune, ts.viz, ts.benchmark, tracescribe.atlas)
-
-READ_AS_FILES = """atlas.read_atlas_config benchmark.read_captions benchmark.read_claims benchmark.read_items
-benchmark.read_mcq finetune.load_lora finetune.load_plan finetune.load_run finetune.read_config finetune.read_study
-tracer.load_circuit tracer.load_comparison tracer.load_faithfulness tracer.load_head_edges tracer.load_knock_out
-tracer.load_neurons tracer.load_trace tracer.read_pairs tracer.read_valse"""
-"""Readers of one path: files.py, folders.py and commands.py damage what they read."""
 
 MADE_BY_US = """atlas.Atlas benchmark.Comparison benchmark.Dataset benchmark.Evaluation benchmark.Interval
 benchmark.Recipe benchmark.Reproduction benchmark.Shortcut benchmark.TaskScore finetune.Attachment
@@ -41,12 +35,7 @@ patching.Site patching.Sweep patching.align_rows patching.attention_patterns pat
 patching.lora_targets patching.site_named patching.text_blocks patching.verify"""
 """Parts for programmers, of modules and tensors; a wrong type is Python's or torch's TypeError there."""
 
-NOT_TRIED_YET = """atlas.AtlasConfig atlas.ModelSpec atlas.SetSpec atlas.read_atlas atlas.run_atlas benchmark.reproduce
-finetune.export finetune.read_study_result finetune.run_study finetune.train tracer.circuit tracer.faithfulness
-viz.draw viz.explore viz.faithfulness viz.trace_page"""
-"""Should be targets."""
-
-GROUPS = [set(group.split()) for group in (READ_AS_FILES, MADE_BY_US, NO_INPUT, OF_TENSORS, NOT_TRIED_YET)]
+GROUPS = [set(group.split()) for group in (MADE_BY_US, NO_INPUT, OF_TENSORS)]
 
 
 def public() -> Iterator[set[str]]:

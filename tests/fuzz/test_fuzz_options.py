@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 
+import tracescribe as ts
 from fuzz.guard import Case
-from fuzz.options import Target, prepare, targets
+from fuzz.options import Target, prepare
 from fuzz.surface import GROUPS, public
+from fuzz.targets import targets
 from fuzz.trying import QUICK, try_many
 from tracescribe.errors import TracescribeError
 
@@ -39,6 +42,7 @@ def test_odd_arguments(case: Case, name: str) -> None:
 
 def try_target(case: Case, name: str, target: Target, times: float) -> None:
     prepare(case.inside)
+    target.prepare(case.inside)
     there = set(case.inside.iterdir())
     with warnings.catch_warnings(), contextlib.suppress(TracescribeError):
         warnings.simplefilter("ignore")
@@ -57,3 +61,16 @@ def clear(folder: Path, kept: set[Path]) -> None:
     """Remove what a call wrote."""
     for path in set(folder.iterdir()) - kept:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def test_a_switch_is_true_or_false_and_nothing_else() -> None:
+    """Any text is true: `overwrite="no"` would replace a result, and `trust_remote_code="no"` run a stranger's code."""
+    tried = set()
+    for target in [*targets().values(), Target(ts.load, {"name": "phantom"})]:
+        for switch in inspect.signature(target.call).parameters.values():
+            if switch.annotation == "bool" and not inspect.isclass(target.call):
+                tried.add(switch.name)
+                for given in ("no", "", 1, None):
+                    with pytest.raises(TracescribeError, match=f"{switch.name} must be True or False, not "):
+                        target.run({switch.name: given})
+    assert tried >= {"overwrite", "trust_remote_code", "outside_images", "resume", "keep_going", "strict", "progress"}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import commands, files, folders, options
+from fuzz import commands, files, folders
 from fuzz.guard import Case
+from fuzz.targets import targets as called
 from fuzz.test_fuzz_commands import try_command
 from fuzz.test_fuzz_files import try_file
 from fuzz.test_fuzz_folders import try_folder
@@ -28,7 +29,7 @@ WANTED = 100_000
 def targets() -> dict[str, Callable[[Case], None]]:
     """Every target of the quick tests."""
     found: dict[str, Callable[[Case], None]] = {}
-    for name, target in options.targets().items():
+    for name, target in called().items():
         found[name] = partial(try_target, name=name, target=target, times=TIMES)
     for name, folder in folders.KINDS.items():
         found[name] = partial(try_folder, name=name, kind=folder, times=TIMES)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...errors import DegenerateTraceError, TraceError, TraceWarning
-from ...validation import check_choice
+from ...errors import DegenerateTraceError, TraceWarning
+from ...validation import MAX_DRAWS, Whole, check_choice, check_option
 from ...warn import warn_user
 from .maps import LayerProfile, TraceMap
 from .sides import Maps, RowSums, Side, by_layer, estimated, layer_table
@@ -125,8 +125,7 @@ def split_half(
 ) -> float:
     """See :meth:`CausalTrace.split_half`."""
     check_choice("by", by, ("group", "text"))
-    if n_splits < 1:
-        raise TraceError(f"n_splits must be at least 1, not {n_splits!r}")
+    check_option("n_splits", n_splits, (Whole(1, MAX_DRAWS),))
     used, _ = pairs_used(trace, segment)
     table = RowSums.of(trace, used, align).table(reduce)
     labels = trace.groups if by == "group" else [str(number) for number in trace.text_pair]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from ..arguments import explains_arguments
 from ..checked import Checked
 from ..errors import DataFormatError, TracescribeError
 from ..io.quoting import shown
@@ -185,6 +186,7 @@ class AtlasConfig(Checked):
         return TraceOptions(**given)
 
 
+@explains_arguments
 def read_atlas_config(
     path: str | Path,
     pairs: Sequence[Path] | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..arguments import explains_arguments
 from ..errors import DataFormatError, DegenerateTraceError
 from ..io.records import read_record
 from ..tracer import CausalTrace, LayerProfile, TraceMap, load_trace
@@ -249,6 +250,7 @@ class Atlas:
         }
 
 
+@explains_arguments
 def read_atlas(folder: str | Path) -> Atlas:
     """An atlas that :func:`run_atlas` made, as far as it is made.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import explains_arguments
 from ..devices import check_device
 from ..errors import DataFormatError, DegenerateTraceError, TracescribeError
 from ..io.quoting import shown
@@ -64,6 +65,7 @@ def tasks(config: AtlasConfig) -> Iterator[Task]:
                 yield Task(model, name, kind)
 
 
+@explains_arguments
 def run_atlas(
     config: AtlasConfig,
     folder: str | Path,
@@ -85,7 +87,8 @@ def run_atlas(
         OutputError: the folder holds something else, or an atlas with other settings; or it cannot be written.
         TracescribeError: of a model that cannot be loaded or traced, without ``keep_going``; what is done stays.
     """
-    folder = Path(folder)
+    folder, every = Path(folder), list(tasks(config))
+    notify("reading the sets", 0, len(every))
     sets = {
         name: read_set(name, spec, config.n_pairs if spec.n_pairs is None else spec.n_pairs, config.seed)
         for name, spec in config.sets.items()
@@ -93,7 +96,6 @@ def run_atlas(
     open_folder(folder, RECORD, _record(config, sets), what="atlas", fixed=_fixed)
     for kind in KINDS if config.heads else KINDS[:1]:
         (folder / kind).mkdir(exist_ok=True)
-    every = list(tasks(config))
     done = sum(task.is_done(folder) for task in every)
     left_out: dict[str, str] = {}
     for name, spec in config.models.items():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...arguments import explains_arguments
 from ...errors import FigureError
 from ...io.quoting import shown
 from ...tracer.pairs.directions import Direction
@@ -27,6 +28,7 @@ FILM = 24  # of the phantom: it has what the captions are about
 TEXT = "The heart is large."
 
 
+@explains_arguments
 def explore(
     model: DualEncoder,
     pairs: PairsOrFile | None = None,

@@ -158,10 +158,20 @@ def of_object(image: Any) -> Target:
 def _of_object(image: Any, label: str, name: str) -> Target:
     about = () if name.startswith("pairs") else (f"# {name}: the target that was given to explore(..., target=)",)
     if isinstance(image, list | tuple) or _is_row(image):
-        row = np.asarray(image, dtype=np.float32) if isinstance(image, list | tuple) else image
+        row = _as_row(image, label) if isinstance(image, list | tuple) else image
         return Target("pair", label, "", row, (*about, f"target = {name}"))
     code = (*about, f"target = model.encode_images([{name}])[0]")
     return Target("pair", label, "", image, code, thumbnail(image))
+
+
+def _as_row(numbers: Sequence[Any], label: str) -> np.ndarray:
+    try:
+        row: np.ndarray = np.asarray(numbers, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        row = np.empty((0, 0))
+    if row.ndim != 1:
+        raise DataFormatError(f"{label} must be a list of numbers, an embedding, not {shown(numbers)}")
+    return row
 
 
 def thumbnail(image: Any, edge: int = _EDGE) -> bytes:

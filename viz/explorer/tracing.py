@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ...tracer.pairs.pairs import Pair
-from ...tracer.pairs.unit_rows import normalise_rows
+from ...tracer.pairs.targets import encode_targets
 from .background import Ticket
 from .targets import Target
 
@@ -61,7 +61,7 @@ class Result:
 def score_captions(model: DualEncoder, query: Query, captions: Sequence[str]) -> tuple[float, ...]:
     """Cosine similarity of each caption with the target."""
     row = query.target.embedding(model)
-    unit = normalise_rows(np.asarray(row.detach().cpu() if hasattr(row, "detach") else row)[None])[0].astype(np.float64)
+    unit = encode_targets(model, [row], ["explored"]).rows[0].astype(np.float64)  # refuses one of another width
     embeddings = model.encode_texts(list(captions)).float().cpu().numpy().astype(np.float64)
     return tuple((embeddings @ unit).tolist())
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...errors import FigureError
+from ...io.quoting import shown
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.maps import Excess, LayerProfile, TraceMap
 from ...tracer.results.statistics import aggregate_rows
@@ -235,4 +236,6 @@ def _of_map(
 def _beside(profile: bool | LayerProfile, compute: Callable[[], LayerProfile]) -> LayerProfile | None:
     if isinstance(profile, LayerProfile):
         return profile
+    if not isinstance(profile, bool | np.bool_):
+        raise FigureError(f"profile must be True, False or a LayerProfile, not {shown(profile)}")
     return compute() if profile else None

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, FigureError
 from ...io.atomic import ensure_writable, write_atomically
-from ...io.quoting import shown_path
+from ...io.quoting import shown, shown_path
 from ...io.reading import MAX_DOCUMENT, read_bytes
+from ...validation import is_whole
 from .. import theme
 from ..figure_data.labels import MINUS, writable
 from ..interactive.html import figure_div, plotly_script
@@ -70,6 +71,8 @@ class Table:
     decimals: int = 2
 
     def __post_init__(self) -> None:
+        if not is_whole(self.decimals, 0, 100):
+            raise FigureError(f"decimals must be a whole number from 0 to 100, not {shown(self.decimals)}")
         for i, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise FigureError(f"row {i} of the table has {len(row)} cells, its header {len(self.columns)}")
