@@ -154,7 +154,8 @@ class Comparison:
         for found in self.differences:
             if found.difference is not None and found.subset == ALL:
                 tests = f"McNemar p = {found.p:.2g}, q = {found.q:.2g}"
-                lines.append(f"{found.model}, {found.task}: {found.difference} pp on {found.n} items, {tests}")
+                items = f"{found.n} item{'s' * (found.n != 1)}"
+                lines.append(f"{found.model}, {found.task}: {found.difference} pp on {items}, {tests}")
         for gap in self.gaps:
             change = "" if gap.difference is None else f", {gap.difference} against {self.models[0]}"
             lines.append(f"{gap.model}: gap {gap.gap} pp{change}, both right {gap.both_right:.1f}")
@@ -234,7 +235,7 @@ def compare(
         raise DataFormatError(f"{' and '.join(models)} have no item in common: evaluate them on one source")
     unpaired = len(set().union(*(frame.index for frame in indexed))) - len(shared)
     aligned = [frame.loc[shared] for frame in indexed]
-    _same_groups(aligned, models)
+    _same_items(aligned, models)
     found = [row for part in _parts(aligned, subsets) for row in _compared(*part, models, options)]
     return Comparison(models, tuple(_with_q(found)), unpaired, tuple(_gaps(aligned, models, options)))
 
@@ -262,15 +263,22 @@ def _indexed(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return indexed
 
 
-def _same_groups(frames: Sequence[pd.DataFrame], models: Sequence[str]) -> None:
+def _same_items(frames: Sequence[pd.DataFrame], models: Sequence[str]) -> None:
+    """Refuse items of one name that are not the same question: of another group, chance or right option."""
     for frame, model in zip(frames[1:], models[1:], strict=True):
-        other = frames[0]["group"] != frame["group"]
-        if other.any():
-            task, item = frame.index[other.to_numpy().argmax()]
-            raise DataFormatError(
-                f"item {item!r} of {task} is of group {frames[0]['group'][task, item]!r} for {models[0]} and "
-                f"{frame['group'][task, item]!r} for {model}: these are other items"
-            )
+        for column, what in (("group", "group"), ("chance", "chance"), ("gold", "right option")):
+            if column not in frame or column not in frames[0]:
+                continue
+            one, other = frames[0][column], frame[column]
+            differs = one != other if column == "group" else ~np.isclose(one, other, equal_nan=True)
+            if differs.any():
+                at = int(np.asarray(differs).argmax())
+                task, item = frame.index[at]
+                values = (shown(v) if isinstance(v, str) else f"{v:g}" for v in (one.iloc[at], other.iloc[at]))
+                raise DataFormatError(
+                    f"item {shown(item)} of {task} has the {what} {next(values)} for {models[0]} and {next(values)} "
+                    f"for {model}: these are other items"
+                )
 
 
 def _parts(frames: Sequence[pd.DataFrame], subsets: bool) -> Iterator[tuple[str, str, str, Sequence[pd.DataFrame]]]:

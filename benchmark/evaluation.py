@@ -26,7 +26,7 @@ from .retrieval import POOLED, pool_items, retrieval_items
 from .scoring import Encoder, Images, Texts, scores_of
 from .shortcuts import SHORTCUTS, other_images, shortcuts
 from .sources import Source, has_image, images_of, load_records
-from .tasks import Embed, Items, questions_of, winoground_items
+from .tasks import Embed, Items, both_captions, questions_of, winoground_items
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,7 +227,8 @@ def evaluate(
         outside_images: accept image paths of files that are absolute or lead out of the file's folder.
 
     Raises:
-        DataFormatError: a record is malformed, or an image has no embedding; names what and where.
+        DataFormatError: a record is malformed, an image has no embedding, or the model gives something else than one
+            vector of one length per text and image; names what and where.
         ValueError: ``pool`` is below 2.
         NonFiniteError: the model returns NaN or infinity.
     """
@@ -259,6 +260,7 @@ def evaluate(
         + _affirmative(captions)
         + [record.caption for record in captions if record.states is not None and record.affirmative is not None],
     )
+    texts.check_width(pictures)
     mean = pictures.mean() if len(pictures) > 1 else None  # the mean of one image is that image, which is not blind
     items: dict[str, Items] = {}
     blind: dict[str, dict[str, float]] = {}
@@ -266,6 +268,8 @@ def evaluate(
         vectors = pictures(asked.images)
         items[asked.task] = asked.scored(scores_of(asked, vectors, texts))
         blind[asked.task] = shortcuts(asked, vectors, mean, lambda q, v: scores_of(q, v, texts), seed)
+    both = both_captions(items["pairs"]) if "pairs" in items else None
+    items |= {both.task: both} if both is not None else {}
 
     def ranked(images: Embed) -> dict[str, Items]:
         scored = winoground_items(winoground, images, texts) if winoground else []

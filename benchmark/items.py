@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["FIXED", "OPTIONS", "items_frame", "read_items", "save_items"]
 
 FIXED = ("task", "id", "group", "hit", "chance", "margin")
 """The columns that every row has."""
+NUMBERS = ("hit", "chance", "margin", "gold")
 OPTIONS = ("gold", "scores", "options")
 """Columns of tasks in which an option is chosen; all further columns are subsets."""
 
@@ -67,7 +69,10 @@ def save_items(evaluation: Evaluation, path: str | os.PathLike[str]) -> Path:
         raise DataFormatError(f"{str(path)!r}: items are written to a .csv or .parquet file")
     with write_atomically(target, binary=True) as handle:
         if target.suffix == ".csv":
-            frame.to_csv(handle, index=False, encoding="utf-8")
+            # pandas puts no quotes around a lone carriage return, which ends the row where it is read
+            returns = any("\r" in str(name) for column in ("id", "group") for name in frame[column])
+            quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+            frame.to_csv(handle, index=False, encoding="utf-8", quoting=quoting)
         else:
             frame.to_parquet(handle, index=False)
     return target
@@ -87,7 +92,12 @@ def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
             if Path(path).suffix == ".parquet":
                 frame = pd.read_parquet(file)
             else:
-                frame = pd.read_csv(file, dtype={"task": str, "id": str, "group": str}, keep_default_na=True)
+                # texts as they are: "NA" is the name of an item or a subset, and 1 is no 1.0
+                frame = pd.read_csv(file, dtype=str, keep_default_na=False)
+                numbers = [name for name in NUMBERS if name in frame]
+                frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+                texts = frame.columns.difference([*FIXED, *NUMBERS])
+                frame[texts] = frame[texts].replace("", None)
         except Exception as error:  # parsers of tables raise what they like
             raise DataFormatError(f"{shown_path(path)}: cannot be read as items: {str(error)[:200]}") from None
     missing = [name for name in FIXED if name not in frame]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ..errors import DataFormatError, NonFiniteError
+from ..io.quoting import shown
 from .tasks import Questions
 
 __all__ = ["Encoder", "Images", "Texts", "as_array", "encoded", "scores_of"]
@@ -31,7 +32,13 @@ class Texts:
     def __init__(self, model: Encoder, texts: list[str]) -> None:
         different = list(dict.fromkeys(texts))
         self._row = {text: i for i, text in enumerate(different)}
-        self._rows = as_array(model.encode_texts(different), "text") if different else np.zeros((0, 1), np.float32)
+        self._rows = _rows(model.encode_texts(different), "text", len(different)) if different else _NO_ROWS
+
+    def check_width(self, images: Images) -> None:
+        """Refuse text embeddings that are not as long as those of images."""
+        (n_texts, width), (n_images, other) = self._rows.shape, images.shape
+        if n_texts and n_images and width != other:
+            raise DataFormatError(f"the model's image embeddings have {other} numbers and its text embeddings {width}")
 
     def __call__(self, texts: Sequence[str]) -> Float32[np.ndarray, "text embed"]:
         return self._rows[[self._row[t] for t in texts]]
@@ -55,13 +62,18 @@ class Images:
                 raise DataFormatError(
                     f"image_embeddings lacks {len(missing)} of {len(different)} images, first {missing[0]!r}"
                 )
-            self._rows = np.stack([as_array(given[str(image)], "image") for image in different])
+            self._rows = _rows([as_array(given[str(image)], "image") for image in different], "image", len(different))
 
     def __call__(self, images: Sequence[Any]) -> Float32[np.ndarray, "item embed"]:
         return self._rows[[self._row[_key(image)] for image in images]]
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of images, and of the numbers of each embedding."""
+        return len(self._rows), int(self._rows.shape[1])
 
     def mean(self) -> Float32[np.ndarray, "embed"]:
         return self._rows.mean(axis=0)
@@ -70,9 +82,10 @@ class Images:
 def encoded(model: Encoder, images: Sequence[Any]) -> Float32[np.ndarray, "image embed"]:
     """Embeddings of images; that of a tuple, the frames of a video, is the normalised mean of its frames'."""
     if not images:
-        return np.zeros((0, 1), np.float32)
+        return _NO_ROWS
     frames = [image if isinstance(image, tuple) else (image,) for image in images]
-    rows = as_array(model.encode_images([frame for video in frames for frame in video]), "image")
+    flat = [frame for video in frames for frame in video]
+    rows = _rows(model.encode_images(flat), "image", len(flat))
     if all(len(video) == 1 for video in frames):
         return rows
     starts = np.cumsum([0, *(len(video) for video in frames[:-1])])
@@ -83,9 +96,29 @@ def encoded(model: Encoder, images: Sequence[Any]) -> Float32[np.ndarray, "image
 def as_array(values: Any, what: str) -> Float32[np.ndarray, "*shape"]:
     if hasattr(values, "detach"):
         values = values.detach().float().cpu().numpy()
-    out = np.asarray(values, dtype=np.float32)
+    try:
+        out = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):  # texts, or rows of several lengths
+        raise DataFormatError(f"the model's {what} embeddings are no table of numbers, but {shown(values)}") from None
     if not np.isfinite(out).all():
         raise NonFiniteError(f"the model's {what} embeddings hold NaN or infinity; check its weights and inputs")
+    return out
+
+
+_NO_ROWS = np.zeros((0, 1), np.float32)
+
+
+def _rows(values: Any, what: str, n: int) -> Float32[np.ndarray, "row embed"]:
+    """Embeddings of n texts or images.
+
+    Raises:
+        DataFormatError: they are something else than n vectors of one length.
+    """
+    if values is None:
+        raise DataFormatError(f"the model returned no {what} embeddings, but None")
+    out = as_array(values, what)
+    if out.ndim != 2 or len(out) != n or not out.shape[1]:
+        raise DataFormatError(f"the model's {what} embeddings have the shape {out.shape}, and {n} vectors are needed")
     return out
 
 

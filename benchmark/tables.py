@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import DataFormatError
 
@@ -12,6 +12,9 @@ __all__ = ["FORMATS", "as_table"]
 
 FORMATS = ("text", "markdown", "latex", "csv")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # other signs in the font encoding OT1
+_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+_MARKDOWN = {"\\": "\\\\", "|": "\\|", "<": "&lt;", "`": "\\`"}
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[str]], format: str) -> str:
@@ -32,14 +35,18 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[str]], format: str) 
         return text.getvalue().rstrip("\n")
     if format == "markdown":
         marks = ["---", *("---:" for _ in header[1:])]
-        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, marks, *rows)]
+        lines = [[_escaped(cell, _MARKDOWN) for cell in row] for row in (header, *rows)]
+        cells = [lines[0], marks, *lines[1:]]
         return "\n".join(f"| {' | '.join(row)} |" for row in cells)
     if format == "latex":
-        body = [" & ".join(map(_latex, row)) + r" \\" for row in (header, *rows)]
+        body = [" & ".join(_escaped(cell, _LATEX) for cell in row) + r" \\" for row in (header, *rows)]
+        # "[" and "*" after the end of the row before would be its arguments
+        body = ["{}" + line if line.startswith(("[", "*")) else line for line in body]
         columns = "l" + "r" * (len(header) - 1)
         top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
         return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}"])
     if format == "text":
+        header, *rows = ([_on_one_line(cell) for cell in row] for row in (header, *rows))
         widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
         lines = [
             [
@@ -52,5 +59,9 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[str]], format: str) 
     raise DataFormatError(f"unknown table format {format!r}; choose one of: {', '.join(FORMATS)}")
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+def _escaped(text: str, signs: Mapping[str, str]) -> str:
+    return "".join(signs.get(c, c) for c in _on_one_line(text))
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(text.splitlines())

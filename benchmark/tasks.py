@@ -14,7 +14,7 @@ from ..tracer import Pair
 from .metrics import TIE, expected_hits, negator_count
 from .records import CaptionRecord, ClaimRecord, McqRecord, WinogroundRecord
 
-__all__ = ["Embed", "Items", "Questions", "questions_of", "winoground_items"]
+__all__ = ["Embed", "Items", "Questions", "both_captions", "questions_of", "winoground_items"]
 
 Embed = Callable[[Sequence[Any]], Float[np.ndarray, "item embed"]]
 
@@ -177,7 +177,8 @@ def winoground_items(records: Sequence[WinogroundRecord], images: Embed, texts: 
     image = np.minimum(score[0, 0] - score[0, 1], score[1, 1] - score[1, 0])
     ahead = {"text": _ahead(score[0, 0] - score[1, 0]) * _ahead(score[1, 1] - score[0, 1])}
     ahead["image"] = _ahead(score[0, 0] - score[0, 1]) * _ahead(score[1, 1] - score[1, 0])
-    ahead["group"] = np.array([_both_first(one) for one in np.moveaxis(score, 2, 0)])
+    off = ~np.eye(2, dtype=bool)
+    ahead["group"] = np.array([_all_before(np.diag(one), one[off]) for one in np.moveaxis(score, 2, 0)])
     ids = tuple(record.id for record in records)
     scores = tuple(tuple(one.ravel().tolist()) for one in np.moveaxis(score, 2, 0))
     labels = {"tag": tuple(record.tag for record in records)}
@@ -196,9 +197,37 @@ def _ahead(difference: Float[np.ndarray, "item"]) -> Float[np.ndarray, "item"]:
     return (difference > TIE) + 0.5 * (np.abs(difference) <= TIE)
 
 
-def _both_first(score: Float[np.ndarray, "caption image"]) -> float:
-    """Probability that both scores on the diagonal precede both others, in a random order of those that tie."""
-    right, wrong = np.diag(score), score[~np.eye(2, dtype=bool)]
+def both_captions(pairs: Items) -> Items | None:
+    """SugarCrepe++'s score of images and texts (Dumpala et al. 2024, "ITT"), of the pairs that its reader makes.
+
+    Both captions of an item score higher than its negative one; chance 1/3, ties in expectation. None where no item has
+    two captions.
+    """
+    places: dict[str, dict[str, int]] = {"caption": {}, "caption2": {}}
+    for at, (name, template) in enumerate(zip(pairs.ids, pairs.labels["template"], strict=True)):
+        if template in places and name.endswith(f"-{template}"):
+            places[template][name.removesuffix(f"-{template}")] = at
+    names = tuple(name for name in places["caption"] if name in places["caption2"])
+    if not names:
+        return None
+    first = [places["caption"][name] for name in names]
+    score = np.array(
+        [[*pairs.scores[one], pairs.scores[places["caption2"][n]][0]] for n, one in zip(names, first, strict=True)]
+    )
+    right, wrong = score[:, [0, 2]], score[:, 1]
+    return Items(
+        task="pairs_both_captions",
+        ids=names,
+        groups=tuple(pairs.groups[at] for at in first),
+        hits=np.array([_all_before(one, other[None]) for one, other in zip(right, wrong, strict=True)]),
+        chance=np.full(len(names), 1 / 3),
+        margin=right.min(axis=1) - wrong,
+        labels={"attribute": tuple(pairs.labels["attribute"][at] for at in first)},
+    )
+
+
+def _all_before(right: Float[np.ndarray, "right"], wrong: Float[np.ndarray, "wrong"]) -> float:
+    """Probability that all the right scores precede all the wrong ones, in a random order of those that tie."""
     if right.min() - wrong.max() > TIE:
         return 1.0
     if wrong.max() - right.min() > TIE:

@@ -186,3 +186,84 @@ def test_files_of_one_name_are_told_apart_by_their_folders(models: tuple[Any, An
     for other in ({}, [], None, 3):  # a dict has items too
         with pytest.raises(DataFormatError, match="an evaluation, or the path of its items, is needed, not"):
             compare(paths[0], other)  # type: ignore[arg-type]
+
+
+NAMES = ["NA", "None", "nan", "null", "a\rb", "a\nb", "1.0", "1", 'é, "q"', "=1+1", "N/A", "x; y"]
+
+
+def named(seed: int, kinds: Sequence[str] = ("NA", "1", "none"), options: int = 3) -> Any:
+    """Claims whose ids, groups and attributes are texts that parsers of tables take for something else."""
+    records = [
+        ClaimRecord(
+            id=f"{NAMES[i % 12]}{'' if i < 12 else i}",
+            image=f"{i}",
+            group=NAMES[i % 12],
+            claims=[f"{'no ' * (k == i % options) * (i % 2)}claim {i} {k}" for k in range(options)],
+            label=i % options,
+            attribute=kinds[i % len(kinds)],
+        )
+        for i in range(36)
+    ]
+    records += [PROTOCOLS["retrieval in pools"](i) for i in range(8)]  # which have no options: empty cells
+    return evaluate(Seeing(0.5, 1, seed), records, n_boot=20)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_names_go_through_files_as_they_are(tmp_path: Path, suffix: str) -> None:
+    one, other = named(0), named(1)
+    files = [model.save_items(tmp_path / f"{name}{suffix}") for name, model in (("a", one), ("b", other))]
+    expected = compare(one, other, names=("a", "b"), n_boot=20)
+    for given in (files, (one, files[1]), (files[0], other)):
+        found = compare(*given, names=("a", "b"), n_boot=20)
+        assert found.to_frame().equals(expected.to_frame())
+        assert found.unpaired == 0
+    values = {(row.subset, row.value) for row in expected.differences}
+    assert {("attribute", "NA"), ("attribute", "none"), ("attribute", "1"), ("negations", "1")} <= values
+
+
+def test_models_that_were_scored_on_partly_other_items_are_compared_on_the_common_ones(tmp_path: Path) -> None:
+    groups = [f"g{i // 2}" for i in range(12)]
+    rng = np.random.default_rng(0)
+    hits = rng.integers(2, size=(3, 12)).astype(float)
+    frames = [items(tmp_path / f"{name}.csv", {"claims": row}, groups) for name, row in zip("abc", hits, strict=True)]
+    ranges = (range(9), range(3, 12), range(1, 12))
+    for path, kept in zip(frames, ranges, strict=True):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([lines[0], *(lines[1 + i] for i in reversed(kept))]) + "\n")  # in another order
+    found = compare(*frames, n_boot=50)
+    assert found.unpaired == 6 and {one.n for one in found.differences} == {6}
+    for number, one in enumerate(found.differences):
+        assert one.accuracy.value == pytest.approx(100 * hits[number, 3:9].mean())
+        if number:
+            assert one.difference is not None
+            assert one.difference.value == pytest.approx(100 * (hits[number, 3:9] - hits[0, 3:9]).mean())
+            assert one.p == pytest.approx(mcnemar(hits[number, 3:9], hits[0, 3:9]))
+
+
+def test_one_item_and_ties_alone_are_compared_without_a_claim(tmp_path: Path) -> None:
+    one = [items(tmp_path / f"{name}.csv", {"claims": [hit]}, ["g"]) for name, hit in (("a", 0.0), ("b", 1.0))]
+    (_, found) = compare(*one).differences
+    assert (found.n, found.p, found.q) == (1, 1.0, 1.0)
+    assert found.difference is not None and found.difference.value == 100 and math.isnan(found.difference.lo)
+    assert "100.0 pp on 1 item," in compare(*one).summary()
+    assert compare(*one).plot(tmp_path / "one.pdf").read_bytes()[:4] == b"%PDF"
+    groups = [str(i) for i in range(30)]
+    ties = [items(tmp_path / f"{name}.csv", {"claims": [0.25] * 30}, groups) for name in "cd"]
+    (_, found) = compare(*ties, n_boot=50).differences
+    assert found.difference is not None
+    assert (found.difference.value, found.difference.lo, found.difference.hi, found.p) == (0, 0, 0, 1)
+
+
+def test_items_of_one_name_must_be_the_same_question() -> None:
+    """Two files that number their items: the same images, other options."""
+    base = named(0)
+    with pytest.raises(DataFormatError, match=r"of claims has the chance 0\.333\d* for a and 0\.25 for b: these are"):
+        compare(base, named(0, options=4), names=("a", "b"))
+    records = [
+        ClaimRecord(id=str(i), image=f"{i}", group=str(i), claims=["a", "b"], label=i % 2, attribute="x")
+        for i in range(4)
+    ]
+    turned = [record.model_copy(update={"label": 1 - record.label}) for record in records]
+    two = [evaluate(Seeing(0.5, 1, 0), some, n_boot=20) for some in (records, turned)]
+    with pytest.raises(DataFormatError, match=r"item '0' of claims has the right option 0 for a and 1 for b"):
+        compare(*two, names=("a", "b"))

@@ -6,14 +6,18 @@ what ties, so that it equals them where nothing ties.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tracescribe.benchmark import CaptionRecord, ClaimRecord, McqRecord, evaluate
+from tracescribe.benchmark.readers import read
 from tracescribe.benchmark.records import RetrievalRecord, WinogroundRecord
 from tracescribe.errors import DataFormatError, NonFiniteError
 from tracescribe.tracer import Pair
@@ -149,6 +153,38 @@ def test_pairwise_accuracy_of_sugarcrepe_and_valse(decimals: int) -> None:
         assert strict == lenient
 
 
+@pytest.mark.parametrize("decimals", ROUNDS)
+def test_sugarcrepe_plus_plus_asks_for_both_captions(tmp_path: Path, decimals: int) -> None:
+    """scpp's ITT: P1 and P2 both score higher than N, the mean over all orders of scores that tie."""
+    n = 90
+    model = table(
+        5, decimals, [str(i) for i in range(n)], [f"{kind} {i}" for i in range(n) for kind in ("p", "q", "n")]
+    )
+    lines = [
+        {"id": i, "filename": f"{i}.jpg", "caption": f"p {i}", "caption2": f"q {i}", "negative_caption": f"n {i}"}
+        for i in range(n)
+    ]
+    (tmp_path / "swap_object.json").write_text(json.dumps(lines))
+    records = [
+        pair.model_copy(update={"image": pair.group.removesuffix(".jpg")})
+        for pair in read(tmp_path / "swap_object.json").pairs
+    ]
+    expected = 0.0
+    for i in range(n):
+        scores = [model.of(i, f"{kind} {i}") for kind in ("p", "q", "n")]
+
+        def rule(order: Sequence[int], scores: list[float] = scores) -> float:
+            p, q, negative = ((score, rank) for score, rank in zip(scores, order, strict=True))
+            return float(p > negative and q > negative)
+
+        expected += mean_over_orders(3, rule)
+    tasks = evaluate(model, records, n_boot=20).tasks
+    assert tasks["pairs_both_captions"].accuracy.value == pytest.approx(100 * expected / n)
+    assert tasks["pairs_both_captions"].chance == pytest.approx(100 / 3)
+    assert tasks["pairs_both_captions"].n == n and tasks["pairs"].n == 2 * n
+    assert "pairs_both_captions" not in evaluate(model, records[::2], n_boot=20).tasks
+
+
 # Winoground ------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +305,51 @@ def test_a_scorer_of_noise_gets_chance_and_has_its_shortcuts_beside_it(protocol:
         error = 100 * 2 * 5 * np.sqrt(chance * (1 - chance) / task.n)
         assert abs(task.accuracy.value - task.chance) < error, name
         assert {"image_blind", "shuffled_image"} <= set(task.shortcuts), name
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_scorer_in_float16_ties_where_it_cannot_tell(protocol: str) -> None:
+    """Half precision makes two texts the same vector: they tie, and count as such, in whatever order they stand."""
+    records = [PROTOCOLS[protocol](i) for i in range(40)]
+    rng = np.random.default_rng(0)
+
+    def rows(n: int) -> np.ndarray:
+        near = np.ones((n, 8)) + 1e-5 * rng.normal(size=(n, 8))  # less than half a step of float16 at .35
+        return (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float16)
+
+    found = evaluate(Knowing(rows), records, n_boot=20)
+    assert len(np.unique(rows(100))) == 1
+    for name, task in found.tasks.items():
+        assert task.accuracy.value == pytest.approx(task.chance), name
+
+
+BROKEN_MODELS: dict[str, tuple[Callable[[int], Any], str]] = {
+    "a row too few": (lambda n: np.ones((n - 1, 3)), r"have the shape \(\d+, 3\), and \d+ vectors are needed"),
+    "one vector": (lambda n: np.ones(3), r"have the shape \(3,\)"),
+    "no numbers": (lambda n: [["a"] * 3] * n, "are no table of numbers"),
+    "rows of several lengths": (lambda n: [[1.0] * (1 + i % 2) for i in range(n)], "are no table of numbers"),
+    "nothing": (lambda n: None, "returned no .* embeddings"),
+    "empty vectors": (lambda n: np.ones((n, 0)), r"have the shape \(\d+, 0\)"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_MODELS)
+@pytest.mark.parametrize("which", ["image", "text"])
+def test_a_model_that_returns_something_else_than_vectors_is_named(which: str, fault: str) -> None:
+    rows, message = BROKEN_MODELS[fault]
+    model = Knowing(lambda n: np.ones((n, 3)))
+    setattr(model, f"encode_{which}s", lambda given: rows(len(given)))
+    with pytest.raises(DataFormatError, match=f"the model.*{which} embeddings") as error:
+        evaluate(model, [PROTOCOLS["claims"](i) for i in range(4)], n_boot=20)
+    assert re.search(message, str(error.value))
+
+
+def test_embeddings_of_texts_and_images_must_have_one_length() -> None:
+    model = Knowing(lambda n: np.ones((n, 3)))
+    model.encode_texts = lambda texts: np.ones((len(texts), 4))  # type: ignore[method-assign]
+    for protocol in PROTOCOLS:
+        with pytest.raises(DataFormatError, match="image embeddings have 3 numbers and its text embeddings 4"):
+            evaluate(model, [PROTOCOLS[protocol](i) for i in range(4)], n_boot=20)
 
 
 def test_pools_hold_only_what_is_false_of_the_image() -> None:

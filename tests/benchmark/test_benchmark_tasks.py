@@ -221,6 +221,16 @@ def test_tables_are_safe_in_latex_and_markdown() -> None:
     assert r"CLIP\_B \& co & 23.5 \\" in latex
     assert latex.startswith(r"\begin{tabular}{lr}")
     assert as_table(["model", "R@1"], [["CLIP", "23.5"]], "text") == "model   R@1\nCLIP   23.5"
+    names = [["[a] <b>|c^~\\", "1"], ["*x\n& y", "2"]]
+    assert as_table(["model", "n"], names, "latex").splitlines()[4:6] == [
+        r"{}[a] \textless{}b\textgreater{}\textbar{}c\textasciicircum{}\textasciitilde{}\textbackslash{} & 1 \\",
+        r"{}*x \& y & 2 \\",  # after the end of a row, [ and * would be its arguments
+    ]
+    assert as_table(["model", "n"], names, "markdown").splitlines()[2:] == [
+        "| [a] &lt;b>\\|c^~\\\\ | 1 |",
+        "| *x & y | 2 |",
+    ]
+    assert as_table(["model", "n"], names, "text").count("\n") == 2
     with pytest.raises(DataFormatError, match="unknown table format 'html'"):
         as_table(["a"], [], "html")
 
