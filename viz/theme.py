@@ -15,9 +15,11 @@ __all__ = [
     "PALETTE",
     "PALETTES",
     "SERIES",
+    "axis_ends",
     "colour_at",
     "colour_limit",
     "over_white",
+    "series_style",
     "text_colour",
 ]
 
@@ -61,6 +63,28 @@ def colour_limit(values: np.ndarray) -> float:
     """
     finite = np.abs(values[np.isfinite(values)])
     return max(float(finite.max(initial=0.0)), _SMALLEST_LIMIT)
+
+
+def axis_ends(*values: np.ndarray | None) -> tuple[float, float]:
+    """Ends of an axis that holds 0 and every finite value. As of the colours, rounding noise does not fill it.
+
+    >>> axis_ends(np.array([0.2, np.nan]), None, np.array([-1.5])), axis_ends(np.array([2e-7, -1e-7]))
+    ((-1.5, 0.2), (-0.05, 0.05))
+    """
+    seen = np.concatenate([np.zeros(1), *(one[np.isfinite(one)] for one in values if one is not None)])
+    low, high = float(seen.min()), float(seen.max())
+    if max(-low, high) < _SMALLEST_LIMIT:
+        low, high = (-_SMALLEST_LIMIT if low < 0 else 0.0), (_SMALLEST_LIMIT if high > 0 or low == 0 else 0.0)
+    return low, high
+
+
+def series_style(i: int, forms: int) -> tuple[str, int]:
+    """Colour of the i-th curve or point of a figure, and which of so many markers it has: 49 look different.
+
+    >>> len({series_style(i, 7) for i in range(49)}), series_style(7, 7)
+    (49, ('#0072b2', 1))
+    """
+    return SERIES[i % len(SERIES)], (i + i // len(SERIES)) % forms
 
 
 def colour_at(value: float, limit: float, palette: str = PALETTE) -> tuple[float, float, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tracescribe.viz import theme
-from tracescribe.viz.figure_data.labels import cell_text, plotly_text, shorten, tidy_token, wrap_phrases
+from tracescribe.viz.figure_data.labels import cell_text, clean, plotly_text, shorten, tidy_token, wrap_phrases
 
 
 @given(st.floats(-1e4, 1e4))
@@ -32,9 +34,18 @@ def test_only_exact_cells_lose_their_decimals() -> None:
 @given(st.text(min_size=1, max_size=30))
 def test_a_tidied_token_is_visible_and_writable(token: str) -> None:
     shown = tidy_token(token)
-    assert shown and shown.strip()
+    assert any(unicodedata.category(c) not in ("Cf", "Zs", "Zl", "Zp") for c in shown)
     shown.encode("utf-8")
     assert not any(ord(c) < 32 for c in shown)
+
+
+def test_nothing_invisible_and_nothing_that_turns_the_text() -> None:
+    assert [tidy_token(one) for one in ("\u200d", "\u200b\ufeff", "a\u200db")] == [
+        "[U+200D]",
+        "[U+200B] [U+FEFF]",
+        "a\u200db",
+    ]
+    assert tidy_token("\u202eevil\u2066") == clean("\u202eevil\u2066") == "\ufffdevil\ufffd"
 
 
 @given(st.text(max_size=40))

@@ -135,7 +135,23 @@ def test_bars_of_traces_have_their_interval_and_the_caption_says_so() -> None:
 ])  # fmt: skip
 def test_no_text_of_panels_is_cut_off_or_collides(n_rows: int, n_layers: int, n_panels: int, inches: float) -> None:
     names = {f"condition {i} with a name of some length": a_map(n_rows, n_layers, seed=i) for i in range(n_panels)}
-    shown = panels(names).shown
+    figure = all_text_is_inside(panels(names), inches)
+    assert figure.bbox.height / figure.dpi <= 9.0  # a page's text is that high
+
+
+@pytest.mark.parametrize("source", [
+    panels({"negation": TRACE.control(OTHER), "other": OTHER.control(TRACE)}),
+    panels({"a": replace(a_map(4, 6), values=4e5 * a_map(4, 6).values)}),
+    panels({"a": replace(a_map(4, 6), quantity="patched indirectness of everything")}),
+    panels({"a": a_map(4, 6)}, limit=0.05), panels({"a": a_map(4, 6)}, limit=0.00125, bars=None),
+])  # fmt: skip
+def test_name_and_numbers_of_the_colours_have_room_beside_panels(source: PaperFigure) -> None:
+    all_text_is_inside(source, 3.25)
+
+
+def all_text_is_inside(source: PaperFigure, inches: float) -> Figure:
+    """Draws panels; no text of them is cut off, meets another, or is too small."""
+    shown = source.shown
     assert isinstance(shown, PanelsData)
     with matplotlib_settings():
         figure = draw_panels(shown, Fonts(), inches, ("", ()), values="auto", height=None)
@@ -157,8 +173,42 @@ def test_no_text_of_panels_is_cut_off_or_collides(n_rows: int, n_layers: int, n_
                 across = min(one.x1, other.x1) - max(one.x0, other.x0)
                 along = min(one.y1, other.y1) - max(one.y0, other.y0)
                 assert min(across, along) <= slack, (said, told)
-        assert height / figure.dpi <= 9.0  # a page's text is that high
         assert "first differing" in {said for _, said in boxes}
+    return figure
+
+
+def test_rounding_noise_fills_neither_the_colours_nor_the_axes() -> None:
+    noise = replace(a_map(4, 6), values=1e-7 * a_map(4, 6).values)
+    with matplotlib_settings():
+        shown = panels({"a": noise, "b": noise}, difference="b − a").shown
+        assert isinstance(shown, PanelsData)
+        figure = draw_panels(shown, Fonts(), 6.75, ("", ()), values="auto", height=None)
+        bars = [axes for axes in figure.axes if axes.containers]
+        assert len(bars) == 3 and all(axes.get_ylim()[1] >= 0.05 for axes in bars)
+    interactive = ts.viz.heatmap(noise)
+    assert interactive.layout.xaxis2.range[1] - interactive.layout.xaxis2.range[0] >= 0.05
+    low, high = ts.viz.profile(noise).layout.yaxis.range
+    assert high - low >= 0.5
+
+
+def test_twelve_curves_or_points_look_different() -> None:
+    many = {f"arm {i}": ([0, 1], [i, i]) for i in range(12)}
+    points = pareto({f"arm {i}": (i, -i) for i in range(12)}, "x", "y")
+    profiles = {name: LayerProfile(np.ones(2), np.arange(2), "sum", n_pairs=1, n_groups=1) for name in many}
+    for source in (curves(many, "x", "y"), points, ts.viz.profile(profiles)):
+        axes = Figure().subplots()
+        draw(source, axes)
+        looks = [
+            (line.get_color(), line.get_marker(), line.get_linestyle())
+            for line in axes.lines
+            if str(line.get_label()).startswith("arm")
+        ]
+        assert len(looks) == len({*looks}) == 12
+
+
+def test_maps_of_different_depth_are_refused_with_what_can_be_drawn() -> None:
+    with pytest.raises(FigureError, match=r"layers 0 to 8, the first panel 0 to 6.*profiles in one figure"):
+        panels({"a": a_map(4, 6), "b": a_map(4, 8)})
 
 
 def test_panels_that_cannot_be_drawn_are_refused() -> None:

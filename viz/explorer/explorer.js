@@ -205,8 +205,9 @@ function drawGrid(canvas, spec, style) {
 function drawProfile(context, profile, at, width, style) {
   const { value, lo, hi } = profile;
   const all = [...value, ...(lo || []), ...(hi || []), 0].filter(Number.isFinite);
-  const low = Math.min(...all);
-  const high = Math.max(...all, low + 1e-6);
+  const most = Math.max(...all.map(Math.abs)) < 0.05 ? 0.05 : 0; // rounding noise must not fill the axis, nor the colours
+  const low = Math.min(...all) < 0 ? Math.min(...all, -most) : 0;
+  const high = Math.max(...all) > 0 || low === 0 ? Math.max(...all, most) : 0;
   const x0 = at.left + at.gridWidth + 12;
   const span = width - 32;
   const x = (v) => x0 + ((v - low) / (high - low)) * span;

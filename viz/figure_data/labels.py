@@ -61,8 +61,10 @@ def tidy_token(token: str, special: bool = False) -> str:
     plain = "" if token in ("Ġ", "▁") else bare(token)
     if len(plain) > 2 and plain.startswith("##"):
         plain = JOIN + plain[2:]
-    shown = clean("".join(map(_visible, plain)))
-    return shown.strip() or "␣"
+    shown = clean("".join(map(_visible, plain))).strip()
+    if shown and all(unicodedata.category(character) in ("Cf", "Zs", "Zl", "Zp") for character in shown):
+        return " ".join(f"[U+{ord(character):04X}]" for character in shown)  # joiners, marks of direction
+    return shown or "␣"
 
 
 def _visible(character: str) -> str:
@@ -81,6 +83,8 @@ def clean(text: str) -> str:
 def writable(text: str) -> str:
     """Text with a replacement for each character that XML, HTML or UTF-8 cannot hold; line ends and tabs stay.
 
+    Characters that turn the direction of the text after them are replaced too: a caption must not turn its page.
+
     >>> writable("a\\x00b\\n") == "a\\ufffdb\\n"
     True
     """
@@ -89,7 +93,8 @@ def writable(text: str) -> str:
 
 def _unwritable(character: str) -> bool:
     control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\r\t"
-    return control or ord(character) & 0xFFFE == 0xFFFE
+    turned = "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    return control or turned or ord(character) & 0xFFFE == 0xFFFE
 
 
 def quoted(value: object, limit: int = 80) -> str:

@@ -111,7 +111,8 @@ def panels_data(
         if not np.array_equal(view.layers, views[0].layers):
             raise FigureError(
                 f"{quoted(name)} has layers {view.layers[0]} to {view.layers[-1]}, the first panel "
-                f"{views[0].layers[0]} to {views[0].layers[-1]}: maps of one figure have the same layers"
+                f"{views[0].layers[0]} to {views[0].layers[-1]}: maps of one figure have the same layers; draw each "
+                "by itself, or their profiles in one figure (ts.viz.profile)"
             )
     names = list(map(str, sources))
     if difference is not None:

@@ -56,7 +56,7 @@ class ProfileData:
             low = 0.0
         elif 0.4 * low < high < 0:
             high = 0.0
-        room = 0.06 * (high - low) or 0.5
+        room = 0.06 * (high - low) if high - low > 1e-5 else 0.5  # float32 leaves as much of equal values
         return (low if low == 0 else low - room), (high if high == 0 else high + room)
 
     @property

@@ -184,6 +184,8 @@ def _add_profile(figure: go.Figure, curve: LayerProfile, label: str) -> None:
             name=label,
         )
     )
+    low, high = theme.axis_ends(curve.value, curve.lo, curve.hi)
+    room = 0.06 * (high - low)
     figure.update_layout(
         xaxis2=plotly_axis(
             title={"text": label, "font": {"size": 12, "color": theme.MUTED}, "standoff": 8},
@@ -194,7 +196,7 @@ def _add_profile(figure: go.Figure, curve: LayerProfile, label: str) -> None:
             zerolinecolor=theme.FAINT,
             zerolinewidth=1,
             nticks=4,
-            rangemode="tozero",
+            range=[low - room, high + room],
         )
     )
 

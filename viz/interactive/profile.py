@@ -18,7 +18,7 @@ __all__ = ["draw_profile"]
 
 # Curves differ in more than colour: by dash and marker in plotly's terms, in this order.
 _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "solid", "dash")
-_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "circle-open", "square-open")
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
 
 def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigure:
@@ -32,7 +32,7 @@ def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigur
     figure = NotebookFigure(layout=plotly_layout())
     several = len(view.series) > 1
     for i, (name, curve) in enumerate(view.series):
-        colour = theme.SERIES[i % len(theme.SERIES)]
+        colour, form = theme.series_style(i, len(_SYMBOLS))
         layers = curve.layers.tolist()
         shown = plotly_text(name)
         spread = [""] * len(layers)
@@ -59,8 +59,8 @@ def draw_profile(view: ProfileData, *, width: int, height: int) -> NotebookFigur
                 x=layers,
                 y=[value if np.isfinite(value) else None for value in curve.value.tolist()],
                 mode="lines+markers",
-                line={"color": colour, "width": 2.2, "dash": _DASHES[i % len(_DASHES)]},
-                marker={"size": 7, "symbol": _SYMBOLS[i % len(_SYMBOLS)], "color": colour},
+                line={"color": colour, "width": 2.2, "dash": _DASHES[form]},
+                marker={"size": 7, "symbol": _SYMBOLS[form], "color": colour},
                 hovertext=[
                     f"{f'<b>{shown}</b><br>' if shown else ''}{view.unit} {layer}<br>CTE {number(value)}{more}"
                     for layer, value, more in zip(layers, curve.value.tolist(), spread, strict=True)

@@ -108,10 +108,8 @@ def _bars(
     lo: Float[np.ndarray, "layer"] | None = None,
     hi: Float[np.ndarray, "layer"] | None = None,
 ) -> str:
-    bounds = [bound[np.isfinite(bound)] for bound in (values, lo, hi) if bound is not None]
-    seen = np.concatenate([np.zeros(1), *bounds])
-    low, high = float(seen.min()), float(seen.max())
-    scale = tall / ((high - low) or 1.0)
+    low, high = theme.axis_ends(values, lo, hi)
+    scale = tall / (high - low)
     zero = top + high * scale
     parts = []
     for i, (column, value) in enumerate(zip(at.tolist(), values.tolist(), strict=True)):

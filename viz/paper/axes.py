@@ -8,6 +8,7 @@ slanted or thinned and how many lines of cells there are, and with them the figu
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -42,6 +43,7 @@ __all__ = [
     "mark_clipped",
     "new_figure",
     "place_axes",
+    "scale_room",
     "set_ticks",
     "styled",
     "weight_of",
@@ -52,7 +54,7 @@ Header = tuple[str, tuple[str, ...]]  # title and notes; empty = none
 
 LINE = 1.2  # line height over font size
 DASHES = ("-", (0, (4, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (7, 2)), "-", (0, (4, 1.5)))
-MARKERS = ("o", "s", "^", "D", "v", "o", "s")  # with the dashes, they tell curves apart without colour
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # with the dashes, they tell curves apart without colour
 EDGE = 3.0  # points kept free at the figure's edges
 
 
@@ -195,23 +197,47 @@ class Scaled(Protocol):
     def clipped_ends(self) -> tuple[bool, bool]: ...
 
 
+_BAR, _TICK, _WIDEST_NAME = 5.0, 7.0, 60.0  # of a colour scale, in points; a wider word is written smaller
+
+
+def scale_room(view: Scaled, name: str, fonts: Fonts) -> tuple[float, float]:
+    """Width of an upright colour scale with its numbers and its name, and the height of the name, in points."""
+    lines = _scale_name(name, fonts)
+    numbers = max(fonts.width(short_number(value), fonts.tick) for value in _scale_numbers(view))
+    words = min(max(fonts.width(line, fonts.label) for line in lines), _WIDEST_NAME)
+    return max(_BAR + _TICK + numbers, words), fonts.label * (1 + 1.1 * (len(lines) - 1))
+
+
+def _scale_name(name: str, fonts: Fonts) -> list[str]:
+    return textwrap.wrap(fonts.drawable(name), 10, break_long_words=False) or [""]
+
+
+def _scale_numbers(view: Scaled) -> tuple[float, float, float]:
+    step = nice_below(view.limit)
+    return -step, 0.0, step
+
+
 def draw_scale(figure: Figure, left: float, top: float, high: float, view: Scaled, name: str, fonts: Fonts) -> None:
-    """An upright colour bar at a place given in points, its name above it."""
-    bar = place_axes(figure, left, top, 5, high)
+    """An upright colour bar at a place given in points, its name above it. :func:`scale_room` says what it needs."""
+    bar = place_axes(figure, left, top, _BAR, high)
     edges = np.linspace(-view.limit, view.limit, 129)
     bar.pcolormesh(
         [0, 1], edges, ((edges[:-1] + edges[1:]) / 2)[:, None], cmap=colours(view.palette),
         norm=Normalize(-view.limit, view.limit), edgecolors="face", linewidth=0.2,
     )  # fmt: skip
     bar.set(xlim=(0, 1), ylim=(-view.limit, view.limit))
-    step = nice_below(view.limit)
+    low, zero, most = _scale_numbers(view)
+    apart = high * most / view.limit / 2 >= 1.15 * fonts.tick  # the three numbers do not meet
+    numbers = (low, zero, most) if apart else (low, most)
     bar.yaxis.tick_right()
     bar.set_xticks([])
-    bar.set_yticks([-step, 0, step], [short_number(value) for value in (-step, 0.0, step)], **fonts.style(fonts.tick))
+    bar.set_yticks(numbers, [short_number(value) for value in numbers], **fonts.style(fonts.tick))
     bar.spines[:].set_visible(False)
     mark_clipped(bar, view.clipped_ends, view.palette, horizontal=False)
     pad = 8 if view.clipped_ends[1] else 6
-    bar.set_title(fonts.drawable(name), pad=pad, color=theme.INK, loc="left", **fonts.style(fonts.label))
+    lines = _scale_name(name, fonts)
+    size = fonts.label * min(1.0, _WIDEST_NAME / max(fonts.width(line, fonts.label) for line in lines))
+    bar.set_title("\n".join(lines), pad=pad, color=theme.INK, loc="left", **fonts.style(size, linespacing=1.1))
 
 
 def weight_of(marked: Any) -> Weight:

@@ -18,7 +18,7 @@ from ..figure_data.numbers import nice_below, short_number
 from .axes import colours, layer_step, set_ticks, weight_of
 from .fonts import Fonts
 
-__all__ = ["draw_bars", "draw_cells", "draw_mesh", "label_layers", "label_rows", "value_size"]
+__all__ = ["bar_numbers", "draw_bars", "draw_cells", "draw_mesh", "label_layers", "label_rows", "value_size"]
 
 
 def draw_mesh(
@@ -75,6 +75,12 @@ def label_layers(axes: Axes, layers: list[int], pitch: float, fonts: Fonts, *, n
         axes.set_xlabel("layer", labelpad=1, **fonts.style(fonts.label))
 
 
+def bar_numbers(span: tuple[float, float]) -> list[float]:
+    """The values that the axis of bars names."""
+    step = nice_below(max(-span[0], span[1]))
+    return [value for value in (-step, 0.0, step) if span[0] <= value <= span[1]]
+
+
 def draw_bars(axes: Axes, curve: LayerProfile, span: tuple[float, float], fonts: Fonts, *, numbers: bool) -> None:
     """One bar per layer with its interval, under the cells of the same layers."""
     place = np.arange(len(curve.layers))
@@ -84,10 +90,7 @@ def draw_bars(axes: Axes, curve: LayerProfile, span: tuple[float, float], fonts:
     axes.axhline(0, color=theme.FAINT, linewidth=0.5)
     axes.set_xlim(-0.5, len(place) - 0.5)
     axes.set_ylim(*span)
-    step = nice_below(max(-span[0], span[1]))
-    shown = [value for value in (-step, 0.0, step) if span[0] <= value <= span[1]]
-    if not numbers:
-        shown = []
+    shown = bar_numbers(span) if numbers else []
     set_ticks(axes.yaxis, shown, fonts, [short_number(value) for value in shown], size=fonts.small)
     axes.spines[["right", "top", "bottom"]].set_visible(False)
 

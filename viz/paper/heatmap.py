@@ -262,11 +262,10 @@ def _draw_beside(
     axes.plot(curve.value, place, color=theme.SERIES[0], linewidth=1.0, marker="o", markersize=2.2, markeredgewidth=0)
     axes.set_ylim(*span)
     axes.set_yticks([])
-    seen = np.concatenate([[0.0], *(v[np.isfinite(v)] for v in (curve.value, curve.lo, curve.hi) if v is not None)])
-    low, high = float(seen.min()), float(seen.max())
-    room = 0.08 * (high - low or 1.0)
+    low, high = theme.axis_ends(curve.value, curve.lo, curve.hi)
+    room = 0.08 * (high - low)
     axes.set_xlim(low - room, high + room)
-    step = nice_below(max(-low, high) or 1.0)
+    step = nice_below(max(-low, high))
     shown = [v for v in (-step, 0.0, step) if low - room <= v <= high + room]
     needed = (fonts.width(short_number(-step), fonts.small) + fonts.width("0", fonts.small)) / 2 + 2
     if step * wide / (high - low + 2 * room) < needed:  # two of the numbers would touch

@@ -15,13 +15,15 @@ from .axes import (
     header_height,
     new_figure,
     place_axes,
+    scale_room,
     write_header,
 )
 from .fonts import Fonts
 
 __all__ = ["draw_overlay"]
 
-_GAP, _CAPTION, _BAR = 5.0, 10.0, 34.0  # points: between panels, above one, and for the colour bar
+_GAP, _CAPTION, _BAR = 5.0, 10.0, 34.0  # points: between panels, above one, and for the colour bar at the least
+_BESIDE = 8.0  # between the panels and the colour bar
 
 
 def draw_overlay(view: OverlayData, fonts: Fonts, inches: float, header: Header) -> Figure:
@@ -30,7 +32,8 @@ def draw_overlay(view: OverlayData, fonts: Fonts, inches: float, header: Header)
     n_panels = len(view.layers) + 1
     captions = ["image", *(view.panel_title(at) for at in range(len(view.layers)))]
     fonts.admit(header[0], *header[1], *captions)
-    room = wide - 2 * EDGE - _BAR
+    bar = max(_BAR, _BESIDE + scale_room(view, "CTE", fonts)[0])
+    room = wide - 2 * EDGE - bar
     needed = max(58.0, max(fonts.width(caption, fonts.tick) for caption in captions) + 2)
     most = max(1, int((room + _GAP) // (needed + _GAP)))
     down = math.ceil(n_panels / min(most, n_panels))
@@ -57,5 +60,5 @@ def draw_overlay(view: OverlayData, fonts: Fonts, inches: float, header: Header)
         axes.spines[:].set_visible(False)
         axes.set_title(fonts.drawable(caption), pad=2, color=theme.INK, loc="left", **fonts.style(fonts.tick))
     high = min(down * (tall + _CAPTION) - _CAPTION, 110.0) - 4  # its highest number must not touch its name
-    draw_scale(figure, wide - EDGE - _BAR + 8, head + EDGE + _CAPTION + 4, high, view, "CTE", fonts)
+    draw_scale(figure, wide - EDGE - bar + _BESIDE, head + EDGE + _CAPTION + 4, high, view, "CTE", fonts)
     return figure

@@ -14,9 +14,21 @@ from matplotlib.figure import Figure
 from ...errors import FigureError
 from .. import theme
 from ..figure_data.labels import shorten
+from ..figure_data.numbers import short_number
 from ..figure_data.panels import PanelsData
-from .axes import EDGE, LINE, Header, draw_scale, header_height, new_figure, place_axes, weight_of, write_header
-from .cells import draw_bars, draw_cells, label_layers, label_rows, value_size
+from .axes import (
+    EDGE,
+    LINE,
+    Header,
+    draw_scale,
+    header_height,
+    new_figure,
+    place_axes,
+    scale_room,
+    weight_of,
+    write_header,
+)
+from .cells import bar_numbers, draw_bars, draw_cells, label_layers, label_rows, value_size
 from .fonts import Fonts
 
 __all__ = ["draw_panels"]
@@ -24,7 +36,7 @@ __all__ = ["draw_panels"]
 _NARROWEST = 6.5  # points of a layer, below which panels go to further rows
 _ROUGH, _PAGE = 3.0, 620.0  # points of a layer at the least; height of a page's text
 _ROW = (6.0, 11.5)  # points of a token: its name must be readable, and the panel not too tall
-_GAP, _BAR, _BARS = 7.0, 30.0, 30.0  # between panels, for the colour scale, height of the bars
+_GAP, _BAR, _BARS = 7.0, 33.0, 30.0  # between panels, for the colour scale at the least, height of the bars
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class _Plan:
     foot: float  # below the cells: bars, numbers of the layers, "layer"
     head: float
     height: float
+    beside: float  # room for the colour scale
+    numbers: float  # width of the bars' numbers
 
 
 def draw_panels(
@@ -83,10 +97,10 @@ def draw_panels(
             left += wide
         tallest = max(tallest, high)
         top += plan.names + high + plan.foot + _GAP
-    beside = min(tallest, 90.0) - fonts.label - 4
+    above = scale_room(view, view.quantity, fonts)[1] + 4
     draw_scale(
-        figure, inches * 72 - EDGE - _BAR + 7, plan.head + EDGE + plan.names + fonts.label + 4, max(beside, 20.0), view,
-        view.quantity, fonts,
+        figure, inches * 72 - plan.beside + _GAP, plan.head + EDGE + plan.names + above,
+        max(min(tallest, 90.0) - above, 20.0), view, view.quantity, fonts,
     )  # fmt: skip
     return figure
 
@@ -109,7 +123,7 @@ def _bars(
         draw_bars(axes, panel.profile, span, fonts, numbers=first)
     if first:
         axes.annotate(
-            _in_lines(fonts.drawable(view.bars_name)), (0, 0.5), xytext=(-fonts.width("−0.5", fonts.small) - 6, 0),
+            _in_lines(fonts.drawable(view.bars_name)), (0, 0.5), xytext=(-plan.numbers - 6, 0),
             xycoords="axes fraction", textcoords="offset points", ha="right", va="center", color=theme.INK,
             linespacing=1.0, **fonts.style(fonts.small),
         )  # fmt: skip
@@ -136,10 +150,8 @@ def _wrapped(name: str, wide: float, fonts: Fonts) -> str:
 def _span(view: PanelsData) -> tuple[float, float]:
     """Of all bars."""
     curves = [panel.profile for panel in view.views if panel.profile is not None]
-    seen = [bound[np.isfinite(bound)] for c in curves for bound in (c.value, c.lo, c.hi) if bound is not None]
-    all_seen = np.concatenate([np.zeros(1), *seen])
-    low, high = float(all_seen.min()), float(all_seen.max())
-    room = 0.06 * (high - low or 1.0)
+    low, high = theme.axis_ends(*(bound for curve in curves for bound in (curve.value, curve.lo, curve.hi)))
+    room = 0.06 * (high - low)
     return (low - room if low < 0 else 0.0), high + room
 
 
@@ -161,9 +173,12 @@ def _plan(
         max(fonts.width(text, fonts.tick, weight_of(mark)) for text, mark in zip(texts, panel.marked, strict=True)) + 5
         for texts, panel in zip(labels, view.views, strict=True)
     ]
+    beside = max(_BAR, _GAP + scale_room(view, view.quantity, fonts)[0] + 1)
+    written = ("−0.5", *(short_number(value) for value in bar_numbers(_span(view))))
+    numbers = max(fonts.width(text, fonts.small) for text in written)
     if view.bars_name:
         parts = _in_lines(fonts.drawable(view.bars_name)).split("\n")
-        least = max(fonts.width(part, fonts.small) for part in parts) + fonts.width("−0.5", fonts.small) + 8
+        least = max(fonts.width(part, fonts.small) for part in parts) + numbers + 8
         names = [max(width, least) if i == 0 else width for i, width in enumerate(names)]
     alike = len(set(labels)) == 1
 
@@ -172,7 +187,7 @@ def _plan(
 
     def pitch_of(across: int) -> float:
         gaps = 0 if alike else _GAP * (min(across, n) - 1)
-        return (inches * 72 - 2 * EDGE - _BAR - sum(lefts(across)) - gaps) / (min(across, n) * n_layers)
+        return (inches * 72 - EDGE - beside - sum(lefts(across)) - gaps) / (min(across, n) * n_layers)
 
     across = view.per_row or _across(view, pitch_of)
     pitch = min(pitch_of(across), 26.0)
@@ -196,4 +211,4 @@ def _plan(
         if row < 1.5:
             about = (fixed + sum(rows) * _ROW[0]) / 72
             raise FigureError(f"height={height!r} is too little for these panels; about {about:.1f} would do")
-    return _Plan(left, pitch, row, across, titles, name_height, foot, head, total)
+    return _Plan(left, pitch, row, across, titles, name_height, foot, head, total, beside, numbers)

@@ -67,11 +67,11 @@ def put_points(axes: Axes, view: PointsData, fonts: Fonts, *, named: bool) -> No
     axes.plot(view.x[front, 0], view.y[front, 0], color=theme.FAINT, linewidth=0.9, zorder=1)
     for i, name in enumerate(view.names):
         (x, x0, x1), (y, y0, y1) = view.x[i], view.y[i]
-        colour = theme.SERIES[i % len(theme.SERIES)]
+        colour, form = theme.series_style(i, len(MARKERS))
         axes.plot([x0, x1], [y, y], color=colour, linewidth=0.7, zorder=2)
         axes.plot([x, x], [y0, y1], color=colour, linewidth=0.7, zorder=2)
         axes.plot(
-            [x], [y], linestyle="", marker=MARKERS[(i // len(theme.SERIES) + i) % len(MARKERS)], markersize=4.5,
+            [x], [y], linestyle="", marker=MARKERS[form], markersize=4.5,
             color=colour if view.front[i] else "white", markeredgecolor=colour, markeredgewidth=0.9, zorder=3,
             label=fonts.drawable(name),
         )  # fmt: skip
@@ -137,15 +137,15 @@ def _outside(box: Box, bounds: Box) -> float:
 def put_curves(axes: Axes, view: CurvesData, fonts: Fonts, *, transparent: bool) -> None:
     """The same into axes that are there."""
     for i, (name, (x, y, lo, hi)) in enumerate(zip(view.names, view.curves, strict=True)):
-        colour = theme.SERIES[i % len(theme.SERIES)]
+        colour, form = theme.series_style(i, len(MARKERS))
         if lo is not None and hi is not None:
             if transparent:
                 axes.fill_between(x, lo, hi, linewidth=0, zorder=1, color=colour, alpha=0.17)
             else:
                 axes.fill_between(x, lo, hi, linewidth=0, zorder=1, color=theme.over_white(colour, 0.17))
         axes.plot(
-            x, y, color=colour, linewidth=1.1, linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)] if len(x) <= 40 else "", markersize=3.0, markeredgewidth=0.5,
+            x, y, color=colour, linewidth=1.1, linestyle=DASHES[form],
+            marker=MARKERS[form] if len(x) <= 40 else "", markersize=3.0, markeredgewidth=0.5,
             label=fonts.drawable(name), zorder=3,
         )  # fmt: skip
     _axes(axes, view.x_name, view.y_name, fonts)
@@ -156,7 +156,7 @@ def _axes(axes: Axes, x_name: str, y_name: str, fonts: Fonts) -> None:
     axes.set_ylabel(fonts.drawable(y_name), labelpad=2, **fonts.style(fonts.label))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        for label in axis.get_ticklabels():
+        for label in (*axis.get_ticklabels(), axis.get_offset_text()):
             label.set(**fonts.style(fonts.tick))
     axes.spines[["top", "right"]].set_visible(False)
 

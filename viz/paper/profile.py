@@ -62,7 +62,7 @@ def put_profile(axes: Axes, view: ProfileData, fonts: Fonts, wide: float, high: 
     """The curves, their bands and the names of the axes, into axes of about this size in points."""
     names = [fonts.drawable(shorten(name, 36)) for name, _ in view.series]
     for i, (name, (_, curve)) in enumerate(zip(names, view.series, strict=True)):
-        colour = theme.SERIES[i % len(theme.SERIES)]
+        colour, form = theme.series_style(i, len(MARKERS))
         if curve.lo is not None and curve.hi is not None:
             shade: dict[str, Any] = (
                 {"color": colour, "alpha": 0.17} if transparent else {"color": theme.over_white(colour, 0.17)}
@@ -71,8 +71,8 @@ def put_profile(axes: Axes, view: ProfileData, fonts: Fonts, wide: float, high: 
             for edge in () if transparent else (curve.lo, curve.hi):  # where bands hide each other
                 axes.plot(curve.layers, edge, color=theme.over_white(colour, 0.55), linewidth=0.4, zorder=2)
         axes.plot(
-            curve.layers, curve.value, color=colour, linewidth=1.1, linestyle=DASHES[i % len(DASHES)],
-            marker=MARKERS[i % len(MARKERS)], markersize=3.0, markeredgewidth=0.5, label=name, zorder=3,
+            curve.layers, curve.value, color=colour, linewidth=1.1, linestyle=DASHES[form],
+            marker=MARKERS[form], markersize=3.0, markeredgewidth=0.5, label=name, zorder=3,
         )  # fmt: skip
     if view.span[0] <= 0 <= view.span[1]:
         axes.axhline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
@@ -90,6 +90,6 @@ def put_profile(axes: Axes, view: ProfileData, fonts: Fonts, wide: float, high: 
     axes.set_xlabel(axis_name, labelpad=2, **fonts.style(fonts.label))
     axes.set_ylabel(quantity, labelpad=2, **fonts.style(fonts.label))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    for label in axes.get_yticklabels():
+    for label in (*axes.get_yticklabels(), axes.yaxis.get_offset_text()):
         label.set(**fonts.style(fonts.tick))
     axes.spines[["top", "right"]].set_visible(False)
