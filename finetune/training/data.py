@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ...patching.torch_state import neutral_state
 from ...tracer.pairs.pairs import Text
 from .config import Files
@@ -208,7 +209,7 @@ def training_data(
 
     def add_caption(record: Any) -> None:
         caption.append(texts.add(record.caption, record.caption))
-        caption_image.append(pictures.add(_image_key(record.image), record.image))
+        caption_image.append(pictures.add(_image_key(record), record.image))
         caption_weight.append(record.weight)
         more.add_caption(record)
 
@@ -218,10 +219,10 @@ def training_data(
     def add_claims(record: Any) -> None:
         claim_texts.extend(texts.add(text, text) for text in record.claims)
         claim_counts.append(len(record.claims))
-        claim_image.append(pictures.add(_image_key(record.image), record.image))
+        claim_image.append(pictures.add(_image_key(record), record.image))
         label.append(record.label)
         claim_weight.append(record.weight)
-        more.add_claims(record, pictures.add(_image_key(record.image), record.image))
+        more.add_claims(record, claim_image[-1])
 
     caption_shares = _add_all(_sources(captions, lambda path: stream_captions(path, **of)), add_caption)
     claim_shares = _add_all(_sources(claims, lambda path: stream_claims(path, **of)), add_claims)
@@ -302,7 +303,12 @@ def _is_file(image: Any) -> bool:
     return isinstance(image, str | os.PathLike)
 
 
-def _image_key(image: Any) -> Any:
+def _image_key(record: CaptionRecord | ClaimRecord) -> Any:
+    image = record.image
+    if image is None:
+        raise DataFormatError(
+            f'the record {shown(record.id)} has no image: give a path, an embedding or a text, {{"text": "..."}}'
+        )
     if isinstance(image, Text):
         return image
     return str(image) if _is_file(image) else id(image)
@@ -320,8 +326,6 @@ def _embed(
     out = torch.empty(len(images), width, device=device, dtype=torch.promote_types(model.text.dtype, torch.float32))
     files, targets = [], []
     for i, image in enumerate(given):
-        if image is None:
-            raise DataFormatError('a record has no image: give a path, an embedding or a text, {"text": "..."}')
         if isinstance(image, Text):
             targets.append(i)
         elif getattr(image, "ndim", None) == 1:

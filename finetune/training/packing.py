@@ -180,7 +180,10 @@ def token_table(tower: TextTower, texts: Sequence[str]) -> tuple[Int[Tensor, "te
         flat.extend(row)
         lengths[number] = len(row)
     ids = torch.full((len(texts), int(lengths.max())), tower.tokenizer.pad_id, dtype=torch.int32)
-    ids[torch.arange(ids.shape[1]) < lengths[:, None]] = torch.frombuffer(flat, dtype=torch.int32)
+    read = torch.frombuffer(flat, dtype=torch.int32)
+    for rows, counts in zip(ids.split(1 << 16), lengths.split(1 << 16), strict=True):  # their places are large too
+        here, read = read.split([int(counts.sum()), len(read) - int(counts.sum())])
+        rows[torch.arange(rows.shape[1]) < counts[:, None]] = here
     return ids.to(tower.device), lengths.to(tower.device)
 
 
