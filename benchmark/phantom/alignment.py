@@ -24,7 +24,9 @@ from ...contrastive import clip_loss
 from ...errors import DataFormatError
 from ...io.folders import read_folder, write_folder
 from ...io.json_lines import read_json
+from ...io.quoting import shown
 from ...threads import threads as use_threads
+from ...validation import is_whole
 from .captions import blinding_report
 from .miniature import ALIGNED, VISION, Preprocess, normalise
 from .pretraining import Training, films, learning_rate, noisy, take_step
@@ -148,20 +150,31 @@ def load_aligned(
     Raises DataFormatError when the folder holds no such model, is damaged, or the text encoder is missing or another
     one than the image tower was trained to.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    read_folder(folder, FORMAT)
+    read_folder(folder, FORMAT, needs=(ABOUT, WEIGHTS))
     about = read_json(Path(folder) / ABOUT)
-    text = Path(text_folder or about["text_folder"])
+    try:
+        text = Path(text_folder or about["text_folder"])
+        width, text_sha256 = about["recipe"]["width"], about["text_sha256"]
+    except (KeyError, TypeError) as problem:
+        raise DataFormatError(f"{folder}: {ABOUT} does not say how the tower was made ({problem!r})") from problem
+    if not is_whole(width, 1, 1024):
+        raise DataFormatError(f"{folder}: {ABOUT} says that the tower is {shown(width)} wide")
     if not text.is_dir():
         raise DataFormatError(f"{folder}: its text encoder is not at {text}; say where it is: text_folder=")
-    model = build_aligned(text, about["recipe"]["width"])
-    missing, unexpected = model.load_state_dict(load_file(str(Path(folder) / WEIGHTS)), strict=False)
+    model = build_aligned(text, width)
+    other = DataFormatError(f"{folder}: these are not the weights of its image tower")
+    try:
+        missing, unexpected = model.load_state_dict(load_file(str(Path(folder) / WEIGHTS)), strict=False)
+    except (RuntimeError, SafetensorError) as problem:  # of other shapes; no such file
+        raise other from problem
     if unexpected or any(not name.startswith("text.") for name in missing):
-        raise DataFormatError(f"{folder}: these are not the weights of its image tower")
+        raise other
     name = f"aligned:{Path(folder).name}"
     encoder = wrap_aligned(model, text, name)
-    if encoder.text.fingerprint() != about["text_sha256"]:
+    if encoder.text.fingerprint() != text_sha256:
         raise DataFormatError(f"{folder}: {text} holds another text encoder than the one it was trained to")
     if dtype is None and torch.device(device).type == "cpu":
         return encoder

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import DataFormatError, OutputError
+from ...errors import DataFormatError, OutputError, TracescribeError
 from ...io.folders import check_folder, put_back, read_folder, write_folder
 from ...io.json_lines import read_json
 from ...io.quoting import shown_path
@@ -112,12 +112,32 @@ def load_checkpoint(
     put_back(folder.absolute())
     if not folder.exists():
         return None
-    read_folder(folder, FORMAT)
-    content = read_json(folder / STATE)
-    _check_same(folder, content["belongs_to"], belongs_to)
-    tensors = load_file(str(folder / TENSORS))
-    losses = [tuple(row) for row in tensors.pop("losses").tolist()]
-    return tensors, content["facts"], Record(losses, **content["record"])
+    read_folder(folder, FORMAT, needs=(STATE, TENSORS))
+    with explaining_checkpoint(folder):
+        content = read_json(folder / STATE)
+        _check_same(folder, content["belongs_to"], belongs_to)
+        tensors = load_file(str(folder / TENSORS))
+        losses = [tuple(row) for row in tensors.pop("losses").tolist()]
+        return tensors, content["facts"], Record(losses, **content["record"])
+
+
+@contextmanager
+def explaining_checkpoint(folder: Path) -> Iterator[None]:
+    """Say which checkpoint it was where a run cannot go on from what it holds, although its checksums fit.
+
+    Raises DataFormatError in place of another error.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except TracescribeError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as problem:
+        raise DataFormatError(
+            f"the checkpoint {shown_path(folder)} is damaged, or of another version: it holds no state of such a run "
+            f"({type(problem).__name__}: {str(problem)[:200]}); delete it and begin anew"
+        ) from problem
 
 
 @contextmanager

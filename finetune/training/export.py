@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,7 @@ from ...arguments import explains_arguments
 from ...errors import OutputError, PrescriptionError
 from ...io.folders import check_folder, write_folder
 from ...io.quoting import shown, shown_path
+from ...io.reading import is_folder
 from ...validation import is_number
 from .adapted import rewrap
 
@@ -54,9 +56,9 @@ def interpolate(base: DualEncoder, tuned: DualEncoder, weight: float) -> DualEnc
     return rewrap(base, source)
 
 
-def check_export(folder: str | Path, *, overwrite: bool = False) -> Path:
-    """The folder, if an export can be written there. Raises OutputError otherwise."""
-    return check_folder(folder, FORMAT, overwrite=overwrite)
+def check_export(folder: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
+    """The folder, if an export can be written there. Raises OutputError otherwise, also if it holds an input."""
+    return check_folder(folder, FORMAT, overwrite=overwrite, inputs=inputs)
 
 
 @explains_arguments
@@ -75,11 +77,18 @@ def export(model: DualEncoder, folder: str | Path, kind: Kind | None = None, *, 
     kind = _kind_of(model) if kind is None else kind
     if kind not in KINDS:
         raise PrescriptionError(f"there is no format {shown(kind)}; choose one of: {', '.join(KINDS)}")
+    check_export(folder, overwrite=overwrite, inputs=[model_place(model.name)])
     write = {"state-dict": _state_dict, "open_clip": _open_clip, "transformers": _transformers}[kind]
     facts = {"model": model.name, "kind": kind, "weights_sha256": model.text.fingerprint()}
     with write_folder(folder, FORMAT, overwrite=overwrite, facts=facts) as fresh:
         write(model, fresh)
     return Path(folder)
+
+
+def model_place(name: str) -> str | None:
+    """The folder that a model's name says it was loaded from; None where it says none, or one that is not there."""
+    place = name.removeprefix("open_clip:").partition(":")[2]
+    return place if place and is_folder(place) else None
 
 
 def _kind_of(model: DualEncoder) -> Kind:

@@ -31,6 +31,7 @@ from .checkpoints import (
     Record,
     check_checkpoint_folder,
     data_hash,
+    explaining_checkpoint,
     identity,
     load_checkpoint,
     only_one,
@@ -197,7 +198,10 @@ class _Run:
         if found is None:
             return
         tensors, facts, self.record = found
-        self.progress.load(tensors, facts)
+        with explaining_checkpoint(self.folder):
+            self.progress.load(tensors, facts)
+            if not self.progress.done == len(self.record.losses) <= self.config.steps:
+                raise ValueError(f"{len(self.record.losses)} losses of {self.progress.done} steps")
         self.best = {name.removeprefix(BEST): w for name, w in tensors.items() if name.startswith(BEST)}
         self._saved = self.progress.done
         logger.info("going on from step %d of %d", self.progress.done, self.config.steps)

@@ -13,7 +13,7 @@ from ...io.folders import read_folder
 from ...io.json_lines import read_json
 from ...io.quoting import shown_path
 from ..prescription.plan import Prescription
-from .runs import CONFIG, FORMAT, LOG, OUTDATED, RESULT
+from .runs import CONFIG, FORMAT, LOG, NEEDED, OUTDATED, RESULT
 
 if TYPE_CHECKING:
     from ...viz import Report, Section
@@ -32,7 +32,7 @@ def run_page(folder: str | Path, *, title: str | None = None) -> Report:
     from ... import viz
 
     folder = Path(folder)
-    manifest = read_folder(folder, FORMAT, outdated=OUTDATED)
+    manifest = read_folder(folder, FORMAT, needs=NEEDED, outdated=OUTDATED)
     config, result = read_json(folder / CONFIG), read_json(folder / RESULT)
     try:
         share = np.asarray(result["update"]["share"], dtype=np.float64)

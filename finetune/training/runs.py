@@ -32,6 +32,7 @@ OUTDATED = {
     "config.json -o NEW)"
 }
 CONFIG, RESULT, LOG = "config.json", "result.json", "log.csv"
+NEEDED = (CONFIG, RESULT, LOG, "adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 
 
 def save_run(result: TrainResult, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -72,7 +73,7 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
         return values | {name: moved(values[name], os.path.realpath) for name in PLACES}
 
     try:
-        read_folder(folder, FORMAT)
+        read_folder(folder, FORMAT, needs=NEEDED)
         return told(read_config(Path(folder) / CONFIG)) == told(config)
     except DataFormatError:
         return False
@@ -91,7 +92,7 @@ def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     from ..apply.load import load_lora
     from .adapted import rewrap
 
-    read_folder(folder, FORMAT, outdated=OUTDATED)
+    read_folder(folder, FORMAT, needs=NEEDED, outdated=OUTDATED)
     _check_base(model, Path(folder))
     return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
 

@@ -57,6 +57,18 @@ def make_run(folder: Path) -> None:
     train(TrainConfig(steps=1, batch_size=2, rank=1), model(), data=some_data()).save(folder)
 
 
+STOPPED = TrainConfig(steps=2, batch_size=2, rank=1, checkpoint_every=1)
+
+
+def make_checkpoint(folder: Path) -> None:
+    train(STOPPED, model(), data=some_data(), checkpoints=folder, progress=False)
+
+
+def resume(folder: Path) -> None:
+    """Nothing is left to do, so that nothing is written."""
+    train(STOPPED, model(), data=some_data(), checkpoints=folder, resume=True, progress=False)
+
+
 def seal_run(folder: Path) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -149,6 +161,8 @@ def seal_records(folder: Path) -> None:
 KINDS: dict[str, Kind] = {
     "run": Kind(make_run, lambda folder: load_run(model(), folder), slowdown=2),
     "run with checksums that fit": Kind(make_run, lambda folder: load_run(model(), folder), 40, seal=seal_run),
+    "checkpoint": Kind(make_checkpoint, resume, 8, 20),
+    "checkpoint with checksums that fit": Kind(make_checkpoint, resume, 16, 20, seal_run),
     "adapter": Kind(make_adapter, read_lora, 40),
     "cache": Kind(make_cache, read_cache, 60, 1),
     "cache of a trace": Kind(lambda folder: ts.trace(model(), pairs(), cache=folder, progress=False), trace_with_cache),

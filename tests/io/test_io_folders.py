@@ -330,3 +330,22 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
         check_folder(tmp_path / "result", FORMAT)
         assert (folder / "a.txt").read_text() == "a"
     assert names(tmp_path / "result") == ["a.txt", "manifest.json"]
+
+
+def test_a_file_that_is_read_must_be_listed(tmp_path: Path) -> None:
+    """A manifest without the file passes its check, and then nothing would show that the file was changed."""
+    write(tmp_path / "result", "a")
+    assert read_folder(tmp_path / "result", FORMAT, needs=["note.txt"]).format == FORMAT
+    (tmp_path / "result" / "later.txt").write_text("of somebody else")
+    with pytest.raises(DataFormatError, match=r"does not list 'later\.txt', which is read"):
+        read_folder(tmp_path / "result", FORMAT, needs=["note.txt", "later.txt"])
+
+
+def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "result", "a")
+    (tmp_path / "link").symlink_to("result")
+    for given in ("result", "result/note.txt", "link/note.txt", "link"):
+        with pytest.raises(OutputError, match="is read, and would be lost"):
+            check_folder(tmp_path / "result", FORMAT, overwrite=True, inputs=[None, tmp_path / given])
+    (tmp_path / "beside.txt").write_text("a")
+    assert check_folder(tmp_path / "result", FORMAT, overwrite=True, inputs=[tmp_path / "beside.txt"])

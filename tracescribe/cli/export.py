@@ -32,11 +32,12 @@ def export(
     """
     announce(json)
     from ..finetune import load_run, read_config
-    from ..finetune.training.export import check_export, interpolate
+    from ..finetune.training.export import check_export, interpolate, model_place
     from ..finetune.training.export import export as write
 
     check_export(output, overwrite=overwrite)
     config = read_config(run / "config.json")
+    check_export(output, overwrite=overwrite, inputs=[run, config.pretrained, model_place(config.model)])
     with working(json, f"merging {run} into {config.model}"):
         base = load_model(config.model, config.pretrained, device)
         tuned = load_run(base, run)

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,18 +54,30 @@ class Manifest:
     sha256: Mapping[str, str]
 
 
-def check_folder(path: str | os.PathLike[str], format: str, *, overwrite: bool = False) -> Path:
+def check_folder(
+    path: str | os.PathLike[str],
+    format: str,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str] | None] = (),
+) -> Path:
     """The path, once it is sure that a folder of this format can be written there; nothing is created or changed.
 
     Call it before the first step of work. What killed processes left of an earlier attempt is removed, and an earlier
     result that they left aside is put back.
 
+    inputs: files and folders that are read for it, which must not lie in the folder.
+
     Raises:
         OutputError: the place holds something else than a result of this format, a file that its manifest does not
-            list, or an earlier result without ``overwrite``; or nothing can be written there (tried by writing).
+            list, an input, or an earlier result without ``overwrite``; or nothing can be written there (tried by
+            writing).
     """
     with refusing(path, "the folder "):
         target = _folder_place(path)
+        for given in inputs:
+            if given is not None and Path(os.path.realpath(given)).is_relative_to(target):
+                raise OSError(errno.EBUSY, f"{shown_path(given)} is read, and would be lost; give another name")
         put_back(target)
         _check_replaceable(target, path, format, overwrite)
         try_to_write(target)
@@ -141,9 +153,12 @@ def write_folder(
         release(descriptor)
 
 
-def read_folder(path: str | os.PathLike[str], format: str, *, outdated: Mapping[str, str] | None = None) -> Manifest:
+def read_folder(
+    path: str | os.PathLike[str], format: str, *, needs: Iterable[str] = (), outdated: Mapping[str, str] | None = None
+) -> Manifest:
     """The manifest of a folder of results, after every file that it lists was compared with its SHA-256.
 
+    needs: files that will be read, and that the manifest must therefore list.
     outdated: earlier formats that are not read any more, and what to tell the user about each.
 
     Raises:
@@ -159,6 +174,9 @@ def read_folder(path: str | os.PathLike[str], format: str, *, outdated: Mapping[
         advice = (outdated or {}).get(manifest.format)
         hint = f": {advice}" if advice else ""
         raise DataFormatError(f"{name} has format {shown(manifest.format)}, expected {format!r}{hint}")
+    unlisted = next((file for file in needs if file not in manifest.sha256), None)
+    if unlisted is not None:
+        raise DataFormatError(f"{name} is damaged: its {MANIFEST} does not list {unlisted!r}, which is read")
     for file, expected in manifest.sha256.items():
         place = Path(path, file)
         if not is_file(place):
