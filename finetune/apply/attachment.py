@@ -145,6 +145,7 @@ def attach(
             "none of the optimiser's parameters belongs to a text block of this module; build the optimiser from the "
             "module's (LoRA) parameters and attach afterwards"
         )
+    _refuse_made_before_adapters(found, held)
     inside = {id(parameter) for parameters in found for parameter in parameters}
     outside = [p for p in module.parameters() if id(p) in held and id(p) not in inside]
     _refuse_scaled_twice(plan, module, optimizer, {id(parameter) for block in blocks for parameter in block})
@@ -202,6 +203,16 @@ def _refuse_scaled_twice(plan: Prescription, module: nn.Module, optimizer: Any, 
                 "every update would be multiplied twice: use either param_groups or attach, not both"
             )
     refuse_scaled_adapters(plan, module)
+
+
+def _refuse_made_before_adapters(blocks: list[list[nn.Parameter]], held: set[int]) -> None:
+    """An optimiser from before LoRA was added holds the weights that LoRA has frozen: nothing would be trained."""
+    trained = [id(parameter) in held for block in blocks for parameter in block if parameter.requires_grad]
+    if trained and not any(trained):
+        raise PrescriptionError(
+            f"the optimiser holds none of the {len(trained)} trainable tensors of the text blocks, only frozen ones: "
+            "it was probably built before the adapters; build it after them"
+        )
 
 
 def _refuse_deepspeed(optimizer: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import PrescriptionError, PrescriptionWarning
 from ...warn import warn_user
-from .wrapped_optimizers import optimizer_chain, with_step_hooks
+from .wrapped_optimizers import WatchedGroups, optimizer_chain, with_step_hooks
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -40,6 +40,7 @@ class ScaledGradients:
 
     handles: list[RemovableHandle] = field(default_factory=list)
     _hooks: list[tuple[nn.Parameter, _Times]] = field(default_factory=list)
+    _watched: WatchedGroups | None = None
 
     def add(self, parameter: nn.Parameter, multiplier: float) -> None:
         """Scale one parameter's gradient from now on."""
@@ -49,12 +50,15 @@ class ScaledGradients:
             self.handles.append(parameter.register_hook(hook))
 
     def watch(self, optimizer: Any) -> None:
-        """Warn at the first step if a gradient was written past its hook, as sharding does, where steps have hooks."""
+        """Where steps have hooks: warn of gradients that were written past theirs (sharding), and of new groups."""
         with suppress(PrescriptionError):
             stepping = with_step_hooks(optimizer)
+            self._watched = WatchedGroups(stepping)
             self.handles.append(stepping.register_step_pre_hook(torch.compiler.disable(self._before_step)))
 
-    def _before_step(self, _optimizer: Any, _args: Any, _kwargs: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        if self._watched is not None:
+            self._watched.check(optimizer)
         past = sum(parameter.grad is not None and not hook.called for parameter, hook in self._hooks)
         self._hooks = []  # asked once
         if past:

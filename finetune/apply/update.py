@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import PrescriptionError, PrescriptionWarning
 from ...warn import warn_user
+from .wrapped_optimizers import WatchedGroups
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -40,6 +41,7 @@ class ScaledUpdate:
         self._proposed: list[Tensor] = []  # of the sample
         self._exact: dict[int, Tensor] = {}
         self._warned = self._checked_state = False
+        self._watched = WatchedGroups(optimizer)
         eager: Callable[[Any], Any] = torch.compiler.disable  # a compiled step would trace into them, for minutes
         self.handles: list[RemovableHandle] = [
             optimizer.register_step_pre_hook(eager(self._before)),
@@ -86,6 +88,7 @@ class ScaledUpdate:
             return
         if not self._checked_state:
             self._check_parameters(optimizer)
+        self._watched.check(optimizer)
         # few calls over many tensors: LoRA's are small, and one call per tensor would cost more than the arithmetic
         values = self._values()
         kept = [_some(v) if factor == 1 else v for v, factor in zip(values, self._multipliers, strict=True)]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ...errors import PrescriptionError
+from ...errors import PrescriptionError, PrescriptionWarning
+from ...warn import warn_user
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,23 @@ def optimizer_chain(optimizer: Any) -> Iterator[Any]:
             if inner is not None:
                 break
         optimizer = inner
+
+
+class WatchedGroups:
+    """Warns once of parameter groups that an optimiser was given after a plan was attached to it."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._count = len(optimizer.param_groups)
+
+    def check(self, optimizer: torch.optim.Optimizer) -> None:
+        """At each step."""
+        if len(optimizer.param_groups) > self._count:
+            self._count = len(optimizer.param_groups)
+            warn_user(
+                "a parameter group was added to the optimiser after the plan was attached, and trains at the full "
+                "rate: attach the plan again (it replaces the earlier one) if the group has parameters of text blocks",
+                PrescriptionWarning,
+            )
 
 
 def with_step_hooks(optimizer: Any) -> torch.optim.Optimizer:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from models import WordTokenizer, open_clip_model
+from safetensors import SafetensorError
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
@@ -234,7 +235,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_stops_no_training(model, d
     before = files_of(tmp_path / "c")
 
     def full(*_args, **_options):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     ended = train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)

@@ -179,6 +179,34 @@ def test_adapters_that_carry_the_multipliers_are_not_scaled_again(make_clip):
     assert plan.param_groups(other, lr=1e-3)  # rank and rate are two things
 
 
+@pytest.mark.parametrize("mode", ["update", "gradient"])
+def test_an_optimiser_from_before_the_adapters_is_refused(make_clip, mode):
+    """It holds the weights that LoRA has frozen, so that nothing would be trained."""
+    module = make_clip(layers=3)
+    optimizer = sgd(module.parameters())
+    adapted = attach_lora(module, PLAN.lora_config(module, r=2))
+    with pytest.raises(PrescriptionError, match=r"holds none of the 24 trainable .*; build it after them"):
+        PLAN.attach(adapted, optimizer, mode=mode)
+    PLAN.attach(adapted, sgd([p for p in adapted.parameters() if p.requires_grad]), mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["update", "gradient"])
+def test_a_group_that_is_added_after_the_plan_is_said_once(make_clip, mode):
+    module = make_clip(layers=3)
+    optimizer = sgd(blocks(module)[0])
+    PLAN.attach(module, optimizer, mode=mode)
+    step(module, optimizer)
+    optimizer.add_param_group({"params": blocks(module)[2]})
+    with pytest.warns(PrescriptionWarning, match="a parameter group was added to the optimiser after the plan"):
+        step(module, optimizer)
+    before = copy.deepcopy(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PrescriptionWarning)
+        PLAN.attach(module, optimizer, mode=mode)  # now of both
+        step(module, optimizer)
+    assert moved(before, module)[2] == 0
+
+
 # -- parameters outside the text blocks -----------------------------------------------------------------------------
 
 

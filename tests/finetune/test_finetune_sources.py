@@ -108,7 +108,7 @@ def test_a_record_without_image_is_named():
     captions = [CaptionRecord(id="0", image=None, caption="x .", group="0")]
     claims = [ClaimRecord(id="0", image=torch.ones(16), claims=["a .", "b ."], label=0, attribute="x", group="0")]
     model = ts.wrap(open_clip_model(layers=2), tokenizer=WordTokenizer())
-    with pytest.raises(DataFormatError, match=r"the record .* has no image: give a path, an embedding or a text"):
+    with pytest.raises(DataFormatError, match=r"the record '0' has no image: give a path, an embedding or a text"):
         training_data(model, captions, claims)
 
 

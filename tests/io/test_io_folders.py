@@ -8,9 +8,11 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tracescribe.errors import DataFormatError, OutputError
@@ -193,6 +195,28 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_earlier_result(tmp_path: Pat
     assert content(tmp_path / "result") == "old"
     with pytest.raises(FileNotFoundError), write_folder(tmp_path / "result", FORMAT, overwrite=True):
         (tmp_path / "an input").read_text()  # the caller's own failure is not disguised
+    assert names(tmp_path) == ["result"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_disk_that_safetensors_finds_full_is_one_sentence(tmp_path: Path) -> None:
+    """Its writer says the system's error in words only; a limit of the size of files stands for the disk."""
+    import resource
+
+    from safetensors.numpy import save_file
+
+    write(tmp_path / "result", "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        pytest.raises(OutputError, match=r"cannot write the folder .*result': File too large$"),
+        write_folder(tmp_path / "result", FORMAT, overwrite=True) as folder,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+        try:
+            save_file({"large": np.zeros(1 << 18)}, folder / "large.safetensors")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content(tmp_path / "result") == "old"
     assert names(tmp_path) == ["result"]
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -144,8 +145,9 @@ def write_folder(
         for folder in made:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, OutputError) and _is_inside(error, work):
-            raise OutputError(f"cannot write the folder {shown_path(path)}: {error.strerror or error}") from error
+        problem = _of_safetensors(error) or error
+        if isinstance(problem, OSError) and not isinstance(problem, OutputError) and _is_inside(problem, work):
+            raise OutputError(f"cannot write the folder {shown_path(path)}: {problem.strerror or problem}") from error
         raise
     else:
         _clear(work, target)
@@ -334,6 +336,14 @@ def _discard(folder: Path, target: Path) -> None:
     with suppress(OSError):
         folder.replace(kept)
         logger.warning("%s was kept: it held %s, which its manifest does not list", shown_path(kept), shown(foreign[0]))
+
+
+def _of_safetensors(error: BaseException) -> OSError | None:
+    """The system's error in one of safetensors' writer, which says it in words only."""
+    number = (
+        re.search(r"serializ.*\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    )
+    return None if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _is_inside(error: OSError, folder: Path) -> bool:
