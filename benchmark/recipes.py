@@ -16,6 +16,7 @@ from ..io.quoting import shown
 from ..tracer import read_valse
 from .evaluation import Evaluation, evaluate
 from .readers import Dataset, read
+from .readers.aro import LEFT_OUT_OF_MEAN
 from .scoring import Encoder
 
 __all__ = ["RECIPES", "Recipe", "Reproduction", "recipe_named", "reproduce"]
@@ -32,7 +33,8 @@ class Recipe:
     model, weights: as `tracescribe.load` takes them; None where the numbers need no model (counts of records).
     file: the name of the published file. format: the reader that it must be read by. source: where the number stands.
     expected: by measure. Measures of a scored file are a task of `Evaluation.tasks`, or "task/subset/value" for a part
-        of it, in percent ("task/subset/macro": the mean over all values of at least 25 items); those of a counted file
+        of it, in percent ("task/subset/macro": the mean over all values of at least 25 items; "task/subset/macro of
+        relations": over those that ARO's own mean takes); those of a counted file
         are "items" (in the file), "kept" (by the publisher's rule) and "equal length" (of VALSE's existence items,
         reworded, those of equally many CLIP tokens).
     tolerance: how far a measured value may lie from the expected one.
@@ -97,6 +99,7 @@ class Reproduction:
 
 
 MACRO, LEAST_OF_MACRO = "macro", 25
+RELATIONS = "macro of relations"
 _GELU = (
     "given by --pretrained; the published code computes GELU with it (open_clip's ViT-B-32), although it was trained "
     "from OpenAI's weights, which have QuickGELU"
@@ -173,7 +176,7 @@ SUGARCREPE = {
 
 
 def _compositional() -> list[Recipe]:
-    """SugarCrepe by file, and the one value of ARO that is published with all that decides it."""
+    """SugarCrepe by file, and the values of ARO that are published with all that decides them."""
     source = (
         "SugarCrepe (Hsieh et al., NeurIPS 2023), Table 5 by file, as its authors give it in their repository's issue 3"
     )
@@ -196,6 +199,19 @@ def _compositional() -> list[Recipe]:
             **MODELS["negclip"],
         )
     )
+    for model, value in (("clip", 59.0), ("negclip", 81.0)):
+        source = f"ARO, Table 6: {value / 100:.2f}, the mean over relations without those that its notebook leaves out"
+        found.append(
+            Recipe(
+                f"{model}-aro-relation",
+                "visual_genome_relation.json",
+                "aro",
+                source,
+                {f"pairs/template/{RELATIONS}": value},
+                tolerance=SCORE_TOLERANCE + 0.5,
+                **MODELS[model],
+            )
+        )
     return found
 
 
@@ -223,6 +239,11 @@ def _counts() -> list[Recipe]:
         found.append(
             Recipe(f"sugarcrepe-{name}", f"{name}.json", "sugarcrepe", source, {"items": items, "kept": items})
         )
+    for part, items in {"relation": 23_937, "attribution": 28_748}.items():
+        source = (
+            f"ARO (Yuksekgonul et al., ICLR 2023): test cases of VG-{part.title()}, those that its mean leaves out too"
+        )
+        found.append(Recipe(f"aro-{part}", f"visual_genome_{part}.json", "aro", source, {"items": items}))
     source = "CC-Neg (Singh et al., WACV 2025): 228,246 images with true and negated captions"
     found.append(Recipe("cc-neg", "ccneg_preprocessed.pt", "cc-neg", source, {"items": 228_246}))
     return found
@@ -308,12 +329,17 @@ def _measure(scores: Evaluation, measure: str, file: str) -> float:
     if not subset:
         return float(found.accuracy.value)
     name, value = subset
-    if value == MACRO:
+    by = found.by.get(name, {})
+    if value in (MACRO, RELATIONS):
         counts = Counter(scores.items[task].labels.get(name, ()))
-        parts = [part for value, part in found.by.get(name, {}).items() if counts[value] >= LEAST_OF_MACRO]
+        if value == RELATIONS:
+            parts = [part for relation, part in by.items() if relation not in LEFT_OUT_OF_MEAN]
+        else:
+            parts = [part for one, part in by.items() if counts[one] >= LEAST_OF_MACRO]
         if not parts:
-            raise DataFormatError(f"{file!r} has no {name} of {LEAST_OF_MACRO} items or more")
+            which = "that ARO's mean takes" if value == RELATIONS else f"of {LEAST_OF_MACRO} items or more"
+            raise DataFormatError(f"{file!r} has no {name} {which}")
         return sum(parts) / len(parts)
-    if value not in found.by.get(name, {}):
+    if value not in by:
         raise DataFormatError(f"{file!r} has no item whose {name} is {value!r}")
-    return float(found.by[name][value])
+    return float(by[value])

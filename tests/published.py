@@ -57,6 +57,23 @@ ARO = {
     "bbox_w": 5,
     "bbox_h": 7,
 }
+KARPATHY = {
+    "images": [
+        {
+            "filepath": "val2014",
+            "sentids": [770337],
+            "filename": "COCO_val2014_000000391895.jpg",
+            "imgid": 0,
+            "split": "test",
+            "sentences": [
+                {"tokens": ["a", "man"], "raw": "A man with a red helmet.", "imgid": 0, "sentid": 770337},
+                {"tokens": ["a", "moped"], "raw": "A moped. ", "imgid": 0, "sentid": 771687},
+            ],
+            "cocoid": 391895,
+        }
+    ],
+    "dataset": "coco",
+}
 CC_NEG = {"image_paths": ["a/1.jpg"], "annotations": [{"json": {"caption": "a"}, "sop_data": {"negative-prompt": "b"}}]}
 
 PUBLISHED: dict[str, tuple[str, Any]] = {
@@ -83,6 +100,8 @@ PUBLISHED: dict[str, tuple[str, Any]] = {
     "cc-neg": ("ccneg.pt", CC_NEG),
     "negclip": ("neg.tsv", 'title\tfilepath\tneg_caption\tneg_image\na dog\t1.jpg\t"[\'a cat\']"\t"[4, 7]"\n'),
     "coco": ("captions_val2017.json", COCO),
+    "karpathy": ("dataset_coco.json", KARPATHY),
+    "karpathy-list": ("coco_karpathy_test.json", [{"image": "val2014/1.jpg", "caption": ["A dog.", "One dog. "]}]),
     "chexpert": ("train.csv", CHEXPERT + "1.0,,,,,,,,,,,1.0,0.0,-1.0\n"),
     "mimic-cxr": ("mimic.csv.gz", f"subject_id,study_id,{CONDITIONS}\n10000032,50414267,1.0{',' * 12}\n"),
     "cad-chest": ("cad_disease.json", [{"study_id": 1, "subject_id": 2, "entity": {"edema": CAD_ENTITY}}]),

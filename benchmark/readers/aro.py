@@ -15,6 +15,31 @@ from .source import Source
 
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 MOST_PIXELS = 1_000_000  # of a side
+NOT_IN_MEAN = "left out of the mean"
+
+_RELATIONS = """
+adjusting, attached to, between, bigger than, biting, boarding, brushing, chewing, cleaning, climbing, close to,
+coming from, coming out of, contain, crossing, dragging, draped over, drinking, drinking from, driving, driving
+down, driving on, eating from, eating in, enclosing, exiting, facing, filled with, floating in, floating on,
+flying, flying above, flying in, flying over, flying through, full of, going down, going into, going through,
+grazing in, growing in, growing on, guiding, hanging from, hanging in, hanging off, hanging over, higher than,
+holding onto, hugging, in between, jumping off, jumping on, jumping over, kept in, larger than, leading, leaning
+over, leaving, licking, longer than, looking in, looking into, looking out, looking over, looking through, lying
+next to, lying on top of, making, mixed with, mounted on, moving, on the back of, on the edge of, on the front
+of, on the other side of, opening, painted on, parked at, parked beside, parked by, parked in, parked in front
+of, parked near, parked next to, perched on, petting, piled on, playing, playing in, playing on, playing with,
+pouring, reaching for, reading, reflected on, riding on, running in, running on, running through, seen through,
+sitting behind, sitting beside, sitting by, sitting in front of, sitting near, sitting next to, sitting under,
+skiing down, skiing on, sleeping in, sleeping on, smiling at, sniffing, splashing, sprinkled on, stacked on,
+standing against, standing around, standing behind, standing beside, standing in front of, standing near,
+standing next to, staring at, stuck in, surrounding, swimming in, swinging, talking to, topped with, touching,
+traveling down, traveling on, tying, typing on, underneath, wading in, waiting for, walking across, walking by,
+walking down, walking next to, walking through, working in, working on, worn on, wrapped around, wrapped in, by,
+of, near, next to, with, beside, on the side of, around
+"""
+LEFT_OUT_OF_MEAN = frozenset(name.strip() for name in _RELATIONS.replace("\n", " ").split(","))
+"""Relations of ARO's file that its authors leave out of their mean: the list `symmetric` of their notebook, which holds
+others, too."""
 
 
 def _matches(source: Source) -> bool:
@@ -24,7 +49,8 @@ def _matches(source: Source) -> bool:
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
     """The image is the box that ARO's own data set cuts out; a file without boxes is of images that are cut already.
 
-    The template is what ARO averages its accuracy by: the relation, or the two attributes as "red_big".
+    The template is what ARO averages its accuracy by: the relation, or the two attributes as "red_big". Relations that
+    its mean leaves out are another attribute ("relation, left out of the mean").
     """
     from ...patching import ImageCrop
 
@@ -37,7 +63,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
         box = _box(item, where)
         if found is not None and box is not None:
             found = ImageCrop(found, *box)
-        attribute = "attribution" if "attributes" in item else "relation"
+        attribute = "attribution" if item.get("attributes") else "relation"
+        relation = None if item.get("relation_name") is None else fields.text(item, "relation_name", where)
         with fields.checked(where):
             yield Pair(
                 correct=fields.text(item, "true_caption", where),
@@ -45,8 +72,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
                 image=found,
                 id=str(number),
                 group=image,
-                attribute=attribute,
-                template=item.get("relation_name") if attribute == "relation" else _attributes(item, where),
+                attribute=f"relation, {NOT_IN_MEAN}" if relation in LEFT_OUT_OF_MEAN else attribute,
+                template=relation if attribute == "relation" else _attributes(item, where),
             )
 
 

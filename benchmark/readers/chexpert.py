@@ -1,4 +1,4 @@
-"""CheXpert labels: CheXpert's own CSV (by image) and MIMIC-CXR-JPG's (by study), with split files beside them."""
+"""CheXpert labels: of CheXpert and CheXpert Plus (by image) and MIMIC-CXR-JPG (by study), with split files beside."""
 
 from __future__ import annotations
 
@@ -33,26 +33,34 @@ CONDITIONS = (
 )
 STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
 PATIENT = re.compile(r"(patient\d+)/(study\d+)")
+RENAMED: Mapping[str, str] = {"Airspace Opacity": "Lung Opacity"}  # in MIMIC-CXR-JPG's labels by radiologists
 _FRONTAL = ("PA", "AP")
 _SPLITS: Mapping[str, Split] = {"train": "train", "validate": "val", "valid": "val", "val": "val", "test": "test"}
 
 
 def _is_chexpert(source: Source) -> bool:
-    return source.kind == "table" and {"Path", *CONDITIONS} <= source.fields
+    return source.kind in ("table", "lines") and set(CONDITIONS) <= source.fields and _path_field(source) is not None
+
+
+def _path_field(source: Source) -> str | None:
+    """The field that names the image: CheXpert's, or that of the labels which CheXpert Plus ships as JSON lines."""
+    return next((name for name in ("Path", "path_to_image") if name in source.fields), None)
 
 
 def _is_mimic(source: Source) -> bool:
-    return source.kind == "table" and {"subject_id", "study_id", *CONDITIONS} <= source.fields
+    conditions = {RENAMED.get(name, name) for name in source.fields}
+    return source.kind == "table" and "study_id" in source.fields and set(CONDITIONS) <= conditions
 
 
 def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
     """One record per frontal image; the patient is the cluster, and the split is the folder (train, valid, test)."""
+    column = _path_field(source) or "Path"
     for where, row in source.records():
-        path = fields.text(row, "Path", where)
+        path = fields.text(row, column, where)
         found = PATIENT.search(path)
         if found is None:
-            raise DataFormatError(f"{where}: field 'Path': expected .../patient00001/study1/..., not {shown(path)}")
-        if row.get("Frontal/Lateral", "").lower() == "lateral":
+            raise DataFormatError(f"{where}: field {column!r}: expected .../patient00001/study1/..., not {shown(path)}")
+        if str(row.get("Frontal/Lateral") or path.rpartition("_")[2].partition(".")[0]).lower() == "lateral":
             yield LeftOut(where, "a lateral view")
             continue
         split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)
@@ -63,11 +71,20 @@ def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOu
     """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` in the file's folder states.
 
     The image is the study's first frontal one (PA before AP) where ``mimic-cxr-*-metadata.csv(.gz)`` is there too, else
-    the first in alphabetical order.
+    the first in alphabetical order. The labels that radiologists gave (``mimic-cxr-*-test-set-labeled.csv``) name no
+    patient: the split or metadata file does.
     """
     splits, frontal = _study_splits(source.path.parent), _frontal_images(source.path.parent)
-    for where, row in source.records():
-        subject, study = fields.name(row, "subject_id", where), fields.name(row, "study_id", where)
+    subjects = {} if "subject_id" in source.fields else _subjects(source.path.parent)
+    for where, given in source.records():
+        row = {RENAMED.get(name, name): value for name, value in given.items()}
+        study = fields.name(row, "study_id", where)
+        if "subject_id" not in row and study not in subjects:
+            raise DataFormatError(
+                f"{where}: no column names the patient ('subject_id'), and no mimic-cxr-*-split.csv(.gz) or -metadata "
+                f"file beside it lists the study {shown(study)}"
+            )
+        subject = subjects[study] if "subject_id" not in row else fields.name(row, "subject_id", where)
         if splits and study not in splits:
             yield LeftOut(where, "the study is not in the split file")
             continue
@@ -77,7 +94,7 @@ def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOu
 
 
 def _labelled(
-    row: dict[str, str], where: str, name: str, group: str, image: Any, split: Split | None
+    row: dict[str, Any], where: str, name: str, group: str, image: Any, split: Split | None
 ) -> FactsRecord | LeftOut:
     facts = {}
     for condition in CONDITIONS:
@@ -112,6 +129,15 @@ def _frontal_images(folder: Path) -> dict[str, str]:
     return {study: image for study, (_, image) in found.items()}
 
 
+def _subjects(folder: Path) -> dict[str, str]:
+    """The patient of every study, from the split or the metadata file."""
+    return {
+        fields.name(row, "study_id", where): fields.name(row, "subject_id", where)
+        for name in ("metadata", "split")
+        for where, row in _rows_beside(folder, name)
+    }
+
+
 def _study_splits(folder: Path) -> dict[str, Split]:
     """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
     found: dict[str, Split] = {}
@@ -128,6 +154,6 @@ def _study_splits(folder: Path) -> dict[str, Split]:
 
 
 READERS = (
-    Reader("chexpert", "CheXpert: labels of 13 conditions by image", _is_chexpert, _chexpert),
+    Reader("chexpert", "CheXpert, CheXpert Plus: labels of 13 conditions by image", _is_chexpert, _chexpert),
     Reader("mimic-cxr", "MIMIC-CXR-JPG: CheXpert labels by study", _is_mimic, _mimic),
 )

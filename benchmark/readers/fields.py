@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import DataFormatError
 from ...io.quoting import shown
 
-__all__ = ["checked", "field", "name", "number", "text", "text_list"]
+__all__ = ["checked", "field", "image", "name", "number", "text", "text_list"]
 
 MISSING = ("", "nan", "none", "null", "n/a")
 LONGEST_LIST = 100_000  # characters of a list written as text
@@ -41,6 +41,14 @@ def text(record: Any, key: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataFormatError(f"{where}: field {key!r}: expected a text, not {shown(value)}")
     return value.strip()
+
+
+def image(record: Any, key: str, where: str) -> str:
+    """An image's path; of an image as the library `datasets` writes it, ``{"bytes": ..., "path": ...}``, the path."""
+    value = field(record, key, where)
+    if isinstance(value, Mapping) and "path" in value:
+        return text(value, "path", f"{where}, field {key!r}")
+    return text(record, key, where)
 
 
 def name(record: Any, key: str, where: str) -> str:

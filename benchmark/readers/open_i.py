@@ -32,14 +32,15 @@ ABSENT_IF_NORMAL = (
 
 
 def _matches(source: Source) -> bool:
-    return source.kind == "table" and {"uid", "MeSH"} <= source.fields
+    return source.kind in ("table", "reports") and {"uid", "MeSH"} <= source.fields
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
     """One record per report; terms that name one finding twice ("left", then "right") are one fact.
 
-    Images are listed in a table of their own (``indiana_projections.csv``); a report is its own cluster, since no
-    patient is named.
+    Images are listed in a table of their own (``indiana_projections.csv``), which says which of them is frontal; the
+    XML does not, so that without the table only the image of a report that has one is taken. A report is its own
+    cluster, since no patient is named.
     """
     projections = _frontal_images(source)
     for where, row in source.records():
@@ -51,7 +52,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
         if not facts:
             yield LeftOut(where, "the report names no finding")
             continue
-        image = projections.get(name)
+        listed = row.get("images") or []  # of the XML, without ending
+        image = projections.get(name) or (f"{listed[0]}.png" if len(listed) == 1 else None)
         with fields.checked(where):
             yield FactsRecord(id=name, image=folder.find(image) if image else None, group=name, facts=facts)
 

@@ -84,6 +84,7 @@ def _families() -> list[Any]:
         cc_neg,
         chexpert,
         coco,
+        karpathy,
         mednega,
         negbench,
         negclip,
@@ -95,7 +96,7 @@ def _families() -> list[Any]:
         winoground,
     )
 
-    families = [own, mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco]
+    families = [own, mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco, karpathy]
     return [*families, chexpert, cad_chest, taix_ray, open_i]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from ...errors import DataFormatError
-from ...io.json_lines import read_jsonl
+from ...io.json_lines import MAX_LINE, read_jsonl
 from ...io.quoting import shown
 from ...io.reading import open_regular
 from ...io.tables import open_text, read_parquet, read_table
+from .reports import is_report, read_reports
 
 __all__ = ["Place", "Source"]
 
-Kind = Literal["table", "lines", "array", "object", "tensors"]
+Kind = Literal["table", "lines", "array", "object", "tensors", "reports"]
 TABLES = (".csv", ".tsv", ".txt")
 MAX_TENSORS = 2**32  # bytes of a file of torch.save
 
@@ -37,8 +39,9 @@ class Place(str):
 class Source:
     """A file of records.
 
-    kind: "table" (CSV, TSV, also gzip, or Parquet), "lines" (JSON lines), "array" or "object" (one JSON value,
-        whose items are read one after another), "tensors" (what ``torch.save`` wrote).
+    kind: "table" (CSV, TSV, or Parquet), "lines" (JSON lines, also in a .json file), "array" or "object" (one JSON
+        value, whose items are read one after another), "tensors" (what ``torch.save`` wrote), "reports" (an XML file,
+        or a .tgz archive of them). Texts may be gzip or a zip archive of one file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -47,7 +50,7 @@ class Source:
 
     def _kind(self) -> Kind:
         names = [suffix.lower() for suffix in self.path.suffixes[-2:]]
-        if names and names[-1] == ".gz":
+        if names and names[-1] in (".gz", ".zip"):
             names.pop()
         suffix = names[-1] if names else ""
         self._parquet = suffix == ".parquet"
@@ -57,20 +60,23 @@ class Source:
             return "lines"
         if suffix in (".pt", ".pth"):
             return "tensors"
+        if is_report(self.path):
+            return "reports"
         if suffix != ".json":
             raise DataFormatError(
-                f"{str(self.path)!r}: files end in .csv, .tsv, .json, .jsonl (also .gz), .parquet or .pt; to read "
-                f"another file, rename it to what it holds"
+                f"{str(self.path)!r}: files end in .csv, .tsv, .json, .jsonl (also .gz, .zip), .parquet, .pt, .xml or "
+                f".tgz; to read another file, rename it to what it holds"
             )
         with open_text(self.path) as text:
             try:
                 start = text.read(4096).lstrip()
+                more = text.read(MAX_LINE) if start[:1] == "{" else ""
             except UnicodeDecodeError as error:
                 raise DataFormatError(f"{self.path}: not {error.encoding} text; save it as UTF-8") from None
         if start[:1] == "[":
             return "array"
         if start[:1] == "{":
-            return "object"
+            return "lines" if _is_first_of_several(start + more) else "object"
         raise DataFormatError(f"{self.path}: a .json file must hold an array or an object, found {start[:20]!r}")
 
     def records(self) -> Iterator[tuple[Place, Any]]:
@@ -82,17 +88,30 @@ class Source:
                 yield Place(f"{self.path}:{line}"), row
         elif self.kind == "tensors":
             yield Place(self.path), _tensors(self.path)
+        elif self.kind == "reports":
+            for name, report in read_reports(self.path):
+                yield Place.of_item(self.path, name), report
         else:
             yield from self._json()
 
-    def _json(self) -> Iterator[tuple[Place, Any]]:
+    def items_of(self, name: str) -> Iterator[tuple[Place, Any]]:
+        """The items of the list ``name`` of a JSON object, one after another."""
+        return self._json(name)
+
+    def fields_of(self, name: str) -> frozenset[str]:
+        """Names of the fields of the first item of such a list; none where there is no such list of objects."""
+        first = next((value for _, value in self.items_of(name)), None)
+        return frozenset(first) if isinstance(first, dict) else frozenset()
+
+    def _json(self, name: str = "") -> Iterator[tuple[Place, Any]]:
         import ijson
 
         with open_text(self.path) as text:
             raw = _Utf8(text)
             try:
-                if self.kind == "array":
-                    for number, value in enumerate(ijson.items(raw, "item", use_float=True)):
+                if self.kind == "array" or name:
+                    prefix = f"{name}.item" if name else "item"
+                    for number, value in enumerate(ijson.items(raw, prefix, use_float=True)):
                         yield Place.of_item(self.path, str(number)), value
                 else:
                     for name, value in ijson.kvitems(raw, "", use_float=True):
@@ -115,6 +134,17 @@ class Source:
     def fields(self) -> frozenset[str]:
         """Names of the first record's fields; none where it is no object."""
         return frozenset(self.first) if isinstance(self.first, dict) else frozenset()
+
+
+def _is_first_of_several(text: str) -> bool:
+    """Whether the first line is an object and another one follows: JSON lines, whatever the file's name says."""
+    first, _, rest = text.partition("\n")
+    if not rest.lstrip().startswith("{"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 class _Utf8:

@@ -34,7 +34,7 @@ def _pairs(source: Source, folder: ImageFolder, captions: tuple[str, ...]) -> It
     for number, (where, item) in enumerate(source.records()):
         if not isinstance(item, dict):
             raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
-        image = fields.text(item, "filename", where)
+        image = fields.image(item, "filename", where)
         key = where.item or str(number)
         for caption in captions:
             with fields.checked(where):

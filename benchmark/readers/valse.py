@@ -16,7 +16,7 @@ MIN_VOTES = 2  # of 3 annotators who found that the caption, not the foil, descr
 
 
 def _matches(source: Source) -> bool:
-    return source.kind == "object" and {"caption", "foil", "image_file", "mturk"} <= source.fields
+    return source.kind in ("object", "array", "lines") and {"caption", "foil", "image_file", "mturk"} <= source.fields
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
@@ -31,13 +31,13 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
         if votes is None or votes < MIN_VOTES:
             yield LeftOut(where, f"fewer than {MIN_VOTES} annotators found the caption valid (mturk.caption)")
             continue
-        image = fields.text(item, "image_file", where)
+        image = fields.image(item, "image_file", where)
         with fields.checked(where):
             yield Pair(
                 correct=fields.text(item, "caption", where),
                 foil=fields.text(item, "foil", where),
                 image=folder.find(image),
-                id=where.item,
+                id=where.item or None,
                 group=image,
                 attribute=str(item.get("linguistic_phenomena") or "valse"),
                 template=item.get("foil_method"),

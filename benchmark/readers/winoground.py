@@ -20,7 +20,7 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[WinogroundRecord]:
     for number, (where, item) in enumerate(source.records()):
         if not isinstance(item, dict):
             raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
-        images = tuple(folder.find(_file(fields.text(item, f"image_{i}", where))) for i in range(2))
+        images = tuple(folder.find(_file(fields.image(item, f"image_{i}", where))) for i in range(2))
         with fields.checked(where):
             yield WinogroundRecord(
                 id=fields.name(item, "id", where) if "id" in item else str(number),

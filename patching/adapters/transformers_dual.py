@@ -14,6 +14,7 @@ from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
 from .base import Adapter, EncoderReader, ImageReading
 from .encoders import reader_for
+from .naflex import to_patches
 from .vision_transformers import clip_image_tower, siglip_image_tower
 from .weights import head
 from .wrappers import kinds
@@ -71,19 +72,7 @@ def _no_videos(source: Any, pixels: Pixels) -> Tensor:
 
 
 def _patches(source: Any, pixels: Pixels) -> Tensor:
-    """SigLIP 2 takes the pixels of one patch after the other, as [row, column, channel], with the grid's shape."""
-    size = source.config.vision_config.patch_size
-    rows, columns = pixels.shape[-2] // size, pixels.shape[-1] // size
-    if pixels.shape[-2:] != (rows * size, columns * size):
-        raise UnsupportedTowerError(
-            f"images of {pixels.shape[-2]} x {pixels.shape[-1]} pixels are no grid of patches of {size}: resize them"
-        )
-    grid = pixels.unflatten(3, (columns, size)).unflatten(2, (rows, size))  # (n, channel, row, y, column, x)
-    patches = grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    shapes = pixels.new_tensor([[rows, columns]]).long().expand(len(pixels), 2)
-    seen = shapes.new_ones(len(pixels), rows * columns)
-    output = source.get_image_features(pixel_values=patches, pixel_attention_mask=seen, spatial_shapes=shapes)
-    return _features(output)
+    return _features(source.get_image_features(**to_patches(pixels, source.config.vision_config.patch_size)))
 
 
 def _blip_text(source: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -97,6 +86,9 @@ def _blip_image(source: Any, pixels: Pixels) -> Tensor:
 _PLAIN = Dual()
 _CLIP = Dual(image_tower=clip_image_tower)
 _SIGLIP = Dual(head=lambda source: [], image_tower=siglip_image_tower)
+_SIGLIP_HALF = Dual(
+    encoder="", head=lambda source: [], text=lambda source, inputs: source(**inputs).pooler_output, image=_no_images
+)
 _TEXT_HALF = Dual(text=lambda source, inputs: source(**inputs).text_embeds, image=_no_images)
 DUALS = {
     "CLIPModel": _CLIP,
@@ -112,9 +104,8 @@ DUALS = {
     "Aimv2Model": _PLAIN,
     "SiglipModel": _SIGLIP,
     "Siglip2Model": Dual(head=lambda source: [], image=_patches, image_tower=siglip_image_tower),
-    "SiglipTextModel": Dual(
-        encoder="", head=lambda source: [], text=lambda source, inputs: source(**inputs).pooler_output, image=_no_images
-    ),
+    "SiglipTextModel": _SIGLIP_HALF,
+    "Siglip2TextModel": _SIGLIP_HALF,
     "Tipsv2Model": Dual(head=lambda source: []),
     "ChineseCLIPModel": Dual(pooling="first", image_tower=clip_image_tower),
     "AlignModel": Dual(pooling="first"),

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, DataFormatError, NonFiniteError, UnsupportedTowerError
+from ..adapters.naflex import is_patches, to_pixels
 from ..torch_state import neutral_state
 from ..towers.tower import normalise
 from .images import describe, read_image
@@ -71,25 +72,42 @@ class ImageEncoder:
             DataFormatError, NonFiniteError: see :func:`~tracescribe.patching.loading.images.read_image`.
             UnsupportedTowerError: the model was wrapped without ``preprocess``.
         """
+        return self._pixels(image)[0]
+
+    def _pixels(self, image: Any) -> tuple[Float[Tensor, "3 h w"], bool]:
+        """The pixels, and whether the preprocessing says by itself how large an image is (SigLIP 2's NaFlex)."""
         image = read_image(image)
         if isinstance(image, Tensor):
-            return image
+            return image, False
         if self._preprocess is None:
             raise UnsupportedTowerError(
                 "this model was wrapped without preprocess, so it takes only preprocessed pixels, float tensors "
                 "[3, h, w]: pass wrap(..., preprocess=...), or encode the images yourself and give their embeddings"
             )
         pixels = self._preprocess(image)
-        return torch.as_tensor(pixels["pixel_values"][0]) if hasattr(pixels, "keys") else pixels
+        if not hasattr(pixels, "keys"):
+            return pixels, False
+        return (to_pixels(pixels), True) if is_patches(pixels) else (torch.as_tensor(pixels["pixel_values"][0]), False)
 
     def _embed(self, images: Sequence[Any] | Tensor) -> Float[Tensor, "batch embed"]:
-        pixels = [self.pixels(image) for image in images]
+        pixels, of_any_size = zip(*map(self._pixels, images), strict=True)
         for image, own in zip(images, pixels, strict=True):
-            if own.shape != pixels[0].shape:
+            if own.shape != pixels[0].shape and not all(of_any_size):
                 raise DataFormatError(
                     f"the pixels of an image ({describe(image)}) have shape {list(own.shape)}, those of another "
                     f"({describe(images[0])}) {list(pixels[0].shape)}: give preprocessed pixels of one shape"
                 )
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for number, own in enumerate(pixels):
+            alike.setdefault(tuple(own.shape), []).append(number)
+        found: dict[int, Tensor] = {}
+        for numbers in alike.values():
+            embedded = self._encoded([images[number] for number in numbers], [pixels[number] for number in numbers])
+            found |= dict(zip(numbers, embedded, strict=True))
+        return torch.stack([found[number] for number in range(len(pixels))])
+
+    def _encoded(self, images: Sequence[Any], pixels: Sequence[Tensor]) -> Float[Tensor, "batch embed"]:
+        """Embeddings of pixels of one shape."""
         parameter = _first_weight(self._source)
         batch = torch.stack([own.to(parameter.device, parameter.dtype) for own in pixels])
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from gemma import save_gemma
 from models import VISION, open_clip_hf_model, siglip_model, transformers_model
 from torch import nn
 from zoo.building import CONTEXT, EMBED
@@ -61,8 +62,18 @@ def siglip2(folder: Path) -> dict[str, str]:
     from transformers import SiglipImageProcessor
 
     siglip_model().save_pretrained(folder)
-    words(folder)
+    save_gemma(folder)
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return {"model": f"hf:{folder}"}
+
+
+def siglip2_naflex(folder: Path) -> dict[str, str]:
+    """``hf:FOLDER`` of a Siglip2Model, as google/siglip2-*-naflex."""
+    from transformers import Siglip2ImageProcessor
+
+    siglip_model(version=2).save_pretrained(folder)
+    save_gemma(folder, lowercase=True)
+    Siglip2ImageProcessor(patch_size=16, max_num_patches=4).save_pretrained(folder)
     return {"model": f"hf:{folder}"}
 
 
@@ -81,7 +92,7 @@ def biomedclip(folder: Path) -> dict[str, str]:
     return {"model": "biomedclip", "pretrained": str(folder)}
 
 
-MODELS = (openai_clip, openai_clip_of_transformers, openclip, siglip2, biomedclip)
+MODELS = (openai_clip, openai_clip_of_transformers, openclip, siglip2, siglip2_naflex, biomedclip)
 
 
 def test_the_recipe_runs_on_every_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +133,7 @@ def test_the_recipe_runs_on_every_family(tmp_path: Path, monkeypatch: pytest.Mon
         margin = ((correct - foil) * target).sum(dim=1)
         # cosines of unit vectors in float32, and a direction that is divided by its own length
         torch.testing.assert_close(torch.tensor(trace.denominator).float(), margin, atol=2e-6, rtol=1e-4)
-    assert len(atlas.agreements()) == 10
+    assert len(atlas.agreements()) == 15
     ts.viz.export(atlas.figure(), tmp_path / "atlas.svg")
     names = (tmp_path / "atlas.svg").read_text()
     assert all(name in names for name in models)

@@ -45,7 +45,7 @@ def test_every_recipe_states_what_is_needed_to_check_it() -> None:
         assert recipe.expected
         assert recipe.command.startswith(f"tracescribe reproduce {name} --file {recipe.file}")
         scores_a_model = recipe.model is not None
-        two_digits = name == "negclip-aro-attribution"
+        two_digits = recipe.format == "aro"
         assert recipe.tolerance == (SCORE_TOLERANCE + 0.5 * two_digits if scores_a_model else 0)
         assert ("--images" in recipe.command) == scores_a_model
         if scores_a_model and recipe.weights is None:
@@ -62,6 +62,8 @@ def test_published_values_are_these() -> None:
     assert expected["conclip-voc-mcq"] == {"claims": 38.12}
     assert expected["clip-sugarcrepe-replace_obj"] == {"pairs": 90.92}
     assert expected["negclip-aro-attribution"] == {"pairs/template/macro": 71.0}
+    assert expected["clip-aro-relation"] == {"pairs/template/macro of relations": 59.0}
+    assert (expected["aro-relation"], expected["aro-attribution"]) == ({"items": 23_937}, {"items": 28_748})
     assert expected["cc-neg"] == {"items": 228_246}
     assert expected["valse-existence"] == {"items": 534, "kept": 505, "equal length": 490}
 
@@ -120,6 +122,17 @@ def test_the_macro_mean_is_over_values_of_25_items(tmp_path: Path) -> None:
                 row[int(number)] = float((kind == "true") == right[int(number)])
             return rows
 
+    relations = [
+        {**{name: value for name, value in item.items() if name != "attributes"}, "relation_name": relation}
+        for item, relation in zip(items, ["on"] * 30 + ["near"] * 25 + ["wearing"] * 24, strict=True)
+    ]
+    path.write_text(json.dumps(relations))
+    found = reproduce(RECIPES["clip-aro-relation"], path, load=Aware)
+    assert found.measured["pairs/template/macro of relations"] == pytest.approx((100 + 0) / 2)  # "near" is left out
+    path.write_text(json.dumps(relations[30:55]))
+    with pytest.raises(DataFormatError, match="has no template that ARO's mean takes"):
+        reproduce(RECIPES["clip-aro-relation"], path, load=Aware)
+    path.write_text(json.dumps(items))
     found = reproduce(RECIPES["negclip-aro-attribution"], path, load=Aware)
     assert found.measured["pairs/template/macro"] == pytest.approx((100 + 20) / 2)
     few = replace(RECIPES["negclip-aro-attribution"], expected={"pairs/attribute/nothing": 1})

@@ -24,7 +24,8 @@ MODERNBERT = "open_clip variant: ModernBERT, cls_last_hidden_state_pooler, mlp"
 MPNET = "transformers:VisionTextDualEncoderModel, MPNet"
 KNOWS_POSITIONS = {"distance biases, post-norm": MPNET, "rotary and windows": MODERNBERT}
 KNOWS_POSITIONS |= {"distance biases, no scale, gated": "open_clip:mt5-base-ViT-B-32"}
-NO_IMAGES = {"CLIPTextModelWithProjection", "MetaClip2TextModelWithProjection", "SiglipTextModel", "XCLIPModel"}
+NO_IMAGES = {"CLIPTextModelWithProjection", "MetaClip2TextModelWithProjection", "SiglipTextModel", "Siglip2TextModel"}
+NO_IMAGES |= {"XCLIPModel"}
 NO_LOGITS = NO_IMAGES | {"FlavaModel"}  # its contrastive logits belong to FlavaForPreTraining
 
 # ALIGN has no projection of images, so that both halves must be as wide as its image encoder: here 8 channels

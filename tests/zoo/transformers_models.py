@@ -238,6 +238,17 @@ def transformers_entries() -> list[Entry]:
             "google/siglip-base-patch16-224",
         ),
         (
+            "Siglip2TextModel",
+            replace(
+                SIGLIP,
+                encode=_pooler_output,
+                blocks=_layers("encoder.layers"),
+                tokenizer=partial(WordTokenizer, sot_id=None, eot_id=1),
+            ),
+            alone("Siglip2TextModel", "Siglip2TextConfig", SIGLIP_TEXT | {"pad_token_id": 0}),
+            "google/siglip2-base-patch16-naflex",
+        ),
+        (
             "Tipsv2Model",
             replace(SIGLIP, kind="bidirectional, mean", encode=masked_features, tokenizer=_BERT_TOKENS),
             dual("Tipsv2", TEXT | {"pad_token_id": 0}, IMAGE | {"num_register_tokens": 1}),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from typing import IO, Any, NoReturn, cast
 
 from ..errors import DataFormatError, OutputError
+from .packed import BROKEN, unpacked
 from .quoting import shown, shown_path
 from .reading import MAX_DOCUMENT, not_utf8, open_regular, read_text
 
@@ -46,7 +45,7 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT, *, lone_s
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, gzip or not.
+    """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, packed or not.
 
     Raises:
         DataFormatError: the file cannot be read or has more than `MAX_LINES` bytes, or a line has more than `MAX_LINE`
@@ -77,12 +76,11 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
 
 @contextmanager
 def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
-    """``readline`` of the file as UTF-8 bytes, decompressed if it is gzip, recoded if it is UTF-16."""
+    """``readline`` of the file as UTF-8 bytes, decompressed if it is packed, recoded if it is UTF-16."""
     with ExitStack() as handles:
         raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
         try:
-            if _start(raw) == b"\x1f\x8b":
-                raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
+            raw = unpacked(raw, handles)
             if _start(raw) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 yield raw.readline
                 return
@@ -90,7 +88,7 @@ def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
             yield lambda size: text.readline(size).encode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
-        except (OSError, EOFError, zlib.error) as error:
+        except BROKEN as error:
             raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
 
 

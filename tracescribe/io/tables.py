@@ -1,12 +1,10 @@
-"""Tables in text files: commas, semicolons or tabs; UTF-8 or UTF-16; gzip or not; quoted cells may span lines."""
+"""Tables in text files: commas, semicolons or tabs; UTF-8 or UTF-16; packed or not; quoted cells may span lines."""
 
 from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
@@ -15,6 +13,7 @@ from typing import IO, TYPE_CHECKING, cast
 from ..errors import DataFormatError
 from .atomic import write_atomically
 from .json_lines import MAX_LINES
+from .packed import BROKEN, unpacked
 from .quoting import shown, shown_path
 from .reading import open_regular
 
@@ -26,13 +25,12 @@ __all__ = ["open_text", "read_parquet", "read_table", "write_csv"]
 DELIMITERS = ",;\t"
 LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
 LONGEST_LINE = 2**26  # characters
-BROKEN = (OSError, EOFError, zlib.error)  # a disk, or a gzip stream
 _MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 
 
 @contextmanager
 def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
-    """A text file for reading, decompressed if it is gzip, in the encoding that its first bytes say (else UTF-8).
+    """A text file for reading, decompressed if it is packed, in the encoding that its first bytes say (else UTF-8).
 
     Raises:
         DataFormatError: it is no regular file, or cannot be read.
@@ -40,10 +38,7 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
     with ExitStack() as handles:
         raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
         try:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if packed:
-                raw = cast("IO[bytes]", handles.enter_context(gzip.GzipFile(fileobj=raw)))
+            raw = unpacked(raw, handles)
             start = raw.read(4)
             raw.seek(0)
         except BROKEN as error:
@@ -104,8 +99,9 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
 def read_parquet(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Row number (from 1) and cells by column of every row of a Parquet file, as `read_table` gives those of its CSV.
 
-    Numbers and lists are written as Python writes them, an empty cell is "". Columns of images and other nested values
-    are not read, and no more than some thousand rows are in memory.
+    Numbers and lists are written as Python writes them, an empty cell is "". Of a column of images, as the library
+    `datasets` writes it, the file's name is read; other nested values are not. No more than some thousand rows are in
+    memory.
 
     Raises:
         DataFormatError: the file cannot be read, or is no Parquet file.
@@ -116,16 +112,18 @@ def read_parquet(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, 
     with open_regular(path, MAX_LINES) as handle:
         try:
             file = pq.ParquetFile(handle)
-            flat = [
-                field.name
-                for field in file.schema_arrow
-                if not pa.types.is_struct(field.type) and not pa.types.is_binary(field.type)
-            ]
+            columns = []
+            for field in file.schema_arrow:
+                if not pa.types.is_struct(field.type) and not pa.types.is_binary(field.type):
+                    columns.append(field.name)
+                elif pa.types.is_struct(field.type) and field.type.get_field_index("path") >= 0:
+                    columns.append(f"{field.name}.path")
             number = 0
-            for batch in file.iter_batches(batch_size=4096, columns=flat):
+            for batch in file.iter_batches(batch_size=4096, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {name: _as_text(value) for name, value in row.items()}
+                    flat = {name: value["path"] if isinstance(value, dict) else value for name, value in row.items()}
+                    yield number, {name: _as_text(value) for name, value in flat.items()}
         except (pa.ArrowException, UnicodeDecodeError, *BROKEN) as error:
             raise DataFormatError(f"{shown_path(path)}: cannot be read as Parquet: {str(error)[:200]}") from None
 

@@ -11,6 +11,7 @@ const NAMES = {
   blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
 };
 const FOCUSABLE = ["button", "input", "select", "textarea"];
+const PATIENCE = 3000; // milliseconds without an answer after which the page says so
 let serial = 0;
 
 // -- small helpers ----------------------------------------------------------------------------------------------------
@@ -33,11 +34,17 @@ function put(node, ...children) {
   node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 }
 
+// What has the focus. In a shadow tree (marimo) the document knows only the tree's host.
+function focused(node) {
+  return node.getRootNode().activeElement ?? null;
+}
+
 // Replace what is in an element. If that takes the focus away, the control of the same key gets it, or else the fallback.
 function rebuild(node, fallback, ...children) {
-  const before = node.contains(document.activeElement) ? document.activeElement : null;
+  const active = focused(node);
+  const before = node.contains(active) ? active : null;
   put(node, ...children);
-  if (!before || node.contains(document.activeElement)) return;
+  if (!before || node.contains(focused(node))) return;
   const same = node.contains(before) ? before : before.dataset.key && node.querySelector(`[data-key="${CSS.escape(before.dataset.key)}"]:not(:disabled)`);
   (same || fallback).focus({ preventScroll: true });
 }
@@ -63,6 +70,14 @@ function parse(stops) {
   return stops.map((stop) => [1, 3, 5].map((i) => parseInt(stop.slice(i, i + 2), 16)));
 }
 
+// Plain keys stay in the explorer: VS Code and Notebook 6 listen at the window or the document, and there letters and
+// arrows are commands (delete the cell, select the next one). Combinations, Shift+Enter and function keys go on.
+function keepKey(event) {
+  const { key } = event;
+  const goesOn = event.ctrlKey || event.metaKey || /^(Control|Meta|Alt|Shift|F\d+)$/.test(key) || (key === "Enter" && event.shiftKey) || key === "Escape";
+  if (!goesOn) event.stopPropagation();
+}
+
 // Red, green and blue of a value, from 0 to 255. stops: parsed.
 function colour(value, limit, stops) {
   const at = ((Math.max(-1, Math.min(1, value / limit)) + 1) / 2) * (stops.length - 1);
@@ -80,14 +95,35 @@ function textColour(shade) {
   return luminance(shade) > 0.179 ? "#000000" : "#ffffff";
 }
 
-function isDark() {
+// Red, green, blue and opacity, from 0 to 255, of a colour in any notation.
+function bytes(colour) {
+  const context = h("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return context.getImageData(0, 0, 1, 1).data;
+}
+
+// The mark that a front end sets, or else the nearest background behind the explorer, or the system's choice.
+function isDark(node) {
   const { body, documentElement } = document;
   const lab = body.dataset.jpThemeLight;
   if (lab !== undefined) return lab === "false";
   const code = body.dataset.vscodeThemeKind;
   if (code !== undefined) return code.includes("dark") || code === "vscode-high-contrast";
   if (documentElement.getAttribute("theme")) return documentElement.getAttribute("theme") === "dark"; // Colab
+  for (let one = node.parentNode; one; one = one.parentNode ?? one.host) {
+    if (!(one instanceof Element)) continue;
+    const [red, green, blue, alpha] = bytes(getComputedStyle(one).backgroundColor);
+    if (alpha > 127) return luminance([red, green, blue]) < 0.18;
+  }
   return window.matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+// In pieces, because a call takes only so many arguments.
+function base64(content) {
+  let text = "";
+  for (let i = 0; i < content.length; i += 8192) text += String.fromCharCode(...content.subarray(i, i + 8192));
+  return btoa(text);
 }
 
 // -- drawing ----------------------------------------------------------------------------------------------------------
@@ -290,8 +326,7 @@ class Page {
     this.asked = (model.get("frame") || {}).answered || 0;
     this.grids = [];
     this.hovered = null;
-    this.pictures = [];
-    this.root = h("section", { class: "ts-explorer", "aria-labelledby": `${this.id}-title` });
+    this.root = h("section", { class: "ts-explorer", "aria-labelledby": `${this.id}-title`, onkeydown: keepKey });
     this.root.explorer = this;
     el.append(this.root);
     this.build();
@@ -302,8 +337,8 @@ class Page {
     });
     this.sizes.observe(this.root);
     this.themes = new MutationObserver(this.redraw);
-    this.themes.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-vscode-theme-kind"] });
-    this.themes.observe(document.documentElement, { attributes: true, attributeFilter: ["theme"] }); // Colab's
+    const marks = ["data-jp-theme-light", "data-vscode-theme-kind", "theme", "data-theme", "class", "style"];
+    for (const one of [document.body, document.documentElement]) this.themes.observe(one, { attributes: true, attributeFilter: marks });
     this.media = window.matchMedia("(prefers-color-scheme: dark)");
     this.media.addEventListener("change", this.redraw);
     this.onFrame = () => this.update(false);
@@ -316,12 +351,14 @@ class Page {
     this.themes.disconnect();
     this.media.removeEventListener("change", this.redraw);
     this.model.off("change:frame", this.onFrame);
-    this.pictures.forEach(URL.revokeObjectURL);
+    window.clearTimeout(this.waiting);
   }
 
   send(request, buffers = []) {
     this.asked += 1;
     this.model.send({ ...request, number: this.asked }, undefined, buffers);
+    window.clearTimeout(this.waiting);
+    this.waiting = window.setTimeout(() => { this.drawStatus(this.asked > this.frame.answered); }, PATIENCE);
   }
 
   choose(values) {
@@ -347,9 +384,8 @@ class Page {
     if (!where) return null;
     const data = this.model.get("data");
     const from = data.byteOffset + where.at;
-    const url = URL.createObjectURL(new Blob([data.buffer.slice(from, from + where.length)], { type: "image/png" }));
-    this.pictures.push(url);
-    return url;
+    // no blob: URL: the content policies of VS Code and other front ends allow data: in pictures
+    return `data:image/png;base64,${base64(new Uint8Array(data.buffer, from, where.length))}`;
   }
 
   // -- built once -----------------------------------------------------------------------------------------------------
@@ -515,15 +551,16 @@ class Page {
   }
 
   async copy() {
+    let copied = true;
     try {
       await navigator.clipboard.writeText(this.code.value);
-    } catch {
+    } catch { // a frame without the permission, or a page that is not secure
       this.code.focus();
       this.code.select();
-      document.execCommand("copy");
+      copied = document.execCommand("copy");
     }
-    this.copied.textContent = "copied";
-    window.setTimeout(() => { this.copied.textContent = ""; }, 2000);
+    this.copied.textContent = copied ? "copied" : "the code is selected: copy it with Ctrl+C or ⌘C";
+    if (copied) window.setTimeout(() => { this.copied.textContent = ""; }, 2000);
   }
 
   // -- every frame ----------------------------------------------------------------------------------------------------
@@ -532,12 +569,11 @@ class Page {
     const frame = this.model.get("frame");
     if (!frame || !frame.settings) return;
     this.frame = frame;
+    this.asked = Math.max(this.asked, frame.answered); // another view of the same explorer asks too
     this.width = this.root.clientWidth;
-    this.root.dataset.theme = isDark() ? "dark" : "light";
+    this.root.dataset.theme = isDark(this.root) ? "dark" : "light";
     this.root.classList.toggle("ts-narrow", this.width < 760);
     if (everything) this.seen = {};
-    const old = this.pictures;
-    this.pictures = [];
     this.style = this.readStyle();
     this.drawCaptions();
     this.drawTarget();
@@ -547,7 +583,6 @@ class Page {
     this.drawMaps();
     this.drawScores();
     this.drawTab();
-    window.setTimeout(() => old.forEach(URL.revokeObjectURL), 1000);
   }
 
   // Rebuild a part only if what it shows has changed, so that nothing loses the focus.
@@ -653,12 +688,14 @@ class Page {
       rebuild(this.controls, this.inputs.correct, fields, h("div", { class: "ts-switches" }, switches)));
   }
 
-  drawStatus() {
+  // late: a request has had no answer for a while. A kernel answers between cells, and one that is gone never does.
+  drawStatus(late = false) {
     const { status, settings } = this.frame;
-    this.status.dataset.kind = status.kind;
-    const text = status.kind === "ready" ? `${status.text} · ${settings.model}` : status.text;
+    this.status.dataset.kind = late ? "problem" : status.kind;
+    const ready = status.kind === "ready" ? `${status.text} · ${settings.model}` : status.text;
+    const text = late ? "no answer from the kernel: it runs another cell, or it is gone (then run the cell again)" : ready;
     if (this.statusText.textContent !== text) this.statusText.textContent = text;
-    if (!status.busy && document.activeElement === this.stop) this.grids[0]?.box.focus({ preventScroll: true });
+    if (!status.busy && focused(this.root) === this.stop) this.grids[0]?.box.focus({ preventScroll: true });
     this.stop.hidden = !status.busy;
     this.root.setAttribute("aria-busy", String(status.busy));
   }

@@ -60,7 +60,7 @@ class Explorer(anywidget.AnyWidget):
         number = content.get("number") if isinstance(content, dict) else None
         with self._showing:  # no frame between the request's number and its effect
             if isinstance(number, int):
-                self._answered = number
+                self._answered = max(self._answered, number)  # views of one explorer count on from each other
             try:
                 self._answer(content if isinstance(content, dict) else {}, buffers)
             except TracescribeError as error:
@@ -117,6 +117,10 @@ class Explorer(anywidget.AnyWidget):
     def code(self) -> str:
         """The calls that give the numbers of the view."""
         return str(make_frame(self.session)[0]["code"])
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        """The whole state: script and style are defaults of their traits, and an exported page needs them."""
+        return super().get_state(key, drop_defaults=False)
 
     def close(self) -> None:
         self.session.close()

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,48 @@ def test_it_may_be_compressed(tmp_path: Path, format: str) -> None:
     packed.parent.mkdir()
     packed.write_bytes(gzip.compress(text_of(path).encode("utf-8-sig")))
     assert records(packed) == records(path)
+
+
+@pytest.mark.parametrize("format", TEXTS)
+def test_it_may_be_a_zip_archive_of_the_file(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    packed = tmp_path / "packed" / (path.name.removesuffix(".gz") + ".zip")
+    packed.parent.mkdir()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(path.name.removesuffix(".gz"), text_of(path))
+        archive.writestr(f"__MACOSX/._{path.name}", b"x")
+    assert records(packed) == records(path)
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("another.csv", "x")
+    with pytest.raises(DataFormatError, match="a zip archive of 2 files"):
+        ts.read(packed)
+    packed.write_bytes(packed.read_bytes()[:-40])
+    with pytest.raises(DataFormatError, match="cannot read"):
+        ts.read(packed)
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_columns_may_be_in_another_order_beside_others(tmp_path: Path, format: str) -> None:
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    text = text_of(path)
+    rows = list(csv.reader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ","))
+    out = io.StringIO()
+    csv.writer(out).writerows(
+        [f"unused {number}", *row[::-1], ""] if number else ["more", *row[::-1], "unnamed"]
+        for number, row in enumerate(rows)
+    )
+    assert records(saved(path, out.getvalue().encode())) == plain
+
+
+@pytest.mark.parametrize("format", [name for name, (file, _) in PUBLISHED.items() if file.endswith(".jsonl")])
+def test_lines_may_have_the_ending_of_a_document(tmp_path: Path, format: str) -> None:
+    """As pandas and CheXpert Plus name JSON lines."""
+    name, value = PUBLISHED[format]
+    two = [value[0], {**value[0], "id": "2"}]
+    plain = records(written(tmp_path / name, two))
+    (tmp_path / name).rename(tmp_path / "renamed.json")
+    assert records(tmp_path / "renamed.json") == plain
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t", ","])
@@ -211,6 +254,8 @@ IMAGES: dict[str, list[str]] = {
     "winoground": ["ex_0_img_0.png", "ex_0_img_1.png"],
     "negclip": ["1.jpg"],
     "coco": ["9.jpg"],
+    "karpathy": ["val2014/COCO_val2014_000000391895.jpg"],
+    "karpathy-list": ["val2014/1.jpg"],
     "chexpert": ["train/patient1/study1/a.jpg"],
     "mimic-cxr": ["files/p10/p10000032/s50414267/a.jpg"],
     "mednega": ["files/p1/p1/s2/a.jpg"],
@@ -236,7 +281,15 @@ def test_images_are_found_in_another_folder_and_counted_where_they_are_not(tmp_p
         ts.read(path, strict=True)
 
 
-ABSOLUTE = {"negbench-mcq": "val/1.jpg", "negbench-retrieval": "val/1.jpg", "valse": "v7w_1.jpg", "negclip": "1.jpg"}
+ABSOLUTE = {
+    "negbench-mcq": "val/1.jpg",
+    "negbench-retrieval": "val/1.jpg",
+    "valse": "v7w_1.jpg",
+    "negclip": "1.jpg",
+    "sugarcrepe": "1.jpg",
+    "karpathy-list": "val2014/1.jpg",
+    "chexpert": "train/patient1/study1/a.jpg",
+}
 
 
 @pytest.mark.parametrize("root", ["/mnt/author/data/", "D:\\data\\", "../../", "s3://bucket/"])

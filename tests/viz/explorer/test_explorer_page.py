@@ -194,6 +194,12 @@ def test_the_page_follows_the_theme_of_vs_code_and_colab(page: Any) -> None:
         page.wait_for_function(
             "(theme) => document.querySelector('.ts-explorer').dataset.theme === theme", arg=expected
         )
+    page.evaluate("() => document.documentElement.removeAttribute('theme')")
+    for background, expected in (("rgb(20, 24, 29)", "dark"), ("oklch(0.98 0 0)", "light"), ("#0008", "dark")):
+        page.evaluate("(background) => { document.body.style.background = background; }", background)  # any other page
+        page.wait_for_function(
+            "(theme) => document.querySelector('.ts-explorer').dataset.theme === theme", arg=expected
+        )
 
 
 def test_tab_reaches_every_control_in_every_tab(page: Any) -> None:

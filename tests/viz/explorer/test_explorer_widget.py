@@ -68,6 +68,16 @@ def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
     assert explorer.code() == explorer.frame["code"] and "ts.trace(model, [pair]" in explorer.code()
 
 
+def test_views_of_one_explorer_count_on_from_each_other(explorer: Explorer) -> None:
+    assert ask(explorer, do="choose", value={"beta": 2.0}, number=9)["answered"] == 9
+    assert ask(explorer, do="choose", value={"beta": 1.0}, number=3)["answered"] == 9  # of a view that asked less
+
+
+def test_an_exported_page_gets_the_script(explorer: Explorer) -> None:
+    state = explorer._get_embed_state(drop_defaults=True)["state"]  # as ipywidgets.embed asks
+    assert state["_esm"].startswith("// The page") and ".ts-explorer" in state["_css"] and state["frame"]
+
+
 def test_a_dropped_image_is_its_bytes(explorer: Explorer, tmp_path: Path) -> None:
     from PIL import Image
 
