@@ -74,6 +74,12 @@ KINDS = (
         "figure = ts.viz.panels({name: negation.select(template=name) for name in templates}, bars=None)",
     ),
     Kind(
+        "Models of different depths",
+        "On one axis of relative depth, layer over number of blocks; maps of heads of many models are drawn alike, and "
+        "`tracescribe atlas` draws them (`ts.read_atlas(folder).head_figure()`).",
+        'figure = ts.viz.panels({"miniature, 8 blocks": negation, "CLIP ViT-B/32, 12": foil}, axis="depth", bars=None)',
+    ),
+    Kind(
         "Layer and head",
         "Which heads carry the effect: the output z of one head is patched.",
         'heads = ts.trace(model, negation_pairs[:40], site="z", heads="each", progress=False)\nfigure = heads.heatmap()',

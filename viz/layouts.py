@@ -16,6 +16,7 @@ from .figure_data import (
     CurvesData,
     Data,
     HeatmapData,
+    PanelAxis,
     PointsData,
     Profiled,
     ProfileData,
@@ -48,6 +49,7 @@ def panels(
     bars: Literal["sum", "mean", "max", "std", "locality"] | None = "sum",
     difference: str | None = None,
     per_row: int | None = None,
+    axis: PanelAxis = "layer",
     limit: float | None = None,
     title: str | None = None,
     palette: str = PALETTE,
@@ -67,12 +69,14 @@ def panels(
     difference: with two sources, the name of a third panel: the second minus the first, such as "after − before". Of
         two traces its bars have an interval, for which clusters and texts that both have are resampled together.
     per_row: panels in a row; None = as many as are readable at the figure's width.
+    axis: where the layers stand: "layer", at their number; "depth", at their number over that of the map's last layer,
+        on one axis of relative depth for models of different depths, whose cells are then of different widths.
     limit: colours of all panels run from -limit to limit; None = the largest absolute value.
     palette: "RdBu", "PuOr" or "BrBG".
     align, reduce, segment, ci, n_boot, seed: as in :meth:`CausalTrace.map` and :meth:`CausalTrace.per_layer`.
 
     Raises:
-        FigureError: nothing to draw, maps of different layers, or an option that does not apply.
+        FigureError: nothing to draw, maps of different layers on the axis of layers, or an option that does not apply.
         DegenerateTraceError: a trace without a usable pair.
 
     >>> import numpy as np
@@ -89,6 +93,7 @@ def panels(
             bars=bars,
             difference=difference,
             per_row=per_row,
+            axis=axis,
             limit=limit,
             title=title,
             palette=palette,

@@ -105,7 +105,7 @@ def _columns(data: Data) -> tuple[list[str], list[list[Cell]]]:
             for name, view in zip(data.names, data.views, strict=True)
             for column, layers, values in _of_map(view)
         ]
-        return _by_layer(data.views[0].layers.tolist(), columns)
+        return _by_layer(sorted({layer for view in data.views for layer in view.layers.tolist()}), columns)
     if isinstance(data, ProfileData):
         layers = sorted({layer for _, curve in data.series for layer in curve.layers.tolist()})
         return _by_layer(layers, [c for name, curve in data.series for c in _of_curve(name or data.quantity, curve)])

@@ -47,6 +47,9 @@ def test_each_file_is_the_trace_of_the_model_on_the_set(folder: Path, places: Pa
     assert row["agreement"] == pytest.approx(spearmanr(inner, two).statistic)
     listed = atlas.head_table()
     assert len(listed) == 5 * 4 and listed.iloc[0]["cte"] == atlas.heads["one", "negation"].map().values.max()
+    drawn = atlas.head_figure().shown
+    assert drawn.names == ("one, negation", "two, negation", "one, severity", "two, severity")
+    np.testing.assert_array_equal(drawn.views[0].values, atlas.head_maps()["one", "negation"].values)
 
 
 def test_the_difference_of_embeddings_as_target(folder: Path) -> None:
@@ -82,7 +85,16 @@ def test_an_atlas_that_was_stopped_ends_in_the_same_bytes(
     # no model is loaded to write tables, figures and the page
     monkeypatch.setattr(running, "_load", lambda *_: pytest.fail("a finished atlas loads no model"))
     read_atlas(run_atlas(config, tmp_path / "out")).write(tmp_path / "out")
-    written = {"table.csv", "agreement.csv", "heads.csv", "atlas.pdf", "atlas.png", "atlas.html"}
+    written = {
+        "table.csv",
+        "agreement.csv",
+        "heads.csv",
+        "atlas.pdf",
+        "atlas.png",
+        "atlas.html",
+        "heads.pdf",
+        "heads.png",
+    }
     assert set(all_bytes(tmp_path / "out")) == {*expected, *written}
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     pd.testing.assert_frame_equal(table, read_atlas(folder).table(), check_dtype=False)

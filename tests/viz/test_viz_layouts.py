@@ -211,6 +211,48 @@ def test_maps_of_different_depth_are_refused_with_what_can_be_drawn() -> None:
         panels({"a": a_map(4, 6), "b": a_map(4, 8)})
 
 
+def test_equal_relative_depths_of_different_models_stand_above_each_other() -> None:
+    """The middle of a cell is at layer / L of its map, in all panels, and so are the bars and the ticks."""
+    blocks = a_map(4, 6)
+    blocks = replace(blocks, values=blocks.values[1:], layers=blocks.layers[1:])  # without layer 0, as maps of heads
+    shown = panels({"deep": a_map(4, 12), "shallow": a_map(4, 5), "blocks": blocks}, axis="depth", per_row=1).shown
+    assert isinstance(shown, PanelsData)
+    with matplotlib_settings():
+        figure = draw_panels(shown, Fonts(), 3.25, ("", ()), values="auto", height=None)
+    figure.draw_without_rendering()
+    cells = [axes for axes in figure.axes if axes.get_title(loc="left") in shown.names]
+    bars = [axes for axes in figure.axes if axes.get_xlabel() == "relative depth"]
+    at_depth = {0.0: [], 0.5: [], 1.0: []}  # type: dict[float, list[float]]
+    for view, above, below in zip(shown.views, cells, bars, strict=True):
+        n = view.layers[-1]
+        for axes in (above, below):
+            for depth, places in at_depth.items():
+                places.append(axes.transData.transform((depth * n - view.layers[0], 0))[0])
+        names = [label.get_text() for label in below.get_xticklabels()]
+        np.testing.assert_allclose(below.get_xticks(), [float(name) * n - view.layers[0] for name in names])
+        assert {"0.5", "1"} <= set(names) and ("0" in names) == (view.layers[0] == 0)
+    for places in at_depth.values():
+        assert len(places) == 6 and np.ptp(places) < 0.01  # pixels
+    assert at_depth[1.0][0] - at_depth[0.5][0] == pytest.approx(at_depth[0.5][0] - at_depth[0.0][0], abs=0.01)
+
+
+def test_the_depth_axis_says_itself_in_captions_and_its_table_has_every_layer(tmp_path: Path) -> None:
+    figure = panels({"a": a_map(4, 5), "b": a_map(4, 3)}, axis="depth", bars=None)
+    assert "relative depth" in ts.viz.caption(figure) and figure.shown.title == "CTE by relative depth and token"
+    lines = ts.viz.export_table(figure, tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(",")[0] for line in lines[1:]] == ["5", "4", "3", "2", "1", "0"]
+    assert lines[1].endswith(",,,,")  # the second map has no layer 5
+    for wrong, sentence in (
+        ({"axis": "width"}, "axis='width': choose layer or depth"),
+        ({"axis": "depth", "difference": "b − a"}, "a difference is of the same layers"),
+        ({"axis": "layer"}, "axis='depth' draws them"),
+    ):
+        with pytest.raises(FigureError, match=sentence):
+            panels({"a": a_map(4, 5), "b": a_map(4, 3)}, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(FigureError, match="has layer 0 only"):
+        panels({"a": a_map(4, 0)}, axis="depth")
+
+
 def test_panels_that_cannot_be_drawn_are_refused() -> None:
     with pytest.raises(FigureError, match="dict of names"):
         panels([TRACE])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..viz import PaperFigure, Report, Section
     from .result import Atlas, Entry
 
-__all__ = ["figure", "html", "page", "text_table", "write"]
+__all__ = ["figure", "head_figure", "html", "page", "text_table", "write"]
 
 _AXIS = "relative depth (layer / blocks)"
 _HEADER = ("model", "set", "pairs", "peak layer", "relative depth", "draws there", "top-3 share", "even", "agreement")
@@ -43,6 +43,23 @@ def figure(atlas: Atlas) -> PaperFigure:
     told = (f"bands: {atlas.config.ci:.0%} bootstrap intervals over clusters of pairs", *sizes)
     data = curve_panels_data(drawn, _AXIS, f"CTE, {atlas.config.aggregate} per layer", f"CTE by {_AXIS}", ())
     return PaperFigure(type(data)(data.panels, data.names, data.title, told))
+
+
+def head_figure(atlas: Atlas) -> PaperFigure:
+    """See :meth:`Atlas.head_figure`."""
+    from ..viz import panels
+
+    one_set = len(atlas.config.sets) == 1
+    maps = {
+        model if one_set else f"{model}, {name}": cells
+        for (model, name), cells in sorted(atlas.head_maps().items(), key=lambda item: _place(atlas, *item[0]))
+    }
+    return panels(maps, bars=None, axis="depth")
+
+
+def _place(atlas: Atlas, model: str, name: str) -> tuple[int, int]:
+    """Set by set, the models in the order in which they were given."""
+    return list(atlas.config.sets).index(name), list(atlas.config.models).index(model)
 
 
 def page(atlas: Atlas) -> Report:
@@ -92,6 +109,10 @@ def write(atlas: Atlas, folder: Path) -> list[str]:
     if any(each.profile is not None for each in atlas.entries):
         for name in ("atlas.pdf", "atlas.png"):
             export(atlas.figure(), folder / name, "page", notes=True)
+            names.append(name)
+    if atlas.head_maps():
+        for name in ("heads.pdf", "heads.png"):
+            export(atlas.head_figure(), folder / name, "page", notes=True)
             names.append(name)
     report(folder / "atlas.html", atlas.page())
     return [*names, "atlas.html"]
@@ -206,6 +227,9 @@ def _heads(atlas: Atlas) -> Section:
         Plot(heatmap(cells, title=""), f"{model} on {name}: CTE by layer and head.", f"Heads of {model} on {name}")
         for (model, name), cells in atlas.head_maps().items()
     ]
+    if drawn:
+        said = "All maps of heads on one scale, by relative depth."
+        drawn.insert(0, Plot(atlas.head_figure(), said, "Heatmaps of CTE by relative depth and head, one per model"))
     text = "The five heads of the largest CTE. They are chosen by the numbers shown, whose intervals do not know of it."
     table = Table(["model", "set", "layer", "relative depth", "head", "CTE"], rows)
     return Section("Heads", text=[text], figures=drawn, tables=[table])

@@ -148,7 +148,7 @@ class Atlas:
         return "\n".join([self.as_text(), *self.doubts()])
 
     def write(self, folder: str | Path) -> list[str]:
-        """Write the tables (.csv), the figure (.pdf, .png) and the page (.html) into the atlas's folder; their names.
+        """Write the tables (.csv), the figures (.pdf, .png) and the page (.html) into the atlas's folder; their names.
 
         Raises:
             OutputError: nothing can be written there.
@@ -172,6 +172,16 @@ class Atlas:
         from .page import figure
 
         return figure(self)
+
+    def head_figure(self) -> PaperFigure:
+        """The head maps of all models and sets, on one scale and by relative depth; ``ts.viz.export`` writes it.
+
+        Raises:
+            FigureError: heads were not traced, or none has a value.
+        """
+        from .page import head_figure
+
+        return head_figure(self)
 
     def page(self) -> Report:
         """The page for :func:`tracescribe.viz.report`."""

@@ -5,7 +5,7 @@ from .faithfulness import faithfulness_data
 from .heatmap import HeatmapData, heatmap_data
 from .options import Statistics
 from .overlay import OverlayData, overlay_data
-from .panels import PanelsData, panels_data
+from .panels import PanelAxis, PanelsData, panels_data
 from .plans import AlphaData, alpha_data
 from .points import CurvesData, PointsData, curves_data, points_data
 from .profile import ProfileData, profile_data
@@ -20,6 +20,7 @@ __all__ = [
     "Data",
     "HeatmapData",
     "OverlayData",
+    "PanelAxis",
     "PanelsData",
     "PointsData",
     "ProfileData",

@@ -30,6 +30,8 @@ def _reading(data: Data) -> list[str]:
         said.append("Bold: the tokens in which the two captions differ")
     if isinstance(data, HeatmapData) and data.profile is not None:
         said.append(f"Right: {data.profile_name}")
+    if isinstance(data, PanelsData) and data.axis == "depth":
+        said.append("Layers stand at their relative depth, layer over the number of the last one")
     if isinstance(data, PanelsData) and data.bars_name:
         said.append(f"Below: {data.bars_name}")
     return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,9 +20,10 @@ from .notes import resampled, shared_settings
 from .options import Statistics
 from .select import Source
 
-__all__ = ["BARS", "PanelsData", "panels_data"]
+__all__ = ["BARS", "PanelAxis", "PanelsData", "panels_data"]
 
 BARS = ("sum", "mean", "max", "std", "locality")
+PanelAxis = Literal["layer", "depth"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,7 @@ class PanelsData:
 
     views: the maps, all with one limit; the profile of each is what its bars show.
     names: the panels' names. per_row: panels in a row; None = as many as are readable.
+    axis: "layer", or "depth": cells stand at their layer over the map's last layer.
     """
 
     views: tuple[HeatmapData, ...]
@@ -37,6 +40,7 @@ class PanelsData:
     title: str
     notes: tuple[str, ...]
     per_row: int | None = None
+    axis: PanelAxis = "layer"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(shorten(clean(name), 60) for name in self.names))
@@ -46,6 +50,15 @@ class PanelsData:
     def titled(self, title: str | None) -> PanelsData:
         """The same with another title; None or "" keeps the one it has."""
         return replace(self, title=title) if title else self
+
+    def reach(self, i: int | None = None) -> tuple[float, float]:
+        """Where the cells of a panel begin and end on the axis; None: those of all panels."""
+        if i is None:
+            lows, highs = zip(*map(self.reach, range(len(self.views))), strict=True)
+            return min(lows), max(highs)
+        layers = self.views[i].layers
+        unit = int(layers[-1]) if self.axis == "depth" else 1
+        return (int(layers[0]) - 0.5) / unit, (int(layers[-1]) + 0.5) / unit
 
     @property
     def limit(self) -> float:
@@ -80,6 +93,7 @@ def panels_data(
     bars: str | None = "sum",
     difference: str | None = None,
     per_row: int | None = None,
+    axis: PanelAxis = "layer",
     limit: float | None = None,
     title: str | None = None,
     palette: str = theme.PALETTE,
@@ -89,9 +103,10 @@ def panels_data(
 
     bars: what the bars beneath a map are, per layer; None for none.
     difference: name of one more panel, the second map minus the first.
+    axis: where layers stand; "depth": at layer over the map's last layer, so that models of other depths compare.
 
     Raises:
-        FigureError: nothing to draw, maps of different layers, or an option that does not apply.
+        FigureError: nothing to draw, maps of different layers on the axis of layers, or an option that does not apply.
         DegenerateTraceError: a trace without a usable pair.
     """
     if not isinstance(sources, Mapping) or not sources:
@@ -102,17 +117,26 @@ def panels_data(
         raise FigureError(f"difference={quoted(difference)} needs two maps, a first and a second, not {len(sources)}")
     if per_row is not None and not is_whole(per_row, least=1):
         raise FigureError(f"per_row={quoted(per_row)}: give a whole number of panels, 1 or more")
+    if axis not in get_args(PanelAxis):
+        raise FigureError(f"axis={quoted(axis)}: choose {' or '.join(get_args(PanelAxis))}")
     if limit is not None and not is_positive(limit):
         raise FigureError(f"limit={quoted(limit)}: colours need a finite limit above 0")
     statistics = statistics or Statistics()
     per_row = None if per_row is None else int(per_row)
     views = [_view(source, bars, statistics) for source in sources.values()]
     for name, view in zip(sources, views, strict=True):
-        if not np.array_equal(view.layers, views[0].layers):
+        if axis == "depth" and view.layers[-1] < 1:
+            raise FigureError(f"{quoted(name)} has layer 0 only, which has no relative depth")
+        if (axis == "layer" or difference is not None) and not np.array_equal(view.layers, views[0].layers):
             raise FigureError(
                 f"{quoted(name)} has layers {view.layers[0]} to {view.layers[-1]}, the first panel "
-                f"{views[0].layers[0]} to {views[0].layers[-1]}: maps of one figure have the same layers; draw each "
-                "by itself, or their profiles in one figure (ts.viz.profile)"
+                f"{views[0].layers[0]} to {views[0].layers[-1]}: "
+                + (
+                    "maps of one figure have the same layers; axis='depth' draws them by relative depth, and "
+                    "ts.viz.profile their profiles in one figure"
+                    if difference is None
+                    else "a difference is of the same layers; leave it out, and give axis='depth'"
+                )
             )
     names = list(map(str, sources))
     if difference is not None:
@@ -122,9 +146,10 @@ def panels_data(
     shared = max(view.limit for view in views) if limit is None else float(limit)
     views = [replace(view, limit=shared, palette=palette) for view in views]
     notes = tuple(f"{name}: {plural(_pairs(source), 'pair')}" for name, source in sources.items() if _pairs(source))
-    default = f"{views[0].quantity} by layer and {'head' if views[0].unit == 'heads' else 'token'}"
+    where = "layer" if axis == "layer" else "relative depth"
+    default = f"{views[0].quantity} by {where} and {'head' if views[0].unit == 'heads' else 'token'}"
     about = (*notes, *shared_settings(list(sources.values())), *_intervals(views))
-    return PanelsData(tuple(views), tuple(names), default if title is None else title, about, per_row)
+    return PanelsData(tuple(views), tuple(names), default if title is None else title, about, per_row, axis)
 
 
 def _view(source: Source, bars: str | None, statistics: Statistics) -> HeatmapData:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...errors import FigureError
@@ -25,6 +26,7 @@ from .axes import (
     new_figure,
     place_axes,
     scale_room,
+    set_ticks,
     weight_of,
     write_header,
 )
@@ -72,9 +74,11 @@ def draw_panels(
     plan = _plan(view, labels, fonts, inches, header, height)
     figure = new_figure(inches, plan.height)
     write_header(figure, fonts, header, plan.height, inches)
-    n_layers = len(view.views[0].layers)
-    wide, span = plan.pitch * n_layers, _span(view)
-    size = min(value_size(panel, plan.pitch, plan.row, fonts, values) for panel in view.views)
+    wide, span = plan.pitch * _most_layers(view), _span(view)
+    size = min(
+        value_size(panel, _inside(view, i, wide)[1] / len(panel.layers), plan.row, fonts, values)
+        for i, panel in enumerate(view.views)
+    )
     top, tallest = plan.head + EDGE, 0.0
     for start in range(0, len(view.views), plan.across):
         chosen = range(start, min(start + plan.across, len(view.views)))
@@ -83,17 +87,19 @@ def draw_panels(
         for at, i in enumerate(chosen):
             panel = view.views[i]
             left += plan.left[at]
-            cells = place_axes(figure, left, top + plan.names, wide, panel.values.shape[1] * plan.row)
-            draw_cells(cells, panel, plan.pitch, plan.row, size, fonts)
+            begin, across = _inside(view, i, wide)
+            cells = place_axes(figure, left + begin, top + plan.names, across, panel.values.shape[1] * plan.row)
+            draw_cells(cells, panel, across / len(panel.layers), plan.row, size, fonts)
             style = fonts.style(fonts.label, "bold", linespacing=1.1)
             cells.set_title(plan.titles[i], loc="left", pad=2.5, color=theme.INK, **style)
             shown = plan.left[at] > _GAP
             label_rows(cells, labels[i] if shown else ("",) * len(labels[i]), panel.marked, plan.row, fonts)
             if view.bars_name:
                 cells.set_xticks([])
-                _bars(figure, view, i, (left, top + plan.names + high, wide), plan, span, fonts, first=at == 0)
+                place = (left + begin, top + plan.names + high, across)
+                _bars(figure, view, i, place, plan, span, fonts, first=at == 0)
             else:
-                label_layers(cells, panel.layers.tolist(), plan.pitch, fonts)
+                _label(cells, view, i, across, fonts)
             left += wide
         tallest = max(tallest, high)
         top += plan.names + high + plan.foot + _GAP
@@ -127,7 +133,32 @@ def _bars(
             xycoords="axes fraction", textcoords="offset points", ha="right", va="center", color=theme.INK,
             linespacing=1.0, **fonts.style(fonts.small),
         )  # fmt: skip
-    label_layers(axes, panel.layers.tolist(), plan.pitch, fonts)
+    _label(axes, view, i, wide, fonts)
+
+
+def _most_layers(view: PanelsData) -> int:
+    return max(len(panel.layers) for panel in view.views)
+
+
+def _inside(view: PanelsData, i: int, wide: float) -> tuple[float, float]:
+    """Where a panel's cells begin, and how wide they are together, in points, on the axis that all panels share."""
+    (low, high), (first, last) = view.reach(), view.reach(i)
+    return wide * (first - low) / (high - low), wide * (last - first) / (high - low)
+
+
+def _label(axes: Axes, view: PanelsData, i: int, wide: float, fonts: Fonts) -> None:
+    """The axis below a panel: the numbers of its layers, or relative depths."""
+    layers = view.views[i].layers.tolist()
+    if view.axis == "layer":
+        label_layers(axes, layers, wide / len(layers), fonts)
+        return
+    depths = [depth for depth in (0.0, 0.25, 0.5, 0.75, 1.0) if view.reach(i)[0] <= depth]
+    if wide / 4 < fonts.width("0.25", fonts.tick) + 3:
+        depths = [depth for depth in depths if depth in (0.0, 0.5, 1.0)]
+    places = [depth * layers[-1] - layers[0] for depth in depths]
+    set_ticks(axes.xaxis, places, fonts, [short_number(depth) for depth in depths])
+    axes.tick_params(axis="x", length=2)
+    axes.set_xlabel("relative depth", labelpad=1, **fonts.style(fonts.label))
 
 
 def _in_lines(name: str) -> str:
@@ -168,7 +199,7 @@ def _across(view: PanelsData, pitch_of: Callable[[int], float]) -> int:
 def _plan(
     view: PanelsData, labels: list[tuple[str, ...]], fonts: Fonts, inches: float, header: Header, height: float | None
 ) -> _Plan:
-    n, n_layers = len(view.views), len(view.views[0].layers)
+    n, n_layers = len(view.views), _most_layers(view)
     names = [
         max(fonts.width(text, fonts.tick, weight_of(mark)) for text, mark in zip(texts, panel.marked, strict=True)) + 5
         for texts, panel in zip(labels, view.views, strict=True)
