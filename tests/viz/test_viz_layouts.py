@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -497,6 +498,27 @@ def test_names_in_an_authors_axes_are_thinned_to_what_it_has_room_for() -> None:
 def test_other_kinds_are_drawn_into_an_authors_axes(kind: str) -> None:
     axes = Figure(figsize=(3, 2)).subplots()
     assert draw(KINDS[kind](), axes) is None and axes.has_data()
+
+
+def test_layers_and_legend_meet_nothing_in_axes_that_a_layout_makes_smaller() -> None:
+    maps = published_maps()
+    figure = Figure(figsize=(6.75, 2.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure.colorbar(draw(maps["negation in the foil"], left), ax=left, label="CTE")
+    draw({name: one.per_layer("sum") for name, one in maps.items()}, right)
+    figure.draw_without_rendering()
+    for axes in (left, right):
+        shown = [label for label in axes.get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown]
+        assert len(boxes) >= 4 and all(one.x1 < other.x0 for one, other in pairwise(boxes))
+        for label, place in zip(shown, axes.get_xticks(), strict=True):
+            assert label.get_text() == str(round(place))
+    legend = right.get_legend().get_window_extent()
+    curves_ = [line for line in right.lines if str(line.get_label()).startswith("negation")]
+    assert len(curves_) == 2
+    for line in curves_:
+        points = right.transData.transform(line.get_xydata())
+        assert (points[:, 1] < legend.y0).all()  # below it, and so is what joins them
 
 
 def test_what_needs_a_figure_of_its_own_is_refused() -> None:

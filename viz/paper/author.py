@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, Locator
 
 from ...errors import FigureError
 from .. import theme
@@ -14,7 +15,7 @@ from ..figure_data.labels import shorten
 from ..figure_data.plans import AlphaData
 from ..figure_data.points import CurvesData, PointsData
 from ..figure_data.profile import ProfileData
-from .axes import layer_step, legend_inside, set_ticks, styled
+from .axes import layer_step, legend_inside, styled
 from .cells import draw_cells, label_layers, label_rows, value_size
 from .fonts import Fonts
 from .plans import draw_weights
@@ -48,12 +49,14 @@ def put(
     elif isinstance(view, ProfileData):
         fonts.admit(view.quantity, *(name for name, _ in view.series))
         put_profile(axes, view, fonts, wide, high, transparent=True)
+        if not view.axis:
+            layers = sorted({layer for _, curve in view.series for layer in curve.layers.tolist()})
+            _thin(axes, layers, layers, fonts)
     elif isinstance(view, AlphaData):
         fonts.admit(view.power)
         draw_weights(axes, view, fonts)
-        blocks = range(1, len(view.alpha) + 1)
-        step = layer_step(len(blocks), wide / len(blocks), fonts.tick * 1.6)
-        set_ticks(axes.xaxis, [block for block in blocks if block % step == 0], fonts)
+        blocks = list(range(1, len(view.alpha) + 1))
+        _thin(axes, blocks, blocks, fonts)
         axes.set_xlabel("block", **fonts.style(fonts.label))
     else:
         fonts.admit(*view.names, view.x_name, view.y_name)
@@ -62,7 +65,7 @@ def put(
         else:
             put_curves(axes, view, fonts, transparent=True)
     if len(axes.get_legend_handles_labels()[1]) > 1 and not (isinstance(view, PointsData) and names_fit(view)):
-        legend_inside(axes, fonts)
+        legend_inside(axes, fonts, wide, high)
     if title:
         axes.set_title(fonts.drawable(title), loc="left", color=theme.INK, **fonts.style(fonts.title, "bold"))
     return cells
@@ -77,4 +80,30 @@ def _map(axes: Axes, view: HeatmapData, wide: float, high: float, values: Litera
     cells = draw_cells(axes, view, pitch, row, value_size(view, 0.85 * pitch, 0.9 * row, fonts, values), fonts)
     label_rows(axes, tuple(map(fonts.drawable, labels)), np.asarray(view.marked), row, fonts)
     label_layers(axes, view.layers.tolist(), pitch, fonts)
+    _thin(axes, list(range(n_layers)), view.layers.tolist(), fonts)
     return cells
+
+
+class _Thinned(Locator):
+    """As many of the layers as have room when the figure is drawn: an author's layout changes the size of axes late."""
+
+    def __init__(self, places: list[int], layers: list[int], needed: float) -> None:
+        self.places, self.layers, self.needed = places, layers, needed
+
+    def __call__(self) -> list[int]:
+        axes = self.axis.axes
+        wide = axes.get_window_extent().width * 72 / axes.get_figure(root=True).dpi
+        step = layer_step(len(self.places), wide / len(self.places), self.needed)
+        return [place for place, layer in zip(self.places, self.layers, strict=True) if layer % step == 0]
+
+    def tick_values(self, vmin: float, vmax: float) -> list[int]:
+        return self()
+
+
+def _thin(axes: Axes, places: list[int], layers: list[int], fonts: Fonts) -> None:
+    """Number the layers at these places of the axis."""
+    names = dict(zip(places, map(str, layers), strict=True))
+    needed = fonts.width(str(max(layers)), fonts.tick) + 2
+    axes.xaxis.set_major_locator(_Thinned(places, layers, needed))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: names.get(round(place), "")))
+    axes.tick_params(axis="x", labelsize=fonts.tick, labelfontfamily=fonts.families[0])

@@ -93,9 +93,13 @@ def legend_above(axes: Axes, fonts: Fonts, columns: int) -> None:
     _legend(axes, fonts, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns)
 
 
-def legend_inside(axes: Axes, fonts: Fonts) -> None:
-    """A legend where the axes are emptiest."""
-    _legend(axes, fonts, loc="best")
+def legend_inside(axes: Axes, fonts: Fonts, wide: float, high: float) -> None:
+    """A legend at the top of axes of about this size in points, in room that is made for it above the data."""
+    columns, needed = legend_size(fonts, axes.get_legend_handles_labels()[1], wide / 72)
+    low, top = axes.get_ylim()
+    share = min(0.6, (needed + 4) / high)
+    axes.set_ylim(low, top + (top - low) * share / (1 - share))
+    _legend(axes, fonts, loc="upper left", ncols=columns)
 
 
 def legend_over(figure: Figure, axes: Axes, fonts: Fonts, columns: int, top: float) -> None:
