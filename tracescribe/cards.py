@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import fields
 from html import escape
+from typing import Any
 
-__all__ = ["Markup", "card", "shown_text", "table"]
+__all__ = ["Markup", "card", "short_repr", "shown_text", "table"]
 
 _LONGEST = 400  # characters of one text: a caption may be a page
 _FADED = "opacity:.75"  # not a colour: the text has that of the notebook's theme, light or dark
 _CELL = "padding:1px 10px 1px 0;text-align:{};vertical-align:top;border:0"
+
+
+def short_repr(result: Any) -> str:
+    """A dataclass in one line: arrays and tensors by their shape, other collections by their length.
+
+    >>> from dataclasses import make_dataclass
+    >>> import numpy as np
+    >>> short_repr(make_dataclass("Found", ["values", "names", "ci", "lo"])(np.ones((3, 2)), ("a", "b"), 0.95, None))
+    'Found(values [3 × 2], 2 names, ci=0.95)'
+    """
+    parts = []
+    for name in (entry.name for entry in fields(result)):
+        value = getattr(result, name)
+        if hasattr(value, "shape"):
+            parts.append(f"{name} [{' × '.join(map(str, value.shape))}]")
+        elif isinstance(value, Sized) and not isinstance(value, str):
+            parts.append(f"{len(value)} {name}")
+        elif value is not None:
+            text = f"{value:.4g}" if isinstance(value, float) else repr(value)
+            parts.append(f"{name}={text if len(text) <= 60 else text[:59] + '…'}")
+    return f"{type(result).__name__}({', '.join(parts)})"
 
 
 class Markup(str):

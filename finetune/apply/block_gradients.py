@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...arguments import explains_arguments
+from ...cards import short_repr
 from ...errors import NonFiniteError, PrescriptionError
 from ...io.quoting import shown
 from ...validation import is_whole
@@ -34,6 +35,8 @@ class BlockGradients:
     relative: Float[np.ndarray, "batch block"]
     fisher: Float[np.ndarray, "batch block"]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
 
 @explains_arguments

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...arguments import explains_arguments
+from ...cards import card, table
 from ...errors import DataFormatError
 from ...io.records import read_record
 from .config import StudyConfig
@@ -41,6 +42,18 @@ class StudyResult:
     runs: pd.DataFrame
     base: Mapping[str, float]
     curves: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return f"StudyResult({self.config.model}: {self._size()}, {len(self.runs)} runs)"
+
+    def _repr_html_(self) -> str:
+        header, rows = self._score_rows()
+        about = f"{self.config.model}: {self._size()}; mean ± sd, differences from uniform training, p after Holm"
+        return card("StudyResult", about, (), table(header, rows))
+
+    def _size(self) -> str:
+        arms, seeds = self.runs["arm"].nunique(), self.runs["seed"].nunique()
+        return f"{arms} arm{'s' * (arms != 1)}, {seeds} seed{'s' * (seeds != 1)}"
 
     def table(self, against: str = "uniform") -> pd.DataFrame:
         """One row per arm: mean and standard deviation of each score over seeds, and differences from ``against``.
@@ -87,8 +100,9 @@ class StudyResult:
         """
         from ...benchmark.tables import as_table
 
-        if of == "update":
-            return as_table(*self._update_rows(), format)
+        return as_table(*(self._update_rows() if of == "update" else self._score_rows()), format)
+
+    def _score_rows(self) -> tuple[list[str], list[list[str]]]:
         names = {
             "claims": "claims",
             "negated": "negated",
@@ -109,7 +123,7 @@ class StudyResult:
                 untested = difference is None or not np.isfinite(difference)
                 tests += ["", ""] if untested else [f"{difference:+.1f} [{lo:+.1f}, {hi:+.1f}]", f"{p:.2g}"]
             rows.append([f"{row['arm']}{mark}", f"{row['rate']:g}", str(row["seeds"]), *cells, *tests])
-        return as_table(header, rows, format)
+        return header, rows
 
     def _update_rows(self) -> tuple[list[str], list[list[str]]]:
         names = {"top3_cte": "top 3 by CTE", "top5_cte": "top 5 by CTE", "top3_size": "top 3 by size"}

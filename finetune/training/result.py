@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from ...cards import Markup, card, short_repr, table
 from ..apply.update_share import UpdateShare
 from ..prescription.plan import Prescription
 from .config import TrainConfig
@@ -47,6 +48,8 @@ class History:
     claim: Float[np.ndarray, " step"]
     lr: Float[np.ndarray, " step"]
     scores: tuple[dict[str, float], ...] = ()
+
+    __repr__ = short_repr
 
     def to_frame(self) -> pd.DataFrame:
         """One row per step: step, loss, clip, claim, lr, and the scores (``val_...``) of the steps that have some.
@@ -101,6 +104,19 @@ class TrainResult:
         first, last = self.history.loss[0], self.history.loss[-1]
         steps = f"{len(self.history.loss)} steps, {self.config.weighting} weighting, loss {first:.3f} to {last:.3f}"
         return f"TrainResult({self.config.model}: {steps}, {self.update!r})"
+
+    def _repr_html_(self) -> str:
+        loss, scores = self.history.loss, self.history.scores
+        facts = [
+            ("weighting", self.config.weighting),
+            ("steps", f"{len(loss)} in {self.seconds:.0f} s" + (f"; stopped: {self.stopped}" if self.stopped else "")),
+            ("loss", f"{loss[0]:.3f} to {loss[-1]:.3f}"),
+            ("weights", f"of step {self.step}" + (", the best evaluation" if self.step == self.best else "")),
+        ]
+        kept = next((one for one in scores if one["step"] == self.step), None)
+        compared = [[name, self.before.get(name), value] for name, value in (kept or {}).items() if name != "step"]
+        tables = [table(["validation", "before", "after"], compared)] if compared else []
+        return card("TrainResult", self.config.model, facts, *tables, Markup(self.update._repr_html_()))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write adapters (peft's format), configuration and results into ``folder``, whole or not at all.

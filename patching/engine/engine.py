@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...cards import short_repr
 from ...errors import NonFiniteError, SiteError, TowerMismatchError
 from ..resume.clean_cache import CleanCache
 from ..sites import EDGES, Column, Sweep, each_position
@@ -48,6 +49,8 @@ class PatchedEmbeddings:
     donor: Float[Tensor, "text_pair embed"]
     patched: Float[Tensor, "text_pair layer column embed"]
     path: PatchPath
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ...cards import short_repr
 from ...errors import NonFiniteError, SiteError
 from ..resume.clean_run import CleanRun, run_clean
 from ..resume.known_cells import RUN
@@ -33,6 +34,8 @@ class FirstOrder:
     donor: Float[Tensor, "text_pair embed"]
     effects: list[Float[Tensor, "_ layer _"]]  # (direction, layer, column), of each pair its own number
     fixed: list[Bool[Tensor, "layer _"]]
+
+    __repr__ = short_repr
 
 
 class AttributionEngine(PatchingEngine):

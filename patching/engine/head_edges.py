@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...cards import short_repr
 from ...errors import NonFiniteError, SiteError, TowerMismatchError
 from ..resume.clean_cache import CachedRun, CleanCache
 from ..resume.clean_run import CleanRun, run_clean
@@ -42,6 +43,8 @@ class HeadEdgeEmbeddings:
     donor: Float[Tensor, " embed"]
     patched: Float[Tensor, "layer head receiver_layer receiver_head embed"]
     path: str
+
+    __repr__ = short_repr
 
 
 class HeadEdgeEngine(PatchingEngine):

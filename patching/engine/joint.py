@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ...cards import short_repr
 from ...errors import NonFiniteError, SiteError, TowerMismatchError
 from ..resume.clean_cache import CachedRun, CleanCache, state_at
 from ..resume.known_cells import BASE, DONOR, known_cells
@@ -35,6 +36,8 @@ class JointEmbeddings:
     base: Float[Tensor, " embed"]
     donor: Float[Tensor, " embed"]
     patched: Float[Tensor, "set embed"]
+
+    __repr__ = short_repr
 
 
 class JointEngine(PatchingEngine):

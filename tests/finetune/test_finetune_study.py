@@ -51,6 +51,14 @@ def folder(config, tmp_path_factory):
     return run_study(config, tmp_path_factory.mktemp("study") / "out")
 
 
+def test_a_result_shows_itself_in_a_notebook(config, folder):
+    result = read_study_result(folder)
+    assert repr(result) == f"StudyResult({config.model}: {len(config.arms)} arms, 2 seeds, {len(result.runs)} runs)"
+    html = result._repr_html_()
+    lines = [line.split() for line in result.as_text("csv").splitlines()]
+    assert html.count("<tr") == len(lines) and all(f">{arm}" in html for arm in config.arms) and "(untrained)" in html
+
+
 def test_every_arm_is_tuned_on_validation_and_run_with_every_seed(config, folder):
     result = read_study_result(folder)
     assert sorted(zip(result.runs["arm"], result.runs["seed"], strict=True)) == sorted(

@@ -76,6 +76,9 @@ def test_the_best_evaluation_s_weights_are_the_result(model, data, scripted):
     assert result.best == 4  # the first of equals
     torch.testing.assert_close(embedding(result), scored[1], rtol=0, atol=2e-6)
     assert (embedding(result) - scored[3]).abs().max() > 1e-4
+    html = result._repr_html_()
+    assert "of step 4, the best evaluation" in html and ">5.00</td>" in html and ">30.00</td>" in html
+    assert repr(result.history) == "History(loss [8], clip [8], claim [8], lr [8], 4 scores)"
     frame = result.history.to_frame()
     assert frame.loc[frame["step"] == 6, "val_claims"].item() == 20
     assert frame["val_claims"].notna().sum() == 4

@@ -100,6 +100,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "comparison": a_comparison,
     "comparison of traces": lambda: ts.compare(TRACE, synthetic_trace(8, 12, seed=1), names=(ATTACK, "b"), n_boot=50),
     "faithfulness": a_faithfulness,
+    "curve": lambda: a_faithfulness().curve("sufficiency"),
     "circuit": a_circuit,
     "neurons": lambda: synthetic_neurons(rows=(ATTACK, "[end]"), row=("[end]", ATTACK, "[end]", "[end]", ATTACK)),
     "edges between heads": synthetic_head_edges,
@@ -120,7 +121,16 @@ def test_a_result_is_small_html_without_scripts(name: str) -> None:
     assert len(repr(result)) < 600 and "\n" not in repr(result)
 
 
-@pytest.mark.parametrize("name", sorted(set(RESULTS) - {"profile", "excess", "update share", "edges between heads"}))
+def test_arrays_are_told_by_their_shape() -> None:
+    assert repr(TRACE.scores) == "Scores(correct [8], foil [8], patched [8 × 13 × 7])"
+    assert repr(TRACE.select([0])).startswith("CausalTrace(1 pair, ")
+    gradients = ts.finetune.BlockGradients(np.ones((5, 12)), np.ones((5, 12)), {"model": "m"})
+    assert repr(gradients) == "BlockGradients(relative [5 × 12], fisher [5 × 12], 1 provenance)"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(RESULTS) - {"profile", "excess", "update share", "edges between heads", "curve"})
+)
 def test_text_from_outside_stays_text(name: str) -> None:
     html, page = html_of(RESULTS[name]())
     assert "<script" not in html and "<script>al" in page.text

@@ -393,4 +393,5 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
     def __repr__(self) -> str:
         cells = f"{self.kinds.shape[1]} tokens" if self.columns is None else f"{len(self.columns)} columns"
-        return f"CausalTrace({self.n_pairs} pairs, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"
+        pairs = f"{self.n_pairs} pair{'s' * (self.n_pairs != 1)}"
+        return f"CausalTrace({pairs}, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"

@@ -59,6 +59,11 @@ class Curve(ReadOnlyArrays):
     hi: Float[np.ndarray, " size"] | None = None
     ci: float | None = None
 
+    def _repr_html_(self) -> str:
+        from ...viz.notebook.comparisons import curve_html
+
+        return curve_html(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Faithfulness(ReadOnlyArrays):

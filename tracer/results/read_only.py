@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...cards import short_repr
 from ...errors import TraceError
 
 __all__ = ["ReadOnlyArrays", "set_array"]
@@ -17,6 +18,11 @@ class ReadOnlyArrays:
 
     numpy's own copies and pickles are writable, whatever the array they were made from.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in cls.__dict__:  # dataclass would write out every array
+            cls.__repr__ = short_repr  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # type: ignore[arg-type]

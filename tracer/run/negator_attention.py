@@ -93,6 +93,9 @@ class NegatorAttention:
         values = self.selectivity.astype(np.float64)
         return PairTable(values, np.ones((len(values), values.shape[2])), "mean_of_ratios")
 
+    def _repr_html_(self) -> str:
+        return self.map()._repr_html_()
+
     def __repr__(self) -> str:
         layer, head = np.unravel_index(int(self.mean.argmax()), self.mean.shape)
         return (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ...cards import card, table
 from ...tracer.results.circuit import Circuit
 from ...tracer.results.comparison import TraceComparison
-from ...tracer.results.faithfulness import CURVES, RANDOM, Faithfulness
+from ...tracer.results.faithfulness import CURVES, RANDOM, Curve, Faithfulness
 from ..figure_data import heatmap_data
 from ..figure_data.labels import number, plural
 from .pictures import cells_svg
 
-__all__ = ["circuit_html", "comparison_html", "faithfulness_html"]
+__all__ = ["circuit_html", "comparison_html", "curve_html", "faithfulness_html"]
 
 _MOST = 24  # lines of a table in a cell of a notebook
 
@@ -42,14 +42,26 @@ def faithfulness_html(found: Faithfulness) -> str:
                 header.append(f"{curve}, {order}")
                 columns.append(one.value)
         facts.append((curve, "; ".join(areas)))
-    step = max(1, -(-len(found.sizes) // _MOST))
-    rows = [
-        [size, size / len(found.cells), *(float(values[at]) for values in columns)]
-        for at, size in enumerate(found.sizes.tolist())
-        if at % step == 0 or at == len(found.sizes) - 1
-    ]
+    sizes = found.sizes.tolist()
+    rows = [[sizes[at], sizes[at] / len(found.cells), *(float(v[at]) for v in columns)] for at in _listed(len(sizes))]
     first = f"first: {'; '.join(found.top(3))}"
     return card("Faithfulness", f"CTE of joint patches, {first}", facts, table(header, rows))
+
+
+def curve_html(curve: Curve) -> str:
+    """The curve's areas, and its values by k with their interval."""
+    columns = [values for values in (curve.value, curve.lo, curve.hi) if values is not None]
+    rows = [[int(curve.sizes[at]), *(float(values[at]) for values in columns)] for at in _listed(len(curve.sizes))]
+    interval = ["from", "to"] if curve.ci is None else [f"{curve.ci:.0%} from", "to"]
+    header = ["k", "CTE", *interval[: len(columns) - 1]]
+    areas = f"CPR {curve.cpr:.2f}, CMD {curve.cmd:.2f}"
+    return card("Curve", f"CTE of joint patches of k cells, {areas}", (), table(header, rows))
+
+
+def _listed(n: int) -> list[int]:
+    """Which of so many lines are listed: all, or every so many and the last."""
+    step = max(1, -(-n // _MOST))
+    return [at for at in range(n) if at % step == 0 or at == n - 1]
 
 
 def circuit_html(found: Circuit) -> str:
