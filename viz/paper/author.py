@@ -91,7 +91,7 @@ class _Thinned(Locator):
         self.places, self.layers, self.needed = places, layers, needed
 
     def __call__(self) -> list[int]:
-        axes = self.axis.axes
+        axes: Any = self.axis.axes  # type: ignore[union-attr]
         wide = axes.get_window_extent().width * 72 / axes.get_figure(root=True).dpi
         step = layer_step(len(self.places), wide / len(self.places), self.needed)
         return [place for place, layer in zip(self.places, self.layers, strict=True) if layer % step == 0]
