@@ -241,7 +241,7 @@ class _Run:
             if progress.intact:  # between two steps, or in one before it changed anything
                 self._save()
             raise
-        if config.checkpoint_every:
+        if config.checkpoint_every and progress.done % config.checkpoint_every:  # else it was saved, or not, above
             self._save_or_say()
 
     def _evaluate(self, validation: Validation, track: Track) -> None:

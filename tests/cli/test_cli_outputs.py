@@ -193,6 +193,10 @@ def test_finetune_reads_a_yaml_file_with_changes(run: Run, data: Path, tmp_path:
     refused(run("finetune", file, "optim.learning=2", "-o", tmp_path / "x"), "no option 'optim.learning'")
     refused(run("finetune", file, "optim.lrr=2", "-o", tmp_path / "x"), "did you mean 'optim.lr'")
     refused(run("finetune", file, "lr=fast", "-o", tmp_path / "x"), "field 'optim.lr'")
+    for device in ("cpu", "cuda:1"):  # the command's option comes before the file's, also where it is the default
+        (tmp_path / "gpu.yaml").write_text("model: {device: cuda}\n")
+        printed = run("finetune", tmp_path / "gpu.yaml", "--device", device, "--print-config")
+        assert f"device: {device}\n" in printed.out
     refused(run("finetune", file), "say where the run goes")
     refused(run("finetune", "phantom", "-o", tmp_path / "x"), "expected a model and a data folder")
     file.write_text("modle: phantom\n")

@@ -10,7 +10,6 @@ import typer
 
 from ..processes import is_first
 from .common import (
-    Device,
     ImagesFolder,
     Json,
     OptionError,
@@ -102,7 +101,9 @@ def finetune(
     outside_images: OutsideImages = False,
     overwrite: Overwrite = False,
     pretrained: Pretrained = None,
-    device: Device = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu (the default), cuda, cuda:1, mps.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """Fine-tune a model's text tower by LoRA on L_CLIP and L_claim, uniformly or weighted by a plan.
@@ -136,7 +137,7 @@ def finetune(
         "images": images,
         "outside_images": outside_images or None,
         "pretrained": pretrained,
-        "device": None if device == "cpu" else device,
+        "device": device,
     }
     if output is not None and not print_config and is_first():
         from ..finetune.training.runs import check_run_folder
