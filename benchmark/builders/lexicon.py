@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
 __all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "belied", "term_of", "together"]
@@ -211,6 +212,7 @@ def belied(absent: Term, not_absent: Iterable[Term]) -> bool:
     return any(term is not absent and term.regions & absent.normal for term in not_absent)
 
 
+@lru_cache(maxsize=4096)  # asked of every label of every record
 def term_of(condition: str) -> Term | None:
     """The term of a condition by any of its names; None for a condition that nothing is said about here.
 

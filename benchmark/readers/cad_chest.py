@@ -55,18 +55,20 @@ def _fact(value: Any, where: str, name: str) -> Fact:
     state: Literal["present", "absent", "uncertain"] = (
         "present" if score == CERTAIN else "absent" if score == -CERTAIN else "uncertain"
     )
-    graded = [*_texts(value, "level"), *_texts(value, "level2")]
+    place = f"{where}, disease {shown(name)}"
+    graded = [*_texts(value, "level", place), *_texts(value, "level2", place)]
     words = [word for level in graded for word in level.lower().split()]
     if state == "absent" and graded:
         state = "uncertain"  # "no large effusion" does not say that there is none
     levels = {SEVERITIES[word] for word in words if word in SEVERITIES}
-    places = [place for key in ("location", "post_location", "location2") for place in _texts(value, key)]
+    places = [found for key in ("location", "post_location", "location2") for found in _texts(value, key, place)]
     return Fact(state=state, location=tuple(places), severity=levels.pop() if len(levels) == 1 else None)
 
 
-def _texts(value: dict[str, Any], key: str) -> list[str]:
+def _texts(value: dict[str, Any], key: str, where: str) -> list[str]:
+    """The words of a field: a list of them, or one; none where it is null or not there."""
     found = value.get(key) or []
-    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+    return fields.text_list({key: [found] if isinstance(found, str) else found}, key, where)
 
 
 READERS = (Reader("cad-chest", "CAD-Chest: diseases with location, severity and certainty", _matches, _records),)

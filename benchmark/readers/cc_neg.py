@@ -32,13 +32,14 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
         raise DataFormatError(f"{source.path}: {len(paths)} image_paths for {len(items)} annotations")
     for number, (path, item) in enumerate(zip(paths, items, strict=True)):
         where = f"{source.path}, annotation {number}"
+        image = fields.text({"image_paths": path}, "image_paths", where)
         with fields.checked(where):
             yield Pair(
                 correct=fields.text(fields.field(item, "json", where), "caption", where),
                 foil=fields.text(fields.field(item, "sop_data", where), "negative-prompt", where).replace(",", ""),
-                image=folder.find(str(path)),
+                image=folder.find(image),
                 id=str(number),
-                group=str(path),
+                group=image,
                 attribute="existence",
                 negation="foil",
                 split="test" if number >= len(items) - N_EVALUATED else "train",

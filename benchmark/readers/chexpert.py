@@ -60,7 +60,8 @@ def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Lef
         found = PATIENT.search(path)
         if found is None:
             raise DataFormatError(f"{where}: field {column!r}: expected .../patient00001/study1/..., not {shown(path)}")
-        if str(row.get("Frontal/Lateral") or path.rpartition("_")[2].partition(".")[0]).lower() == "lateral":
+        view = fields.text_or(row, "Frontal/Lateral", where, path.rpartition("_")[2].partition(".")[0])
+        if view.lower() == "lateral":
             yield LeftOut(where, "a lateral view")
             continue
         split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)

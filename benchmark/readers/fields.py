@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import DataFormatError
 from ...io.quoting import shown
 
-__all__ = ["checked", "field", "image", "name", "number", "text", "text_list"]
+__all__ = ["checked", "field", "image", "name", "number", "text", "text_list", "text_or"]
 
 MISSING = ("", "nan", "none", "null", "n/a")
 LONGEST_LIST = 100_000  # characters of a list written as text
@@ -38,9 +38,26 @@ def field(record: Any, key: str, where: str) -> Any:
 def text(record: Any, key: str, where: str) -> str:
     """A text that says something."""
     value = field(record, key, where)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or value.strip().lower() == "nan":
         raise DataFormatError(f"{where}: field {key!r}: expected a text, not {shown(value)}")
-    return value.strip()
+    return _whole(value.strip(), key, where)
+
+
+def text_or(record: Any, key: str, where: str, default: str) -> str:
+    """A text, or the default where the field is missing, empty, NaN or null."""
+    value = record.get(key)
+    if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):
+        return default
+    return text(record, key, where)
+
+
+def _whole(value: str, key: str, where: str) -> str:
+    """The text, if a file can hold it: JSON may spell half of a character ("\\ud800")."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise DataFormatError(f"{where}: field {key!r}: {ascii(value)[:80]} holds a lone surrogate") from None
+    return value
 
 
 def image(record: Any, key: str, where: str) -> str:
@@ -59,7 +76,7 @@ def name(record: Any, key: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip().lower() not in MISSING:
-        found = value.strip()
+        found = _whole(value.strip(), key, where)
         return found[:-2] if found.endswith(".0") and found[:-2].isdigit() else found
     raise DataFormatError(f"{where}: field {key!r}: expected a name or a number, not {shown(value)}")
 
@@ -96,4 +113,4 @@ def text_list(record: Any, key: str, where: str) -> list[str]:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise DataFormatError(f"{where}: field {key!r}: expected a list of texts, not {shown(value)}")
-    return [item.strip() for item in value]
+    return [_whole(item.strip(), key, where) for item in value]

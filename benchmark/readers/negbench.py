@@ -50,7 +50,9 @@ def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]
                 group=_group(path),
                 claims=claims,
                 label=int(label),
-                attribute=row.get("correct_answer_template") or ("binary" if len(claims) == 2 else "all"),
+                attribute=fields.text_or(
+                    row, "correct_answer_template", where, "binary" if len(claims) == 2 else "all"
+                ),
             )
 
 

@@ -45,7 +45,7 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
     projections = _frontal_images(source)
     for where, row in source.records():
         name = fields.name(row, "uid", where)
-        terms = [term.strip() for term in (row.get("MeSH") or "").split(";") if term.strip()]
+        terms = [term.strip() for term in fields.text_or(row, "MeSH", where, "").split(";") if term.strip()]
         facts = _facts(terms)
         if [term.lower() for term in terms] == ["normal"]:
             facts = dict.fromkeys(ABSENT_IF_NORMAL, Fact(state="absent"))

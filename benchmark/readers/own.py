@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from ...checked import Checked
+from ...errors import DataFormatError
+from ...io.quoting import shown
 from ...tracer import Pair, Text
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, RetrievalRecord
 from . import fields
@@ -32,8 +34,12 @@ def _records(kind: type[R]) -> Callable[[Source, ImageFolder], Iterator[R]]:
             image = given.get("image")
             if isinstance(image, str):
                 given["image"] = folder.find(image)
-            elif isinstance(image, dict) and list(image) == ["text"]:
+            elif isinstance(image, dict) and list(image) == ["text"] and isinstance(image["text"], str):
                 given["image"] = Text(image["text"])
+            elif image is not None:
+                raise DataFormatError(
+                    f"{where}: field 'image': expected a path, {{\"text\": ...}} or nothing, not {shown(image)}"
+                )
             with fields.checked(where):
                 yield kind.model_validate({"image": None, **given})
 

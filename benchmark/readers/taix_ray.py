@@ -85,7 +85,9 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
             yield LeftOut(where, "nothing is graded")
             continue
         image = fields.name(row, names[0], where)
-        split = (row.get("Split") or row.get("split") or splits.get(image, "")).lower()
+        split = fields.text_or(row, "Split" if "Split" in row else "split", where, splits.get(image, "")).lower()
+        if split and split not in _SPLITS:
+            raise DataFormatError(f"{where}: split: expected {', '.join(_SPLITS)}, not {shown(split)}")
         with fields.checked(where):
             yield FactsRecord(
                 id=image,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from ...errors import DataFormatError
+from ...io.quoting import shown
 from ...tracer import Pair
 from . import fields
 from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
 
-MIN_VOTES = 2  # of 3 annotators who found that the caption, not the foil, describes the image
+MIN_VOTES, MAX_VOTES = 2, 3  # annotators who found that the caption, not the foil, describes the image
 
 
 def _matches(source: Source) -> bool:
@@ -28,6 +29,8 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
         if not isinstance(item, dict) or not isinstance(item.get("mturk"), dict):
             raise DataFormatError(f"{where}: field 'mturk': expected an object of votes")
         votes = fields.number(item["mturk"], "caption", where)
+        if votes is not None and votes not in range(MAX_VOTES + 1):
+            raise DataFormatError(f"{where}: field 'mturk.caption': expected 0 to {MAX_VOTES} votes, not {votes:g}")
         if votes is None or votes < MIN_VOTES:
             yield LeftOut(where, f"fewer than {MIN_VOTES} annotators found the caption valid (mturk.caption)")
             continue
@@ -39,18 +42,25 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
                 image=folder.find(image),
                 id=where.item or None,
                 group=image,
-                attribute=str(item.get("linguistic_phenomena") or "valse"),
-                template=item.get("foil_method"),
-                negation=_negated(item),
+                attribute=fields.text_or(item, "linguistic_phenomena", where, "valse"),
+                template=fields.text_or(item, "foil_method", where, "") or None,
+                negation=_negated(item, where),
             )
 
 
-def _negated(item: dict[str, object]) -> Literal["correct", "foil"] | None:
+NEGATED: Mapping[str, Literal["correct", "foil"]] = {"zero_to_something": "correct", "something_to_zero": "foil"}
+
+
+def _negated(item: dict[str, object], where: str) -> Literal["correct", "foil"] | None:
     """Which caption is negated, for existence items, whose provenance says it."""
     provenance = item.get("provenance_of_foils")
     if item.get("linguistic_phenomena") != "existence" or provenance is None:
         return None
-    return "correct" if provenance == "zero_to_something" else "foil"
+    if str(provenance) not in NEGATED:
+        raise DataFormatError(
+            f"{where}: field 'provenance_of_foils': expected {' or '.join(NEGATED)}, not {shown(provenance)}"
+        )
+    return NEGATED[str(provenance)]
 
 
 READERS = (Reader("valse", "VALSE: caption and foil, all eleven phenomena", _matches, _records),)

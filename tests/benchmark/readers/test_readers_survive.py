@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,61 @@ OUTSIDE: dict[str, tuple[str, str, str]] = {
     "facts": ('"absent"', '"maybe"', "field 'facts.edema.state'"),
     "valse": ('"caption": 3', '"caption": "many"', "field 'caption': expected a number"),
     "negclip": ("[4, 7]", "[4, -7]", "field 'neg_image'"),
+    "karpathy": ('"split": "test"', '"split": "dev"', "field 'split'"),
 }
+
+
+@pytest.mark.parametrize(
+    ("format", "old", "new", "message"),
+    [
+        ("valse", '"caption": 3', '"caption": 4', "field 'mturk.caption': expected 0 to 3 votes, not 4"),
+        ("valse", "zero_to_something", "sometimes", "field 'provenance_of_foils'.*not 'sometimes'"),
+        ("valse", '"existence"', "[1]", "field 'linguistic_phenomena': expected a text"),
+        ("taix-ray", ",p1,val,", ",p1,dev,", "split: expected train, val, .* not 'dev'"),
+        ("cad-chest", '["left"]', '["left", 7]', "disease 'edema': field 'location': expected a list of texts"),
+        ("negbench-mcq", ",a cat,", ",NaN,", "field 'caption_1': expected a text, not 'NaN'"),
+        ("negclip", "a dog", "nan", "field 'title': expected a text, not 'nan'"),
+        ("pairs", '"film.png"', "[null]", "field 'image': expected a path"),
+        ("claims", '"film.png"', "7", "field 'image': expected a path"),
+    ],
+)
+def test_a_field_that_says_something_else_is_named(
+    tmp_path: Path, format: str, old: str, new: str, message: str
+) -> None:
+    path = file_of(tmp_path, format)
+    text = text_of(path)
+    assert old in text
+    with pytest.raises(DataFormatError, match=message):
+        ts.read(saved(path, text.replace(old, new, 1).encode()))
+
+
+@pytest.mark.parametrize("key", ["caption", "negative-prompt"])
+def test_half_of_a_character_is_named(tmp_path: Path, key: str) -> None:
+    content = {"caption": "a", "negative-prompt": "b", key: "a \ud800"}
+    annotation = {"json": {"caption": content["caption"]}, "sop_data": {"negative-prompt": content["negative-prompt"]}}
+    with pytest.raises(DataFormatError, match=f"field '{key}': .*holds a lone surrogate"):
+        ts.read(written(tmp_path / "ccneg.pt", {"image_paths": ["1.jpg"], "annotations": [annotation]}))
+
+
+@pytest.mark.parametrize("empty", ["", "nan", "NaN", "None"])
+def test_an_empty_cell_is_no_label(tmp_path: Path, empty: str) -> None:
+    """As pandas may write it: of a template, of a split, of MeSH terms."""
+    for format, cell, get in (
+        ("negbench-mcq", "hybrid", lambda record: record.attribute == "binary"),
+        ("taix-ray", "val", lambda record: record.split is None),
+    ):
+        path = file_of(tmp_path, format)
+        (record,) = ts.read(saved(path, text_of(path).replace(f",{cell}", f",{empty}").encode())).records
+        assert get(record)
+    path = file_of(tmp_path, "open-i")
+    reports = text_of(path) + f"2,{empty},x\n"
+    assert ts.read(saved(path, reports.encode())).left_out == {"the report names no finding": 1}
+
+
+def test_a_place_that_is_no_list_is_one_place(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "cad-chest")
+    plain = records(path)
+    assert records(saved(path, text_of(path).replace('["left"]', '"left"').encode())) == plain
 
 
 @pytest.mark.parametrize("format", OUTSIDE)
@@ -313,3 +368,29 @@ def test_cc_negs_file_of_another_torch_is_read(tmp_path: Path) -> None:
     plain = records(path)
     torch.save(PUBLISHED["cc-neg"][1], path, _use_new_zipfile_serialization=False)
     assert records(path) == plain
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value holds another one, however deep."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in entries:
+        yield (*at, key)
+        yield from places(entry, (*at, key))
+
+
+@pytest.mark.parametrize("odd", [None, [], {"a": 1}, True, "", 10**400], ids=str)
+@pytest.mark.parametrize("format", [name for name, (_, value) in PUBLISHED.items() if not isinstance(value, str)])
+def test_any_field_may_be_of_another_type(tmp_path: Path, format: str, odd: Any) -> None:
+    """It is refused in a sentence that names the file, or read as nothing; Python's own errors are neither."""
+    name, value = PUBLISHED[format]
+    for place in places(value):
+        changed = copy.deepcopy(value)
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = odd
+        path = written(tmp_path / name, changed)
+        try:
+            ts.read(path, format=format)
+        except DataFormatError as error:
+            assert str(path) in str(error) and len(str(error)) < 1000, place
