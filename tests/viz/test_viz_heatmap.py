@@ -191,7 +191,10 @@ def test_an_excess_is_drawn_as_a_difference() -> None:
     excess = synthetic_trace(8, 5).control(synthetic_trace(8, 5, seed=1))
     figure = heatmap(excess)
     np.testing.assert_array_equal(shown_values(figure), excess.map().values)
-    assert figure.data[0].colorbar.title.text == "CTE − control"
+    assert figure.data[0].colorbar.title.text == "CTE −<br>control"
+    long = replace(excess.map(), quantity="attention to the negator − to its <b>counterpart")
+    lines = heatmap(long).data[0].colorbar.title.text.split("<br>")
+    assert len(lines) >= 4 and max(len(line.replace("&lt;b&gt;", "<b>")) for line in lines) <= 11  # of the margin
 
 
 def test_profiles_are_compared_by_name() -> None:

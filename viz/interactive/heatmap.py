@@ -23,6 +23,7 @@ _LEFT, _RIGHT, _GAP, _PROFILE = 58, 86, 16, 150
 _CELLS = (380, 600)  # pixels: the cells of few tokens are not stretched, those of many are not crushed
 _PITCH = (17, 68)
 _VALUE_SIZE, _TICK_SIZE = 10.5, 11
+_ABOVE = 11  # characters of a line above the colours: what the right margin holds
 
 
 def draw_heatmap(
@@ -87,6 +88,7 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
 
     stops = np.linspace(0, 1, len(theme.PALETTES[view.palette]))
     tokens, quantity = [plotly_text(label) for label in view.labels], plotly_text(view.quantity)
+    above = "<br>".join(map(plotly_text, wrap_phrases((view.quantity,), _ABOVE)))
     extra = [""] * len(tokens) if view.counts is None else [f"<br>{n:,} pairs" for n in view.counts.tolist()]
     hover = [
         [f"<b>{token}</b><br>layer {layer}<br>{quantity} {number(value)}{more}"
@@ -112,7 +114,7 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
         hoverongaps=False,
         name=quantity,
         colorbar={
-            "title": {"text": quantity, "side": "top", "font": {"size": 12, "color": theme.MUTED}},
+            "title": {"text": above, "side": "top", "font": {"size": 12, "color": theme.MUTED}},
             "thickness": 10,
             "outlinewidth": 0,
             "x": 1.0,
