@@ -39,6 +39,7 @@ def datasheet(title: str, facts: Mapping[str, Any]) -> str:
         "- `Pleural Other` of CheXpert's labels is worded as pleural thickening.",
         "- Each set of options is asked of as many images as it has options, each with another right one, in the same "
         "words: text without the image scores at chance. The images of a set may differ in more than what is asked.",
+        "- A finding that the labels place on one side is taken to be on that side only.",
         *_captions(facts),
         *_open_i(facts),
         "- A sentence names at most one finding of the lung, one of heart and mediastinum, and one of the vessels, "
