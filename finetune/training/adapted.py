@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import PrescriptionError
 from ...patching.towers.tower import normalise
 from ..apply.adapters import lora_factors, merged_copy
+from ..apply.blocks import source_of
 from ..apply.lora import start_adapters
 from .lowrank import install, trained_blocks
 from .packing import PackedTexts
@@ -36,8 +37,7 @@ class AdaptedText:
     """
 
     def __init__(self, model: DualEncoder, adapt: Callable[[nn.Module], PeftModel], seed: int) -> None:
-        base = merged_copy(model.source) if _has_adapters(model.source) else copy.deepcopy(model.source)
-        base.requires_grad_(False).eval()
+        base = starting_copy(model.source).requires_grad_(False).eval()
         self.model = rewrap(model, base)
         self.tower = self.model.text
         in_tower = {parameter.data_ptr(): name for name, parameter in self.tower.named_parameters()}
@@ -63,6 +63,15 @@ class AdaptedText:
     def packed(self, ids: Int[Tensor, "text pos"], lengths: Int[Tensor, " text"]) -> PackedTexts:
         """A table of texts, embedded by number and faster; not normalised. See :class:`.packing.PackedTexts`."""
         return PackedTexts(self.tower, ids, lengths, frozen=self.frozen)
+
+
+def starting_copy(source: nn.Module) -> nn.Module:
+    """A copy of a source module for adapters of ours: those that it has are merged.
+
+    It is the module below torch.compile and parallel training, whose names of parameters peft does not know.
+    """
+    inside = source_of(source)
+    return merged_copy(inside) if _has_adapters(inside) else copy.deepcopy(inside)
 
 
 def rewrap(model: DualEncoder, source: nn.Module) -> DualEncoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import tempfile
@@ -90,11 +89,11 @@ def load_run(model: DualEncoder, folder: str | Path) -> DualEncoder:
     """
     from ..apply.adapters import merged_copy
     from ..apply.load import load_lora
-    from .adapted import rewrap
+    from .adapted import rewrap, starting_copy
 
     read_folder(folder, FORMAT, needs=NEEDED, outdated=OUTDATED)
     _check_base(model, Path(folder))
-    return rewrap(model, merged_copy(load_lora(copy.deepcopy(model.source), Path(folder) / "adapter")))
+    return rewrap(model, merged_copy(load_lora(starting_copy(model.source), Path(folder) / "adapter")))
 
 
 def _check_base(model: DualEncoder, folder: Path) -> None:

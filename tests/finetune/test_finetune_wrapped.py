@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import open_clip_model, transformers_model
+from models import WordTokenizer, open_clip_model, transformers_model
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import CustomPolicy
 
+import tracescribe as ts
+from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import PrescriptionError, PrescriptionWarning
-from tracescribe.finetune import Prescription
+from tracescribe.finetune import Prescription, TrainConfig, load_run, train
+from tracescribe.finetune.training.data import training_data
 from tracescribe.patching import text_blocks
 
 ALPHA = np.array([0.3, 1.0, 0.0])
@@ -243,6 +247,45 @@ def one_process(tmp_path) -> Iterator[None]:
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "compiled" in n else n for n in ALONE])
 def test_the_ratio_is_the_plans(name, mode):
     np.testing.assert_allclose(ratio(TRAININGS[name], mode), ALPHA, atol=EXACT)
+
+
+def with_lora(module: nn.Module) -> nn.Module:
+    """Adapters of stock peft, which do something from the start."""
+    settings = LoraConfig(r=2, target_modules=r"transformer\.resblocks\.\d+\.mlp\.c_fc", init_lora_weights=False)
+    torch.manual_seed(0)
+    return get_peft_model(module, settings)
+
+
+WRAPPED = {
+    "compiled": lambda module: torch.compile(module, backend="eager"),
+    "DataParallel": nn.DataParallel,
+    "compiled with adapters": lambda module: torch.compile(with_lora(module), backend="eager"),
+    "adapters": with_lora,
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_our_loop_trains_what_is_inside(name, tmp_path):
+    """The same adapters, bit for bit, as from the module itself; the saved run goes into the wrapped model again."""
+    config = TrainConfig(steps=2, batch_size=2, rank=2, lr=5e-3)
+
+    def result(wrap):
+        model = ts.wrap(wrap(open_clip_model(layers=3)), tokenizer=WordTokenizer())
+        images = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+        texts = [f"there is {no}effusion ." for no in ("", "no ", "severe ")]
+        about = [{"id": str(i), "image": image, "group": str(i)} for i, image in enumerate(images)]
+        captions = [CaptionRecord(caption=text, **one) for text, one in zip(texts, about, strict=True)]
+        sets = [ClaimRecord(claims=texts, label=i, attribute="existence", **one) for i, one in enumerate(about)]
+        return model, train(config, model, data=training_data(model, captions, sets))
+
+    inside = with_lora if "adapters" in name else lambda module: module
+    (_, plain), (model, wrapped) = result(inside), result(WRAPPED[name])
+    found, expected = wrapped.source.state_dict(), plain.source.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
+    again = load_run(model, wrapped.save(tmp_path / "run"))
+    texts = ["there is no effusion ."]
+    torch.testing.assert_close(again.text.encode(texts), wrapped.model.text.encode(texts), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
