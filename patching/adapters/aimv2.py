@@ -37,7 +37,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         tokenizer=adapt_tokenizer(tokenizer, context),
         embedding=TokenEmbedding(table(embeddings.token_embedding), table(embeddings.position_embedding)),
         blocks=[_block(layer) for layer in encoder.encoder.layers],
-        ln_final=rms_norm(encoder.rms_norm),
+        ln_final=rms_norm(encoder.rms_norm, single=True),
         projection=nn.Sequential(*head),
     )
 
@@ -53,9 +53,9 @@ def _causal_mask(encoder: Any, ids: Int[Tensor, "n context"]) -> Float[Tensor, "
 def _block(layer: Any) -> Block:
     ffn = layer.ffn
     return Block(
-        ln_1=rms_norm(layer.rms_norm1),
+        ln_1=rms_norm(layer.rms_norm1, single=True),
         attn=attention(layer.attention),
-        ln_2=rms_norm(layer.rms_norm2),
+        ln_2=rms_norm(layer.rms_norm2, single=True),
         mlp=MLP(linear(ffn.up_proj), stateless(ffn.act_fn), linear(ffn.down_proj), gate=linear(ffn.gate_proj)),
     )
 

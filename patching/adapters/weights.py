@@ -73,13 +73,13 @@ def layer_norm(layer: nn.Module) -> LayerNorm:
     return LayerNorm(source)
 
 
-def rms_norm(layer: nn.Module, cast: bool = False) -> RMSNorm:
-    """Our RMS norm over ``layer``'s weight; cast: see :class:`RMSNorm`."""
+def rms_norm(layer: nn.Module, cast: bool = False, single: bool = False) -> RMSNorm:
+    """Our RMS norm over ``layer``'s weight; cast, single: see :class:`RMSNorm`."""
     source: Any = plain(layer)
     eps = getattr(source, "variance_epsilon", getattr(source, "eps", None))
     if [name for name, _ in source.named_parameters()] != ["weight"] or eps is None or isinstance(source, nn.LayerNorm):
         raise UnsupportedTowerError(f"expected an RMS norm, found {type(layer).__name__}")
-    return RMSNorm(source.weight, eps, cast)
+    return RMSNorm(source.weight, eps, cast, single)
 
 
 def batch_norm(layer: nn.Module) -> BatchNorm:

@@ -59,19 +59,21 @@ class RMSNorm(nn.Module):
     """w * x / sqrt(mean x² + eps): a layer norm without mean and offset (Zhang and Sennrich 2019).
 
     cast: the weight is brought to the precision of the states, as open_clip does; else they follow the usual promotion.
+    single: the states are divided in float32 whatever their precision is, as AIMv2 does.
     """
 
     weight: Tensor
 
-    def __init__(self, weight: Float[Tensor, " d_model"], eps: float, cast: bool = False) -> None:
+    def __init__(self, weight: Float[Tensor, " d_model"], eps: float, cast: bool = False, single: bool = False) -> None:
         super().__init__()
-        self.eps, self.cast_weight = eps, cast
+        self.eps, self.cast_weight, self.single = eps, cast, single
         hold(self, "weight", weight)
 
     def forward(self, x: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
         square = x.float().pow(2).mean(-1, keepdim=True)  # half precision would overflow
         weight = self.weight.to(x.dtype) if self.cast_weight else self.weight
-        return weight * (x * torch.rsqrt(square + self.eps)).to(x.dtype)
+        states = x.float() if self.single else x
+        return weight * (states * torch.rsqrt(square + self.eps)).to(x.dtype)
 
 
 class BatchNorm(nn.Module):
