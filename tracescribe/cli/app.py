@@ -13,8 +13,9 @@ import typer
 import typer.core
 
 from .. import __version__
-from ..errors import TracescribeError
+from ..errors import OptionError, TracescribeError
 from ..io.provenance import creation_time
+from ..io.quoting import shown
 from . import atlas as mapping
 from . import build as building
 from . import circuit as searching
@@ -105,6 +106,13 @@ def _root(
     creation_time()  # a bad SOURCE_DATE_EPOCH is found before any work
 
 
+def _no_nul(arguments: Sequence[str]) -> None:
+    """Older versions of typer crash on it in a path."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise OptionError(f"the argument {shown(argument)} has a null byte, which no path, model or value has")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an expected error is one sentence on stderr, never a traceback."""
     with writable_streams():
@@ -113,6 +121,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
+        _no_nul(arguments)
         with warnings.catch_warnings(), _log_in_one_line():
             _warn_in_one_line()
             code = int(app(list(arguments), standalone_mode=False) or 0)
