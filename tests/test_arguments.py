@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import tracescribe as ts
+from tracescribe.arguments import explains_arguments
 from tracescribe.tracer import Pair
 
 # Functions of tensors, as torch's: they are called in every step, also by torch.compile.
@@ -42,3 +43,25 @@ def test_what_is_of_a_wrong_type_is_refused(
 def test_a_models_name_in_place_of_the_model_is_named(name: str) -> None:
     with pytest.raises(ts.errors.ArgumentError, match="the argument model must be of type DualEncoder, not 'phantom'"):
         getattr(ts, name)("phantom", PAIRS)
+
+
+def test_switches_behind_any_number_of_arguments_are_known_by_name_only() -> None:
+    """The third of `compare(a, b, c)` was taken for the switch that is third in its signature."""
+
+    @explains_arguments
+    def names(*parts: str, upper: bool = False) -> list[str]:
+        return [part.upper() if upper else part for part in parts]
+
+    assert names("a", "b", "c") == ["a", "b", "c"] and names("a", upper=True) == ["A"]
+    with pytest.raises(ts.errors.ArgumentError, match="upper must be True or False, not 'no'"):
+        names("a", "b", upper="no")  # type: ignore[arg-type]
+
+
+def test_switches_that_may_be_given_in_place_are_refused_there_too() -> None:
+    @explains_arguments
+    def name(part: str, upper: bool = False) -> str:
+        return part.upper() if upper else part
+
+    assert name("a", True) == name("a", upper=True) == "A"
+    with pytest.raises(ts.errors.ArgumentError, match="upper must be True or False, not 'no'"):
+        name("a", "no")  # type: ignore[arg-type]

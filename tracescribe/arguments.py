@@ -51,12 +51,17 @@ def explains_arguments(function: C) -> C:
 
 def _explained(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     parameters = inspect.signature(function).parameters.values()
-    switches = {each.name: at for at, each in enumerate(parameters) if each.annotation in ("bool", bool)}
+    switches = {  # and where each is given without its name, if it can be
+        each.name: at if each.kind is each.POSITIONAL_OR_KEYWORD else None
+        for at, each in enumerate(parameters)
+        if each.annotation in ("bool", bool)
+    }
 
     @functools.wraps(function)
     def called(*positional: Any, **named: Any) -> Any:
         for switch, at in switches.items():
-            given = named[switch] if switch in named else positional[at] if at < len(positional) else False
+            by_place = False if at is None or at >= len(positional) else positional[at]
+            given = named.get(switch, by_place)
             if not isinstance(given, bool) and type(given).__name__ not in ("bool", "bool_"):
                 raise ArgumentError(f"{name}: the argument {switch} must be True or False, not {shown(given)}")
         try:

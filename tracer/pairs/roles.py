@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int, Int8
 from ...errors import DataFormatError
 from ...token_strings import bare
 from ...validation import check_choice
+from ..choices import ALIGNMENTS
 
-__all__ = ["ALIGNMENTS", "QUANTMEYER_ROWS", "ROLES", "Rows", "TokenKind", "assign_rows"]
+__all__ = ["QUANTMEYER_ROWS", "ROLES", "Rows", "TokenKind", "assign_rows"]
 
-ALIGNMENTS = ("role", "quantmeyer", "position")
 ROLES = (
     "[start]",
     "before",

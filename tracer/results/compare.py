@@ -14,7 +14,7 @@ from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Whole, check_choice, check_option
-from ..pairs.roles import ALIGNMENTS
+from ..choices import ALIGNMENTS
 from .alike import check_alike
 from .comparison import Contrast, TraceComparison
 from .matching import Pairing, match_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.quoting import shown
+from ..choices import Inputs
 from .array_file import ArrayFile, Facts
 from .maps import TraceMap
 from .pair_effects import check_effects, check_pairs, check_shapes
@@ -23,11 +24,10 @@ from .statistics import pair_table
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["HeadEdges", "Inputs", "load_head_edges"]
+__all__ = ["HeadEdges", "load_head_edges"]
 
 _CHUNK = 4096  # edges whose draws are held at once
 
-Inputs = Literal["qkv", "q", "k", "v", "qk"]
 _AXES = {
     "effects": (np.float64, 5),
     "denominator": (np.float64, 1),

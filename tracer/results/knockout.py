@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import numpy as np
 
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import check_choice
+from ..choices import RowKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from .causal_trace import CausalTrace
     from .maps import TraceMap
 
-__all__ = ["Cut", "KnockOut", "RowKind"]
-
-RowKind = Literal["role", "position"]
+__all__ = ["Cut", "KnockOut"]
 
 
 class Cut(NamedTuple):

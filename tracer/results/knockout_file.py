@@ -14,7 +14,8 @@ from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
 from ...io.quoting import shown, shown_path
 from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
-from .knockout import KnockOut, RowKind
+from ..choices import RowKind
+from .knockout import KnockOut
 from .storage import as_tensors, of_tensors, texts_of
 
 __all__ = ["load_knock_out", "save_knock_out"]

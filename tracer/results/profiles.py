@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from ...errors import DegenerateTraceError, TraceWarning
 from ...validation import MAX_DRAWS, Whole, check_choice, check_option
 from ...warn import warn_user
+from ..choices import SEGMENTS
 from .maps import LayerProfile, TraceMap
 from .sides import Maps, RowSums, Side, by_layer, estimated, layer_table
 from .statistics import cluster_index, percentile_interval, split_half_correlation
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["layer_profile", "pairs_used", "split_half", "trace_map"]
 
-SEGMENTS = ("correct", "ambiguous", "incorrect", "all")
 PREFERRED = "S_corr > S_foil"
 INVERTED = "S_corr < S_foil"
 

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 
 from ...errors import TraceError
 from ...validation import check_choice
+from ..choices import ALIGNMENTS
 from ..pairs.indexing import distinct, picked
-from ..pairs.roles import ALIGNMENTS, QUANTMEYER_ROWS, Rows, TokenKind, assign_rows
+from ..pairs.roles import QUANTMEYER_ROWS, Rows, TokenKind, assign_rows
 from .resampling import two_way_replicates
 from .statistics import AGGREGATES, PairTable, aggregate_rows, bootstrap, combine, pair_table, wants_bootstrap
 

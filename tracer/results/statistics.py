@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import MAX_DRAWS, check_choice, generator, is_share, is_whole
+from ..choices import REDUCTIONS
 from ..pairs.indexing import distinct
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "wants_bootstrap",
 ]
 
-REDUCTIONS = ("ratio_of_means", "mean_of_ratios", "median")
 AGGREGATES = ("sum", "max", "mean", "std")
 _DRAW_CELLS = 4_000_000  # draws × units held at once, 32 MB in float64
 

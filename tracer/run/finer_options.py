@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ...validation import Choice, Nothing, Whole
-from ..pairs.roles import ALIGNMENTS
-from ..results.head_edges import Inputs
-from ..results.knockout import RowKind
-from ..results.profiles import SEGMENTS
+from ..choices import ALIGNMENTS, SEGMENTS, Inputs, RowKind
 from .options import Declared, TraceOptions, option
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ...arguments import explains_arguments
+from ..choices import Inputs
 from ..pairs.pairs import Pair
-from ..results.head_edges import HeadEdges, Inputs
+from ..results.head_edges import HeadEdges
 from .entering import EnteringPairs
 from .finer_options import HeadEdgeOptions
 from .progress import ProgressCallback, progress_bar

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ...validation import MAX_DRAWS, Choice, Nothing, Number, Whole, Wholes
-from ..pairs.roles import ALIGNMENTS
-from ..results.profiles import SEGMENTS
-from ..results.statistics import REDUCTIONS
+from ..choices import ALIGNMENTS, REDUCTIONS, SEGMENTS
 from .options import Declared, option
 
 __all__ = ["CircuitMethod", "CircuitOptions", "FaithfulnessOptions"]

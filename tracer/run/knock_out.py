@@ -9,11 +9,12 @@ import numpy as np
 
 from ...arguments import explains_arguments
 from ...errors import DegenerateTraceError
+from ..choices import RowKind
 from ..pairs.batch import as_pairs, make_batch
 from ..pairs.pairs import Pair
 from ..pairs.roles import assign_rows
 from ..pairs.targets import encode_targets
-from ..results.knockout import KnockOut, RowKind
+from ..results.knockout import KnockOut
 from .finer_options import KnockOutOptions
 from .progress import ProgressCallback
 from .trace import run_trace

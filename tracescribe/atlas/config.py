@@ -156,7 +156,7 @@ class AtlasConfig(Checked):
 
     @model_validator(mode="after")
     def _options_fit(self) -> AtlasConfig:
-        from ..tracer.results.profiles import SEGMENTS
+        from ..tracer.choices import SEGMENTS
         from ..tracer.results.sides import TOKEN_AGGREGATES
         from ..tracer.results.statistics import AGGREGATES, REDUCTIONS
 

@@ -13,7 +13,7 @@ import typer
 import typer.core
 
 from .. import __version__
-from ..errors import OptionError, TracescribeError
+from ..errors import TracescribeError
 from ..io.provenance import creation_time
 from ..io.quoting import shown
 from . import atlas as mapping
@@ -106,13 +106,6 @@ def _root(
     creation_time()  # a bad SOURCE_DATE_EPOCH is found before any work
 
 
-def _no_nul(arguments: Sequence[str]) -> None:
-    """Older versions of typer crash on it in a path."""
-    for argument in arguments:
-        if "\0" in argument:
-            raise OptionError(f"the argument {shown(argument)} has a null byte, which no path, model or value has")
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; an expected error is one sentence on stderr, never a traceback."""
     with writable_streams():
@@ -121,7 +114,6 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        _no_nul(arguments)
         with warnings.catch_warnings(), _log_in_one_line():
             _warn_in_one_line()
             code = int(app(list(arguments), standalone_mode=False) or 0)
@@ -142,6 +134,9 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         # typer's own errors (a bad option, a missing argument) derive from click's in some versions and not in others.
         say = getattr(error, "format_message", None)
+        if say is None and "null byte" in str(error):  # in a path; others make it an error of theirs
+            nul = next((argument for argument in arguments if "\0" in argument), "")
+            return _refuse(f"the argument {shown(nul)} has a null byte, which no path has")
         if say is None:
             raise
         return _refuse(say())
