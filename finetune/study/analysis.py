@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from ...arguments import explains_arguments
 from ...cards import card, table
-from ...errors import DataFormatError
-from ...io.records import read_record
+from ...errors import DataFormatError, TracescribeError
+from ...io.quoting import shown_path
+from ...io.records import holds_record, read_record
 from .config import StudyConfig
 from .runs import Run, best_rates
 
@@ -239,19 +240,29 @@ def read_study_result(folder: str | Path) -> StudyResult:
 
     Raises DataFormatError when the folder holds no study, a run is damaged, or tuning is not finished.
     """
-    import pandas as pd
-
     folder = Path(folder)
-    path = folder / "study.json"
-    if not path.is_file():
-        raise DataFormatError(f"{folder} holds no study (no study.json)")
-    config = StudyConfig.model_validate(read_record(path)["config"])
+    if not holds_record(folder, "study.json"):
+        raise DataFormatError(f"{shown_path(folder)} holds no study (no study.json)")
     try:
-        rates = best_rates(config, folder)
+        return _result(folder)
+    except TracescribeError:
+        raise
     except FileNotFoundError as problem:
         raise DataFormatError(
             f"{folder}: rates are not tuned yet ({problem.filename} is missing); run the study on"
         ) from problem
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as problem:
+        raise DataFormatError(
+            f"{folder}: a file of the study holds what no study writes ({type(problem).__name__}: {problem}); "
+            "delete its runs, and they are made again"
+        ) from problem
+
+
+def _result(folder: Path) -> StudyResult:
+    import pandas as pd
+
+    config = StudyConfig.model_validate(read_record(folder / "study.json")["config"])
+    rates = best_rates(config, folder)
     base = read_record(folder / "base.json")["test"]
     runs, curves = [], []
     for arm, seed in ((arm, seed) for arm in config.arms for seed in range(config.seeds)):

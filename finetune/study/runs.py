@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, NonFiniteError, OutputError
+from ...errors import ArgumentError, DataFormatError, NonFiniteError, OutputError
 from ...io.folders import file_hash
-from ...io.records import open_folder, read_record, write_record
+from ...io.quoting import shown, shown_path
+from ...io.records import holds_record, open_folder, read_record, write_record
 from ...processes import run_beside
 from ...progress import bars
 from ...threads import threads
@@ -81,6 +82,8 @@ def run_study(
     Raises OutputError when the folder holds another study or cannot be written, DataFormatError for missing data.
     """
     check_option("processes", processes, (Whole(1, 256),))
+    if not callable(notify):
+        raise ArgumentError(f"run_study: the argument notify must be a function, not {shown(notify)}")
     with bars(progress) as drawn:
         bar = drawn.add("study", 1)
 
@@ -92,6 +95,10 @@ def run_study(
 
 
 def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable[[str, int, int], None]) -> Path:
+    for name in FILES:
+        if not holds_record(config.data, name):
+            path = shown_path(config.data / name)
+            raise DataFormatError(f"{path} is missing; `tracescribe build phantom` makes such a folder")
     record = {"format": FORMAT, "config": config.model_dump(mode="json")}
     open_folder(folder, "study.json", record, what="study", fixed=_fixed)
     (folder / "runs").mkdir(exist_ok=True)
@@ -290,9 +297,6 @@ def _prepare(config_json: str) -> _Prepared:
 
     config = StudyConfig.model_validate_json(config_json)
     model = load(config.model)
-    for name in FILES:
-        if not (config.data / name).is_file():
-            raise DataFormatError(f"{config.data / name} is missing; `tracescribe build phantom` makes such a folder")
     needs = {name for arm in config.arms.values() for name in TrainConfig(**arm.training(config.train)).loss.needs}
     data = training_data(model, *training_records(config), needs=needs)
     images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tracescribe.errors import DataFormatError, OutputError
+from tracescribe.errors import ArgumentError, DataFormatError, OutputError
 from tracescribe.finetune.study import runs as study_runs
 from tracescribe.finetune.study.analysis import StudyResult, crossing, holm, read_study_result
 from tracescribe.finetune.study.config import PRESETS, StudyConfig, read_study
@@ -351,6 +351,36 @@ def test_crossing_takes_the_first_loss_beyond_what_is_allowed():
     assert crossing(share, np.array([0, 8, 8, 8]), 0) == 0
 
 
+def test_a_study_of_missing_data_leaves_no_folder(config, tmp_path):
+    for data in (tmp_path, Path("9" * 5000)):
+        with pytest.raises(DataFormatError, match=r"captions\.jsonl'? is missing; `tracescribe build phantom` makes"):
+            run_study(config.model_copy(update={"data": data}), tmp_path / "out")
+    with pytest.raises(ArgumentError, match="notify must be a function, not None"):
+        run_study(config, tmp_path / "out", notify=None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_name_that_no_system_has_is_no_study():
+    with pytest.raises(DataFormatError, match="holds no study") as told:
+        read_study_result("9" * 5000)
+    assert len(str(told.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ({"config": {"data": "x", "arms": 3}}, "arms must be a list of names"),
+        ({"config": None}, "instance of StudyConfig"),
+        ({}, r"holds what no study writes \(KeyError: 'config'\)"),
+    ],
+)
+def test_a_study_with_what_no_study_writes_is_said_in_a_sentence(odd, said, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    records.write_record(tmp_path / "out" / "study.json", odd)  # its checksum fits
+    with pytest.raises(DataFormatError, match=said):
+        read_study_result(tmp_path / "out")
+
+
 # -- the file ------------------------------------------------------------------------------------------------------
 
 
@@ -400,5 +430,5 @@ def test_a_bad_file_is_refused_by_field(tmp_path, text, sentence):
 
 
 def test_missing_data_is_said_before_anything_is_trained(tmp_path):
-    with pytest.raises(DataFormatError, match=r"captions\.jsonl is missing"):
+    with pytest.raises(DataFormatError, match=r"captions\.jsonl' is missing"):
         run_study(StudyConfig(data=tmp_path / "nowhere", train=TRAIN), tmp_path / "out")

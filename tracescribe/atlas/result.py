@@ -13,7 +13,8 @@ import numpy as np
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError, DegenerateTraceError
-from ..io.records import read_record
+from ..io.quoting import shown_path
+from ..io.records import holds_record, read_record
 from ..tracer import CausalTrace, LayerProfile, TraceMap, load_trace
 from .config import AtlasConfig
 from .doubts import doubts
@@ -273,8 +274,8 @@ def read_atlas(folder: str | Path) -> Atlas:
     tracescribe.errors.DataFormatError: no/such/folder holds no atlas (no atlas.json)
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file():
-        raise DataFormatError(f"{folder} holds no atlas (no {RECORD})")
+    if not holds_record(folder, RECORD):
+        raise DataFormatError(f"{shown_path(folder)} holds no atlas (no {RECORD})")
     content = read_record(folder / RECORD)
     if content.get("format") != FORMAT:
         raise DataFormatError(f"{folder} has format {content.get('format')!r}, expected {FORMAT!r}")
