@@ -13,8 +13,9 @@ from jaxtyping import Float
 from ...arguments import explains_arguments
 from ...cards import card, table
 from ...errors import DataFormatError, TracescribeError
-from ...io.quoting import shown_path
+from ...io.quoting import shown, shown_path
 from ...io.records import holds_record, read_record
+from ...validation import is_number
 from .config import StudyConfig
 from .runs import Run, best_rates
 
@@ -263,16 +264,17 @@ def _result(folder: Path) -> StudyResult:
 
     config = StudyConfig.model_validate(read_record(folder / "study.json")["config"])
     rates = best_rates(config, folder)
-    base = read_record(folder / "base.json")["test"]
+    base = {name: _finite(value, name) for name, value in _scores(read_record(folder / "base.json")).items()}
     runs, curves = [], []
     for arm, seed in ((arm, seed) for arm in config.arms for seed in range(config.seeds)):
         file = folder / "runs" / Run(arm, rates[arm], seed).file
         if not file.exists():
             continue
         found = read_record(file)
-        key = {"arm": arm, "seed": seed}
-        update = {f"update_{name}": value for name, value in found.get("update", {}).items() if name != "size"}
-        scores = {name: found["test"].get(name, np.nan) for name in SCORES}
+        key: dict[str, Any] = {"arm": arm, "seed": seed}
+        told = found.get("update", {})
+        update = {f"update_{name}": _finite(value, name) for name, value in told.items() if name != "size"}
+        scores = {name: _finite(found["test"][name], name) if name in found["test"] else np.nan for name in SCORES}
         runs.append({**key, "rate": rates[arm], **scores, **update, "diverged": bool(found.get("diverged"))})
         curves.append({**key, "share": 0.0, **_of(base)})
         curves.extend({**key, "share": float(at), **_of(of)} for at, of in found.get("interpolation", {}).items())
@@ -280,4 +282,15 @@ def _result(folder: Path) -> StudyResult:
 
 
 def _of(scores: Mapping[str, Any], names: Sequence[str] = ("claims", "negated", *KEPT)) -> dict[str, float]:
-    return {name: scores[name] for name in names}
+    return {name: _finite(scores[name], name) for name in names}
+
+
+def _scores(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a record on the test split; those that are divided further are in tables of their own."""
+    return {name: value for name, value in record["test"].items() if name in SCORES or not isinstance(value, dict)}
+
+
+def _finite(value: Any, name: str) -> float:
+    if not is_number(value, least=-1e6, most=1e6):
+        raise ValueError(f"{name} is {shown(value)}")
+    return float(value)

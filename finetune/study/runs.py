@@ -97,8 +97,8 @@ def run_study(
 def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable[[str, int, int], None]) -> Path:
     for name in FILES:
         if not holds_record(config.data, name):
-            path = shown_path(config.data / name)
-            raise DataFormatError(f"{path} is missing; `tracescribe build phantom` makes such a folder")
+            missing = shown_path(config.data / name)
+            raise DataFormatError(f"{missing} is missing; `tracescribe build phantom` makes such a folder")
     record = {"format": FORMAT, "config": config.model_dump(mode="json")}
     open_folder(folder, "study.json", record, what="study", fixed=_fixed)
     (folder / "runs").mkdir(exist_ok=True)

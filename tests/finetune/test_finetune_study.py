@@ -381,6 +381,23 @@ def test_a_study_with_what_no_study_writes_is_said_in_a_sentence(odd, said, fold
         read_study_result(tmp_path / "out")
 
 
+@pytest.mark.parametrize("odd", [None, "x", [], {}, True, 1e9], ids=str)
+def test_a_score_that_is_no_number_is_said_in_a_sentence(odd, folder, tmp_path):
+    for file in ("base.json", "runs/nast-0.001-0.json"):
+        out = tmp_path / file.replace("/", "-")
+        shutil.copytree(folder, out)
+        content = records.read_record(out / file)
+        content["test"]["gap"] = odd
+        records.write_record(out / file, content)  # its checksum fits
+        if file != "base.json":  # so that this run is read
+            for path in (out / "runs").glob("nast-0.01-*.json"):
+                worse = records.read_record(path)
+                worse["val"].update(claims=-100.0)
+                records.write_record(path, worse)
+        with pytest.raises(DataFormatError, match=r"holds what no study writes .*gap is "):
+            read_study_result(out)
+
+
 # -- the file ------------------------------------------------------------------------------------------------------
 
 
