@@ -271,7 +271,7 @@ def read_atlas(folder: str | Path) -> Atlas:
 
     >>> read_atlas("no/such/folder")
     Traceback (most recent call last):
-    tracescribe.errors.DataFormatError: no/such/folder holds no atlas (no atlas.json)
+    tracescribe.errors.DataFormatError: 'no/such/folder' holds no atlas (no atlas.json)
     """
     folder = Path(folder)
     if not holds_record(folder, RECORD):
