@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.quoting import shown_path
+from ..tracer.results.read_only import ReadOnlyArrays
 from ..validation import Whole, bootstrap_options, check_option
 from .metrics import Interval, clustered_interval, mcnemar, paired_difference
 from .records import (
@@ -58,7 +59,7 @@ class TaskScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(ReadOnlyArrays):
     """Scores in percent, gaps in percentage points; None where no items exist.
 
     Intervals resample groups, and sets of options where few are asked of many groups.

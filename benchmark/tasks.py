@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..tracer import Pair
+from ..tracer.results.read_only import ReadOnlyArrays
 from .metrics import TIE, expected_hits, negator_count
 from .records import CaptionRecord, ClaimRecord, McqRecord, WinogroundRecord
 
@@ -20,7 +21,7 @@ Embed = Callable[[Sequence[Any]], Float[np.ndarray, "item embed"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
+class Items(ReadOnlyArrays):
     """One task's items.
 
     hits: 1 right, 0 wrong, a fraction where options tie. chance: what a scorer that knows nothing gets.

@@ -13,6 +13,7 @@ from ...arguments import explains_arguments
 from ...cards import short_repr
 from ...errors import NonFiniteError, PrescriptionError
 from ...io.quoting import shown
+from ...tracer.results.read_only import ReadOnlyArrays
 from ...validation import is_whole
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True, eq=False)
-class BlockGradients:
+class BlockGradients(ReadOnlyArrays):
     """Gradients of a loss by batch and text block 1..L, over all weights of the block.
 
     relative: ||g|| / ||theta|| of each batch (Auto-RGN, Lee et al. 2023, "Surgical fine-tuning", arXiv 2210.11466).

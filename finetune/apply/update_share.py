@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import PrescriptionError
+from ...tracer.results.read_only import ReadOnlyArrays
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class UpdateShare:
+class UpdateShare(ReadOnlyArrays):
     """How much each text block changed.
 
     size: U_l, the sum over the block's matrices of the Frobenius norm of their change (for LoRA ||s B A||). Queries,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
+from ...tracer.results.read_only import ReadOnlyArrays
 from ...validation import is_number, is_positive, is_whole
 from .arrays import real_array, short
 from .stability import Stability
@@ -28,7 +29,7 @@ PERMUTATIONS = 1000  # drawn for the one that leaves fewest blocks their own wei
 
 @explains_arguments
 @dataclass(frozen=True, eq=False)
-class Prescription:
+class Prescription(ReadOnlyArrays):
     """Per-layer training weights for the blocks 1..L of a text encoder, and how far to trust them.
 
     alpha: NAST's alpha_l, one per block (block l is at index l - 1); in [0, 1] for "minmax" and "max".

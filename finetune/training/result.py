@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...cards import Markup, card, short_repr, table
+from ...tracer.results.read_only import ReadOnlyArrays
 from ..apply.update_share import UpdateShare
 from ..prescription.plan import Prescription
 from .config import TrainConfig
@@ -37,7 +38,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class History:
+class History(ReadOnlyArrays):
     """The losses and the learning rate of each step, before it was taken, and the scores of every evaluation.
 
     clip, claim: NaN for a loss that is no mean of L_CLIP and L_claim.

@@ -16,6 +16,7 @@ from ..pairs.negation import NEGATORS, negator_tokens
 from ..pairs.pairs import Pair
 from ..pairs.roles import TokenKind
 from ..results.maps import TraceMap
+from ..results.read_only import ReadOnlyArrays
 from ..results.resampling import table_interval
 from ..results.statistics import PairTable, cluster_index, combine, wants_bootstrap
 
@@ -28,7 +29,7 @@ __all__ = ["NegatorAttention", "negator_attention"]
 
 
 @dataclass(frozen=True, eq=False)
-class NegatorAttention:
+class NegatorAttention(ReadOnlyArrays):
     """How much more attention each head pays to the negator than to the affirmative caption's word in its place.
 
     selectivity: for each pair, the largest excess over the later queries: attention to the negator in the negated
