@@ -72,8 +72,14 @@ def embedded(
     )
 
 
-def check_data(config: TrainConfig, data: TrainingData) -> None:
-    """Raises DataFormatError when the data lack what the loss needs."""
+def check_data(config: TrainConfig, data: TrainingData, embed_dim: int) -> None:
+    """Raises DataFormatError when the data lack what the loss needs, or are of a model of another width."""
+    width = data.images.shape[1]
+    if width != embed_dim:
+        raise DataFormatError(
+            f"the data hold image embeddings of width {width}, but the model's are {embed_dim} wide: prepare them by "
+            "training_data with this very model"
+        )
     loss, needs = f"the loss {config.loss.name!r}", config.loss.needs
     for name, (values, what) in {
         "negated": (data.negated, "captions that include a negation (records whose 'affirmative' is another text)"),

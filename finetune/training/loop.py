@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, NonFiniteError, OutputError
+from ...errors import ArgumentError, DataFormatError, NonFiniteError, OutputError
+from ...io.quoting import shown
 from ...patching.torch_state import neutral_state
 from ...processes import is_first
 from ...progress import bars
@@ -94,6 +95,8 @@ def train(
     from ...patching import load
 
     started = time.perf_counter()
+    if not all(map(callable, callbacks)):
+        raise ArgumentError(f"train: callbacks must be functions, each of a step, not {shown(callbacks)}")
     folder = None if checkpoints is None else Path(checkpoints)
     if folder is None and (resume or config.checkpoint_every):
         raise DataFormatError("resume and checkpoint_every need a folder: train(..., checkpoints=)")
@@ -121,7 +124,7 @@ def train(
             image_cache=config.image_cache,
             needs=config.loss.needs,
         )
-    check_data(config, data)
+    check_data(config, data, model.embed_dim)
 
     base = {
         "model": model.name,

@@ -13,7 +13,7 @@ from models import WordTokenizer, in_double, open_clip_model, transformers_model
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
-from tracescribe.errors import ContextOverflowError, DataFormatError, NonFiniteError, PrescriptionError
+from tracescribe.errors import ArgumentError, ContextOverflowError, DataFormatError, NonFiniteError, PrescriptionError
 from tracescribe.finetune import Prescription, ScaleInvariantOptimizerWarning, TrainConfig, train, update_share
 from tracescribe.finetune.apply.load import load_lora
 from tracescribe.finetune.apply.lora import attach_lora, lora_config
@@ -400,3 +400,17 @@ def test_callback_scales_the_trainers_optimizer(tmp_path, optim):
 def test_callback_refuses_an_unknown_mode():
     with pytest.raises(PrescriptionError, match="'both'"):
         PLAN.callback("both")
+
+
+def test_data_of_another_width_and_callbacks_that_are_none_are_refused_before_the_first_step(tmp_path):
+    """The one was torch's error about shapes, the other Python's, after a step and a checkpoint."""
+    model, small = ts.load("phantom"), ts.wrap(open_clip_model(layers=2), tokenizer=WordTokenizer())
+    texts, images = ["no edema", "edema"], torch.eye(16)[:2]
+    captions = [CaptionRecord(id=str(i), image=x, caption=texts[i], group=str(i)) for i, x in enumerate(images)]
+    claims = [ClaimRecord(id="a", image=images[0], claims=texts, label=0, attribute="x", group="a")]
+    data, config = training_data(small, captions, claims), TrainConfig(steps=1, batch_size=2, rank=1)
+    with pytest.raises(DataFormatError, match=f"of width 16, but the model's are {model.embed_dim} wide"):
+        train(config, model, data=data)
+    with pytest.raises(ArgumentError, match="callbacks must be functions, each of a step, not 'print'"):
+        train(config, small, data=data, callbacks="print", checkpoints=tmp_path / "checkpoint")
+    assert list(tmp_path.iterdir()) == []

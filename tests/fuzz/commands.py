@@ -13,6 +13,7 @@ from fuzz.files import a_plan, a_trace
 from fuzz.odd import words
 from fuzz.options import prepare as prepare_files
 from tracescribe.benchmark.phantom import build_phantom
+from tracescribe.finetune.training.config_files import SECTIONS
 
 VALID: dict[str, list[str]] = {
     "demo": ["--quick", "--out", "out"],
@@ -42,6 +43,14 @@ VALID: dict[str, list[str]] = {
 
 LONG = {"demo": "--out", "study": "-o", "atlas": "-o"}
 """Commands whose work takes longer than a refusal may, and the option of their output, which is one that is refused."""
+
+CHANGES = [
+    f"{section}.{key}".lstrip(".")
+    for section, keys in SECTIONS.items()
+    for key in keys
+    if key not in ("steps", "accumulate", "rank", "image_cache")  # many steps take long, a cache may be anywhere
+]
+"""The keys of `finetune`'s changes, section.key=value."""
 
 MISPLACED = ["file/out", "data", "notes", "nowhere/out", "dangling", "loop", "", ".", "..", "/", "/dev/null"]
 """Places where nothing can be written, or where something of somebody else is."""
@@ -107,6 +116,9 @@ def command_lines(draw: st.DrawFn, name: str, command: Any, files: list[str]) ->
     for _ in range(draw(st.integers(0, 2))):
         flag, takes_value = draw(st.sampled_from(flags(command)))
         line += [flag, draw(odd)] if takes_value else [flag]
+    if name == "finetune":
+        for _ in range(draw(st.integers(0, 2))):
+            line.append(f"{draw(st.sampled_from(CHANGES))}={draw(odd)}")
     if name == "finetune" and any(word.isdecimal() and 1 < len(word) < 10 for word in line):
         line += ["--steps", "1", "--rank", "1"]  # a thousand steps are no mistake, and take long
     if name == "neurons":

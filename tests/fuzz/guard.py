@@ -21,6 +21,7 @@ LONGEST_MESSAGE = 1000  # characters
 
 _WRITES = {"os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr"}
 _MOVES = {"os.rename", "os.link", "os.symlink"}
+HARMLESS = {"fc-list", "uname"}  # by which matplotlib finds fonts, and Python's platform module names the processor
 _PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty"}
 _CONNECTIONS = {"socket.connect", "socket.getaddrinfo", "socket.sendto"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -49,7 +50,7 @@ class Watch:
             paths = [arguments[0]]
         elif event in _MOVES:
             paths = list(arguments[:2]) if event == "os.rename" else [arguments[1]]
-        elif event == "subprocess.Popen" and arguments[0] == "fc-list":  # matplotlib asks which fonts there are
+        elif event == "subprocess.Popen" and arguments[0] in HARMLESS:
             return
         elif event in _PROGRAMS or event in _CONNECTIONS:
             self.found.append(f"{event} {arguments[:2]!r}"[:300])
