@@ -14,7 +14,8 @@ from ...arguments import explains_arguments
 from ...cards import card, table
 from ...errors import DataFormatError, TracescribeError
 from ...io.quoting import shown, shown_path
-from ...io.records import holds_record, read_record
+from ...io.reading import is_file
+from ...io.records import read_record
 from ...validation import is_number
 from .config import StudyConfig
 from .runs import Run, best_rates
@@ -242,7 +243,7 @@ def read_study_result(folder: str | Path) -> StudyResult:
     Raises DataFormatError when the folder holds no study, a run is damaged, or tuning is not finished.
     """
     folder = Path(folder)
-    if not holds_record(folder, "study.json"):
+    if not is_file(folder / "study.json"):
         raise DataFormatError(f"{shown_path(folder)} holds no study (no study.json)")
     try:
         return _result(folder)

@@ -15,7 +15,8 @@ from ...arguments import explains_arguments
 from ...errors import ArgumentError, DataFormatError, NonFiniteError, OutputError
 from ...io.folders import file_hash
 from ...io.quoting import shown, shown_path
-from ...io.records import holds_record, open_folder, read_record, write_record
+from ...io.reading import is_file
+from ...io.records import open_folder, read_record, write_record
 from ...processes import run_beside
 from ...progress import bars
 from ...threads import threads
@@ -96,7 +97,7 @@ def run_study(
 
 def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable[[str, int, int], None]) -> Path:
     for name in FILES:
-        if not holds_record(config.data, name):
+        if not is_file(config.data / name):
             missing = shown_path(config.data / name)
             raise DataFormatError(f"{missing} is missing; `tracescribe build phantom` makes such a folder")
     record = {"format": FORMAT, "config": config.model_dump(mode="json")}

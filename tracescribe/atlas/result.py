@@ -14,7 +14,8 @@ import numpy as np
 from ..arguments import explains_arguments
 from ..errors import DataFormatError, DegenerateTraceError
 from ..io.quoting import shown_path
-from ..io.records import holds_record, read_record
+from ..io.reading import is_file
+from ..io.records import read_record
 from ..tracer import CausalTrace, LayerProfile, TraceMap, load_trace
 from .config import AtlasConfig
 from .doubts import doubts
@@ -274,7 +275,7 @@ def read_atlas(folder: str | Path) -> Atlas:
     tracescribe.errors.DataFormatError: 'no/such/folder' holds no atlas (no atlas.json)
     """
     folder = Path(folder)
-    if not holds_record(folder, RECORD):
+    if not is_file(folder / RECORD):
         raise DataFormatError(f"{shown_path(folder)} holds no atlas (no {RECORD})")
     content = read_record(folder / RECORD)
     if content.get("format") != FORMAT:
@@ -284,7 +285,7 @@ def read_atlas(folder: str | Path) -> Atlas:
         n_pairs = {name: int(told["n_pairs"]) for name, told in content["sets"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise DataFormatError(f"{folder / RECORD} is no record of an atlas: {problem}") from problem
-    failed = read_record(folder / LEFT_OUT).get("models", {}) if (folder / LEFT_OUT).is_file() else {}
+    failed = read_record(folder / LEFT_OUT).get("models", {}) if is_file(folder / LEFT_OUT) else {}
     found: dict[str, dict[tuple[str, str], CausalTrace]] = {"traces": {}, "heads": {}}
     absent = {}
     for task in tasks(config):

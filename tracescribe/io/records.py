@@ -15,15 +15,7 @@ from .json_lines import read_json, to_json
 from .places import refusing
 from .quoting import shown_path
 
-__all__ = ["check_record_folder", "holds_record", "open_folder", "read_record", "write_record"]
-
-
-def holds_record(folder: Path, name: str) -> bool:
-    """Whether a folder has a file of that name; not so, for instance, where the path is too long for the system."""
-    try:
-        return (folder / name).is_file()
-    except OSError:
-        return False
+__all__ = ["check_record_folder", "open_folder", "read_record", "write_record"]
 
 
 def read_record(path: Path) -> dict[str, Any]:
