@@ -91,18 +91,7 @@ def certain(record: FactsRecord) -> dict[str, int]:
     >>> certain(FactsRecord(id="1", group="p", image=None, facts={n: Fact(state=s) for n, s in facts.items()}))
     {'consolidation': 1, 'fracture': 0}
     """
-    known: dict[str, int] = {}
-    for name, facts in _by_term(record).items():
-        sided = all(side for side, _ in facts)
-        states = {
-            "uncertain" if fact.state == "absent" and _in_part(side, fact) else fact.state for side, fact in facts
-        }
-        if "present" in states and (sided or "absent" not in states):
-            known[name] = 1
-        elif states == {"absent"} and (not sided or {side for side, _ in facts} == {"left", "right"}):
-            known[name] = 0
-    doubtful = _not_absent(record)
-    return {name: state for name, state in sorted(known.items()) if state or not TERMS[name].implied_by & doubtful}
+    return _told(record)[0]
 
 
 def affirmable(record: FactsRecord) -> dict[str, int]:
@@ -111,8 +100,29 @@ def affirmable(record: FactsRecord) -> dict[str, int]:
     An absent one is left out if another finding, or a possible one, belies what would be said of it: "lung parenchyma
     of normal appearance" is no way to say that there is no pneumonia where there is atelectasis.
     """
-    others = [TERMS[name] for name in _not_absent(record)]
-    return {name: state for name, state in certain(record).items() if state or not belied(TERMS[name], others)}
+    known, doubtful = _told(record)
+    others = [TERMS[name] for name in doubtful]
+    return {name: state for name, state in known.items() if state or not belied(TERMS[name], others)}
+
+
+def _told(record: FactsRecord) -> tuple[dict[str, int], set[str]]:
+    """The certain conditions, and the terms that are present or may be."""
+    by_term = _by_term(record)
+    known: dict[str, int] = {}
+    for name, facts in by_term.items():
+        sided = all(side for side, _ in facts)
+        states = {
+            "uncertain" if fact.state == "absent" and _in_part(side, fact) else fact.state for side, fact in facts
+        }
+        if "present" in states and (sided or "absent" not in states):
+            known[name] = 1
+        elif states == {"absent"} and (not sided or {side for side, _ in facts} == {"left", "right"}):
+            known[name] = 0
+    doubtful = {name for name, facts in by_term.items() if any(fact.state != "absent" for _, fact in facts)}
+    certain_ones = {
+        name: state for name, state in sorted(known.items()) if state or not TERMS[name].implied_by & doubtful
+    }
+    return certain_ones, doubtful
 
 
 def _by_term(record: FactsRecord) -> dict[str, list[tuple[str, Fact]]]:
@@ -123,11 +133,6 @@ def _by_term(record: FactsRecord) -> dict[str, list[tuple[str, Fact]]]:
         if term is not None:
             found.setdefault(term.name, []).append((name.partition(",")[2].strip().lower(), fact))
     return found
-
-
-def _not_absent(record: FactsRecord) -> set[str]:
-    """Terms that are present or may be."""
-    return {name for name, facts in _by_term(record).items() if any(fact.state != "absent" for _, fact in facts)}
 
 
 def _in_part(side: str, fact: Fact) -> bool:
