@@ -31,18 +31,17 @@ def training_images(config: StudyConfig) -> set[Any]:
     return set(images[: config.train_images])
 
 
-def training_records(config: StudyConfig) -> tuple[Iterable[CaptionRecord], Iterable[ClaimRecord]]:
+def training_records(config: StudyConfig, images: set[Any]) -> tuple[Iterable[CaptionRecord], Iterable[ClaimRecord]]:
     """Captions and contrast sets of :func:`training_images`."""
     from ...benchmark.records import stream_captions, stream_claims
 
-    images = training_images(config)
     return (
         (record for record in stream_captions(config.data / CAPTIONS, split="train") if _key(record.image) in images),
         (record for record in stream_claims(config.data / CLAIMS, split="train") if _key(record.image) in images),
     )
 
 
-def training_pairs(config: StudyConfig, attributes: tuple[str, ...]) -> list[Pair]:
+def training_pairs(config: StudyConfig, images: set[Any], attributes: tuple[str, ...]) -> list[Pair]:
     """At most ``config.n_pairs`` pairs of these attributes, spread evenly over the file.
 
     No image file among their images is one that the study does not train on: weights that were chosen by a trace of
@@ -50,13 +49,13 @@ def training_pairs(config: StudyConfig, attributes: tuple[str, ...]) -> list[Pai
     """
     from ...tracer import read_pairs
 
-    path, known = config.data / PAIRS, training_images(config)
+    path = config.data / PAIRS
     pairs = [
         pair
         for pair in read_pairs(path)
         if pair.attribute in attributes
         and pair.split in (None, "train")
-        and (_key(pair.image) in known or not isinstance(pair.image, str | os.PathLike))
+        and (_key(pair.image) in images or not isinstance(pair.image, str | os.PathLike))
     ]
     if len(pairs) < 2:
         raise DataFormatError(

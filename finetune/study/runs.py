@@ -29,7 +29,7 @@ from ..training.export import interpolate
 from ..training.loop import train
 from ..training.validation import BALANCED, summary
 from .config import StudyConfig
-from .records import FILES, training_records
+from .records import FILES, training_images, training_records
 from .sources import Sources
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable
     _prepare.cache_clear()  # the files of an earlier study may have changed since
     prepared = _Prepared.of(config)
     _same_inputs(prepared, folder)
-    sources = Sources(config, prepared.model, prepared.data)
+    sources = Sources(config, prepared.model, prepared.data, prepared.trained_on)
     for name, arm in config.arms.items():
         for seed in range(config.seeds) if arm.by in ("random", "permuted") else (0,):
             path = plans / f"{name}-{seed}.json"
@@ -278,11 +278,12 @@ def _rounded(plan: Prescription) -> Prescription:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """The model, the training data and the embedded images, once a process and study."""
+    """The model, the training data with their images, and the embedded images, once a process and study."""
 
     config: StudyConfig
     model: DualEncoder
     data: TrainingData
+    trained_on: set[Any]
     images: dict[str, Any]
     before: dict[str, Evaluation]
 
@@ -299,13 +300,14 @@ def _prepare(config_json: str) -> _Prepared:
     config = StudyConfig.model_validate_json(config_json)
     model = load(config.model)
     needs = {name for arm in config.arms.values() for name in TrainConfig(**arm.training(config.train)).loss.needs}
-    data = training_data(model, *training_records(config), needs=needs)
+    trained_on = training_images(config)
+    data = training_data(model, *training_records(config, trained_on), needs=needs)
     images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}
     before = {
         split: evaluate(model, config.data, split=split, image_embeddings=images[split], n_boot=2)  # type: ignore[arg-type]
         for split in images
     }
-    return _Prepared(config, model, data, images, before)
+    return _Prepared(config, model, data, trained_on, images, before)
 
 
 def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("val", "test")) -> dict[str, Any]:

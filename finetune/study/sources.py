@@ -36,6 +36,7 @@ class Sources:
     config: StudyConfig
     model: DualEncoder
     data: TrainingData
+    images: set[Any]  # that are trained on
 
     @cached_property
     def trace(self) -> CausalTrace:
@@ -83,7 +84,8 @@ class Sources:
     def _trace(self, attributes: tuple[str, ...]) -> CausalTrace:
         from ...tracer import trace
 
-        return trace(self.model, training_pairs(self.config, attributes), keep_embeddings=False, progress=False)
+        pairs = training_pairs(self.config, self.images, attributes)
+        return trace(self.model, pairs, keep_embeddings=False, progress=False)
 
     def plan(self, arm: Arm, seed: int) -> Prescription | None:
         """The arm's plan; of "random" and "permuted" another one for each seed. None for uniform training."""

@@ -17,7 +17,7 @@ from tracescribe.errors import ArgumentError, DataFormatError, OutputError
 from tracescribe.finetune.study import runs as study_runs
 from tracescribe.finetune.study.analysis import StudyResult, crossing, holm, read_study_result
 from tracescribe.finetune.study.config import PRESETS, StudyConfig, read_study
-from tracescribe.finetune.study.records import training_pairs, training_records
+from tracescribe.finetune.study.records import training_images, training_pairs, training_records
 from tracescribe.finetune.study.runs import read_record, run_study
 from tracescribe.io import records
 from tracescribe.tracer import read_pairs
@@ -86,24 +86,25 @@ def test_a_study_learns_from_the_images_that_it_trains_on_and_from_no_other(conf
     split = {r["image"]: r["split"] for r in map(json.loads, (data / "captions.jsonl").read_text().splitlines())}
     train = {(data / image).resolve() for image, of in split.items() if of == "train"}
     assert 0 < len(train) < len(split)
-    pairs = training_pairs(config.model_copy(update={"n_pairs": 10**6}), ("existence",))
+    images = training_images(config)
+    pairs = training_pairs(config.model_copy(update={"n_pairs": 10**6}), images, ("existence",))
     found = {Path(pair.image).resolve() for pair in pairs}
     assert found <= train and len(found) > len(train) / 2
     everything = [pair for pair in read_pairs(data / "pairs.jsonl") if pair.attribute == "existence"]
     assert len(pairs) == sum(Path(pair.image).resolve() in train for pair in everything) < len(everything)
-    assert len(training_pairs(config, ("existence",))) == config.n_pairs
+    assert len(training_pairs(config, images, ("existence",))) == config.n_pairs
 
     few = config.model_copy(update={"train_images": 5, "n_pairs": 10**6})
     first = {(data / image).resolve() for image in [image for image in split if split[image] == "train"][:5]}
-    captions, claims = training_records(few)
+    captions, claims = training_records(few, training_images(few))
     assert {Path(record.image).resolve() for record in captions} == first
     assert {Path(record.image).resolve() for record in claims} <= first
-    assert {Path(pair.image).resolve() for pair in training_pairs(few, ("existence",))} <= first
+    assert {Path(pair.image).resolve() for pair in training_pairs(few, training_images(few), ("existence",))} <= first
 
 
 def test_more_images_than_there_are_to_train_on_are_refused(config):
     with pytest.raises(DataFormatError, match=r"train_images is 1000, but .*captions\.jsonl has \d+ images"):
-        training_records(config.model_copy(update={"train_images": 1000}))
+        training_images(config.model_copy(update={"train_images": 1000}))
 
 
 @pytest.mark.slow
