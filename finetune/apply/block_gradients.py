@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from ...arguments import explains_arguments
-from ...cards import short_repr
 from ...errors import NonFiniteError, PrescriptionError
 from ...io.quoting import shown
 from ...tracer.results.read_only import ReadOnlyArrays
@@ -36,8 +35,6 @@ class BlockGradients(ReadOnlyArrays):
     relative: Float[np.ndarray, "batch block"]
     fisher: Float[np.ndarray, "batch block"]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-    __repr__ = short_repr
 
 
 @explains_arguments

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from ...cards import Markup, card, short_repr, table
+from ...cards import Markup, card, table
 from ...tracer.results.read_only import ReadOnlyArrays
 from ..apply.update_share import UpdateShare
 from ..prescription.plan import Prescription
@@ -49,8 +49,6 @@ class History(ReadOnlyArrays):
     claim: Float[np.ndarray, " step"]
     lr: Float[np.ndarray, " step"]
     scores: tuple[dict[str, float], ...] = ()
-
-    __repr__ = short_repr
 
     def to_frame(self) -> pd.DataFrame:
         """One row per step: step, loss, clip, claim, lr, and the scores (``val_...``) of the steps that have some.

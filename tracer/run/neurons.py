@@ -90,9 +90,8 @@ def neurons(
     attribution = NeuronAttribution(model.text, dtype=options.torch_dtype)
     entering = EnteringPairs.of(model, attribution, pairs, options, asked.segment)
     rows = _Rows.of(model, entering, options, asked.align)
-    n_runs = (
-        2 - (asked.top + asked.others) // -_CELLS
-    )  # of every text: the gradients, the cells, and the first ones together
+    # of every text: the gradients, the cells, and the first ones together
+    n_runs = 2 - (asked.top + asked.others) // -_CELLS
     with progress_bar(progress, n_runs * len(rows.base)) as advance:
         estimate = _estimates(attribution, entering, rows, options, advance)
         first, drawn = _chosen(estimate, asked.top, asked.others, asked.seed)

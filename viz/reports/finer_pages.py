@@ -122,6 +122,7 @@ def head_edges_page(found: HeadEdges, *, title: str | None = None, seed: int = 0
 @explains_arguments
 def knock_out_page(found: KnockOut, *, title: str | None = None) -> Report:
     """The page of attention that is cut for :func:`tracescribe.viz.report`: a map for every row of queries."""
+    about = next(iter(found.traces.values())).provenance
     maps = {query: found.map(query) for query in found.queries}
     lines = [[cut.query, cut.key, cut.layer, cut.cte, maps[cut.query].n_pairs] for cut in found.largest()]
     sections = [
@@ -148,9 +149,8 @@ def knock_out_page(found: KnockOut, *, title: str | None = None) -> Report:
             ],
             code=['found = ts.tracer.load_knock_out("cut.safetensors")\nfound.at(2)'],
         ),
-        Section("How it came about", tables=[provenance_table(next(iter(found.traces.values())).provenance)]),
+        Section("How it came about", tables=[provenance_table(about)]),
     ]
-    about = next(iter(found.traces.values())).provenance
     facts = [("rows of queries", f"{len(found.traces)}"), ("window", f"{about.get('window') or 1}")]
     return Report(_named(title, "Attention that is cut", about), f"{found.summary()}.", sections, facts)
 
