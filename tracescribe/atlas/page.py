@@ -106,13 +106,14 @@ def write(atlas: Atlas, folder: Path) -> list[str]:
     for name, table in tables.items():
         write_csv(table, folder / name)
     names = list(tables)
+    drawn = {}
     if any(each.profile is not None for each in atlas.entries):
-        for name in ("atlas.pdf", "atlas.png"):
-            export(atlas.figure(), folder / name, "page", notes=True)
-            names.append(name)
+        drawn["atlas"] = atlas.figure()
     if atlas.head_maps():
-        for name in ("heads.pdf", "heads.png"):
-            export(atlas.head_figure(), folder / name, "page", notes=True)
+        drawn["heads"] = atlas.head_figure()
+    for stem, shown in drawn.items():
+        for name in (f"{stem}.pdf", f"{stem}.png"):
+            export(shown, folder / name, "page", notes=True)
             names.append(name)
     report(folder / "atlas.html", atlas.page())
     return [*names, "atlas.html"]
