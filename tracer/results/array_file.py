@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ...errors import DataFormatError, OutputError, TracescribeError
+from ...errors import OutputError, TracescribeError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
-from ...io.quoting import shown, shown_path
-from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.quoting import shown_path
+from ...io.tensors import pack_texts, reading_result, unpack_texts, write_tensors
 
 __all__ = ["ArrayFile", "Facts"]
 
@@ -66,11 +66,8 @@ class ArrayFile:
         Raises:
             DataFormatError: no such file; it was cut short or changed, or holds something else.
         """
-        file, name = read_tensors(path), shown_path(path)
-        if file.metadata.get("format") != self.format:
-            raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {self.format!r}")
-        with explaining_content(name, self.format):
-            values = self._facts(file.metadata["facts"], name)
+        with reading_result(path, self.format) as file:
+            values = self._facts(file.metadata["facts"], shown_path(path))
             values |= {key: unpack_texts(key, file.tensors) for key in self.texts}
             for key, dtype in self.arrays.items():
                 values[key] = np.array(file.tensors[key])  # a copy: the file may change

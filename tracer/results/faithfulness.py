@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, TraceError
+from ...errors import TraceError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json, to_json
 from ...io.quoting import shown, shown_path
-from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.tensors import pack_texts, reading_result, unpack_texts, write_tensors
 from .cells import MapCells
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
@@ -278,10 +278,8 @@ def load_faithfulness(path: str | os.PathLike[str]) -> Faithfulness:
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
     """
-    file, name = read_tensors(path), shown_path(path)
-    if file.metadata.get("format") != FORMAT:
-        raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {FORMAT!r}")
-    with explaining_content(name, FORMAT):
+    name = shown_path(path)
+    with reading_result(path, FORMAT) as file:
         arrays = {key: np.array(file.tensors[key]) for key in _AXES}
         parts = {key: np.array(file.tensors[f"cells.{key}"]) for key in _CELLS}
         for key, array in {**arrays, **parts}.items():

@@ -9,11 +9,11 @@ from typing import cast
 import numpy as np
 
 from ...arguments import explains_arguments
-from ...errors import DataFormatError, OutputError, TracescribeError
+from ...errors import OutputError, TracescribeError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json
-from ...io.quoting import shown, shown_path
-from ...io.tensors import explaining_content, pack_texts, read_tensors, unpack_texts, write_tensors
+from ...io.quoting import shown_path
+from ...io.tensors import pack_texts, reading_result, unpack_texts, write_tensors
 from ..choices import RowKind
 from .knockout import KnockOut
 from .storage import as_tensors, of_tensors, texts_of
@@ -48,10 +48,8 @@ def load_knock_out(path: str | os.PathLike[str]) -> KnockOut:
     Traceback (most recent call last):
     tracescribe.errors.DataFormatError: cannot read 'no/such.safetensors': No such file or directory
     """
-    file, name = read_tensors(path), shown_path(path)
-    if file.metadata.get("format") != FORMAT:
-        raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {FORMAT!r}")
-    with explaining_content(name, FORMAT):
+    name = shown_path(path)
+    with reading_result(path, FORMAT) as file:
         queries = unpack_texts("queries", file.tensors)
         told = parse_json(file.metadata["traces"], name)
         if not isinstance(told, list) or len(told) != len(queries) or len(set(queries)) != len(queries):

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import DataFormatError, OutputError, TracescribeError
 from .json_lines import parse_json
-from .quoting import shown_path
+from .quoting import shown, shown_path
 from .reading import open_regular
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "pack_texts",
     "read_metadata",
     "read_tensors",
+    "reading_result",
     "unpack_texts",
     "write_tensors",
 ]
@@ -171,6 +172,20 @@ def explaining_content(name: str, format: str) -> Iterator[None]:
         raise DataFormatError(f"{name} says it is {format!r} but has no {error.args[0]!r}") from error
     except (TypeError, ValueError, IndexError, TracescribeError) as error:
         raise DataFormatError(f"{name} is damaged: {error}") from error
+
+
+@contextmanager
+def reading_result(path: str | os.PathLike[str], format: str) -> Iterator[TensorFile]:
+    """The file of a result of this format, for a block that makes the result of it; see :func:`explaining_content`.
+
+    Raises:
+        DataFormatError: no such file; it was cut short or changed; or it has another format.
+    """
+    file, name = read_tensors(path), shown_path(path)
+    if file.metadata.get("format") != format:
+        raise DataFormatError(f"{name} has format {shown(file.metadata.get('format'))}, expected {format!r}")
+    with explaining_content(name, format):
+        yield file
 
 
 def map_tensor(path: str | os.PathLike[str], name: str) -> np.ndarray:
