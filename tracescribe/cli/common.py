@@ -66,6 +66,10 @@ Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace an earlier result of this command, if the folder holds nothing else."),
 ]
+FIGURES = (".pdf", ".svg", ".eps", ".pgf", ".png")  # as of viz.export, which is not imported for them
+FigureFile = Annotated[
+    Path | None, typer.Option(help="Also a figure: .pdf, .svg, .eps, .pgf or .png.", show_default=False)
+]
 PairsFile = Annotated[
     Path,
     typer.Argument(metavar="PAIRS", help="Pairs: .jsonl, .csv.", exists=True, dir_okay=False, show_default=False),

@@ -10,7 +10,9 @@ import typer
 
 from ..tracer.run.joint_options import FaithfulnessOptions
 from .common import (
+    FIGURES,
     Device,
+    FigureFile,
     Json,
     ModelName,
     OutsideImages,
@@ -35,9 +37,7 @@ def faithfulness(
     pairs: PairsFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the curves go: a .safetensors file.")],
     options: FaithfulnessOptions,
-    figure: Annotated[
-        Path | None, typer.Option(help="Also a figure: .pdf, .svg, .eps, .pgf or .png.", show_default=False)
-    ] = None,
+    figure: FigureFile = None,
     attribute: Attribute = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
@@ -52,7 +52,7 @@ def faithfulness(
     inputs = [trace, pairs]
     check_output(output, (".safetensors",), inputs=inputs)
     if figure is not None:
-        check_output(figure, (".pdf", ".svg", ".eps", ".pgf", ".png"), inputs=inputs)
+        check_output(figure, FIGURES, inputs=inputs)
     announce(json)
     given = read_given(
         model,

@@ -12,7 +12,9 @@ import typer
 
 from ..io.tables import write_csv
 from .common import (
+    FIGURES,
     Device,
+    FigureFile,
     ImagesFolder,
     Json,
     ModelName,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Measured", "finer_command", "interval", "records"]
 
-FIGURES = (".pdf", ".svg", ".eps", ".pgf", ".png")
 Progress = Callable[[int, int], None]
 
 
@@ -76,9 +77,7 @@ def finer_command(
             out: Annotated[
                 Path | None, typer.Option(help="Also every number as a table: .csv.", show_default=False)
             ] = None,
-            figure: Annotated[
-                Path | None, typer.Option(help="Also a figure: .pdf, .svg, .eps, .pgf or .png.", show_default=False)
-            ] = None,
+            figure: FigureFile = None,
             attribute: Attribute = None,
             images: ImagesFolder = None,
             outside_images: OutsideImages = False,
