@@ -7,6 +7,8 @@ import math
 import re
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +66,8 @@ def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
     except Exception as problem:  # peft's own checks raise many kinds
         raise DataFormatError(f"{folder}: these adapters do not fit the module: {_line(problem)}") from problem
     # peft passes over names that only the file or only the module has
-    different = sorted(set(weights) ^ set(get_peft_model_state_dict(adapted)))
+    with _without_its_base(adapted):
+        different = sorted(set(weights) ^ set(get_peft_model_state_dict(adapted)))
     if different:
         raise DataFormatError(
             f"{folder}: these adapters do not fit the module: {len(different)} tensors are in one of the two only, "
@@ -74,6 +77,17 @@ def load_lora(module: nn.Module, folder: str | Path) -> PeftModel:
         _scale_out_proj(adapted, factor)
     give_out_proj_its_gradient(adapted)
     return adapted
+
+
+@contextmanager
+def _without_its_base(adapted: PeftModel) -> Iterator[None]:
+    """peft would look on the network for the model that the file names, to learn whether its vocabulary was resized."""
+    config = adapted.active_peft_config
+    name, config.base_model_name_or_path = config.base_model_name_or_path, None
+    try:
+        yield
+    finally:
+        config.base_model_name_or_path = name
 
 
 @torch.no_grad()
@@ -114,6 +128,9 @@ def _read_config(path: Path, module: nn.Module) -> tuple[PeftConfig, object]:
         for name in [given] if isinstance(given, str) else given:
             if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
                 raise DataFormatError(f"{path}: field {field!r} must hold module names, not {str(name)[:80]!r}")
+    base = raw.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise DataFormatError(f"{path}: field 'base_model_name_or_path' must be a text, not {str(base)[:80]!r}")
     _resolve_patterns(path, raw, [name for name, _ in module.named_modules() if name])
     try:
         with warnings.catch_warnings():  # fields of another peft

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import errno
+import json
 import logging
 import re
 import shutil
@@ -116,6 +118,21 @@ def test_damaged_and_missing_adapters_are_refused_without_a_look_at_the_network(
     path.unlink()
     with pytest.raises(DataFormatError, match="is missing"):
         load_lora(model.source, path.parent)
+
+
+def test_the_model_that_an_adapter_names_is_not_looked_for_on_the_network(model, tmp_path, monkeypatch):
+    """peft asked the hub for it, whatever name a stranger's file held."""
+    from peft.utils import save_and_load
+
+    folder = run_of(model).save(tmp_path / "run") / "adapter"
+    content = json.loads((folder / "adapter_config.json").read_text())
+    monkeypatch.setattr(save_and_load, "check_file_exists_on_hf_hub", lambda *_: pytest.fail("looked on the network"))
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": "some/model"}))
+    adapted = load_lora(copy.deepcopy(model.source), folder)
+    assert adapted.active_peft_config.base_model_name_or_path == "some/model"
+    (folder / "adapter_config.json").write_text(json.dumps(content | {"base_model_name_or_path": 1}))
+    with pytest.raises(DataFormatError, match="'base_model_name_or_path' must be a text, not '1'"):
+        load_lora(copy.deepcopy(model.source), folder)
 
 
 def test_an_earlier_run_is_replaced_only_when_asked_and_a_finished_one_is_never_lost(model, tmp_path):
