@@ -80,6 +80,11 @@ def lora_config(
     for name in ("alpha_pattern", "rank_pattern"):
         if not isinstance(options.get(name, {}), dict):
             raise PrescriptionError(f"{name} must give numbers by module names, not {shown(options[name])}")
+        for pattern in options.get(name, {}):
+            try:
+                re.compile(rf"(.*\.)?({pattern})$")  # as peft does
+            except re.error as problem:
+                raise PrescriptionError(f"{name}: {shown(pattern)} is no regular expression ({problem})") from problem
     numerator = 2.0 * r if lora_alpha is None else float(lora_alpha)
     settings: dict[str, Any] = {"target_modules": lora_targets(source), **options, "r": r, "lora_alpha": numerator}
     if mode is None or plan is None:

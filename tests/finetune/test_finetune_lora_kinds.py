@@ -334,6 +334,12 @@ def test_a_mode_multiplies_the_given_patterns(make_clip):
     assert ranked["transformer.resblocks.0.mlp.c_proj"] == (1.0, 2)
 
 
+def test_a_pattern_that_is_no_regular_expression_is_said(make_clip):
+    for name in ("alpha_pattern", "rank_pattern"):
+        with pytest.raises(PrescriptionError, match=rf"{name}: '\+c_fc' is no regular expression \(nothing to repeat"):
+            PLAN.lora_config(make_clip(layers=3), mode="scale", **{name: {"+c_fc": 4}})
+
+
 def test_rank_mode_keeps_the_factor_of_rslora(make_clip):
     module = make_clip(layers=3)
     adapted = attach_lora(module, PLAN.lora_config(module, mode="rank", r=16, use_rslora=True))
