@@ -472,3 +472,10 @@ def test_anything_else_is_refused_in_a_sentence(key: Any) -> None:
     with pytest.raises(TraceError) as refusal:
         synthetic_trace(n_pairs=6)[key]
     assert 10 < len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize("given", [[b"\xfb", "1"], [[0], [0, 1]], [None], ["0"], [1.5], [True]])
+def test_text_pairs_that_are_no_whole_numbers_are_refused(given):
+    trace = synthetic_trace(4, 3, with_embeddings=True, embed_dim=4)
+    with pytest.raises(TraceError, match="text_pair must be 'each' or whole numbers"):
+        trace.rescore(np.eye(4)[: len(given)], text_pair=given)

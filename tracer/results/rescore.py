@@ -79,7 +79,10 @@ def _chosen(trace: CausalTrace, image_embeddings: Any, text_pair: Any) -> tuple[
         index, chosen = np.repeat(first, len(images)), np.repeat(known, len(images))
         image = np.tile(image, len(known))
     else:
-        chosen = np.asarray(text_pair)
+        try:
+            chosen = np.asarray(text_pair)
+        except (TypeError, ValueError):  # lists of several lengths, texts beside bytes
+            chosen = np.array([text_pair], dtype=object)
         if chosen.size and not np.issubdtype(chosen.dtype, np.integer):  # 1.5 and True are no numbers of a text pair
             raise TraceError(f"text_pair must be 'each' or whole numbers, one per image, not {shown(text_pair)}")
         chosen = chosen.astype(np.int64).reshape(-1)
