@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from xml.dom import minidom
 
 import matplotlib
 import numpy as np
@@ -561,6 +562,20 @@ def test_a_profile_beside_a_map_has_no_numbers_that_touch(tmp_path: Path) -> Non
     svg = export(cells, tmp_path / "a.svg", "column").read_text(encoding="utf-8")
     assert "sum over" in svg
     assert isinstance(cells.per_layer(), LayerProfile)
+
+
+def test_names_that_no_file_can_hold_are_replaced_in_every_format(tmp_path: Path) -> None:
+    """The title went into the file's metadata as it was: a lone surrogate ended in an error of the file's writer."""
+    bad = "a\x00\x07\x1b[2J\ud800\ufffe\u202e<b>&"
+    for number, figure in enumerate(
+        (
+            ts.viz.curves({bad: ([0, 1], [0.0, 1.0])}, bad, bad, title=bad),
+            ts.viz.pareto({bad: (1, 2), "b": (2, 1)}, bad, bad, title=bad),
+        )
+    ):
+        for suffix in ("svg", "pdf", "png", "eps"):
+            ts.viz.export(figure, tmp_path / f"{number}.{suffix}")
+        assert minidom.parse(str(tmp_path / f"{number}.svg")).documentElement.tagName == "svg"
 
 
 if __name__ == "__main__":

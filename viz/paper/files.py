@@ -17,7 +17,7 @@ from ...validation import is_number, is_whole
 from ..figure_data import Data
 from ..figure_data.curve_panels import CurvePanelsData
 from ..figure_data.heatmap import HeatmapData
-from ..figure_data.labels import quoted
+from ..figure_data.labels import clean, quoted
 from ..figure_data.overlay import OverlayData
 from ..figure_data.panels import PanelsData
 from ..figure_data.plans import AlphaData
@@ -188,7 +188,7 @@ def rendered(data: Data, suffix: str, options: PaperOptions) -> bytes:
             return pgf_of(figure)
         if suffix == ".eps" and not fonts.has_glyph_names:
             matplotlib.rcParams["ps.fonttype"] = 3  # outlines by themselves; restored with the other settings
-        return _saved(figure, suffix, data.title, ". ".join(data.notes), options.dpi)
+        return _saved(figure, suffix, clean(data.title), clean(". ".join(data.notes)), options.dpi)
 
 
 def _saved(figure: Figure, suffix: str, title: str, notes: str, dpi: int) -> bytes:
