@@ -223,6 +223,18 @@ print(json.dumps([name for name in {libraries!r} if name in sys.modules]))
     assert json.loads(fresh_process(code)) == []
 
 
+def test_help_needs_no_numpy() -> None:
+    """It was half of the time that the list of commands took."""
+    code = """
+import contextlib, io, json, sys
+from tracescribe.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main(["--help"])
+print(json.dumps([name for name in ("numpy", "pydantic", "jaxtyping") if name in sys.modules]))
+"""
+    assert json.loads(fresh_process(code)) == []
+
+
 def test_help_and_reading_results_need_no_torch() -> None:
     code = f"""
 import contextlib, io, json, sys

@@ -16,6 +16,7 @@ from torch import Tensor
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, DegenerateTraceError, NonFiniteError, TraceError
 from tracescribe.tracer import register_metric
+from tracescribe.tracer.choices import METRIC_NAMES
 from tracescribe.tracer.results.metrics import METRICS
 
 NO, SOME = "there is no edema", "there is some edema"
@@ -59,6 +60,11 @@ def by_hand(metric: str, text: Tensor, target: Tensor, others: Tensor, against: 
         return -(1 + sum((rival > own + 1e-6) + 0.5 * (abs(rival - own) <= 1e-6) for rival in rivals))
     among = torch.tensor([own, *rivals], dtype=torch.float64) * SCALE
     return float((torch.log_softmax if metric == "log_probability" else torch.softmax)(among, 0)[0])
+
+
+def test_the_names_that_help_shows_are_those_of_the_metrics() -> None:
+    built_in = [name for name, metric in METRICS.items() if metric.takes != "embeddings"]  # registered ones take these
+    assert tuple(built_in) == METRIC_NAMES
 
 
 @pytest.mark.parametrize("against", ["caption", "target"])

@@ -21,7 +21,7 @@ from ..pairs.unit_rows import normalise_rows
 if TYPE_CHECKING:
     from ...patching import DualEncoder
 
-__all__ = ["CandidateList", "Candidates", "Pool", "read_candidates", "text_encoder"]
+__all__ = ["Candidates", "Pool", "given_candidates", "read_candidates", "text_encoder"]
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -107,40 +107,36 @@ class Pool:
         return np.array([places.get(text, -1) for text in texts], dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class CandidateList:
-    """Candidates as an option: texts, embeddings, lists of either by pair, a mapping of pairs' ids, or a file."""
+def given_candidates(value: Any) -> Candidates:
+    """What a user gave as ``candidates=``: texts, embeddings, lists of either by pair, a mapping of ids, or a file.
 
-    metavar = "FILE"
-
-    def read(self, value: Any) -> Candidates:
-        """The candidates, checked; raises DataFormatError with a sentence where they cannot be used."""
-        if isinstance(value, Candidates):
-            return value
-        if isinstance(value, (str, os.PathLike)):
-            try:
-                return read_candidates(value)
-            except DataFormatError as error:
-                raise DataFormatError(f"candidates: {error}") from None
-        if isinstance(value, Mapping):
-            found = _listed(list(value.values()), list(map(str, value)))
-            return Candidates(found.rows, found.lists, tuple(map(str, value)))
-        if hasattr(value, "detach"):
-            value = value.detach().float().cpu().numpy()
-        if isinstance(value, np.ndarray):
-            return _listed(list(value)) if value.ndim == 3 else Candidates(_embeddings(value))
-        if not isinstance(value, Sequence) or isinstance(value, bytes):
-            raise TypeError
-        if not value:
-            raise DataFormatError("there are no candidates: the list is empty")
-        if isinstance(value[0], str):
-            return Candidates(_texts(value, "candidates"))
-        if np.ndim(value[0]) == 1 and not _is_list_of_texts(value[0]):
-            return Candidates(_embeddings(value))
-        return _listed(value)
-
-    def __str__(self) -> str:
-        return "a list of texts, an array of embeddings, a list of either per pair, or a .txt or .jsonl file"
+    Raises:
+        DataFormatError: what cannot be used; says why.
+        TypeError: anything else.
+    """
+    if isinstance(value, Candidates):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        try:
+            return read_candidates(value)
+        except DataFormatError as error:
+            raise DataFormatError(f"candidates: {error}") from None
+    if isinstance(value, Mapping):
+        found = _listed(list(value.values()), list(map(str, value)))
+        return Candidates(found.rows, found.lists, tuple(map(str, value)))
+    if hasattr(value, "detach"):
+        value = value.detach().float().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        return _listed(list(value)) if value.ndim == 3 else Candidates(_embeddings(value))
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise TypeError
+    if not value:
+        raise DataFormatError("there are no candidates: the list is empty")
+    if isinstance(value[0], str):
+        return Candidates(_texts(value, "candidates"))
+    if np.ndim(value[0]) == 1 and not _is_list_of_texts(value[0]):
+        return Candidates(_embeddings(value))
+    return _listed(value)
 
 
 def read_candidates(path: str | os.PathLike[str]) -> Candidates:

@@ -22,7 +22,7 @@ from .views import TraceViews
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
-    from .scorer import Against
+    from ..choices import Against
 
 __all__ = ["CausalTrace", "Scores"]
 

@@ -27,8 +27,9 @@ from jaxtyping import Float
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Number, check_option
+from ..choices import METRIC_NAMES
 
-__all__ = ["METRICS", "TIE", "Metric", "MetricName", "metric_of", "register_metric"]
+__all__ = ["METRICS", "TIE", "Metric", "metric_of", "register_metric"]
 
 TIE = 1e-6  # cosines this close are equal: float32 cosines of the same vectors differ by about 1e-7
 _FLOOR, _UNIT = 1e-4, 0.01  # of cosines
@@ -110,7 +111,7 @@ METRICS: dict[str, Metric] = {
         Metric("rank", _rank, 0.25, 1.0, (-math.inf, -1), "candidates"),
     )
 }
-_BUILT_IN = frozenset(METRICS)
+_BUILT_IN = frozenset(METRIC_NAMES)
 
 
 def register_metric(
@@ -142,33 +143,6 @@ def register_metric(
     floor = check_option("floor", floor, (Number(0),))
     METRICS[name] = Metric(name, function, floor, check_option("unit", unit, (Number(1e-300),)))
     return function
-
-
-@dataclass(frozen=True)
-class MetricName:
-    """The name of a metric, or a registered function, as an option."""
-
-    @property
-    def metavar(self) -> str:
-        """What the command line shows."""
-        return "|".join(METRICS)
-
-    def read(self, value: Any) -> str:
-        """The name; a function that has none is refused."""
-        if isinstance(value, str) and value in METRICS:
-            return value
-        for metric in METRICS.values():
-            if value is metric.function:
-                return metric.name
-        if callable(value):
-            raise TraceError(
-                f"metric={shown(value)} has no name that a trace could record: call "
-                f'tracescribe.tracer.register_metric("name", function) first'
-            )
-        raise ValueError
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(map(repr, METRICS))} or a registered function"
 
 
 def metric_of(provenance: Mapping[str, Any]) -> Metric:

@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float32, Int
 from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Choice, Nothing, Number, check_choice, check_option
+from ..choices import Against
 from ..pairs.indexing import picked
 from ..pairs.unit_rows import normalise_rows
-from .candidates import CandidateList, text_encoder
-from .metrics import METRICS, MetricName
-from .scorer import Against, Scorer, check_metric, make_scorer
+from .candidates import text_encoder
+from .metric_options import CandidateList, MetricName
+from .metrics import METRICS
+from .scorer import Scorer, check_metric, make_scorer
 from .scoring import score_maps
 from .select import rebuilt
 

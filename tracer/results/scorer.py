@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ...errors import NonFiniteError, TraceError
 from ...io.quoting import shown
+from ..choices import Against
 from .candidates import Candidates, Encode, Pool
 from .metrics import METRICS, Metric
 
-__all__ = ["Against", "Scorer", "check_metric", "make_scorer"]
-
-Against = Literal["caption", "target"]
+__all__ = ["Scorer", "check_metric", "make_scorer"]
 
 SAME = 1e-5  # embeddings of length 1 this close are one: those of one text in two batches differ by some 1e-7 per entry
 _CELLS = 2**22  # scores of candidates held at once, 32 MiB

@@ -29,10 +29,9 @@ from ...validation import (
     Wholes,
     check_option,
 )
+from ..choices import METRIC_NAMES, Against
 from ..pairs.directions import DIRECTIONS, Direction
-from ..results.candidates import CandidateList
-from ..results.metrics import MetricName
-from ..results.scorer import Against, check_metric
+from ..results.metric_options import CandidateList, MetricName
 
 if TYPE_CHECKING:
     import os
@@ -250,7 +249,7 @@ class TraceOptions(Options):
     metric: str = option(
         "cosine",
         MetricName(),
-        help="What S is: cosine, distance, margin, log_probability, probability, rank, or a registered function.",
+        help=f"What S is: {', '.join(METRIC_NAMES)}, or a registered function.",
         recorded=False,  # with its candidates
     )
     candidates: Any = option(
@@ -310,6 +309,8 @@ class TraceOptions(Options):
             self._refuse(("pool",), f"replace={self.replace!r}: it belongs to replace='mean' and 'resample'")
         if self.donors > 1:
             self._refuse(("metric",), f"donors={self.donors}: only a cosine of the mean is the mean cosine")
+        from ..results.scorer import check_metric
+
         check_metric(self.metric, self.candidates, self.against, self.logit_scale)
 
     def _refuse(self, names: Sequence[str], beside: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ...arguments import explains_arguments
+from ..choices import Against
 from ..pairs.batch import PairBatch
 from ..pairs.directions import Direction
 from ..pairs.pairs import Pair, Text
@@ -18,7 +19,7 @@ from ..pairs.targets import Targets, encode_targets
 from ..results.candidates import text_encoder
 from ..results.causal_trace import CausalTrace
 from ..results.metrics import METRICS
-from ..results.scorer import Against, Scorer, make_scorer
+from ..results.scorer import Scorer, make_scorer
 from .assembled import assembled
 from .attribution import attribute
 from .collector import Collector

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import FigureError, TracescribeError
 from ...io.quoting import shown
 from ...tracer.pairs.pairs import Pair
-from ...tracer.results.candidates import CandidateList, Candidates
+from ...tracer.results.candidates import Candidates, given_candidates
 from ...tracer.results.causal_trace import CausalTrace
 from ...tracer.results.metrics import METRICS
 from .background import Ticket, Worker
@@ -298,7 +298,7 @@ class Computing:
 def _rivals(foils: tuple[str, ...], candidates: tuple[str, ...]) -> Candidates:
     """What the captions of each pair compete with: its foil and the candidates."""
     lists = [(foil, *candidates) for foil in foils]
-    return CandidateList().read(lists[0] if len(lists) == 1 else lists)
+    return given_candidates(lists[0] if len(lists) == 1 else lists)
 
 
 def _tried(make: Callable[[], Any]) -> Any:
