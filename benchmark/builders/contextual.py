@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from ..records import Fact, FactsRecord
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
-from .lexicon import TERMS, Term, term_of, together
+from .lexicon import TERMS, Term, distinct, term_of
 from .mednega import affirmable, certain
 
 __all__ = ["caption_items", "contextual_items", "details"]
@@ -98,7 +98,7 @@ def _choices(record: FactsRecord) -> Mapping[str, list[tuple[Key, int]]]:
     found: dict[str, list[tuple[Key, int]]] = {"existence": [], "severity": [], "side": []}
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
-            if not together((TERMS[one], TERMS[other])):
+            if not distinct((TERMS[one], TERMS[other])):
                 continue
             found["existence"].append((("existence", one, other), BOTH.index((known[one], known[other]))))
     for name in names:
@@ -207,7 +207,7 @@ def caption_items(records: Iterable[FactsRecord], *, seed: int = 0) -> Iterator[
         others = [name for name in known if name != one]
         most, chosen = 1 + int(rng.integers(3)), [one]
         for i in rng.permutation(len(others)).tolist():
-            if len(chosen) < most and together(TERMS[name] for name in (*chosen, others[i])):
+            if len(chosen) < most and distinct(TERMS[name] for name in (*chosen, others[i])):
                 chosen.append(others[i])
         order = [chosen[i] for i in rng.permutation(len(chosen)).tolist()]
         frame, negator = FRAMES[rng.integers(len(FRAMES))], NEGATORS[rng.integers(len(NEGATORS))]

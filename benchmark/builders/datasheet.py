@@ -42,8 +42,8 @@ def datasheet(title: str, facts: Mapping[str, Any]) -> str:
         "- A finding that the labels place on one side is taken to be on that side only.",
         *_captions(facts),
         *_open_i(facts),
-        "- A sentence names at most one finding of the lung, one of heart and mediastinum, and one of the vessels, "
-        "since such findings imply each other or belie each other's affirmative wording.",
+        "- A sentence names no finding beside a case of it. One that is worded without negation, too, names no two "
+        "findings of which one belies the other's affirmative wording.",
         "- All images of a patient are in one split: the source's own, where it has one.",
         f"- Sentences come from templates{_reworded(facts)}. They test negation, severity and side, not the language "
         "of real reports.",

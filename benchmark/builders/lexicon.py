@@ -5,12 +5,12 @@ The names are those of CheXpert, MIMIC-CXR-JPG, TAIX-Ray, CAD-Chest and the phan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "belied", "term_of", "together"]
+__all__ = ["HEALTHY", "NAMES", "TERMS", "Term", "belied", "distinct", "term_of", "together"]
 
 MILD = ("mild", "moderate", "severe")
 SMALL = ("small", "moderate", "large")
@@ -22,10 +22,9 @@ class Term:
     """How one condition is worded.
 
     noun: without article. many: its plural, where it takes "a" or "an" in the singular. plural: is a plural.
-    healthy: what one sees, said without negation, where the condition is absent; no two terms share it.
-    regions: what the condition and its healthy wording speak of. Conditions of one region imply each other
-        (consolidation is a lung opacity) or contradict each other's healthy wording ("atelectasis, with clear lung
-        fields"): one sentence names at most one of them (`together`).
+    healthy: what one sees, said without negation, where the condition is absent; no two terms share it. It holds no
+        preposition: of "a heart of normal size and intact bones" it would be unclear where the first phrase ends.
+    regions: what the condition changes.
     normal: regions that the healthy wording calls normal altogether: it is false of an image that shows any other
         condition of them (`belied`).
     implied_by: conditions that are cases of this one: where one of them is present, this one is not absent. After the
@@ -74,12 +73,12 @@ def article(words: str) -> str:
 LUNG, HEART, VESSELS = frozenset({"lung"}), frozenset({"heart"}), frozenset({"vessels"})
 
 _TERMS = (
-    Term("atelectasis", "atelectasis", "fissures in normal position", LUNG, severities=MILD, paired=True),
-    Term("cardiomegaly", "cardiomegaly", "a heart of normal size", HEART, severities=MILD),
+    Term("atelectasis", "atelectasis", "normally positioned fissures", LUNG, severities=MILD, paired=True),
+    Term("cardiomegaly", "cardiomegaly", "a normal-sized heart", HEART, severities=MILD),
     Term(
         "congestion",
         "pulmonary vascular congestion",
-        "pulmonary vessels of normal caliber",
+        "normal-caliber pulmonary vessels",
         VESSELS,
         normal=VESSELS,
         severities=MILD,
@@ -98,7 +97,7 @@ _TERMS = (
     Term(
         "enlarged cardiomediastinum",
         "enlarged cardiomediastinal silhouette",
-        "a mediastinum of normal width",
+        "a normal-sized cardiomediastinal silhouette",
         HEART,
         implied_by=frozenset({"cardiomegaly"}),
         many="enlarged cardiomediastinal silhouettes",
@@ -119,7 +118,7 @@ _TERMS = (
     Term(
         "lung opacity",
         "lung opacity",
-        "lung parenchyma of normal density",
+        "normally lucent lungs",
         LUNG,
         normal=LUNG,
         implied_by=frozenset({"atelectasis", "consolidation", "edema", "lung lesion", "nodule", "pneumonia"}),
@@ -131,7 +130,7 @@ _TERMS = (
     Term(
         "nodule",
         "lung nodule",
-        "even lung texture",
+        "smooth lung texture",
         LUNG,
         normal=LUNG,
         many="lung nodules",
@@ -145,7 +144,7 @@ _TERMS = (
         "clear lung fields",
         LUNG,
         normal=LUNG,
-        implied_by=frozenset({"consolidation", "lung opacity", "pneumonia"}),
+        implied_by=frozenset({"consolidation", "lung opacity", "pneumonia"}),  # TAIX-Ray grades atelectasis beside them
         plural=True,
         severities=MILD,
         paired=True,
@@ -159,18 +158,18 @@ _TERMS = (
         paired=True,
         bare_side=True,
     ),
-    Term("pleural other", "pleural thickening", "thin pleural surfaces", severities=MILD, paired=True),
-    Term("pneumonia", "pneumonia", "lung parenchyma of normal appearance", LUNG, normal=LUNG, paired=True),
+    Term("pleural other", "pleural thickening", "thin pleural layers", severities=MILD, paired=True),
+    Term("pneumonia", "pneumonia", "normal-appearing lung parenchyma", LUNG, normal=LUNG, paired=True),
     Term(
         "pneumothorax",
         "pneumothorax",
-        "peripheral lung markings on both sides",
+        "preserved peripheral lung markings",
         many="pneumothoraces",
         severities=SMALL,
         paired=True,
         bare_side=True,
     ),
-    Term("support devices", "support device", "native structures only", many="support devices", paired=True),
+    Term("support devices", "support device", "purely native anatomy", many="support devices", paired=True),
 )
 TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _TERMS})
 
@@ -189,18 +188,25 @@ _OTHER_NAMES = {
 }
 
 
-def together(terms: Iterable[Term]) -> bool:
-    """Whether one sentence may speak of all these conditions: no two are of one region.
+def distinct(terms: Iterable[Term]) -> bool:
+    """Whether one may speak of all these conditions: none is a case of another.
 
-    >>> together([TERMS["pneumonia"], TERMS["cardiomegaly"]]), together([TERMS["pneumonia"], TERMS["lung opacity"]])
+    >>> distinct([TERMS["pneumonia"], TERMS["atelectasis"]]), distinct([TERMS["pneumonia"], TERMS["lung opacity"]])
     (True, False)
     """
-    seen: set[str] = set()
-    for term in terms:
-        if seen & term.regions:
-            return False
-        seen |= term.regions
-    return True
+    return not _holds_one_of(terms, _RELATED)
+
+
+def together(terms: Iterable[Term]) -> bool:
+    """Whether one may speak of all these conditions, also without negation: beside each other, both wordings of each
+    can be true.
+
+    Of "pneumonia, with air-filled alveoli" a reader knows without the image that it is false.
+
+    >>> together([TERMS["pneumonia"], TERMS["cardiomegaly"]]), together([TERMS["pneumonia"], TERMS["atelectasis"]])
+    (True, False)
+    """
+    return not _holds_one_of(terms, _CLASHING)
 
 
 def belied(absent: Term, not_absent: Iterable[Term]) -> bool:
@@ -210,6 +216,29 @@ def belied(absent: Term, not_absent: Iterable[Term]) -> bool:
     (True, False)
     """
     return any(term is not absent and term.regions & absent.normal for term in not_absent)
+
+
+Relation = Mapping[str, frozenset[str]]  # by a term's name, those that it stands in the relation to
+
+
+def _relation(holds: Callable[[Term, Term], bool]) -> Relation:
+    return {
+        one.name: frozenset(other.name for other in _TERMS if holds(one, other) or holds(other, one)) for one in _TERMS
+    }
+
+
+_RELATED = _relation(lambda one, other: one.name in other.implied_by)
+_CLASHING = _relation(lambda one, other: one.name in other.implied_by or belied(one, [other]))
+
+
+def _holds_one_of(terms: Iterable[Term], relation: Relation) -> bool:
+    """Whether the relation holds between two of the terms."""
+    seen: set[str] = set()
+    for term in terms:
+        if seen & relation[term.name]:
+            return True
+        seen.add(term.name)
+    return False
 
 
 @lru_cache(maxsize=4096)  # asked of every label of every record

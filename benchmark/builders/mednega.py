@@ -8,6 +8,7 @@ everything follows from the seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, cast
 
@@ -97,8 +98,8 @@ def certain(record: FactsRecord) -> dict[str, int]:
 def affirmable(record: FactsRecord) -> dict[str, int]:
     """Of the `certain` conditions those that can be told without negation, too.
 
-    An absent one is left out if another finding, or a possible one, belies what would be said of it: "lung parenchyma
-    of normal appearance" is no way to say that there is no pneumonia where there is atelectasis.
+    An absent one is left out if another finding, or a possible one, belies what would be said of it: "normal-appearing
+    lung parenchyma" is no way to say that there is no pneumonia where there is atelectasis.
     """
     known, doubtful = _told(record)
     others = [TERMS[name] for name in doubtful]
@@ -144,20 +145,22 @@ def _questions(
     known: dict[str, int], rng: np.random.Generator, blocks: Blocks[Study], split: Split, most: int
 ) -> list[Question]:
     """Questions that can be asked about a study, those first whose blocks lack the fewest images."""
-    names = list(known)
-    if len(names) < N_CONDITIONS:
-        return []
-    chosen = np.sort(rng.random((TRIED, len(names))).argsort(axis=1)[:, :N_CONDITIONS], axis=1)
+    sets = _sets_of_conditions(tuple(known))
+    chosen = rng.permutation(len(sets))[:TRIED].tolist()
     found: dict[Question, tuple[int, float]] = {}
-    for numbers, luck in zip(chosen.tolist(), rng.random(TRIED).tolist(), strict=True):
-        conditions = tuple(names[number] for number in numbers)
-        if not together(TERMS[name] for name in conditions):
-            continue
+    for number, luck in zip(chosen, rng.random(len(chosen)).tolist(), strict=True):
+        conditions = sets[number]
         for options, option in _SETS_WITH.get(tuple(known[name] for name in conditions), ()):
             missing = blocks.missing((split, conditions, options), option, len(options))
             if missing is not None:
                 found[conditions, options] = (missing, luck)
     return sorted(found, key=lambda question: found[question])[:most]
+
+
+@lru_cache(maxsize=4096)
+def _sets_of_conditions(names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every three of the conditions that one sentence may name in both wordings."""
+    return [three for three in combinations(names, N_CONDITIONS) if together(TERMS[name] for name in three)]
 
 
 def _worded(

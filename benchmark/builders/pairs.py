@@ -13,7 +13,7 @@ from typing import Any
 from ..records import FactsRecord
 from .balance import rng_of, split_of
 from .contextual import SIDES, details
-from .lexicon import TERMS, Term, together
+from .lexicon import TERMS, Term, distinct
 from .mednega import certain
 
 __all__ = ["pair_items", "tokenizer_identity"]
@@ -134,7 +134,8 @@ def _candidates(record: FactsRecord) -> dict[str, list[tuple[Term, Wordings, str
             wordings = [(_on_side(term, side), _on_side(term, other))]
             found["side"].append((term, wordings, None))
         absent = [TERMS[name] for name, state in known.items() if not state and TERMS[name].plural == term.plural]
-        absent = [other for other in absent if together((term, other))]  # a consolidation is a lung opacity
+        absent = [other for other in absent if distinct((term, other))]  # a consolidation is a lung opacity
+        absent.sort(key=lambda other: bool(other.many) != bool(term.many))  # those first that agree in their article
         if present and absent:
             found["condition"].append((term, [(_sentence(term), _sentence(other)) for other in absent], None))
     return found

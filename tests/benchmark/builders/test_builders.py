@@ -13,7 +13,7 @@ import tracescribe as ts
 from tracescribe.benchmark.builders import caption_items, contextual_items, mednega_items, pair_items
 from tracescribe.benchmark.builders.contextual import details
 from tracescribe.benchmark.builders.grammar import FRAMES, NEGATORS, absent, parse_findings, sentence
-from tracescribe.benchmark.builders.lexicon import TERMS, term_of, together
+from tracescribe.benchmark.builders.lexicon import TERMS, belied, distinct, term_of, together
 from tracescribe.benchmark.builders.mednega import affirmable, certain
 from tracescribe.benchmark.phantom import dataset
 from tracescribe.benchmark.phantom.facts import CONDITIONS as PHANTOM_CONDITIONS
@@ -420,6 +420,8 @@ BROKEN = {
     "a number that no label states": r"\b(several|multiple|many)\b|\bone (?!sees)",
     "more than one of what may be one": r"(?<!bilateral )(support devices|fractures)(?! on both)",
     "a bone or a view that no label states": r"\b(rib|ribs|clavicle|frontal|lateral|portable)\b",
+    "a list whose first phrase may go on behind its 'and'": r"\b(of|in) normal\b|\bon both sides,? and\b",
+    "an 'only' beside something else": r"\bonly\b(?!\.$)",
     "a wording of the absent that another finding belies": r"\b(aerated|lungs of|lung bases|fields of)\b",
     "a space too many": r"  | [.,]|^ | $",
     "no capital at the beginning, or no full stop": r"^[^A-Z]|[^.]$",
@@ -430,6 +432,13 @@ def broken(texts: Iterable[str]) -> dict[str, list[str]]:
     """The first three sentences of each kind of fault."""
     found = {what: [text for text in texts if re.search(pattern, text)][:3] for what, pattern in BROKEN.items()}
     return {what: examples for what, examples in found.items() if examples}
+
+
+def test_no_phrase_of_a_list_can_take_the_next_one_in() -> None:
+    """ "a heart of normal size and intact bones": is the heart one of intact bones, too?"""
+    for term in TERMS.values():
+        for phrase in (term.noun, term.healthy):
+            assert not re.search(r"\b(of|in|on|at|to|for|with|by|from)\b", phrase), phrase
 
 
 def test_no_sentence_of_twenty_thousand_is_broken() -> None:
@@ -453,8 +462,10 @@ def test_no_sentence_that_was_built_is_broken(mcq: list[McqRecord], claims: list
     assert len(found) > 5_000
     assert broken(found) == {}
     for text in found:
-        stated = parse_findings(text)
-        assert stated is None or together(TERMS[name] for name in stated), text
+        stated = parse_findings(text) or {}
+        assert distinct(TERMS[name] for name in stated), text
+        shown = [TERMS[name] for name, state in stated.items() if state]
+        assert not any(TERMS[name].healthy in text and belied(TERMS[name], shown) for name in stated), text
 
 
 @pytest.mark.parametrize(
@@ -470,6 +481,8 @@ def test_no_sentence_that_was_built_is_broken(mcq: list[McqRecord], claims: list
         "The image reveals pulmonary edema, but intact ribs.",
         "The image reveals lung markings that reach the chest wall, intact ribs, and a heart of normal size.",
         "The radiograph shows pulmonary vessels of normal calibre.",
+        "The radiograph shows a heart of normal size and crisp vascular markings.",
+        "The image reveals a pleural effusion, with native structures only and intact bones.",
         "There is some pneumonia.",
         "The image reveals right pneumonia.",
         "There is left pneumonia.",

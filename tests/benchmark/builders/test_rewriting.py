@@ -25,11 +25,11 @@ from tracescribe.errors import DataFormatError, OptionError, OutputError, Rewrit
 STATE = {"cardiomegaly": 1, "pneumothorax": 0}
 TEMPLATE = Wordings(
     "The radiograph shows cardiomegaly, with no pneumothorax.",
-    "The radiograph shows cardiomegaly, with peripheral lung markings on both sides.",
+    "The radiograph shows cardiomegaly, with preserved peripheral lung markings.",
 )
 GOOD = Wordings(
     "Cardiomegaly is present, while there is no pneumothorax.",
-    "One sees cardiomegaly and peripheral lung markings on both sides.",
+    "One sees cardiomegaly and preserved peripheral lung markings.",
 )
 
 

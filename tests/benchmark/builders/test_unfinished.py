@@ -197,12 +197,12 @@ def test_a_finished_result_does_not_change_when_the_build_that_was_killed_after_
     with monkeypatch.context() as patch:
         patch.setattr(folder, "EVERY", 460)  # one saving, and too few items for a second one
         patch.setattr(Unfinished, "_remove", lambda self: None)  # as if killed here
-        made = build_mednega(labels, tmp_path / "set")
+        made = build_mednega(labels, tmp_path / "set", per_study=1)
         expected = bytes_of(made)
         assert (made / "mcq.jsonl").stat().st_nlink == 2
         patch.setattr(folder, "read_facts", stopping_at(470))
         with pytest.raises(Stop):
-            build_mednega(labels, made, overwrite=True)
+            build_mednega(labels, made, per_study=1, overwrite=True)
         assert bytes_of(made) == expected
 
 
