@@ -12,6 +12,7 @@ from . import fields
 from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
+from .studies import Studies
 
 CERTAIN = 3  # probability_score: 3 present, -3 absent, between them uncertain
 SEVERITIES: dict[str, Literal[1, 2, 3]] = {
@@ -26,6 +27,7 @@ def _matches(source: Source) -> bool:
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
+    studies = Studies(source, folder)
     for where, item in source.records():
         if not isinstance(item, dict):
             raise DataFormatError(f"{where}: expected an object, not {type(item).__name__}")
@@ -38,7 +40,7 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
             yield LeftOut(where, "the report names no disease")
             continue
         named = item.get("dicom_id")
-        image = folder.find_study(subject, study, named if isinstance(named, str) and named.strip() else None)
+        image = studies.image(subject, study, named if isinstance(named, str) and named.strip() else None)
         with fields.checked(where):
             yield FactsRecord(id=study, image=image, group=subject, facts=facts)
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
-from ...io.tables import read_table
 from ..records import Fact, FactsRecord, Split
 from . import fields
 from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
+from .studies import SPLITS, Studies
 
 CONDITIONS = (
     "Atelectasis",
@@ -34,8 +34,6 @@ CONDITIONS = (
 STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
 PATIENT = re.compile(r"(patient\d+)/(study\d+)")
 RENAMED: Mapping[str, str] = {"Airspace Opacity": "Lung Opacity"}  # in MIMIC-CXR-JPG's labels by radiologists
-_FRONTAL = ("PA", "AP")
-_SPLITS: Mapping[str, Split] = {"train": "train", "validate": "val", "valid": "val", "val": "val", "test": "test"}
 
 
 def _is_chexpert(source: Source) -> bool:
@@ -64,19 +62,18 @@ def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Lef
         if view.lower() == "lateral":
             yield LeftOut(where, "a lateral view")
             continue
-        split = next((_SPLITS[part] for part in Path(path).parts if part in _SPLITS), None)
+        split = next((SPLITS[part] for part in Path(path).parts if part in SPLITS), None)
         yield _labelled(row, where, path, found[1], folder.find(path), split)
 
 
 def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
-    """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` in the file's folder states.
+    """One record per study, with the split that ``mimic-cxr-*-split.csv(.gz)`` states, see `Studies`.
 
-    The image is the study's first frontal one (PA before AP) where ``mimic-cxr-*-metadata.csv(.gz)`` is there too, else
-    the first in alphabetical order. The labels that radiologists gave (``mimic-cxr-*-test-set-labeled.csv``) name no
-    patient: the split or metadata file does.
+    The labels that radiologists gave (``mimic-cxr-*-test-set-labeled.csv``) name no patient: the split or metadata file
+    does.
     """
-    splits, frontal = _study_splits(source.path.parent), _frontal_images(source.path.parent)
-    subjects = {} if "subject_id" in source.fields else _subjects(source.path.parent)
+    studies = Studies(source, folder)
+    splits, subjects = studies.splits, {} if "subject_id" in source.fields else studies.subjects
     for where, given in source.records():
         row = {RENAMED.get(name, name): value for name, value in given.items()}
         study = fields.name(row, "study_id", where)
@@ -89,9 +86,7 @@ def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOu
         if splits and study not in splits:
             yield LeftOut(where, "the study is not in the split file")
             continue
-        yield _labelled(
-            row, where, study, subject, folder.find_study(subject, study, frontal.get(study)), splits.get(study)
-        )
+        yield _labelled(row, where, study, subject, studies.image(subject, study), splits.get(study))
 
 
 def _labelled(
@@ -110,48 +105,6 @@ def _labelled(
     if not facts:
         return LeftOut(where, "no condition is labelled")
     return FactsRecord(id=name, image=image, group=group, split=split, facts=facts)
-
-
-def _rows_beside(folder: Path, name: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Place and cells of each row of ``mimic-cxr-*NAME.csv(.gz)``, if it is there."""
-    files = sorted([*folder.glob(f"mimic-cxr-*{name}.csv"), *folder.glob(f"mimic-cxr-*{name}.csv.gz")])
-    for line, row in read_table(files[0]) if files else ():
-        yield f"{files[0]}:{line}", row
-
-
-def _frontal_images(folder: Path) -> dict[str, str]:
-    """The image of each study that is seen from the front, by its name without ending; PA before AP."""
-    found: dict[str, tuple[int, str]] = {}
-    for where, row in _rows_beside(folder, "metadata"):
-        view = fields.field(row, "ViewPosition", where).upper()
-        if view in _FRONTAL:
-            study, image = fields.name(row, "study_id", where), fields.text(row, "dicom_id", where)
-            found[study] = min(found.get(study, (len(_FRONTAL), "")), (_FRONTAL.index(view), image), key=lambda x: x[0])
-    return {study: image for study, (_, image) in found.items()}
-
-
-def _subjects(folder: Path) -> dict[str, str]:
-    """The patient of every study, from the split or the metadata file."""
-    return {
-        fields.name(row, "study_id", where): fields.name(row, "subject_id", where)
-        for name in ("metadata", "split")
-        for where, row in _rows_beside(folder, name)
-    }
-
-
-def _study_splits(folder: Path) -> dict[str, Split]:
-    """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
-    found: dict[str, Split] = {}
-    for where, row in _rows_beside(folder, "split"):
-        split = _SPLITS.get(fields.text(row, "split", where))
-        if split is None:
-            raise DataFormatError(
-                f"{where}: field 'split': expected train, validate or test, not {shown(row['split'])}"
-            )
-        study = fields.name(row, "study_id", where)
-        if found.setdefault(study, split) != split:
-            raise DataFormatError(f"{where}: study {shown(study)} is in two splits")
-    return found
 
 
 READERS = (

@@ -12,7 +12,7 @@ from ...errors import DataFormatError
 from ...io.quoting import shown_path
 from ...io.reading import is_folder
 
-__all__ = ["ImageFolder"]
+__all__ = ["ImageFolder", "study_folder"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm")
@@ -85,7 +85,7 @@ class ImageFolder:
 
         image: its name without ending; by default the first in alphabetical order.
         """
-        name, key = f"p{subject[:2]}/p{subject}/s{study}", f"{study}/{image}"
+        name, key = study_folder(subject, study), f"{study}/{image}"
         if key not in self._studies:
             self._studies[key] = None
             with suppress(OSError, ValueError):
@@ -103,6 +103,11 @@ class ImageFolder:
                 if image is not None:
                     self._studies[key] = self._would_be("files", *name.split("/"), f"{image}.jpg")
         return self._studies[key]
+
+
+def study_folder(subject: str, study: str) -> str:
+    """Where MIMIC-CXR keeps a study's images."""
+    return f"p{subject[:2]}/p{subject}/s{study}"
 
 
 def _parts(name: str) -> list[str]:

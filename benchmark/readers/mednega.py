@@ -11,6 +11,7 @@ from . import fields
 from .images import ImageFolder
 from .registry import LeftOut, Reader
 from .source import Source
+from .studies import Studies
 
 CHOICES = range(1, 5)
 OPTIONS = ("binary_raw_choice", "negation_mcq_choice", "affirmative_mcq_choice")
@@ -24,14 +25,15 @@ def _matches(source: Source) -> bool:
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[McqRecord | LeftOut]:
+    studies = Studies(source, folder)
     for where, value in source.records():
-        yield read_item(value, where, folder)
+        yield _item(value, where, folder, studies)
 
 
-def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOut:
+def _item(value: Any, where: str, folder: ImageFolder, studies: Studies) -> McqRecord | LeftOut:
     """One item. An option whose text the published builder failed to write is empty there: such items are left out.
 
-    The image is that of the study, in the layout of MIMIC-CXR-JPG, unless the item names one (``image``).
+    The image is that of the study, as tables or the layout of MIMIC-CXR-JPG say, unless the item names one (``image``).
     """
     if not isinstance(value, dict):
         raise DataFormatError(f"{where}: expected an object, not {type(value).__name__}")
@@ -41,7 +43,7 @@ def read_item(value: Any, where: str, folder: ImageFolder) -> McqRecord | LeftOu
     if any(isinstance(option, str) and not option.strip() for option in options):
         return LeftOut(where, "an option is empty")
     named = value.get("image")
-    image = folder.find(named) if isinstance(named, str) else folder.find_study(subject, study)
+    image = folder.find(named) if isinstance(named, str) else studies.image(subject, study)
     for name in (f"binary_raw_choice_{i}" for i in CHOICES):
         known[name] = _whole_numbers(known[name])
     known |= {"subject_id": subject, "study_id": study, "image": image, "split": value.get("split")}

@@ -1,0 +1,106 @@
+"""What tables say of the studies that a file names: image, split and patient; MIMIC-CXR-JPG's, or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from ...errors import DataFormatError
+from ...io.quoting import shown
+from ...io.tables import read_table
+from ..records import Split
+from . import fields
+from .images import ImageFolder, study_folder
+from .source import Source
+
+__all__ = ["SPLITS", "Studies"]
+
+SPLITS: Mapping[str, Split] = {
+    "train": "train",
+    "validate": "val",
+    "validation": "val",
+    "valid": "val",
+    "val": "val",
+    "test": "test",
+}
+VIEWS = ("PA", "AP", "")  # the better first; an empty one, and "AP AXIAL" and the like, may be from the front
+LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
+OWN = "study_images.csv"
+
+
+class Studies:
+    """Looks studies up in tables beside their file, or else in the folder of images.
+
+    ``study_images.csv`` (columns study_id and image), ``mimic-cxr-*-metadata.csv`` and ``mimic-cxr-*-split.csv``, each
+    also as ``.csv.gz``.
+    """
+
+    def __init__(self, source: Source, folder: ImageFolder) -> None:
+        self._folder = folder
+        self._places = tuple(dict.fromkeys((source.path.parent, folder.root)))
+
+    def image(self, subject: str, study: str, named: str | None = None) -> str | tuple[str, ...] | None:
+        """The image of a study, see :class:`ImageFolder`.
+
+        named: the image's name in MIMIC-CXR's layout. By default it is the one that ``study_images.csv`` lists first,
+            else the first of the metadata that is no lateral one (PA before AP before others), else the first in
+            alphabetical order. A study of lateral images only has none.
+        """
+        if named is None and study in self._own:
+            return self._folder.find(self._own[study])
+        chosen = self._frontal.get(study) if named is None else named
+        if chosen == "":
+            self._folder.missing[study_folder(subject, study)] = None
+            return None
+        return self._folder.find_study(subject, study, chosen)
+
+    @cached_property
+    def _own(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for where, row in self._rows(OWN):
+            found.setdefault(fields.name(row, "study_id", where), fields.text(row, "image", where))
+        return found
+
+    @cached_property
+    def _frontal(self) -> dict[str, str]:
+        """The image of each study that is seen from the front, by its name without ending; "" where there is none."""
+        found: dict[str, tuple[int, str]] = {}
+        for where, row in self._rows("mimic-cxr-*metadata.csv"):
+            view = fields.field(row, "ViewPosition", where).upper()
+            study, image = fields.name(row, "study_id", where), fields.text(row, "dicom_id", where)
+            ranked = (len(VIEWS), "") if view in LATERAL else (VIEWS.index(view if view in VIEWS else ""), image)
+            found[study] = min(found.get(study, ranked), ranked, key=lambda one: one[0])
+        return {study: image for study, (_, image) in found.items()}
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
+        found: dict[str, Split] = {}
+        for where, row in self._rows("mimic-cxr-*split.csv"):
+            split = SPLITS.get(fields.text(row, "split", where))
+            if split is None:
+                raise DataFormatError(
+                    f"{where}: field 'split': expected train, validate or test, not {shown(row['split'])}"
+                )
+            study = fields.name(row, "study_id", where)
+            if found.setdefault(study, split) != split:
+                raise DataFormatError(f"{where}: study {shown(study)} is in two splits")
+        return found
+
+    @cached_property
+    def subjects(self) -> dict[str, str]:
+        """The patient of every study, from the split or the metadata file."""
+        return {
+            fields.name(row, "study_id", where): fields.name(row, "subject_id", where)
+            for name in ("mimic-cxr-*metadata.csv", "mimic-cxr-*split.csv")
+            for where, row in self._rows(name)
+        }
+
+    def _rows(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """Place and cells of each row of the first table of that name."""
+        for place in self._places:
+            files = sorted([*place.glob(name), *place.glob(f"{name}.gz")])
+            if files:
+                for line, row in read_table(files[0]):
+                    yield f"{files[0]}:{line}", row
+                return
