@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,44 @@ def synthetic_knock_out(**changes: Any) -> ts.tracer.KnockOut:
         for seed, (query, n_pairs) in enumerate({"first differing": 4, "[end]": 6}.items())
     }
     return ts.tracer.KnockOut(**{"traces": traces} | changes)
+
+
+def synthetic_negator_attention(n_pairs: int = 6, **changes: Any) -> ts.tracer.NegatorAttention:
+    """3 layers × 2 heads, of which 2.1 selects the negator."""
+    rng = np.random.default_rng(0)
+    shape = (n_pairs, 3, 2)
+    affirmative = rng.uniform(0, 0.2, shape).astype(np.float32)
+    negated = rng.uniform(0.3, 0.5, shape).astype(np.float32)
+    negated[:, 1, 1] += 0.4
+    given: dict[str, Any] = {
+        "selectivity": negated - affirmative / 2,
+        "negated": negated,
+        "affirmative": affirmative,
+        "negators": (("no", "severe"), *(("no", "mild"),) * (n_pairs - 1)),
+        "ids": tuple(map(str, range(n_pairs))),
+        "groups": tuple(str(number // 2) for number in range(n_pairs)),
+        "texts": np.arange(n_pairs),
+        "ci": 0.95,
+        "lo": np.full((3, 2), 0.1),
+        "hi": np.full((3, 2), 0.9),
+        "provenance": {"model": "synthetic"},
+    }
+    return ts.tracer.NegatorAttention(**given | changes)
+
+
+def arrays(value: Any, place: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Every array that a result holds, by where it is."""
+    if isinstance(value, np.ndarray):
+        yield place, value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for entry in dataclasses.fields(value):
+            yield from arrays(getattr(value, entry.name), f"{place}.{entry.name}")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from arrays(inner, f"{place}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from arrays(inner, f"{place}[{number}]")
 
 
 def _causal_cte(rng: np.random.Generator, n_layers: int, length: int) -> np.ndarray:

@@ -39,7 +39,9 @@ def test_what_is_of_a_wrong_type_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["trace", "trace_images", "neurons", "knock_out", "head_edges", "circuit"])
+@pytest.mark.parametrize(
+    "name", ["trace", "trace_images", "neurons", "knock_out", "head_edges", "circuit", "negator_attention"]
+)
 def test_a_models_name_in_place_of_the_model_is_named(name: str) -> None:
     with pytest.raises(ts.errors.ArgumentError, match="the argument model must be of type DualEncoder, not 'phantom'"):
         getattr(ts, name)("phantom", PAIRS)

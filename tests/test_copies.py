@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
+from builders import arrays, synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
 from fuzz.files import a_circuit, a_comparison, a_faithfulness, a_plan, a_trace
 from fuzz.options import Stub, model
 
@@ -34,7 +34,7 @@ def negator_attention() -> Any:
     pair = ts.Pair(
         correct="there is no edema .", foil="there is mild edema .", image=np.linspace(-1, 1, 16), negation="correct"
     )
-    return ts.negator_attention(model(), [pair], n_boot=10)
+    return ts.negator_attention(model(), [pair], n_boot=10, progress=False)
 
 
 def an_atlas() -> Atlas:
@@ -70,21 +70,6 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda result: pickle.loads(pickle.dumps(result)),
     "replace": dataclasses.replace,
 }
-
-
-def arrays(value: Any, place: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Every array that a result holds, by where it is."""
-    if isinstance(value, np.ndarray):
-        yield place, value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for entry in dataclasses.fields(value):
-            yield from arrays(getattr(value, entry.name), f"{place}.{entry.name}")
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from arrays(inner, f"{place}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from arrays(inner, f"{place}[{number}]")
 
 
 @pytest.mark.parametrize("kind", RESULTS)

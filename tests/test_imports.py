@@ -75,6 +75,7 @@ HANDS_TO = {
     "tracer/results/faithfulness.py": {"viz"},
     "tracer/results/head_edges.py": {"viz"},
     "tracer/results/knockout.py": {"viz"},
+    "tracer/results/negator_attention.py": {"viz"},
     "tracer/results/neurons.py": {"viz"},
     "tracer/results/views.py": {"viz"},
     "tracer/results/maps.py": {"viz"},

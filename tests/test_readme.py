@@ -41,7 +41,7 @@ def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_commands_of_the_table_exist(capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(r"^\| `tracescribe ([a-z -]+)", README, flags=re.MULTILINE)
-    assert len(commands) == 22
+    assert len(commands) == 23
     for command in commands:
         with pytest.raises(SystemExit) as leaving:
             main([*command.split(), "--help"])

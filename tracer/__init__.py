@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from .results.knockout_file import load_knock_out
     from .results.maps import Excess, LayerProfile, TraceMap
     from .results.metrics import register_metric
+    from .results.negator_attention import NegatorAttention, load_negator_attention
     from .results.neurons import Neurons, load_neurons
     from .results.storage import load_trace
     from .run.circuit import circuit
     from .run.faithfulness import faithfulness
     from .run.head_edges import head_edges
     from .run.knock_out import knock_out
-    from .run.negator_attention import NegatorAttention, negator_attention
+    from .run.negator_attention import negator_attention
     from .run.neurons import neurons
     from .run.trace import trace
     from .run.trace_images import trace_images
@@ -73,6 +74,7 @@ __all__ = [
     "load_faithfulness",
     "load_head_edges",
     "load_knock_out",
+    "load_negator_attention",
     "load_neurons",
     "load_trace",
     "negator_attention",
@@ -106,13 +108,14 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "results.knockout_file": ["load_knock_out"],
         "results.maps": ["Excess", "LayerProfile", "TraceMap"],
         "results.metrics": ["register_metric"],
+        "results.negator_attention": ["NegatorAttention", "load_negator_attention"],
         "results.neurons": ["Neurons", "load_neurons"],
         "results.storage": ["load_trace"],
         "run.circuit": ["circuit"],
         "run.faithfulness": ["faithfulness"],
         "run.head_edges": ["head_edges"],
         "run.knock_out": ["knock_out"],
-        "run.negator_attention": ["NegatorAttention", "negator_attention"],
+        "run.negator_attention": ["negator_attention"],
         "run.neurons": ["neurons"],
         "run.trace": ["trace"],
         "run.trace_images": ["trace_images"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -167,12 +167,15 @@ class Text:
 
 @dataclass(frozen=True)
 class Texts:
-    """Several texts, at least one: a list or a tuple. each: what they are."""
+    """Several texts, at least one: a list or a tuple. each: what they are. any_order: a set will do, and is sorted."""
 
     each: str = "texts"
+    any_order: bool = False
 
     def read(self, value: Any) -> tuple[str, ...]:
         """The texts as a tuple."""
+        if self.any_order and isinstance(value, Set):
+            value = sorted(value)
         if isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
             raise TypeError
         texts = tuple(value)
@@ -251,7 +254,7 @@ def check_option(name: str, value: Any, allowed: Sequence[Allowed]) -> Any:
             return kind.read(value)
         except TracescribeError:  # a kind that says more than which kinds there are
             raise
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, NotImplementedError):  # the last: a tensor without values
             continue
     if len(allowed) == 1 and isinstance(allowed[0], Choice):
         return check_choice(name, value, allowed[0].words)

@@ -12,7 +12,7 @@ from .interactive.html import save_html
 from .layouts import alpha_bars, curves, draw, panels, pareto
 from .paper.figure import PaperFigure
 from .published import published_maps
-from .reports.finer_pages import head_edges_page, knock_out_page, neurons_page
+from .reports.finer_pages import head_edges_page, knock_out_page, negator_attention_page, neurons_page
 from .reports.report import Note, Picture, Plot, Report, Section, Table, report
 from .reports.result_pages import circuit_page, comparison_page, faithfulness_page
 from .reports.trace_page import trace_page
@@ -42,6 +42,7 @@ __all__ = [
     "head_edges_page",
     "heatmap",
     "knock_out_page",
+    "negator_attention_page",
     "neurons_page",
     "overlay",
     "panels",

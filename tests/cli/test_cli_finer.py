@@ -1,4 +1,4 @@
-"""`neurons`, `head-edges` and `knock-out`: the numbers of the functions, files, tables, figures, pages, refusals."""
+"""The commands of finer cells: the numbers of the functions, files, tables, figures, pages, refusals."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from test_cli_joint import PAIRS
 
 import tracescribe as ts
 from tracescribe.cli.declared import flag_name
-from tracescribe.tracer import load_head_edges, load_knock_out, load_neurons
+from tracescribe.tracer import load_head_edges, load_knock_out, load_negator_attention, load_neurons
 from tracescribe.tracer.run import finer_options
 
 OPTIONS = {
     "neurons": finer_options.NeuronOptions,
     "head-edges": finer_options.HeadEdgeOptions,
     "knock-out": finer_options.KnockOutOptions,
+    "negator-attention": finer_options.NegatorAttentionOptions,
 }
 
 
@@ -100,12 +101,54 @@ def test_a_knock_out_is_that_of_the_function(run: Run, pairs: Path, tmp_path: Pa
     refused(run("report", out, "-o", tmp_path / "x.html", "--control", out), "is a knock-out")
 
 
-def test_a_single_pair_has_no_interval(run: Run, pairs: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def negated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("negated") / "pairs.jsonl"
+    path.write_text("".join(
+        f'{{"correct": "{first}", "foil": "{second}", "negation": "{side}", "attribute": "existence"}}\n'
+        for first, second, side in (
+            ("There is no edema.", "There is severe edema.", "correct"),
+            ("There is mild effusion.", "There is no effusion.", "foil"),
+        )
+    ))  # fmt: skip
+    return path
+
+
+def test_negator_attention_is_that_of_the_function(run: Run, negated: Path, tmp_path: Path) -> None:
+    out, listed, figure = tmp_path / "a.safetensors", tmp_path / "a.csv", tmp_path / "a.svg"
+    flags = ("--negators", "no, free of", "--ci", "0.8", "--n-boot", "50", "--seed", "3", "--attribute", "existence")
+    done = run(
+        "negator-attention", "phantom", negated, "-o", out, *flags, "--out", listed, "--figure", figure, "--json"
+    )
+    options: Any = {"negators": {"no", "free of"}, "ci": 0.8, "n_boot": 50, "seed": 3, "progress": False}
+    expected = ts.negator_attention(ts.load("phantom"), ts.read_pairs(negated), **options)
+    found, document = load_negator_attention(out), done.document
+    for name in ("selectivity", "negated", "affirmative", "lo", "hi"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.negators == (("no", "severe"), ("no", "mild")) and document["negators"] == ["no"]
+    assert sorted(found.provenance["negators"]) == ["free of", "no"] and found.provenance["n_boot"] == 50
+    assert document["ci"] == found.ci == 0.8 and document["summary"] == expected.summary()
+    values = [head["selectivity"] for head in document["heads"]]
+    assert len(values) == 32 and values == sorted(expected.mean.ravel().tolist(), reverse=True)
+    assert [float(row["lo"]) for row in lines(listed)] == expected.lo.ravel().tolist()
+    assert "head 3" in figure.read_text(encoding="utf-8")
+    page = tmp_path / "a.html"
+    assert run("report", out, "-o", page, "--json").document["kind"] == "negator_attention"
+    assert "Attention to negators of phantom" in page.read_text(encoding="utf-8")
+    people = run("negator-attention", "phantom", negated, "-o", out)  # by default all negating words are known
+    assert people.code == 0 and "2 pairs (no / severe, no / mild)" in people.out and "…" in people.out
+
+
+def test_a_single_pair_has_no_interval(run: Run, pairs: Path, negated: Path, tmp_path: Path) -> None:
     one = tmp_path / "one.jsonl"
     one.write_text(PAIRS.splitlines()[0])
     for command, more in (("neurons", ("--top", "2", "--others", "0")), ("head-edges", ())):
         done = run(command, "phantom", one, "-o", tmp_path / "out.safetensors", *more)
         assert done.code == 0 and "nan" not in done.out and "–" in done.out
+    one.write_text(negated.read_text().splitlines()[0])
+    done = run("negator-attention", "phantom", one, "-o", tmp_path / "a.safetensors", "--json")
+    found = load_negator_attention(tmp_path / "a.safetensors")
+    assert (found.ci, found.lo, found.hi) == (None, None, None) and done.document["heads"][0]["lo"] is None
 
 
 BAD: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
@@ -122,6 +165,10 @@ BAD: list[tuple[str, tuple[Any, ...], tuple[str, ...]]] = [
     ("knock-out", ("--window", "0"), ("--window must be",)),
     ("knock-out", ("--attribute", "location"), ("no pair of", "'location'", "existence, severity")),
     ("knock-out", ("--figure", "k.gif"), ("must end in .pdf",)),
+    ("negator-attention", (), ("does not say which caption is negated",)),
+    ("negator-attention", ("--negators", ","), ("--negators must be a list of words or phrases",)),
+    ("negator-attention", ("--ci", "95"), ("--ci must be", "not 95")),
+    ("negator-attention", ("--n-boot", "-1"), ("--n-boot must be",)),
 ]
 
 

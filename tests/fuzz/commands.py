@@ -24,6 +24,7 @@ VALID: dict[str, list[str]] = {
     "neurons": ["phantom", "pairs.jsonl", "-o", "out.safetensors", "--top", "2", "--others", "1"],
     "head-edges": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
     "knock-out": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
+    "negator-attention": ["phantom", "pairs.jsonl", "-o", "out.safetensors"],
     "plot": ["trace.safetensors", "-o", "out.svg"],
     "prescribe": ["trace.safetensors", "-o", "out.json"],
     "finetune": ["phantom", "data", "-o", "out", "--steps", "1", "--batch-size", "2"],
@@ -93,7 +94,8 @@ def prepare(folder: Path) -> list[str]:
         a_plan().save(folder / "plan.json")
     build_phantom(folder / "data", 12, 0)
     (folder / "pairs.jsonl").write_text(
-        '{"correct": "There is no edema.", "foil": "There is severe edema.", "image": {"text": "Clear lungs."}}\n'
+        '{"correct": "There is no edema.", "foil": "There is severe edema.", "image": {"text": "Clear lungs."}, '
+        '"negation": "correct"}\n'
     )
     (folder / "existence.json").write_text("{}")
     (folder / "study.yaml").write_text("data: data\narms: [uniform]\n")

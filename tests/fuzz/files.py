@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
+from builders import (
+    synthetic_head_edges,
+    synthetic_knock_out,
+    synthetic_negator_attention,
+    synthetic_neurons,
+    synthetic_trace,
+)
 from dicoms import dicom
 from hypothesis import strategies as st
 from PIL import Image
@@ -38,6 +44,7 @@ from tracescribe.tracer import (
     load_comparison,
     load_head_edges,
     load_knock_out,
+    load_negator_attention,
     load_neurons,
 )
 from tracescribe.tracer.results.cells import MapCells
@@ -184,6 +191,7 @@ def written(name: str) -> bytes:
             "neurons": synthetic_neurons,
             "edges": synthetic_head_edges,
             "cut": synthetic_knock_out,
+            "attending": synthetic_negator_attention,
         }
         makers.get(name.partition(".")[0], a_plan)().save(f"{folder}/{name}")
         return Path(folder, name).read_bytes()
@@ -380,10 +388,19 @@ def _use_cut(path: Path) -> None:
     found.to_frame()
 
 
+def _use_attending(path: Path) -> None:
+    found = load_negator_attention(path)
+    found.summary()
+    found.to_frame()
+    found.map()
+    found.interval(n_boot=10)
+
+
 FINER: dict[str, Callable[[Path], Any]] = {
     "neurons.safetensors": _use_neurons,
     "edges.safetensors": _use_edges,
     "cut.safetensors": _use_cut,
+    "attending.safetensors": _use_attending,
 }
 
 

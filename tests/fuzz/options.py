@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
+from builders import (
+    synthetic_head_edges,
+    synthetic_knock_out,
+    synthetic_negator_attention,
+    synthetic_neurons,
+    synthetic_trace,
+)
 from hypothesis import strategies as st
 from models import WordTokenizer, counterfactual_pixels, open_clip_image_model, open_clip_model
 from published import CAPTION, CLAIM, MCQ, PUBLISHED
@@ -176,6 +182,7 @@ def pages() -> dict[str, Target]:
         "faithfulness": a_faithfulness,
         "head_edges": synthetic_head_edges,
         "knock_out": synthetic_knock_out,
+        "negator_attention": synthetic_negator_attention,
         "neurons": synthetic_neurons,
     }
     calls = {f"viz.{name}_page": (getattr(ts.viz, f"{name}_page"), make()) for name, make in results.items()}
@@ -224,7 +231,7 @@ def functions() -> dict[str, Target]:
         ),
         "tracescribe.negator_attention": small(
             ts.negator_attention,
-            {"model": model(), "pairs": pairs(), **bootstrap},
+            {"model": model(), "pairs": pairs(), "progress": False, **bootstrap},
             keywords(ts.negator_attention),
             fixed=("model",),
         ),

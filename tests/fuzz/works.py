@@ -123,6 +123,7 @@ def readers() -> dict[str, Target]:
         "tracer.load_faithfulness": ts.load_faithfulness,
         "tracer.load_head_edges": ts.tracer.load_head_edges,
         "tracer.load_knock_out": ts.tracer.load_knock_out,
+        "tracer.load_negator_attention": ts.tracer.load_negator_attention,
         "tracer.load_neurons": ts.tracer.load_neurons,
         "tracer.load_trace": ts.load_trace,
         "tracer.read_pairs": ts.read_pairs,

@@ -1,4 +1,4 @@
-"""Neurons, edges between heads and knock-outs as files: what is read is what was written; damage is refused; pages."""
+"""Results of finer cells as files: what is read is what was written; damage is refused; pages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
+from builders import (
+    synthetic_head_edges,
+    synthetic_knock_out,
+    synthetic_negator_attention,
+    synthetic_neurons,
+    synthetic_trace,
+)
 
 import tracescribe as ts
 from tracescribe.errors import DataFormatError, OutputError, TraceError
 from tracescribe.io.tensors import CHECKSUM, read_tensors, write_tensors
-from tracescribe.tracer import load_head_edges, load_knock_out, load_neurons
+from tracescribe.tracer import load_head_edges, load_knock_out, load_negator_attention, load_neurons
 
 EVIL = "<script>alert(1)</script>"
 KINDS: dict[str, tuple[Callable[..., Any], Callable[[Path], Any]]] = {
     "neurons": (synthetic_neurons, load_neurons),
     "head_edges": (synthetic_head_edges, load_head_edges),
     "knock_out": (synthetic_knock_out, load_knock_out),
+    "negator_attention": (synthetic_negator_attention, load_negator_attention),
 }
 
 
@@ -61,6 +68,11 @@ def test_names_that_few_files_can_hold_come_back(tmp_path: Path) -> None:
     made = synthetic_neurons(rows=rows, row=tuple(rows[name == "[end]"] for name in synthetic_neurons().row))
     made.save(tmp_path / "n.safetensors")
     assert load_neurons(tmp_path / "n.safetensors").rows == rows
+    attending = synthetic_negator_attention(
+        negators=(("\ud83e", ""),) * 6, ids=("a\nb",) * 6, ci=None, lo=None, hi=None
+    )
+    attending.save(tmp_path / "a.safetensors")
+    same(attending, load_negator_attention(tmp_path / "a.safetensors"))
     cut = synthetic_knock_out()
     ts.tracer.KnockOut({"\ud83e": cut.traces["[end]"]}, "position").save(tmp_path / "k.safetensors")
     assert load_knock_out(tmp_path / "k.safetensors").queries == ("\ud83e",)
@@ -111,50 +123,58 @@ def test_a_file_that_was_changed_or_cut_or_is_another_is_refused(kind: str, tmp_
         load(tmp_path / "none.safetensors")
 
 
-NEURONS: dict[str, Any] = {
-    "layer": (np.array([1, 2, 1, 4, 2]), "within 1 to 3"),
-    "neuron": (np.array([3, 0, -1, 2, 2]), "within 0 to 3"),
-    "estimate": (np.array([0.1, np.nan, 0, 0, 0]), "finite"),
-    "chosen": (np.zeros(5, dtype=bool), "a chosen cell"),
-    "effects": (np.full((5, 6), 3.0), "effects holds 3, but differences of cosines"),
-    "together": (np.full(6, np.nan), "together holds nan"),
-    "denominator": (np.array([0.0, *[0.1] * 5]), "are not 0"),
-    "clusters": (np.arange(5), "clusters has shape"),
-    "texts": (np.arange(12).reshape(6, 2), "texts must have 1 axes"),
+WRONG: dict[tuple[str, str], tuple[np.ndarray, str]] = {
+    ("neurons", "layer"): (np.array([1, 2, 1, 4, 2]), "within 1 to 3"),
+    ("neurons", "neuron"): (np.array([3, 0, -1, 2, 2]), "within 0 to 3"),
+    ("neurons", "estimate"): (np.array([0.1, np.nan, 0, 0, 0]), "finite"),
+    ("neurons", "chosen"): (np.zeros(5, dtype=bool), "a chosen cell"),
+    ("neurons", "effects"): (np.full((5, 6), 3.0), "effects holds 3, but differences of cosines"),
+    ("neurons", "together"): (np.full(6, np.nan), "together holds nan"),
+    ("neurons", "denominator"): (np.array([0.0, *[0.1] * 5]), "are not 0"),
+    ("neurons", "clusters"): (np.arange(5), "clusters has shape"),
+    ("neurons", "texts"): (np.arange(12).reshape(6, 2), "texts must have 1 axes"),
+    ("negator_attention", "negated"): (np.full((6, 3, 2), 1.1, np.float32), r"holds 1\.1, but it lies between 0 and 1"),
+    ("negator_attention", "affirmative"): (np.full((6, 3, 2), np.nan, np.float32), "affirmative holds nan"),
+    ("negator_attention", "selectivity"): (np.full((6, 3, 2), 0.95, np.float32), "does not fit the attentions"),
+    ("negator_attention", "texts"): (np.arange(5), "texts has shape"),
+    ("negator_attention", "lo"): (np.full((3, 2), 0.95), "must not lie above hi"),
+    ("negator_attention", "hi"): (np.full((3, 2), np.nan), "must not lie above hi"),
 }
 
 
-@pytest.mark.parametrize("name", NEURONS)
-def test_neurons_that_cannot_be_are_refused(name: str, tmp_path: Path) -> None:
-    wrong, sentence = NEURONS[name]
+@pytest.mark.parametrize(("kind", "name"), WRONG, ids=" ".join)
+def test_arrays_that_cannot_be_are_refused(kind: str, name: str, tmp_path: Path) -> None:
+    (make, load), (wrong, sentence) = KINDS[kind], WRONG[kind, name]
     with pytest.raises(TraceError, match=sentence):
-        synthetic_neurons(**{name: wrong})
+        make(**{name: wrong})
     path = tmp_path / "n.safetensors"
-    synthetic_neurons().save(path)
+    make().save(path)
     tensors, metadata = content(path)
     sealed(path, {**tensors, name: wrong}, metadata)
     with pytest.raises(DataFormatError, match=f"is damaged.*{sentence}"):
-        load_neurons(path)
-    sealed(path, {**tensors, name: tensors[name].astype(np.float32)}, metadata)
-    with pytest.raises(DataFormatError, match=f"'{name}' holds float32 numbers"):
-        load_neurons(path)
+        load(path)
+    sealed(path, {**tensors, name: tensors[name].astype(np.float16)}, metadata)
+    with pytest.raises(DataFormatError, match=f"'{name}' holds float16 numbers"):
+        load(path)
     sealed(path, {key: array for key, array in tensors.items() if key != name}, metadata)
-    with pytest.raises(DataFormatError, match=f"has no '{name}'"):
-        load_neurons(path)
+    with pytest.raises(DataFormatError, match="has lo, hi and a ci" if name in ("lo", "hi") else f"has no '{name}'"):
+        load(path)
 
 
 def test_facts_that_cannot_be_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    for made, changes in (
-        (synthetic_neurons(), ({"n_cells": 25}, {"n_layers": 2}, {"n_neurons": 0}, {"segment": 1}, {"more": 1})),
-        (synthetic_head_edges(), ({"inputs": "z"}, {"provenance": []}, {"segment": None})),
+    for kind, changes in (
+        ("neurons", ({"n_cells": 25}, {"n_layers": 2}, {"n_neurons": 0}, {"segment": 1}, {"more": 1})),
+        ("head_edges", ({"inputs": "z"}, {"provenance": []}, {"segment": None})),
+        ("negator_attention", ({"ci": 2.0}, {"ci": None}, {"ci": "0.95"}, {"more": 1}, {"provenance": 3})),
     ):
-        made.save(path)
+        make, load = KINDS[kind]
+        make().save(path)
         tensors, metadata = content(path)
         for change in changes:
             sealed(path, tensors, {**metadata, "facts": json.dumps({**json.loads(metadata["facts"]), **change})})
             with pytest.raises(DataFormatError, match="is damaged"):
-                KINDS["neurons" if "n_cells" in metadata["facts"] else "head_edges"][1](path)
+                load(path)
     for wrong in ({"row": ("[end]",) * 4}, {"row": ("x",) * 5}, {"rows": ("before", "[end]", "more")}):
         with pytest.raises(TraceError, match=r"a row that a pair has|are not 24 cells"):
             synthetic_neurons(**wrong)
@@ -213,6 +233,15 @@ def test_knock_outs_that_cannot_be_are_refused(tmp_path: Path) -> None:
             synthetic_knock_out(**wrong)
 
 
+def test_negator_attention_of_pairs_that_are_not_as_many_is_refused() -> None:
+    for few in ({"ids": ("a",)}, {"groups": ()}, {"negators": (("no", "some"),) * 7}):
+        with pytest.raises(TraceError, match="of 6 pairs"):
+            synthetic_negator_attention(**few)
+    empty = np.zeros((0, 3, 2))
+    with pytest.raises(TraceError, match="at least one pair"):
+        synthetic_negator_attention(0, selectivity=empty, negated=empty, affirmative=empty, negators=())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_json_is_not_written(kind: str, tmp_path: Path) -> None:
     for about in ({"a": {1, 2}}, {"a": float("nan")}):
@@ -263,7 +292,11 @@ def test_pages_say_the_numbers_and_keep_text_as_text(tmp_path: Path) -> None:
     cut = synthetic_knock_out()
     listed = ts.viz.knock_out_page(cut, title="mine").sections[0].tables[0].rows
     assert [line[3] for line in listed] == [each.cte for each in cut.largest()]
-    for name, made in (("n", neurons), ("e", edges), ("k", cut)):
+    attending = synthetic_negator_attention(negators=((EVIL, "some"),) * 6)
+    frame = attending.to_frame()
+    rows = ts.viz.negator_attention_page(attending).sections[1].tables[0].rows
+    assert rows[0][0] == "2.1" and [row[1] for row in rows] == sorted(frame["selectivity"], reverse=True)
+    for name, made in (("n", neurons), ("e", edges), ("k", cut), ("a", attending)):
         path = made.report(tmp_path / f"{name}.html")
         assert "<script>alert" not in path.read_text(encoding="utf-8")
 
@@ -275,3 +308,6 @@ def test_without_intervals_pages_have_a_gap_there() -> None:
     assert {row[5] for row in ts.viz.neurons_page(neurons).sections[1].tables[0].rows} == {""}
     edges = synthetic_head_edges(clusters=np.zeros(6, dtype=int))
     assert {row[3] for row in ts.viz.head_edges_page(edges).sections[1].tables[0].rows} == {""}
+    attending = synthetic_negator_attention(groups=("a",) * 6, ci=None, lo=None, hi=None)
+    assert attending.interval() is None and attending.to_frame()["lo"].isna().all()
+    assert {row[2] for row in ts.viz.negator_attention_page(attending).sections[1].tables[0].rows} == {""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,10 @@ def test_negator_attention_is_a_mean_over_pairs_with_an_interval_of_groups() -> 
         ts.Pair(correct=f"there is no {w}", foil=f"there is some {w}", negation="correct", group=str(i // 2))
         for i, w in enumerate(words)
     ]
-    found = ts.negator_attention(model, pairs, ci=0.9)
+    seen: list[tuple[int, int]] = []
+    found = ts.negator_attention(model, pairs, ci=0.9, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (5, 5)
+    assert all(np.array_equal(*both) for both in zip(found.interval(0.9), (found.lo, found.hi), strict=True))
     one_by_one = [ts.negator_attention(model, [pair]).mean for pair in pairs]
     np.testing.assert_allclose(found.mean, np.mean(one_by_one, axis=0), atol=1e-6)
     assert (found.lo <= found.mean).all() and (found.mean <= found.hi).all() and (found.hi > found.lo).any()
@@ -140,8 +144,8 @@ def test_negator_attention_is_a_mean_over_pairs_with_an_interval_of_groups() -> 
 def test_pairs_without_one_clear_negator_are_refused() -> None:
     model = ts.wrap(open_clip_model(), tokenizer=WordTokenizer())
 
-    def attend(correct: str, foil: str, **options: object) -> ts.tracer.NegatorAttention:
-        return ts.negator_attention(model, [ts.Pair(correct=correct, foil=foil, **options)])  # type: ignore[arg-type]
+    def attend(correct: str, foil: str, negation: Any = None, **options: Any) -> ts.tracer.NegatorAttention:
+        return ts.negator_attention(model, [ts.Pair(correct=correct, foil=foil, negation=negation)], **options)
 
     with pytest.raises(ts.tracer.TraceError, match="pair '0' does not say which caption is negated"):
         attend("no mass", "a mass")
@@ -149,5 +153,6 @@ def test_pairs_without_one_clear_negator_are_refused() -> None:
         attend("two large", "a mass", negation="correct")
     found = attend("no large mass", "a small mass", negation="correct")
     assert found.negators == (("no", "a"),)
-    with pytest.raises(ValueError, match="ci must lie"):
-        ts.negator_attention(model, [ts.Pair(correct="no mass", foil="a mass", negation="correct")], ci=2)
+    for wrong, sentence in (({"ci": 2}, "ci must be None or a finite number"), ({"negators": "no"}, "not 'no'")):
+        with pytest.raises(ts.tracer.TraceError, match=sentence):
+            attend("no mass", "a mass", negation="correct", **wrong)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import synthetic_head_edges, synthetic_neurons
+from builders import synthetic_head_edges, synthetic_negator_attention, synthetic_neurons
 from fuzz.files import a_circuit, a_comparison, a_faithfulness, a_trace
 
 import tracescribe as ts
@@ -21,6 +21,7 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Path], Any]]] = {
     "circuit": (a_circuit, ts.tracer.load_circuit),
     "faithfulness": (a_faithfulness, ts.load_faithfulness),
     "head edges": (synthetic_head_edges, ts.tracer.load_head_edges),
+    "negator attention": (synthetic_negator_attention, ts.tracer.load_negator_attention),
     "neurons": (synthetic_neurons, ts.tracer.load_neurons),
 }
 

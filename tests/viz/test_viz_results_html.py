@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import synthetic_head_edges, synthetic_knock_out, synthetic_neurons, synthetic_trace
+from builders import (
+    synthetic_head_edges,
+    synthetic_knock_out,
+    synthetic_negator_attention,
+    synthetic_neurons,
+    synthetic_trace,
+)
 
 import tracescribe as ts
 from tracescribe import cards
@@ -105,6 +111,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "neurons": lambda: synthetic_neurons(rows=(ATTACK, "[end]"), row=("[end]", ATTACK, "[end]", "[end]", ATTACK)),
     "edges between heads": synthetic_head_edges,
     "knock-out": lambda: synthetic_knock_out(traces={ATTACK: synthetic_knock_out().traces["[end]"]}),
+    "negator attention": lambda: synthetic_negator_attention(negators=((ATTACK, "some"),) * 6),
 }
 
 

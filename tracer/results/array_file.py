@@ -33,13 +33,14 @@ class ArrayFile:
     """How a kind of result is stored.
 
     format: name and version. arrays: names of its arrays and the types of their numbers. texts: names of its tuples of
-        texts. facts: all else, which the file's metadata hold as JSON.
+        texts. facts: all else, which the file's metadata hold as JSON. optional: arrays that may be None.
     """
 
     format: str
     arrays: Mapping[str, Any]
     texts: tuple[str, ...]
     facts: type[Facts]
+    optional: tuple[str, ...] = ()
 
     def write(self, path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         """Write the values so that :meth:`read` gives them back bit for bit.
@@ -48,7 +49,8 @@ class ArrayFile:
             OutputError: nothing can be written at ``path``, or a fact is not what JSON holds and a reader accepts.
         """
         name = shown_path(path)
-        tensors = {key: np.asarray(values[key], dtype=dtype) for key, dtype in self.arrays.items()}
+        given = {key: values[key] for key in self.arrays if values[key] is not None or key not in self.optional}
+        tensors = {key: np.asarray(value, dtype=self.arrays[key]) for key, value in given.items()}
         for key in self.texts:
             tensors |= pack_texts(key, values[key])
         try:
@@ -70,6 +72,9 @@ class ArrayFile:
             values = self._facts(file.metadata["facts"], shown_path(path))
             values |= {key: unpack_texts(key, file.tensors) for key in self.texts}
             for key, dtype in self.arrays.items():
+                if key in self.optional and key not in file.tensors:
+                    values[key] = None
+                    continue
                 values[key] = np.array(file.tensors[key])  # a copy: the file may change
                 if values[key].dtype != dtype:
                     raise TypeError(f"{key!r} holds {values[key].dtype.name} numbers")

@@ -1,13 +1,16 @@
 # ruff: noqa: RUF009 (`option` makes a dataclass field)
-"""The options of neurons, edges between heads and knock-out, each declared once: default, allowed values, meaning."""
+"""The options of analyses of finer cells, each declared once: default, allowed values, meaning, and flag."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ...validation import Choice, Nothing, Whole
+from ...validation import Choice, Nothing, Texts, Whole
 from ..choices import ALIGNMENTS, SEGMENTS, Inputs, RowKind
+from ..pairs.negation import NEGATORS
+from .joint_options import CircuitOptions
 from .options import Declared, TraceOptions, option
 
 if TYPE_CHECKING:
@@ -17,18 +20,18 @@ if TYPE_CHECKING:
     from ..pairs.directions import Direction
     from .options import Positions
 
-__all__ = ["HeadEdgeOptions", "KnockOutOptions", "NeuronOptions"]
+__all__ = ["HeadEdgeOptions", "KnockOutOptions", "NegatorAttentionOptions", "NeuronOptions"]
 
 
-def _as_traced(name: str) -> Any:
-    """A field of options that is one of a trace's."""
-    declared = TraceOptions.__dataclass_fields__[name]
+def _as_traced(name: str, kind: type[Declared] = TraceOptions) -> Any:
+    """A field of options that is one of a trace's, or of another kind."""
+    declared = kind.__dataclass_fields__[name]
     return field(default=declared.default, metadata={**declared.metadata, "needs": None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinerOptions(Declared):
-    """What all three share."""
+    """What analyses of patches share."""
 
     direction: Direction = _as_traced("direction")
     batch_size: int | Literal["auto"] = _as_traced("batch_size")
@@ -85,3 +88,22 @@ class KnockOutOptions(FinerOptions):
     heads: int | None = option(None, Nothing(), Whole(0), help="One head; all of them by default.")
     window: int = _as_traced("window")
     path: PatchPath = _as_traced("path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegatorAttentionOptions(Declared):
+    """The options of :func:`tracescribe.negator_attention`, which says what each means.
+
+    >>> NegatorAttentionOptions(negators="no")
+    Traceback (most recent call last):
+    tracescribe.errors.TraceError: negators must be a list of words or phrases, not 'no'
+    """
+
+    negators: Collection[str] = option(
+        NEGATORS,
+        Texts("words or phrases", any_order=True),
+        help="Words and phrases that negate: of the tokens in which two captions differ, the one that belongs to one.",
+    )
+    ci: float | None = _as_traced("ci", CircuitOptions)
+    n_boot: int = _as_traced("n_boot", CircuitOptions)
+    seed: int = option(0, Whole(0), help="Seed of the draws.")

@@ -55,5 +55,5 @@ class CircuitOptions(JointOptions):
         "greedy", Choice(get_args(CircuitMethod)), help="Cell by cell what adds most, or the first of the map's order."
     )
     candidates: int = option(32, Whole(1), help="Cells that greedy chooses among, the first of the map's order.")
-    ci: float | None = option(0.95, Nothing(), Number(1e-6, 1 - 1e-6), help="Level of the interval of the share.")
+    ci: float | None = option(0.95, Nothing(), Number(1e-6, 1 - 1e-6), help="Level of the interval.")
     n_boot: int = option(1000, Whole(0, MAX_DRAWS), help="Draws of the bootstrap.")

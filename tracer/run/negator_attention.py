@@ -3,106 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
 from ..pairs.batch import PairBatch, as_pairs, make_batch
-from ..pairs.negation import NEGATORS, negator_tokens
+from ..pairs.negation import negator_tokens
 from ..pairs.pairs import Pair
 from ..pairs.roles import TokenKind
-from ..results.maps import TraceMap
-from ..results.read_only import ReadOnlyArrays
-from ..results.resampling import table_interval
-from ..results.statistics import PairTable, cluster_index, combine, wants_bootstrap
+from ..results.negator_attention import NegatorAttention
+from .finer_options import NegatorAttentionOptions
+from .progress import ProgressCallback, progress_bar
+from .provenance import trace_provenance
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ...patching import DualEncoder
 
-__all__ = ["NegatorAttention", "negator_attention"]
-
-
-@dataclass(frozen=True, eq=False)
-class NegatorAttention(ReadOnlyArrays):
-    """How much more attention each head pays to the negator than to the affirmative caption's word in its place.
-
-    selectivity: for each pair, the largest excess over the later queries: attention to the negator in the negated
-        caption less attention to its counterpart in the affirmative one, by the same query position (-1 to 1).
-    negated, affirmative: the largest attention that any later query pays to that token (0 to 1).
-    negators: the two tokens that are compared, by pair. groups: clusters of the bootstrap.
-    lo, hi: the ``ci`` percentile interval of :attr:`mean` over resampled groups; None with one group.
-    """
-
-    selectivity: Float32[np.ndarray, "pair layer head"]
-    negated: Float32[np.ndarray, "pair layer head"]
-    affirmative: Float32[np.ndarray, "pair layer head"]
-    negators: tuple[tuple[str, str], ...]
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    model: str = ""
-    ci: float | None = None
-    lo: Float[np.ndarray, "layer head"] | None = None
-    hi: Float[np.ndarray, "layer head"] | None = None
-
-    @property
-    def layers(self) -> Int[np.ndarray, "layer"]:
-        """Numbers of the blocks, from 1."""
-        return np.arange(1, self.negated.shape[1] + 1)
-
-    @property
-    def mean(self) -> Float[np.ndarray, "layer head"]:
-        """Selectivity averaged over the pairs."""
-        return combine(self._table())[0]
-
-    def map(self) -> TraceMap:
-        """Layer × head, for :func:`tracescribe.viz.heatmap`."""
-        n_pairs, _, n_heads = self.negated.shape
-        return TraceMap(
-            values=self.mean,
-            rows=tuple(f"head {head}" for head in range(n_heads)),
-            layers=self.layers,
-            counts=np.full(n_heads, n_pairs),
-            reduce="mean",
-            align="head",
-            n_pairs=n_pairs,
-            quantity="attention to the negator − to its counterpart",
-        )
-
-    def to_frame(self) -> pd.DataFrame:
-        """One line a head: layer, head, mean over the pairs with its interval, and the two attentions it comes from."""
-        import pandas as pd
-
-        layer, head = (axis.ravel() for axis in np.indices(self.mean.shape))
-        columns = {
-            "layer": self.layers[layer],
-            "head": head,
-            "selectivity": self.mean.ravel(),
-            "negated": self.negated.mean(axis=0).ravel(),
-            "affirmative": self.affirmative.mean(axis=0).ravel(),
-        }
-        if self.lo is not None and self.hi is not None:
-            columns |= {"lo": self.lo.ravel(), "hi": self.hi.ravel()}
-        return pd.DataFrame(columns)
-
-    def _table(self) -> PairTable:
-        values = self.selectivity.astype(np.float64)
-        return PairTable(values, np.ones((len(values), values.shape[2])), "mean_of_ratios")
-
-    def _repr_html_(self) -> str:
-        return self.map()._repr_html_()
-
-    def __repr__(self) -> str:
-        layer, head = np.unravel_index(int(self.mean.argmax()), self.mean.shape)
-        return (
-            f"NegatorAttention({len(self.ids)} pairs, {self.mean.shape[0]} layers × {self.mean.shape[1]} heads, "
-            f"highest: layer {self.layers[layer]} head {head} with {self.mean[layer, head]:.3f})"
-        )
+__all__ = ["negator_attention"]
 
 
 @explains_arguments
@@ -110,10 +30,11 @@ def negator_attention(
     model: DualEncoder,
     pairs: Sequence[Pair],
     *,
-    negators: Collection[str] = NEGATORS,
-    ci: float | None = 0.95,
-    n_boot: int = 1000,
-    seed: int = 0,
+    negators: Collection[str] = NegatorAttentionOptions.negators,
+    ci: float | None = NegatorAttentionOptions.ci,
+    n_boot: int = NegatorAttentionOptions.n_boot,
+    seed: int = NegatorAttentionOptions.seed,
+    progress: bool | ProgressCallback = True,
 ) -> NegatorAttention:
     """Negator-selective attention of every head (Quantmeyer, Mosteiro, Gatt 2024, arXiv 2407.10488).
 
@@ -121,49 +42,62 @@ def negator_attention(
     the token in its place in the affirmative caption ("no" less "some"). Averaged over pairs, with an interval from
     resampling groups and texts. Images play no part.
 
-    pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the
-        captions differ; if they differ in several, the one of these that belongs to one of ``negators`` (words or
-        phrases; see :data:`tracescribe.tracer.pairs.negation.NEGATORS`).
+    Args:
+        model: from :func:`tracescribe.load` or :func:`tracescribe.wrap`.
+        pairs: with ``negation``, which says which caption is the negated one. The negator is the token in which the
+            captions differ; if they differ in several, the one of these that belongs to one of ``negators``.
+        negators: words or phrases; by default :data:`tracescribe.tracer.pairs.negation.NEGATORS`.
+        ci, n_boot, seed: level, number of draws and seed of the interval; None or 0 draws: no interval.
+        progress: a bar, or a callback ``(done, total)`` over text pairs.
 
     Raises:
-        TraceError: a pair without ``negation``, without one clear negator, or with no token behind it.
+        TraceError: an option that is not allowed; a pair without ``negation``, without one clear negator, or with no
+            token behind it.
         LengthMismatchError, IdenticalPairError, ContextOverflowError: as in tracing.
         SiteError: the tower's blocks are not taken apart.
 
     >>> import tracescribe as ts
     >>> pair = ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", negation="correct")
-    >>> found = negator_attention(ts.load("phantom"), [pair])
+    >>> found = negator_attention(ts.load("phantom"), [pair], progress=False)
     >>> found.mean.shape, found.negators
     ((8, 4), (('no', 'severe'),))
     """
     from ...patching import attention_patterns
 
-    wants_bootstrap(ci, n_boot)  # refuses bad options before the forward passes
+    asked = NegatorAttentionOptions.given(locals())
     batch = make_batch(model.text, as_pairs(pairs))
-    places = [_negator(batch, pair, negators) for pair in range(len(batch.ids))]
+    places = [_negator(batch, pair, asked.negators) for pair in range(len(batch.ids))]
     later = [_later_words(batch, pair, place) for pair, place in enumerate(places)]
     rows = [row for both in zip(batch.base, batch.donor, strict=True) for row in both]
     by_query: dict[tuple[int, int], np.ndarray] = {}  # (pair, side) -> [layer, head, later query]
-    for numbers, patterns in attention_patterns(model.text, rows):
-        for number, pattern in zip(numbers, patterns.float().cpu().numpy(), strict=True):
-            text, side = divmod(number, 2)
-            for pair in np.flatnonzero(batch.patched_pair == text):
-                by_query[int(pair), side] = pattern[:, :, later[pair], places[pair]]
+    done = 0
+    with progress_bar(progress, len(batch.base)) as advance:
+        for numbers, patterns in attention_patterns(model.text, rows):
+            for number, pattern in zip(numbers, patterns.float().cpu().numpy(), strict=True):
+                text, side = divmod(number, 2)
+                for pair in np.flatnonzero(batch.patched_pair == text):
+                    by_query[int(pair), side] = pattern[:, :, later[pair], places[pair]]
+            done += len(numbers)
+            advance(done // 2)
     in_foil = np.array([pair.negation == "foil" for pair in batch.pairs], dtype=np.int64)
     negated, affirmative = ([by_query[i, foil ^ side] for i, foil in enumerate(in_foil.tolist())] for side in (0, 1))
     tokens = [(batch.tokens[i][place], batch.foil_tokens[i][place]) for i, place in enumerate(places)]
-    result = NegatorAttention(
+    found = NegatorAttention(
         selectivity=np.stack([(no - some).max(axis=-1) for no, some in zip(negated, affirmative, strict=True)]),
         negated=np.stack([attention.max(axis=-1) for attention in negated]),
         affirmative=np.stack([attention.max(axis=-1) for attention in affirmative]),
         negators=tuple(two[::-1] if foil else two for two, foil in zip(tokens, in_foil, strict=True)),
         ids=batch.ids,
         groups=batch.groups,
-        model=model.name,
+        texts=batch.text_pair,
+        provenance={
+            **trace_provenance(model, batch, None),
+            **asked.recorded(),
+            "dtype": str(model.text.dtype).removeprefix("torch."),
+        },
     )
-    clusters = cluster_index(batch.groups)[0]
-    bounds = table_interval(result._table(), clusters, batch.text_pair, ci=ci, n_boot=n_boot, seed=seed)
-    return result if bounds is None else replace(result, ci=ci, lo=bounds[0], hi=bounds[1])
+    bounds = None if asked.ci is None or not asked.n_boot else found.interval(asked.ci, asked.n_boot, asked.seed)
+    return found if bounds is None else replace(found, ci=asked.ci, lo=bounds[0], hi=bounds[1])
 
 
 def _negator(batch: PairBatch, pair: int, negators: Collection[str]) -> int:

@@ -18,19 +18,20 @@ __all__ = ["trace_provenance"]
 _TOWER = ("causal", "pooling", "n_layers", "n_heads", "d_model", "readout_layers")
 
 
-def trace_provenance(model: DualEncoder, batch: PairBatch, targets: Targets) -> dict[str, Any]:
-    """The record of a trace, without its options.
+def trace_provenance(model: DualEncoder, batch: PairBatch, targets: Targets | None) -> dict[str, Any]:
+    """The record of a trace, without its options; targets: None where captions alone are measured.
 
     Raises:
         OptionError: SOURCE_DATE_EPOCH is set and is no time.
     """
     groups = None if batch.groups == batch.ids else batch.groups
     captions = json.dumps([batch.captions, batch.ids, groups]).encode() + batch.caption_pair.astype("<i8").tobytes()
+    scored = b"" if targets is None else targets.sha256()
     return provenance(
         model=model.name,
         weights_sha256=model.text.fingerprint(),
         tower=model.text,
         facts=_TOWER,
-        pairs_sha256=hashlib.sha256(captions + targets.sha256()).hexdigest(),
+        pairs_sha256=hashlib.sha256(captions + scored).hexdigest(),
         logit_scale=model.logit_scale,
     )

@@ -28,6 +28,7 @@ from . import finetune as training
 from . import head_edges as path_patching
 from . import info as describing
 from . import knock_out as cutting
+from . import negator_attention as attending
 from . import neurons as finding
 from . import plot as looking
 from . import prescribe as prescribing
@@ -78,6 +79,7 @@ app.command()(searching.circuit)
 app.command()(finding.neurons)
 app.command("head-edges")(path_patching.head_edges)
 app.command("knock-out")(cutting.knock_out)
+app.command("negator-attention")(attending.negator_attention)
 app.command()(looking.plot)
 app.command()(prescribing.prescribe)
 app.command()(training.finetune)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ..errors import OptionError, TraceError
-from ..validation import Choice, FloatType, Nothing, Number, Text, Whole, Wholes, check_option
+from ..validation import Choice, FloatType, Nothing, Number, Text, Texts, Whole, Wholes, check_option
 
 if TYPE_CHECKING:
     from ..tracer.run.options import Declared
@@ -88,7 +88,8 @@ def _parameter(each: Field[Any]) -> inspect.Parameter:
         if _in_bytes(each):
             default, text = default / GIB, f"GiB{text.removeprefix('Bytes')}"
         kind = str | None
-        default = default if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        if default is not None:
+            default = f"{default:g}" if isinstance(default, float) else _spelled(default)
         flag = typer.Option(flag_name(each.name), help=text, metavar=_metavar(each), show_default=default is not None)
     return inspect.Parameter(
         each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, flag]
@@ -112,6 +113,8 @@ def _metavar(each: Field[Any]) -> str:
             words.extend(FloatType.names)
         elif isinstance(kind, Wholes):
             words.append("INTEGER,INTEGER,...")
+        elif isinstance(kind, Texts):
+            words.append("TEXT,TEXT,...")
         elif hasattr(kind, "metavar"):
             words.append(kind.metavar)
         elif not isinstance(kind, Nothing):
@@ -122,7 +125,9 @@ def _metavar(each: Field[Any]) -> str:
 def _read(each: Field[Any], given: Any) -> Any:
     if given is None or isinstance(given, bool):
         return given
-    value, allowed = _value(given), each.metadata["allowed"]
+    allowed = each.metadata["allowed"]
+    texts = any(isinstance(kind, Texts) for kind in allowed)
+    value = tuple(part.strip() for part in given.split(",")) if texts else _value(given)
     if isinstance(value, int) and any(isinstance(kind, Wholes) for kind in allowed):
         value = value if any(isinstance(kind, Whole) for kind in allowed) else (value,)
     try:
@@ -131,6 +136,11 @@ def _read(each: Field[Any], given: Any) -> Any:
         return check_option(flag_name(each.name), value, [kind for kind in allowed if not isinstance(kind, Nothing)])
     except TraceError as error:
         raise OptionError(str(error)) from None
+
+
+def _spelled(default: Any) -> str:
+    """A default as it would be given as a flag."""
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 def _value(text: str) -> Any:

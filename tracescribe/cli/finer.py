@@ -1,4 +1,4 @@
-"""Shared by `neurons`, `head-edges` and `knock-out`: model and pairs in; a result, a table and a figure out."""
+"""Shared by the commands of finer cells: model and pairs in; a result, a table and a figure out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..patching import DualEncoder
-    from ..tracer import HeadEdges, KnockOut, Neurons, Pair
+    from ..tracer import HeadEdges, KnockOut, NegatorAttention, Neurons, Pair
     from ..tracer.run.options import Declared
 
 __all__ = ["Measured", "finer_command", "interval", "records"]
@@ -53,7 +53,7 @@ class Measured:
     shown: for people.
     """
 
-    found: Neurons | HeadEdges | KnockOut
+    found: Neurons | HeadEdges | KnockOut | NegatorAttention
     numbers: Callable[[], pd.DataFrame]
     draw: Callable[[Path], object]
     document: Mapping[str, Any]

@@ -21,7 +21,7 @@ def report(
         typer.Argument(
             metavar="RUN|RESULT",
             help="A folder that finetune wrote, or a saved trace, comparison, faithfulness curves, circuit, neurons, "
-            "edges between heads, or knock-out.",
+            "edges between heads, knock-out, or negator attention.",
             exists=True,
             show_default=False,
         ),
@@ -76,13 +76,19 @@ def _result_page(source: Path, control: Path | None, title: str | None, seed: in
         "neurons": lambda: viz.neurons_page(tracer.load_neurons(source), title=title, seed=seed),
         "head_edges": lambda: viz.head_edges_page(tracer.load_head_edges(source), title=title, seed=seed),
         "knock_out": lambda: viz.knock_out_page(tracer.load_knock_out(source), title=title),
+        "negator_attention": lambda: viz.negator_attention_page(tracer.load_negator_attention(source), title=title),
     }
     kind = "circuit" if source.suffix.lower() == ".json" else "trace"
     if kind == "trace" and is_tensor_file(source):
         name = str(read_metadata(source).get("format")).partition("/")[0].removeprefix("tracescribe.")
         kind = name if name in pages else kind
     if kind != "trace" and control is not None:
-        said = {"neurons": "file of neurons", "head_edges": "file of edges between heads", "knock_out": "knock-out"}
+        said = {
+            "neurons": "file of neurons",
+            "head_edges": "file of edges between heads",
+            "knock_out": "knock-out",
+            "negator_attention": "file of negator attention",
+        }
         raise OptionError(
             f"--control {str(control)!r} belongs to a trace, and {str(source)!r} is a {said.get(kind, kind)}"
         )

@@ -1,16 +1,17 @@
-"""HTML of neurons, edges between heads and attention that is cut in notebooks."""
+"""HTML of neurons, edges between heads, attention that is cut, and attention to negators in notebooks."""
 
 from __future__ import annotations
 
 from ...cards import card, table
 from ...tracer.results.head_edges import HeadEdges
 from ...tracer.results.knockout import KnockOut
+from ...tracer.results.negator_attention import NegatorAttention
 from ...tracer.results.neurons import Neurons
 from ..figure_data import heatmap_data
 from ..figure_data.labels import number, plural
 from .pictures import cells_svg
 
-__all__ = ["head_edges_html", "knock_out_html", "neurons_html"]
+__all__ = ["head_edges_html", "knock_out_html", "negator_attention_html", "neurons_html"]
 
 _MOST = 12  # lines of a table in a cell of a notebook
 
@@ -53,3 +54,17 @@ def knock_out_html(found: KnockOut) -> str:
     facts = [("rows of queries", len(found.traces)), ("map", f"queries {largest[0].query}")]
     picture = cells_svg(heatmap_data(cells, profile=False))
     return card("KnockOut", f"{len(cells.layers)} layers", facts, picture, listed)
+
+
+def negator_attention_html(found: NegatorAttention) -> str:
+    """The heads' selectivity as a map, and the most selective ones with the two attentions."""
+    frame = found.to_frame().sort_values("selectivity", ascending=False, kind="stable")
+    columns = ["selectivity", "negated", "affirmative"]
+    rows = [
+        [f"{row['layer']}.{row['head']}", *(number(row[name]) for name in columns)]
+        for row in frame.head(_MOST).to_dict("records")
+    ]
+    listed = table(["layer.head", "selectivity", "to the negator", "to its counterpart"], rows)
+    facts = [("pairs", plural(found.n_pairs, "pair")), ("negators", found.words())]
+    picture = cells_svg(heatmap_data(found.map(), profile=False))
+    return card("NegatorAttention", f"{len(frame):,} heads", facts, picture, listed)

@@ -1,4 +1,4 @@
-"""Pages of single neurons, of edges between heads, and of attention that is cut."""
+"""Pages of single neurons, of edges between heads, of attention that is cut, and of attention to negators."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from ...arguments import explains_arguments
 from ...tracer.results.head_edges import HeadEdges
 from ...tracer.results.knockout import KnockOut
+from ...tracer.results.negator_attention import NegatorAttention
 from ...tracer.results.neurons import Neurons
 from ..figure_data.labels import number
 from ..figures import heatmap
@@ -20,7 +21,7 @@ from .result_pages import bounds_text
 if TYPE_CHECKING:
     from ...tracer.results.maps import TraceMap
 
-__all__ = ["head_edges_page", "knock_out_page", "neurons_page"]
+__all__ = ["head_edges_page", "knock_out_page", "negator_attention_page", "neurons_page"]
 
 _MOST = 15  # lines of a table
 
@@ -153,6 +154,46 @@ def knock_out_page(found: KnockOut, *, title: str | None = None) -> Report:
     ]
     facts = [("rows of queries", f"{len(found.traces)}"), ("window", f"{about.get('window') or 1}")]
     return Report(_named(title, "Attention that is cut", about), f"{found.summary()}.", sections, facts)
+
+
+@explains_arguments
+def negator_attention_page(found: NegatorAttention, *, title: str | None = None) -> Report:
+    """The page of attention to negators for :func:`tracescribe.viz.report`: the map of heads, and the first of them."""
+    frame = found.to_frame().sort_values("selectivity", ascending=False, kind="stable")
+    lines = [
+        [
+            f"{row['layer']}.{row['head']}",
+            row["selectivity"],
+            bounds_text(row["lo"], row["hi"], 3),
+            row["negated"],
+            row["affirmative"],
+        ]
+        for row in frame.head(_MOST).to_dict("records")
+    ]
+    sections = [
+        Section(
+            "Which heads select the negator",
+            text=[
+                "The largest excess, over later tokens, of the attention to the negator over that to the token in its "
+                "place in the affirmative caption; averaged over pairs. It says what a head attends to, not what "
+                "that does to the embedding."
+            ],
+            figures=[
+                _heatmap(found.map(), "Attention to the negator less that to its counterpart, by layer and head.")
+            ],
+        ),
+        Section(
+            "The most selective heads",
+            text=["Heads are layer.head."],
+            tables=[
+                Table(["head", "selectivity", "interval", "to the negator", "to its counterpart"], lines, decimals=3)
+            ],
+            code=['found = ts.tracer.load_negator_attention("heads.safetensors")\nfound.to_frame()'],
+        ),
+        Section("How it came about", tables=[provenance_table(found.provenance)]),
+    ]
+    facts = [("pairs", f"{found.n_pairs:,}"), ("negators", found.words())]
+    return Report(_named(title, "Attention to negators", found.provenance), f"{found.summary()}.", sections, facts)
 
 
 def _heatmap(cells: TraceMap, said: str) -> Plot:
