@@ -78,8 +78,9 @@ class PatchingEngine:
     def __init__(self, tower: Tower, *, dtype: torch.dtype | None = None) -> None:
         from nnsight import NNsight
 
-        self.tower = tower.twin(dtype)
-        self._model: Any = NNsight(self.tower)
+        with neutral_state():
+            self.tower = tower.twin(dtype)
+            self._model: Any = NNsight(self.tower)
 
     def patch(
         self,
@@ -194,9 +195,10 @@ class PatchingEngine:
         basis = directions.double().cpu()
         if not torch.isfinite(basis).all() or (basis.norm(dim=1) == 0).any():
             raise SiteError("a direction holds NaN, infinity or only zeros")
-        _, singular, rows = torch.linalg.svd(basis / basis.norm(dim=1, keepdim=True), full_matrices=False)
-        span = rows[singular > 1e-10 * singular[0]]
-        return (span.T @ span).to(self.tower.dtype).to(self.tower.device)
+        with neutral_state():
+            _, singular, rows = torch.linalg.svd(basis / basis.norm(dim=1, keepdim=True), full_matrices=False)
+            span = rows[singular > 1e-10 * singular[0]]
+            return (span.T @ span).to(self.tower.dtype).to(self.tower.device)
 
     def encode(self, items: Sequence[Any]) -> Float[Tensor, "item embed"]:
         """L2-normalised embeddings without a patch, in the precision of the patched ones."""

@@ -39,12 +39,12 @@ def attention_patterns(
             f"this tower's blocks ({type(tower.blocks[0]).__name__}) are not taken apart, so that their attention "
             f"patterns cannot be read"
         )
-    twin = tower.twin()
-    for block in twin.blocks:
-        assert isinstance(block, Block)
-        block.attn.explicit = True
     buckets: dict[tuple[int, int | None], list[int]] = {}
     with neutral_state():
+        twin = tower.twin()
+        for block in twin.blocks:
+            assert isinstance(block, Block)
+            block.attn.explicit = True
         for i, row in enumerate(rows):
             buckets.setdefault(twin.shape_of(row), []).append(i)
     for members in buckets.values():

@@ -72,7 +72,8 @@ class ImageEncoder:
             DataFormatError, NonFiniteError: see :func:`~tracescribe.patching.loading.images.read_image`.
             UnsupportedTowerError: the model was wrapped without ``preprocess``.
         """
-        return self._pixels(image)[0]
+        with neutral_state():  # torchvision's transforms compute in the default dtype
+            return self._pixels(image)[0]
 
     def _pixels(self, image: Any) -> tuple[Float[Tensor, "3 h w"], bool]:
         """The pixels, and whether the preprocessing says by itself how large an image is (SigLIP 2's NaFlex)."""

@@ -165,7 +165,7 @@ class TextTower(Tower):
         return torch.tensor([list(ids) for ids in items], dtype=torch.long, device=self.device)
 
     def shape_of(self, item: Sequence[int]) -> tuple[int, int | None]:
-        pooled = self.pooled_positions(torch.tensor([list(item)]))
+        pooled = self.pooled_positions(torch.tensor([list(item)], device="cpu"))  # whatever the default device
         return len(item), None if pooled is None else int(pooled[0])
 
     def embed(

@@ -12,6 +12,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from adapted import optimiser_step, with_lora
 from models import WordTokenizer, open_clip_model, source_encoder, transformers_model
 from torch import Tensor, nn
 
@@ -22,11 +23,6 @@ from tracescribe.patching.adapters.wrappers import inner_source
 TEXTS = ["there is no edema.", "no", "there is severe edema in the left lung."]
 PAIR = [ts.Pair(correct="there is no edema.", foil="there is some edema.", image=torch.arange(16.0) - 7)]
 CLOSE = 5e-6  # unit vectors in float32 over three blocks; adapters merged or applied apart round differently
-
-
-def with_lora(source: nn.Module, **options: Any) -> Any:
-    targets = ts.patching.lora_targets(source)
-    return peft.get_peft_model(source, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False, **options))
 
 
 def said_by(source: Any, model: ts.DualEncoder) -> Tensor:
@@ -83,14 +79,6 @@ def randomise(wrapped: Any) -> None:
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(std=0.3)  # .data: no version counts this
-
-
-def optimiser_step(wrapped: Any) -> None:
-    trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(trained, lr=0.5)
-    for parameter in trained:
-        parameter.grad = torch.ones_like(parameter)
-    optimiser.step()
 
 
 def second_adapter(wrapped: Any) -> None:

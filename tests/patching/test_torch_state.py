@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from models import WordTokenizer, counterfactual_pixels, open_clip_image_model
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+from PIL import Image
+from torch_states import STATES, precision, setting, state_of_torch
 
 import tracescribe as ts
 from tracescribe.benchmark import CaptionRecord, ClaimRecord
@@ -24,84 +24,6 @@ from tracescribe.patching.torch_state import neutral_state
 
 CAPTIONS = {"correct": "there is no edema.", "foil": "there is some edema."}
 PIXELS = counterfactual_pixels(1, (32, 32), (8, 8), [(0, 1), (2, 2)])
-
-
-@contextmanager
-def setting(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> Iterator[None]:
-    before = read()
-    write(value)
-    try:
-        yield
-    finally:
-        write(before)
-
-
-class Halving(TorchFunctionMode):
-    """A function mode that changes every product."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        return found / 2 if func in (torch.nn.functional.linear, torch.Tensor.matmul) else found
-
-
-def precision(backend: str, operation: str, value: str) -> AbstractContextManager[None]:
-    """A precision of float32 products at its own level of torch's tree (torch 2.9 and later)."""
-    if not hasattr(torch._C, "_get_fp32_precision_getter"):
-        pytest.skip("this torch has one switch for all products")
-    return setting(
-        lambda: "none",  # the default at these levels
-        lambda chosen: torch._C._set_fp32_precision_setter(backend, operation, chosen),
-        value,
-    )
-
-
-STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "autocast to float16": lambda: torch.autocast("cpu", dtype=torch.float16),
-    "inference mode": torch.inference_mode,
-    "no_grad": torch.no_grad,
-    "enable_grad": torch.enable_grad,
-    "default dtype": lambda: setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
-    "default half": lambda: setting(torch.get_default_dtype, torch.set_default_dtype, torch.bfloat16),
-    "default device": lambda: torch.device("meta"),
-    "function mode": Halving,
-    "deterministic": lambda: setting(
-        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
-    ),
-    "medium precision": lambda: setting(
-        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
-    ),
-    "TF32 everywhere": lambda: precision("generic", "all", "tf32"),
-    "bfloat16 in oneDNN": lambda: precision("mkldnn", "all", "bf16"),
-    "bfloat16 convolutions": lambda: precision("mkldnn", "conv", "bf16"),
-    "without oneDNN": lambda: setting(
-        lambda: torch.backends.mkldnn.enabled, lambda on: torch._C._set_mkldnn_enabled(on), False
-    ),
-    "attention by products": lambda: sdpa_kernel(SDPBackend.MATH),
-    "saved tensors rounded": lambda: torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: tensor.bfloat16(), lambda tensor: tensor.float()
-    ),
-}
-
-
-def state_of_torch() -> dict[str, Any]:
-    """Everything that the states above change, as the caller sees it."""
-    tree = [(backend, op) for backend in ("cuda", "mkldnn") for op in ("all", "matmul", "conv")]
-    return {
-        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
-        "inference": torch.is_inference_mode_enabled(),
-        "grad": torch.is_grad_enabled(),
-        "dtype": torch.get_default_dtype(),
-        "modes": torch._C._len_torch_function_stack(),
-        "functions": torch._C._is_torch_function_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "precision": torch.get_float32_matmul_precision(),
-        "oneDNN": torch.backends.mkldnn.enabled,
-        "sdp": [getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "math", "mem_efficient")],
-        "tree": [torch._C._get_fp32_precision_getter(*at) for at in tree]
-        if hasattr(torch._C, "_get_fp32_precision_getter")
-        else [],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +118,25 @@ def test_a_model_is_loaded_as_in_a_quiet_process(state: str) -> None:
     assert found.text.fingerprint() == expected.text.fingerprint() and found.text.dtype == torch.float32
     assert torch.equal(text, expected.encode_texts(["There is no opacity."]))
     assert np.isfinite(attributed.cte).all()
+
+
+def test_preprocessing_is_that_of_a_quiet_process() -> None:
+    """torchvision's ToTensor divides in the default dtype, and processors' arrays went to the default device."""
+    source = open_clip_image_model()
+    films = [Image.fromarray(np.random.default_rng(at).integers(0, 256, (32, 32, 3), dtype=np.uint8)) for at in (0, 1)]
+    pair = ts.ImagePair(image=films[0], counterfactual=films[1], caption=CAPTIONS["foil"])
+    processed: Callable[[Any], Any] = lambda image: {"pixel_values": [np.asarray(image, np.float32).T / 255]}  # noqa: E731
+    for preprocess in (torchvision.transforms.ToTensor(), processed):
+        model = ts.wrap(source, tokenizer=WordTokenizer(), preprocess=preprocess)
+
+        def found(model: ts.DualEncoder = model) -> list[np.ndarray]:
+            traced = ts.trace_images(model, [pair], progress=False, floor=0).scores.patched
+            return [model.image.pixels(films[0]).numpy(), model.encode_images(films).numpy(), traced]
+
+        expected = found()
+        for state in ("default dtype", "default half", "default device"):
+            with STATES[state]():
+                assert [values.tobytes() for values in found()] == [values.tobytes() for values in expected], state
 
 
 def test_weights_made_in_inference_mode_can_be_traced_every_way() -> None:

@@ -94,6 +94,11 @@ def _kind(target: Any, name: str) -> tuple[str, str | None]:
 
 
 def _embedding(target: Any, width: int, name: str) -> np.ndarray:
+    if getattr(target, "is_meta", False):
+        raise DataFormatError(
+            f"pair {name!r} has an image embedding on the meta device, which holds no values: make it under another "
+            f"default device"
+        )
     row = target.detach().float().cpu().numpy() if hasattr(target, "detach") else np.asarray(target)
     if row.shape != (width,):
         raise DataFormatError(

@@ -102,7 +102,7 @@ def prepare(model: DualEncoder, pairs: Sequence[Pair], options: TraceOptions) ->
         sweep=sweep,
         columns=columns,
         given=instead.given,
-        directions=None if options.directions is None else torch.tensor(options.directions, dtype=torch.float64),
+        directions=None if options.directions is None else torch.from_numpy(np.array(options.directions)),
         alignments=batch.alignments,
         path=options.path,
         batch_size=options.batch_size,
