@@ -103,8 +103,8 @@ KINDS = (
     Kind(
         "Trade-offs",
         "Points with a line through those that no other beats in both (numbers of NAST's Tables 1 and 3).",
-        'points = {"CLIP": (21.6, 24.6), "NegCLIP": (12.8, 41.3), "ConCLIP": (10.7, 44.9), "NegBench": (10.2, 48.7),\n'
-        '          "NAST": (4.2, 55.6)}\n'
+        'points = {\n    "CLIP": (21.6, 24.6),\n    "NegCLIP": (12.8, 41.3),\n    "ConCLIP": (10.7, 44.9),\n'
+        '    "NegBench": (10.2, 48.7),\n    "NAST": (4.2, 55.6),\n}\n'
         'figure = ts.viz.pareto(points, "affirmative − negated (pp)", "claim accuracy (%)", better=("lower", "higher"))',
         "column",
         170,
