@@ -133,6 +133,37 @@ def test_named_pairs_of_one_model_with_other_images_are_not_the_same() -> None:
     assert "4 pairs are in both" in match_pairs(trace, again, "auto").said
 
 
+def test_two_wordings_and_two_targets_of_the_same_items_are_paired_by_id() -> None:
+    """Their captions or targets differ, so that they are only the same items where that is asked for."""
+    model = ts.wrap(open_clip_model(), tokenizer=WordTokenizer(), name="tiny")
+    images, pairs = described("abcd")
+    trace = ts.trace(model, pairs, progress=False, floor=0)
+    wording = [pair.model_copy(update={"correct": f"no {pair.id} here", "foil": f"a {pair.id} here"}) for pair in pairs]
+    others = {
+        "wording": ts.trace(model, wording[::-1], progress=False, floor=0),
+        "target": trace.rescore(images[::-1]).select([3, 2, 1, 0]),
+    }
+    for other in others.values():
+        said = match_pairs(trace, other, "auto")
+        assert said.places is None
+        assert "4 pairs have equal ids and groups, 4 of them other captions or targets: pairing='id'" in said.said
+        found = ts.compare(trace, other, pairing="id", segment="all", n_boot=50)
+        assert found.paired and found.n_pairs == (4, 4) and "paired by id, as asked" in found.matching
+        apart = ts.compare(trace, other, pairing="none", segment="all", n_boot=50)
+        np.testing.assert_allclose(found.profile.difference, apart.profile.difference, atol=1e-12)  # the same sums
+        backwards = ts.compare(other, trace, pairing="id", segment="all", n_boot=50)
+        np.testing.assert_allclose(backwards.profile.difference, -found.profile.difference, atol=1e-12)
+    mixed = [*pairs[:2], *wording[2:]]
+    half = ts.compare(trace, ts.trace(model, mixed, progress=False, floor=0), segment="all", n_boot=50)
+    assert half.n_pairs == (2, 2)  # as before: those that are the same throughout are half of them
+    assert (
+        "2 of them other captions"
+        in ts.compare(
+            trace, ts.trace(model, mixed, progress=False, floor=0), pairing="id", segment="all", n_boot=50
+        ).matching
+    )
+
+
 def test_few_common_pairs_leave_two_samples_and_it_is_said() -> None:
     trace = named(synthetic_trace(n_pairs=10, n_texts=10))
     first, second = trace.select(range(6)), trace.select(range(4, 10))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ...errors import TraceError
 from ...io.quoting import shown
 from ...validation import Whole, check_choice, check_option
 from ..choices import ALIGNMENTS
+from ..pairs.indexing import distinct
 from .alike import check_alike
 from .comparison import Contrast, TraceComparison
 from .matching import Pairing, match_pairs
@@ -57,8 +58,9 @@ def compare(
     Args:
         first, second: traces, or files that :meth:`CausalTrace.save` wrote. A difference is second - first.
         names: of the two; by default the files' names, or "first" and "second".
-        pairing: "auto" pairs what is the same item (:func:`tracescribe.tracer.results.matching.match_pairs`); "id"
-            refuses if nothing is; "order" pairs by place; "none" never.
+        pairing: "auto" pairs what is the same item (:func:`tracescribe.tracer.results.matching.match_pairs`); "id" all
+            pairs with equal ids and groups, such as two wordings or targets of one item, and refuses if there are none;
+            "order" pairs by place; "none" never.
         align, reduce, segment, aggregate, ci, n_boot, seed: as in :meth:`CausalTrace.map` and ``per_layer``.
 
     Raises:
@@ -91,8 +93,9 @@ def compare(
         for one, trace, own in zip(sums, traces, used, strict=True)
     ]
     sides = [Side.of(trace, own, table) for trace, own, table in zip(traces, used, tables, strict=True)]
-    if matching.places is not None:  # the same items: what the first says of them holds for both
-        sides[1] = Side(tables[1], sides[0].clusters, sides[0].texts)
+    if matching.places is not None:  # the same items: the clusters that the first says hold for both
+        texts = _joined(sides[0].texts, sides[1].texts)
+        sides = [Side(table, sides[0].clusters, texts) for table in tables]
     shallow = traces[0] if traces[0].n_layers <= traces[1].n_layers else traces[1]
     depth = shallow.layers / shallow.n_layers
     statistic = _Statistic([trace.layers / trace.n_layers for trace in traces], depth, len(rows), aggregate)
@@ -118,6 +121,22 @@ def compare(
         interpolated=_interpolated(traces, told),
         provenance={name: trace.provenance for name, trace in zip(("first", "second"), traces, strict=True)},
     )
+
+
+def _joined(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[Hashable]:
+    """Texts of items that are paired: two items have one in common if they have in either trace.
+
+    >>> _joined(["a", "a", "b", "c"], ["x", "y", "y", "z"])
+    [0, 0, 0, 1]
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    (ours, one), (theirs, two) = distinct(first), distinct(second)
+    n_texts = len(ours) + len(theirs)
+    graph = coo_array((np.ones(len(one)), (one, two + len(ours))), shape=(n_texts, n_texts))
+    found: list[Hashable] = connected_components(graph, directed=False)[1][one].tolist()
+    return found
 
 
 def _beside(cells: PairTable, tokens: PairTable) -> PairTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +41,8 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
     list of pairs and targets.
 
     pairing: "auto": paired where at least half of the smaller trace's pairs are in both; "id": paired, whatever their
-        number; "order": pair i with pair i, whose captions must be equal; "none": two samples.
+        number, and named pairs by id and group alone: two wordings or two targets of one item; "order": pair i with
+        pair i, whose captions must be equal; "none": two samples.
 
     Raises:
         TraceError: pairing by id or order that is not possible.
@@ -52,21 +53,37 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
         return Matching(None, f"unpaired, as asked: {sizes[0]} and {sizes[1]} pairs")
     if pairing == "order":
         return _in_order(first, second)
-    keys = _keys(first, second), _keys(second, first)
-    known = {key: place for place, key in enumerate(keys[0])}
-    places = [(known[key], place) for place, key in enumerate(keys[1]) if key in known]
+    same = _places(_keys(first, second), _keys(second, first))
+    by_name = _places(_keys(first, second, by_name=True), _keys(second, first, by_name=True))
+    places = by_name if pairing == "id" else same
     number, fewer = len(places), min(sizes)
     if not number and pairing == "id":
-        raise TraceError("the traces have no pair in common: no two have the same id, group and captions")
+        raise TraceError("the traces have no pair in common: no two have the same id and group")
     if not number or (pairing == "auto" and 2 * number < fewer):
         why = "no pair is in both" if not number else f"only {number} of {fewer} pairs are in both"
         unnamed = not (named_clusters(first).all() and named_clusters(second).all())
         advice = " (pairs without an id or group are matched by captions and target only)" if unnamed else ""
+        if len(by_name) > number:
+            advice = f" ({_changed(len(by_name), number)}: pairing='id' pairs them)"
         return Matching(None, f"unpaired, {why}{advice}: {sizes[0]} and {sizes[1]} pairs")
     left = [f"{size - number} of the {which}" for size, which in zip(sizes, ("first", "second"), strict=True)]
     alone = "" if max(sizes) == number else f"; {' and '.join(left)} are in one trace only and left out"
     one, two = np.array(places).T
-    return Matching((one, two), f"paired: {number} pairs are in both{alone}")
+    said = f"paired: {number} pairs are in both"
+    if number > len(same):
+        said = f"paired by id, as asked: {_changed(number, len(same))}"
+    return Matching((one, two), f"{said}{alone}")
+
+
+def _places(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Where equal keys stand in both."""
+    known = {key: place for place, key in enumerate(first)}
+    return [(known[key], place) for place, key in enumerate(second) if key in known]
+
+
+def _changed(by_name: int, same: int) -> str:
+    """Of pairs with equal names, how many are not the same throughout."""
+    return f"{by_name} pairs have equal ids and groups, {by_name - same} of them other captions or targets"
 
 
 def _in_order(first: CausalTrace, second: CausalTrace) -> Matching:
@@ -89,8 +106,11 @@ def _captions(trace: CausalTrace) -> list[Hashable]:
     return list(zip(trace.captions, foils, strict=True))
 
 
-def _keys(trace: CausalTrace, other: CausalTrace) -> list[Hashable]:
-    """What makes every pair the one it is; equal keys within a trace are told apart by how many came before."""
+def _keys(trace: CausalTrace, other: CausalTrace, by_name: bool = False) -> list[Hashable]:
+    """What makes every pair the one it is; equal keys within a trace are told apart by how many came before.
+
+    by_name: of a named pair nothing but its name.
+    """
     named, targets = named_clusters(trace), _targets(trace, other)
     weights = [one.provenance.get("weights_sha256") for one in (trace, other)]
     one_model = weights[0] == weights[1] is not None and trace.target is not None and other.target is not None
@@ -98,7 +118,9 @@ def _keys(trace: CausalTrace, other: CausalTrace) -> list[Hashable]:
     keys: list[Hashable] = []
     for place, captions in enumerate(_captions(trace)):
         name = (trace.ids[place], trace.groups[place]) if named[place] else None
-        key = (name, captions, targets[place] if name is None or one_model else None)
+        key: Hashable = (name, captions, targets[place] if name is None or one_model else None)
+        if by_name and name is not None:
+            key = name
         keys.append((key, times.setdefault(key, 0)))
         times[key] += 1
     return keys

@@ -45,7 +45,10 @@ def compare(
     ] = None,
     pairing: Annotated[
         Literal["auto", "id", "order", "none"],
-        typer.Option(help="Traces: pair what is the same item, only by id, by place, or never."),
+        typer.Option(
+            help="Traces: pair what is the same item; all of equal id and group, whatever their wording and target; "
+            "by place; or never."
+        ),
     ] = "auto",
     seed: Seed = 0,
     json: Json = False,
