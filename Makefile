@@ -7,10 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 LOWEST := .venv-lowest
+COVERED := patching tracer finetune
 JOBS ?= 2
 PERF_STAMP := $(VENV)/.set-up-perf
 
-.PHONY: help setup demo test quick test-slow test-lowest perf tables notebooks gallery lint clean
+.PHONY: help setup demo test quick test-slow test-lowest coverage perf tables notebooks gallery lint clean
 
 help:
 	@echo "make demo       trace, prescribe, fine-tune and trace again on the miniature; writes demo/report.html"
@@ -18,6 +19,7 @@ help:
 	@echo "make quick      a part of them, for every change"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml claims"
+	@echo "make coverage   the fast tests, and that they reach 95 % of the branches of $(COVERED), each"
 	@echo "make perf       time tracing and training against peers and the machine (QUICK=1: only try it)"
 	@echo "make tables     run every tower of the zoo and write docs/tower_table.md"
 	@echo "make notebooks  run examples/*.py and write the notebooks beside them"
@@ -60,6 +62,10 @@ test-lowest:
 	@[ -x $(LOWEST)/bin/python ] || uv venv --python 3.11 $(LOWEST)
 	uv pip install --compile-bytecode --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[test]'
 	$(LOWEST)/bin/pytest -n $(JOBS) tests --ignore=tests/test_quality.py
+
+coverage: $(STAMP)
+	$(BIN)/pytest -n $(JOBS) --cov --cov-report=
+	for part in $(COVERED); do $(BIN)/coverage report --include="$$part/*" --skip-covered --fail-under=95; done
 
 # The peers that only the benchmarks need are installed for them alone.
 perf: $(PERF_STAMP)
