@@ -43,8 +43,8 @@ def expected_hits(scores: Float[np.ndarray, "item option"], gold: Int[np.ndarray
     array([1. , 0.5])
     """
     values = np.asarray(scores, dtype=np.float64)
-    own = values[np.arange(len(values)), gold]
-    broken = np.flatnonzero((np.isnan(values) | np.isposinf(values)).any(axis=1) | ~np.isfinite(own))
+    of_gold = values[np.arange(len(values)), gold]
+    broken = np.flatnonzero((np.isnan(values) | np.isposinf(values)).any(axis=1) | ~np.isfinite(of_gold))
     if broken.size:
         raise NonFiniteError(
             f"{broken.size} of {len(values)} items have a score that is NaN or infinite (first: item {broken[0]}); "

@@ -55,8 +55,8 @@ class Recipe:
     def command(self) -> str:
         """The command that measures it."""
         scored = "" if self.model is None else " --images IMAGES"
-        own = " --pretrained CHECKPOINT" if self.model is not None and self.weights is None else ""
-        return f"tracescribe reproduce {self.name} --file {self.file}{scored}{own}"
+        checkpoint = " --pretrained CHECKPOINT" if self.model is not None and self.weights is None else ""
+        return f"tracescribe reproduce {self.name} --file {self.file}{scored}{checkpoint}"
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
             f"HFTextEncoder with {how} is not supported, only reading CLS or a mean over tokens"
         )
     reader = reader_for(encoder)
-    own = how == "ClsPooler" and text.pooler.use_pooler_output and getattr(encoder, "pooler", None) is not None
-    pooling, pooler = reader.pooled(encoder) if own else ("mean" if how == "MeanPooler" else "first", [])
+    uses_pooler = how == "ClsPooler" and text.pooler.use_pooler_output and getattr(encoder, "pooler", None) is not None
+    pooling, pooler = reader.pooled(encoder) if uses_pooler else ("mean" if how == "MeanPooler" else "first", [])
     return reader.tower(encoder, tokenizer, pooling, [*pooler, *head(text.proj)])
 
 

@@ -40,11 +40,15 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
 
 def _block(block: Any, bias: DistanceBias) -> Block:
     attention, feed_forward = block.layer[0], block.layer[1]
-    own = attention.SelfAttention
+    inner = attention.SelfAttention
     return Block(
         ln_1=rms_norm(attention.layer_norm),
         attn=Attention(
-            SplitQKV(linear(own.q), linear(own.k), linear(own.v)), linear(own.o), own.n_heads, relative=bias, scale=1.0
+            SplitQKV(linear(inner.q), linear(inner.k), linear(inner.v)),
+            linear(inner.o),
+            inner.n_heads,
+            relative=bias,
+            scale=1.0,
         ),
         ln_2=rms_norm(feed_forward.layer_norm),
         mlp=_mlp(feed_forward.DenseReluDense),

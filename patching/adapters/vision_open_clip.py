@@ -14,7 +14,7 @@ from ..towers.layers import Project
 from .base import ImageReading
 from .vision_resnet import build_resnet
 from .vision_timm import build_timm
-from .weights import fixed_grid, layer_norm, plain, whole
+from .weights import fixed_grid, layer_norm, merged, opaque
 from .wrappers import kinds, unwrapped
 
 
@@ -47,7 +47,7 @@ def _build_transformer(visual: Any, grid: int | None) -> ImageReading:
     ln_final, head = _readout(visual)
     tower = ImageTower(
         embedding=PatchEmbedding(
-            plain(visual.conv1),  # type: ignore[arg-type]
+            merged(visual.conv1),  # type: ignore[arg-type]
             visual.positional_embedding,
             first=[visual.class_embedding],
             norm=None if isinstance(visual.ln_pre, nn.Identity) else layer_norm(visual.ln_pre),
@@ -78,7 +78,7 @@ def _readout(visual: Any) -> tuple[nn.Module | None, nn.Module | None]:
                 f"this image encoder's attentional pooling (type {visual.attn_pool_type or 'plain'!r}, then "
                 f"{visual.pool_type!r}) gives a sequence and not one embedding"
             )
-        return None, AttentionalReadout(whole(visual.attn_pool), layer_norm(visual.ln_post))
+        return None, AttentionalReadout(opaque(visual.attn_pool), layer_norm(visual.ln_post))
     if visual.pool_type == "tok":  # a norm acts on each position by itself: before or after the choice is the same
         return layer_norm(visual.ln_post), None
     if visual.pool_type == "avg":

@@ -22,7 +22,7 @@ from ...errors import SiteError, UnsupportedTowerError
 from ..towers.block import OpaqueBlock
 from ..towers.image_tower import ImageTower, fold, unfold
 from .base import ImageReading
-from .weights import whole
+from .weights import opaque
 
 _STEM = ("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3", "act3", "avgpool")
 _STRIDES = (4, 4, 8, 16, 32)  # pixels a place, of the stem and of the four stages
@@ -69,21 +69,21 @@ def build_resnet(visual: Any, grid: int | None) -> ImageReading:
     if grid is not None and grid not in known:
         raise SiteError(f"this ResNet has no stage on a grid of {grid}: choose grid= one of {known}")
     cells = grid or known[-1]
-    n_stages = max(number for number, own in enumerate(known, start=1) if own >= cells)
+    n_stages = max(number for number, n in enumerate(known, start=1) if n >= cells)
     places = [(side // stride // cells,) * 2 for stride in _STRIDES]  # of a cell, by layer; 0 in coarser stages
     shape = (cells, cells)
 
     def stage(number: int) -> OpaqueBlock:
         size = places[number - 1]
         return OpaqueBlock(
-            whole(getattr(visual, f"layer{number}")),
+            opaque(getattr(visual, f"layer{number}")),
             lambda layers, x, mask: fold(layers(unfold(x, shape, size)), shape),
         )
 
-    later = [whole(getattr(visual, f"layer{number}")) for number in range(n_stages + 1, 5)]
+    later = [opaque(getattr(visual, f"layer{number}")) for number in range(n_stages + 1, 5)]
     tower = ImageTower(
         embedding=Stem(
-            nn.Sequential(*(whole(getattr(visual, name)) for name in _STEM)),
+            nn.Sequential(*(opaque(getattr(visual, name)) for name in _STEM)),
             shape,
             d_model=visual.conv3.out_channels * places[0][0] * places[0][1],
         ),
@@ -91,7 +91,7 @@ def build_resnet(visual: Any, grid: int | None) -> ImageReading:
         cell=(side // cells,) * 2,
         blocks=[stage(number) for number in range(1, n_stages + 1)],
         ln_final=None,
-        head=Readout(nn.Sequential(*later, whole(visual.attnpool)), shape, places[n_stages]),
+        head=Readout(nn.Sequential(*later, opaque(visual.attnpool)), shape, places[n_stages]),
         projection=None,
     )
     return ImageReading(

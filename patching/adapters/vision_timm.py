@@ -12,7 +12,7 @@ from ..towers.block import MLP, Attention, Block
 from ..towers.image_tower import ImageTower, PatchEmbedding, PatchMean
 from ..towers.layers import FusedQKV, Linear, Scale
 from .base import ImageReading
-from .weights import fixed_grid, layer_norm, linear, plain, stateless, whole
+from .weights import fixed_grid, layer_norm, linear, merged, opaque, stateless
 from .wrappers import kinds
 
 
@@ -35,7 +35,7 @@ def build_timm(visual: Any, grid: int | None) -> ImageReading:
         )
     n_first = trunk.num_prefix_tokens
     if trunk.attn_pool is not None:
-        head: nn.Module | None = LatentReadout(0 if trunk.pool_include_prefix else n_first, whole(trunk.attn_pool))
+        head: nn.Module | None = LatentReadout(0 if trunk.pool_include_prefix else n_first, opaque(trunk.attn_pool))
     elif trunk.global_pool == "token":
         head = None
     elif trunk.global_pool == "avg" and not trunk.pool_include_prefix:
@@ -45,7 +45,7 @@ def build_timm(visual: Any, grid: int | None) -> ImageReading:
     registers = tuple(f"register {number}" for number in range(1, trunk.num_reg_tokens + 1))
     tower = ImageTower(
         embedding=PatchEmbedding(
-            plain(trunk.patch_embed.proj),  # type: ignore[arg-type]
+            merged(trunk.patch_embed.proj),  # type: ignore[arg-type]
             trunk.pos_embed,
             first=[token for token in (trunk.cls_token, trunk.reg_token) if token is not None],
             norm=_norm(trunk.norm_pre),
@@ -56,7 +56,7 @@ def build_timm(visual: Any, grid: int | None) -> ImageReading:
         blocks=[_block(block) for block in trunk.blocks],
         ln_final=_norm(trunk.norm),
         head=head,
-        projection=nn.Sequential(*(whole(part) for part in (trunk.fc_norm, trunk.head, visual.head))),
+        projection=nn.Sequential(*(opaque(part) for part in (trunk.fc_norm, trunk.head, visual.head))),
     )
     fixed_grid(tower, grid)
     return ImageReading(

@@ -162,12 +162,12 @@ def _declared(name: str, archive: zipfile.ZipFile, root: str) -> tuple[list[str]
     Raises:
         ArchiveError: the class is not in the archive, or has a ``__setstate__``.
     """
-    module, _, own = name.rpartition(".")
+    module, _, class_name = name.rpartition(".")
     place = f"{root}code/{module.replace('.', '/')}.py"
     if place not in archive.namelist():
         raise ArchiveError(f"its class {name} is not in it")
     source = _entry(archive, place).decode()
-    found = re.search(rf"^class {re.escape(own)}\(Module\):\n((?:[ \t]+.*\n|\n)*)", source, re.MULTILINE)
+    found = re.search(rf"^class {re.escape(class_name)}\(Module\):\n((?:[ \t]+.*\n|\n)*)", source, re.MULTILINE)
     if found is None:
         raise ArchiveError(f"its class {name} is no module")
     body = found.group(1)

@@ -92,15 +92,15 @@ class ImageEncoder:
 
     def _embed(self, images: Sequence[Any] | Tensor) -> Float[Tensor, "batch embed"]:
         pixels, of_any_size = zip(*map(self._pixels, images), strict=True)
-        for image, own in zip(images, pixels, strict=True):
-            if own.shape != pixels[0].shape and not all(of_any_size):
+        for image, each in zip(images, pixels, strict=True):
+            if each.shape != pixels[0].shape and not all(of_any_size):
                 raise DataFormatError(
-                    f"the pixels of an image ({describe(image)}) have shape {list(own.shape)}, those of another "
+                    f"the pixels of an image ({describe(image)}) have shape {list(each.shape)}, those of another "
                     f"({describe(images[0])}) {list(pixels[0].shape)}: give preprocessed pixels of one shape"
                 )
         alike: dict[tuple[int, ...], list[int]] = {}
-        for number, own in enumerate(pixels):
-            alike.setdefault(tuple(own.shape), []).append(number)
+        for number, each in enumerate(pixels):
+            alike.setdefault(tuple(each.shape), []).append(number)
         found: dict[int, Tensor] = {}
         for numbers in alike.values():
             embedded = self._encoded([images[number] for number in numbers], [pixels[number] for number in numbers])
@@ -110,7 +110,7 @@ class ImageEncoder:
     def _encoded(self, images: Sequence[Any], pixels: Sequence[Tensor]) -> Float[Tensor, "batch embed"]:
         """Embeddings of pixels of one shape."""
         parameter = _first_weight(self._source)
-        batch = torch.stack([own.to(parameter.device, parameter.dtype) for own in pixels])
+        batch = torch.stack([each.to(parameter.device, parameter.dtype) for each in pixels])
         try:
             return normalise(self._encode(self._source, batch))
         except torch.OutOfMemoryError:

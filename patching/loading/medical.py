@@ -23,7 +23,7 @@ from .checkpoints import Checkpoint, check_model_folder, read_checkpoint
 from .dual_encoder import DualEncoder, wrap
 from .image_encoder import Preprocess
 from .pixels import biovil_pixels, chexzero_pixels, gloria_pixels, medclip_pixels
-from .sources import Request, from_open_clip, from_transformers, loading, whole
+from .sources import Request, complete_model, from_open_clip, from_transformers, loading
 
 BIO_CLINICAL_BERT = "emilyalsentzer/Bio_ClinicalBERT"
 
@@ -79,7 +79,7 @@ def _biovil_t(request: Request) -> DualEncoder:
     with loading(f"{request.name!r} cannot be loaded from {place!r}"):
         if is_folder(place):
             check_model_folder(place)
-        model, tokenizer = whole(of_model, place, **options), of_tokenizer.from_pretrained(place, **options)
+        model, tokenizer = complete_model(of_model, place, **options), of_tokenizer.from_pretrained(place, **options)
     return _wrapped(model, tokenizer, biovil_pixels, request)
 
 
@@ -93,8 +93,8 @@ def _medclip(request: Request) -> DualEncoder:
     with loading(f"{request.name!r} cannot be loaded from {str(folder)!r}"):
         model = package.MedCLIPModel(vision_cls=package.MedCLIPVisionModelViT)
         _fill(model, read_checkpoint(folder / "pytorch_model.bin" if folder.is_dir() else folder))
-        own = folder.is_dir() and (folder / "tokenizer_config.json").exists()
-        tokenizer = AutoTokenizer.from_pretrained(str(folder) if own else BIO_CLINICAL_BERT)
+        has_tokenizer = folder.is_dir() and (folder / "tokenizer_config.json").exists()
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if has_tokenizer else BIO_CLINICAL_BERT)
     return _wrapped(model, tokenizer, medclip_pixels, request)
 
 
@@ -123,7 +123,7 @@ def gloria_words(text: str) -> str:
     """
     sentences = [part for numbered in re.split(r"[0-9]+\.", text.replace("\n", " ")) for part in numbered.split(".")]
     words = [re.findall(r"\w+", sentence.lower()) for sentence in sentences]
-    cleaned = " ".join(word.encode("ascii", "ignore").decode() for own in words if len(own) > 1 for word in own)
+    cleaned = " ".join(word.encode("ascii", "ignore").decode() for part in words if len(part) > 1 for word in part)
     if text.strip() and not cleaned:
         raise DataFormatError(
             f"GLoRIA's own cleaning drops sentences of a single word, and nothing is left of {text!r}: write two words"

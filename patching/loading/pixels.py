@@ -63,12 +63,12 @@ def _on_black(grey: Any, side: int) -> Any:
     from PIL import Image
 
     square = Image.new("L", (side, side))
-    square.paste(grey, tuple((side - own) // 2 for own in grey.size))
+    square.paste(grey, tuple((side - length) // 2 for length in grey.size))
     return square
 
 
 def _centre(grey: Any, side: int) -> Any:
-    left, top = ((own - side) // 2 for own in grey.size)
+    left, top = ((length - side) // 2 for length in grey.size)
     return grey.crop((left, top, left + side, top + side))
 
 

@@ -33,11 +33,11 @@ class SourceState:
     def __init__(self, source: Any, tower: Tower) -> None:
         self._source = source
         self._inner = inner_source(source)
-        own = {id(tensor) for tensor in [*self._inner.parameters(), *self._inner.buffers()]}
+        of_inner = {id(tensor) for tensor in [*self._inner.parameters(), *self._inner.buffers()]}
         held = [*tower.parameters(), *tower.buffers()]
         # the ids stay valid: the tower, which holds the parameters, holds this object
-        self._shared = frozenset(id(tensor) for tensor in held if id(tensor) in own)
-        self._computes = any(id(tensor) not in own for tensor in held)
+        self._shared = frozenset(id(tensor) for tensor in held if id(tensor) in of_inner)
+        self._computes = any(id(tensor) not in of_inner for tensor in held)
         self._objects, self._facts = self._look()
 
     @property

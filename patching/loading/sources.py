@@ -90,9 +90,11 @@ def from_open_clip(
             check_model_folder(rest.removeprefix("local-dir:"))
         if plain and pretrained is None:
             with _unsaid("No pretrained weights loaded"):  # said above
-                model, _, own = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
+                model, _, default = open_clip.create_model_and_transforms(rest, pretrained=None, device=request.device)
         elif plain and not open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained):
-            model, own = _with_file(rest, Path(str(pretrained)), options, request.trust_remote_code, activation_stated)
+            model, default = _with_file(
+                rest, Path(str(pretrained)), options, request.trust_remote_code, activation_stated
+            )
         else:
             if plain:
                 tag = open_clip.get_pretrained_cfg(rest.replace("/", "-"), pretrained)
@@ -101,9 +103,11 @@ def from_open_clip(
                 )
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "QuickGELU mismatch")  # said above, with what to do about it
-                model, own = open_clip.create_model_from_pretrained(rest, pretrained=pretrained, **options)
+                model, default = open_clip.create_model_from_pretrained(rest, pretrained=pretrained, **options)
         tokenizer = open_clip.get_tokenizer(rest)
-    return wrap(model.to(request.dtype).eval(), tokenizer=tokenizer, preprocess=preprocess or own, name=request.name)
+    return wrap(
+        model.to(request.dtype).eval(), tokenizer=tokenizer, preprocess=preprocess or default, name=request.name
+    )
 
 
 @contextmanager
@@ -194,7 +198,7 @@ def _compare_activations(architecture: str, weights: str, trained: tuple[bool, s
     )
 
 
-def whole(of_model: Any, place: str, **options: Any) -> Any:
+def complete_model(of_model: Any, place: str, **options: Any) -> Any:
     """``of_model.from_pretrained(place)``, which must find every weight: transformers makes random ones up otherwise.
 
     Raises:
@@ -222,7 +226,7 @@ def from_transformers(rest: str, request: Request, where: str | Path | None = No
         if is_folder(place):
             check_model_folder(place)
         try:
-            model = whole(AutoModel, place, dtype=request.dtype or "auto", **options)
+            model = complete_model(AutoModel, place, dtype=request.dtype or "auto", **options)
             tokenizer = AutoTokenizer.from_pretrained(place, **options)
         except ValueError as error:
             if "trust_remote_code" not in str(error):

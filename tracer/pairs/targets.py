@@ -61,10 +61,12 @@ def encode_targets(model: DualEncoder, images: Sequence[Any], ids: Sequence[str]
             kinds[kind].append((number, target))
         number_of.append(number)
     encoded = []
-    for kind, own in kinds.items():
-        if own:
-            numbers = [number for number, _ in own]
-            found = _encoders[kind](model, [target for _, target in own], [ids[users[number]] for number in numbers])
+    for kind, members in kinds.items():
+        if members:
+            numbers = [number for number, _ in members]
+            found = _encoders[kind](
+                model, [target for _, target in members], [ids[users[number]] for number in numbers]
+            )
             encoded.append((numbers, found))
     rows = encoded[0][1]
     if len(encoded) > 1:

@@ -72,8 +72,8 @@ def measure_agreement(
     from scipy.stats import spearmanr
 
     correlations = []
-    for ours, theirs, own in zip(scores, exact, free, strict=True):
-        a, b = ours[own], theirs[own]
+    for ours, theirs, mask in zip(scores, exact, free, strict=True):
+        a, b = ours[mask], theirs[mask]
         if len(a) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0:
             correlations.append(float(spearmanr(a, b).statistic))
     errors = np.abs(scores - exact)[free]

@@ -40,7 +40,7 @@ class Candidates:
     """
 
     rows: tuple[str, ...] | np.ndarray
-    lists: tuple[Int[np.ndarray, "own"], ...] | None = None
+    lists: tuple[Int[np.ndarray, "listed"], ...] | None = None
     ids: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class Candidates:
             raise DataFormatError(f"candidate embeddings have {rows.shape[1]} dimensions, the model's have {width}")
         return Pool(rows, self._of_pairs(ids), texts)
 
-    def _of_pairs(self, ids: Sequence[str]) -> tuple[Int[np.ndarray, "own"], ...] | None:
+    def _of_pairs(self, ids: Sequence[str]) -> tuple[Int[np.ndarray, "listed"], ...] | None:
         if self.lists is None:
             return None
         if self.ids is not None:
@@ -88,15 +88,15 @@ class Pool:
     """Encoded candidates. of_pair: the rows of each pair; None: all. texts: of the rows, where they are texts."""
 
     rows: Float32[np.ndarray, "candidate embed"]
-    of_pair: tuple[Int[np.ndarray, "own"], ...] | None = None
+    of_pair: tuple[Int[np.ndarray, "listed"], ...] | None = None
     texts: tuple[str, ...] | None = None
 
     @property
     def sha256(self) -> str:
         """A hash of the embeddings and of which pair has which."""
         digest = hashlib.sha256(repr(self.rows.shape).encode() + self.rows.tobytes())
-        for own in self.of_pair or ():
-            digest.update(repr(len(own)).encode() + own.tobytes())
+        for rows in self.of_pair or ():
+            digest.update(repr(len(rows)).encode() + rows.tobytes())
         return digest.hexdigest()
 
     def same_as(self, texts: Sequence[str] | None) -> Int[np.ndarray, "pair"] | None:
@@ -158,14 +158,19 @@ def read_candidates(path: str | os.PathLike[str]) -> Candidates:
         )
     lists: dict[str, Sequence[str]] = {}
     for line, record in read_jsonl(file):
-        name, own = record.get("id"), record.get("candidates")
-        if set(record) != {"id", "candidates"} or not isinstance(name, str) or not _is_list_of_texts(own) or not own:
+        name, texts = record.get("id"), record.get("candidates")
+        if (
+            set(record) != {"id", "candidates"}
+            or not isinstance(name, str)
+            or not _is_list_of_texts(texts)
+            or not texts
+        ):
             raise DataFormatError(
                 f'{file}:{line}: expected {{"id": "...", "candidates": ["...", ...]}}, not {shown(record)}'
             )
         if name in lists:
             raise DataFormatError(f"{file}:{line}: pair {shown(name)} has candidates on an earlier line too")
-        lists[name] = own
+        lists[name] = texts
     if not lists:
         raise DataFormatError(f"{shown_path(path)} holds no candidates")
     found = _listed(list(lists.values()), list(lists))
@@ -182,10 +187,10 @@ def _listed(lists: Sequence[Any], names: Sequence[str] | None = None) -> Candida
         raise DataFormatError("there are no candidates: the list is empty")
     labels = [f"candidates of pair {shown(name)}" for name in (range(len(lists)) if names is None else names)]
     if all(map(_is_list_of_texts, lists)):
-        given = [_texts(own, label) for own, label in zip(lists, labels, strict=True)]
-        rows, index = distinct([text for own in given for text in own])
+        given = [_texts(texts, label) for texts, label in zip(lists, labels, strict=True)]
+        rows, index = distinct([text for texts in given for text in texts])
         return Candidates(tuple(rows), tuple(np.split(index, np.cumsum(list(map(len, given)))[:-1])))
-    arrays = [_embeddings(own, label) for own, label in zip(lists, labels, strict=True)]
+    arrays = [_embeddings(rows, label) for rows, label in zip(lists, labels, strict=True)]
     widths = {array.shape[1] for array in arrays}
     if len(widths) > 1:
         raise DataFormatError(f"candidate embeddings have different numbers of dimensions: {sorted(widths)}")

@@ -84,18 +84,15 @@ def compare(
     used = [pairs_used(trace, segment)[0] for trace in traces]
     if matching.places is not None:
         used = _used_in_both(matching.places, used)
-    sums = [RowSums.of(trace, own, align) for trace, own in zip(traces, used, strict=True)]
+    sums = [RowSums.of(trace, pairs, align) for trace, pairs in zip(traces, used, strict=True)]
     rows = tuple(label for label in sums[0].labels if label in sums[1].labels)
     if not rows:
         raise TraceError(f"no common rows: {', '.join(sums[0].labels)} and {', '.join(sums[1].labels)}")
     tables = [
-        _beside(one.of_rows(rows).table(reduce), layer_table(trace, own, aggregate, None, reduce))
-        for one, trace, own in zip(sums, traces, used, strict=True)
+        _beside(one.of_rows(rows).table(reduce), layer_table(trace, pairs, aggregate, None, reduce))
+        for one, trace, pairs in zip(sums, traces, used, strict=True)
     ]
-    sides = [Side.of(trace, own, table) for trace, own, table in zip(traces, used, tables, strict=True)]
-    if matching.places is not None:  # the same items: the clusters that the first says hold for both
-        texts = _joined(sides[0].texts, sides[1].texts)
-        sides = [Side(table, sides[0].clusters, texts) for table in tables]
+    sides = [Side.of(trace, pairs, table) for trace, pairs, table in zip(traces, used, tables, strict=True)]
     shallow = traces[0] if traces[0].n_layers <= traces[1].n_layers else traces[1]
     depth = shallow.layers / shallow.n_layers
     statistic = _Statistic([trace.layers / trace.n_layers for trace in traces], depth, len(rows), aggregate)

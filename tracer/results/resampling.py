@@ -167,8 +167,8 @@ def _draws(level: Labels, n_boot: int, seed: int) -> Float[np.ndarray, "boot clu
     """How often each label is drawn; traces that share none are independent samples."""
     numbers = [np.unique(labels) for labels in level]
     if len(set().union(*map(set, numbers))) < sum(map(len, numbers)) or len(level) == 1:
-        return cluster_draws(1 + max(int(own.max()) for own in numbers), n_boot, seed)
+        return cluster_draws(1 + max(int(labels.max()) for labels in numbers), n_boot, seed)
     # Independent streams from one seed: the second sample must not repeat the first one's choices.
     seeds = np.random.SeedSequence(seed).generate_state(len(level))
-    parts = [cluster_draws(len(own), n_boot, int(one)) for own, one in zip(numbers, seeds, strict=True)]
+    parts = [cluster_draws(len(labels), n_boot, int(one)) for labels, one in zip(numbers, seeds, strict=True)]
     return np.concatenate(parts, axis=1)

@@ -68,15 +68,15 @@ def make_scorer(
     pool = None if candidates is None else candidates.encoded(encode, ids, width)
     if found.scaled and (logit_scale is None or not np.isfinite(logit_scale) or logit_scale <= 0):
         raise TraceError(f"metric={metric!r} needs a logit scale above 0, not {shown(logit_scale)}: give logit_scale=")
-    own = None if pool is None else pool.same_as(captions if against == "caption" else targets)
-    return Scorer(found, pool, against, float(logit_scale) if found.scaled and logit_scale else None, own, tuple(ids))
+    same = None if pool is None else pool.same_as(captions if against == "caption" else targets)
+    return Scorer(found, pool, against, float(logit_scale) if found.scaled and logit_scale else None, same, tuple(ids))
 
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
     """A metric with its candidates.
 
-    pool: None: the caption competes with the pair's foil alone. own: by pair, the candidate that is its own correct
+    pool: None: the caption competes with the pair's foil alone. same: by pair, the candidate that is its own correct
     caption, or its own target, by name; -1: none. It is left out, as are embeddings equal to it: the caption that is
     scored stands in its place.
     """
@@ -85,7 +85,7 @@ class Scorer:
     pool: Pool | None
     against: Against
     scale: float | None
-    own: Int[np.ndarray, "pair"] | None
+    same: Int[np.ndarray, "pair"] | None
     ids: tuple[str, ...]
 
     @property
@@ -159,8 +159,8 @@ class Scorer:
         for member, pair in enumerate(pairs.tolist()):
             listed = shared if self.pool.of_pair is None else self.pool.of_pair[pair]
             left_out = equal[0 if self.against == "caption" else member]
-            own = -1 if self.own is None else self.own[pair]
-            kept = listed if own < 0 and not left_out.any() else listed[~left_out[listed] & (listed != own)]
+            same = -1 if self.same is None else self.same[pair]
+            kept = listed if same < 0 and not left_out.any() else listed[~left_out[listed] & (listed != same)]
             if not len(kept):
                 raise TraceError(
                     f"pair {shown(self.ids[pair])} has no candidate other than its own {self.against}: give some that "

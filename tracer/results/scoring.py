@@ -122,11 +122,11 @@ class PairScores:
             single = images[at : at + _TILE]
             double = single.astype(np.float64)
             anchored = double @ anchors.T
-            for one, step, own, anchor in zip(maps, steps, pairs, anchored.T, strict=True):
+            for one, step, members, anchor in zip(maps, steps, pairs, anchored.T, strict=True):
                 here: Any = (
-                    slice(own.start + at, own.start + at + len(single))
-                    if isinstance(own, slice)
-                    else own[at : at + _TILE]
+                    slice(members.start + at, members.start + at + len(single))
+                    if isinstance(members, slice)
+                    else members[at : at + _TILE]
                 )
                 scores = np.empty((len(single), len(one.rows) + 1), dtype=np.float32)
                 scores[:, -1] = np.nan

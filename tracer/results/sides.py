@@ -175,7 +175,7 @@ def estimated(
     def estimate(
         labels: Sequence[Int[np.ndarray, "_pair"]], draws: Float[np.ndarray, "boot cluster"]
     ) -> Float[np.ndarray, "boot *cell"]:
-        return statistic([bootstrap(side.table, own, draws) for side, own in zip(sides, labels, strict=True)])
+        return statistic([bootstrap(side.table, of_side, draws) for side, of_side in zip(sides, labels, strict=True)])
 
     value = statistic([combine(side.table) for side in sides])[0]
     clusters, texts = (_labels(sides, kind) for kind in ("clusters", "texts"))

@@ -70,8 +70,8 @@ def pair_table(
     ratio = effect / denominator[:, None, None]
     if reduce == "mean_of_ratios":
         return PairTable(ratio, count, reduce)
-    own = ratio / np.where(count > 0, count, np.nan)[:, None, :]
-    return PairTable(own, (count > 0).astype(np.float64), reduce)
+    ratios = ratio / np.where(count > 0, count, np.nan)[:, None, :]
+    return PairTable(ratios, (count > 0).astype(np.float64), reduce)
 
 
 def combine(

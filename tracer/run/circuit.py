@@ -146,7 +146,7 @@ class _Search:
         advance(self.tried)
         return found
 
-    def whole(self, share: float) -> float:
+    def of_all_cells(self, share: float) -> float:
         """CTE of all cells together.
 
         Raises:
@@ -162,7 +162,7 @@ class _Search:
 
     def in_order(self, share: float, candidates: int, advance: Advance) -> Found:
         """The shortest beginning of the map's order that reaches the share."""
-        whole = self.whole(share)
+        whole = self.of_all_cells(share)
         order = self.runs.cells.by_effect().tolist()
         for at in range(0, len(order), _STEP):
             sizes = range(at + 1, min(at + _STEP, len(order)) + 1)
@@ -174,7 +174,7 @@ class _Search:
 
     def greedily(self, share: float, candidates: int, advance: Advance) -> Found:
         """Cell by cell the one that adds most; then without those that are not needed."""
-        whole = self.whole(share)
+        whole = self.of_all_cells(share)
         pool = self.runs.cells.by_effect()[:candidates].tolist()
         chosen: list[int] = []
         stability: dict[int, float] = {}

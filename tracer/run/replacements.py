@@ -106,14 +106,14 @@ def replacement(engine: PatchingEngine, tower: TextTower, batch: PairBatch, opti
 def _draw(tower: TextTower, batch: PairBatch, number: int, pool: Sequence[Row], options: TraceOptions) -> list[Row]:
     """Different rows of the pair's shape, the same ones whatever else is traced; none is the pair's own."""
     base, shape = batch.base[number], tower.shape_of(batch.base[number])
-    own = (tuple(base), tuple(batch.donor[number]))
-    fit = [row for row in dict.fromkeys(map(tuple, pool)) if row not in own and tower.shape_of(row) == shape]
+    both = (tuple(base), tuple(batch.donor[number]))
+    fit = [row for row in dict.fromkeys(map(tuple, pool)) if row not in both and tower.shape_of(row) == shape]
     if len(fit) < options.donors:
         raise TraceError(
             f"{_counterparts(batch, number, len(fit))} beside its own two, for donors={options.donors}: give a larger "
             f"pool, or fewer donors"
         )
-    words = np.frombuffer(hashlib.sha256(json.dumps(own).encode()).digest(), dtype=np.uint32)
+    words = np.frombuffer(hashlib.sha256(json.dumps(both).encode()).digest(), dtype=np.uint32)
     chosen = np.random.default_rng([options.seed, *words.tolist()]).permutation(len(fit))[: options.donors]
     return [list(fit[at]) for at in sorted(chosen.tolist())]
 

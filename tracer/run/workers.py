@@ -60,8 +60,8 @@ def team(device: str = "cpu") -> Iterator[Team]:
     # CPU processes find each other through gloo, on this machine unless the launcher says otherwise
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     state = PartialState(cpu=device == "cpu", timeout=PATIENCE)
-    own = f"cuda:{state.local_process_index}" if device == "cuda" else device
+    here = f"cuda:{state.local_process_index}" if device == "cuda" else device
     try:
-        yield Team(state.process_index, state.num_processes, own, state)
+        yield Team(state.process_index, state.num_processes, here, state)
     finally:
         state.destroy_process_group()

@@ -129,14 +129,16 @@ def top_share(profile: LayerProfile, counts: Bool[np.ndarray, "layer"], ci: floa
 def agreement(first: CausalTrace, second: CausalTrace, config: AtlasConfig) -> Agreement | None:
     """How alike two models' profiles are over the pairs that enter from both; None where there are none."""
     used = [pairs_used(trace, config.segment, warn=False)[0] for trace in (first, second)]
-    names = [{trace.ids[at]: at for at in own.tolist()} for trace, own in zip((first, second), used, strict=True)]
+    names = [
+        {trace.ids[at]: at for at in entering.tolist()} for trace, entering in zip((first, second), used, strict=True)
+    ]
     common = [name for name in names[0] if name in names[1]]
     if not common:
         return None
     sides = []
     for trace, places in zip((first, second), names, strict=True):
-        own = np.array([places[name] for name in common])
-        sides.append(Side.of(trace, own, layer_table(trace, own, config.aggregate, None, config.reduce)))
+        entering = np.array([places[name] for name in common])
+        sides.append(Side.of(trace, entering, layer_table(trace, entering, config.aggregate, None, config.reduce)))
     sides[1] = Side(sides[1].table, sides[0].clusters, sides[0].texts)  # the same items, whatever their tokens are
 
     def profiles(maps: Maps) -> Float[np.ndarray, "draw number"]:

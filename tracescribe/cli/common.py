@@ -126,7 +126,7 @@ def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> 
 
     if as_json:
         utf8 = "utf" in (sys.stdout.encoding or "").lower()
-        typer.echo(json.dumps(plain(document), ensure_ascii=not utf8, indent=2, allow_nan=False))
+        typer.echo(json.dumps(json_ready(document), ensure_ascii=not utf8, indent=2, allow_nan=False))
         return
     console = console_for_people()
     for part in parts:
@@ -154,18 +154,18 @@ def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool
     return drawn
 
 
-def plain(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """``value`` as JSON has it: arrays become lists, NaN and infinity become null, paths become texts.
 
-    >>> plain({"a": (1, float("nan")), "b": Path("x")})
+    >>> json_ready({"a": (1, float("nan")), "b": Path("x")})
     {'a': [1, None], 'b': 'x'}
     """
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): json_ready(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return [plain(entry) for entry in value]
+        return [json_ready(entry) for entry in value]
     if hasattr(value, "tolist"):  # numpy arrays and scalars
-        return plain(value.tolist())
+        return json_ready(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -151,15 +151,15 @@ def _says_cost(before: Evaluation, uniform: Sequence[Evaluation]) -> str:
 
 
 def _says_prior(before: Evaluation, uniform: Sequence[Evaluation]) -> str:
-    own = difference(uniform, [before], "claims")
+    gain = difference(uniform, [before], "claims")
     wrong = [float(np.mean([_wrong_film(scores) for scores in group])) for group in ([before], uniform)]
     gained = (
         f"Claim accuracy goes from {_mean([before], 'claims'):.1f} to {_mean(uniform, 'claims'):.1f} %, and with "
         f"another patient's film from {wrong[0]:.1f} to {wrong[1]:.1f} %"
     )
-    if wrong[1] - wrong[0] > own.noise:
+    if wrong[1] - wrong[0] > gain.noise:
         return f"{gained}: that part of the gain comes from the texts alone, not from sight."
-    return f"{gained}: the gain does not come from the texts alone." if own.sign > 0 else f"{gained}."
+    return f"{gained}: the gain does not come from the texts alone." if gain.sign > 0 else f"{gained}."
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,10 @@ def overlay_data(
     if regions is None:  # the set of differing patches, pair by pair
         regions = [np.flatnonzero(trace.differs[i]).tolist()]
     by_position = np.full((len(chosen), len(first) + grid[0] * grid[1]), np.nan)
-    counts = np.bincount([position for own in regions for position in own], minlength=by_position.shape[1])
+    counts = np.bincount([position for region in regions for position in region], minlength=by_position.shape[1])
     cte = trace.cte[i, np.searchsorted(trace.layers, chosen)]
-    for column, own in enumerate(regions):
-        by_position[:, own] = cte[:, column, None]
+    for column, region in enumerate(regions):
+        by_position[:, region] = cte[:, column, None]
     by_position[:, counts > 1] = np.nan
     named = {name: by_position[:, at] for at, name in enumerate(first) if np.isfinite(by_position[:, at]).any()}
     if limit is not None and not is_positive(limit):
