@@ -14,7 +14,7 @@ from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
 from .base import EncoderReader, context_of
-from .weights import layer_norm, linear, merged, stateless, table
+from .weights import layer_norm, linear, plain, stateless, table
 from .wrappers import kinds
 
 _GROWING = {"dynamic", "longrope"}  # whose frequencies depend on the longest text seen so far
@@ -36,7 +36,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
 
 def _block(layer: Any, encoder: Any) -> Block:
     attention: Any = layer.attn
-    qkv: Any = merged(attention.Wqkv)
+    qkv: Any = plain(attention.Wqkv)
     return Block(
         ln_1=stateless(layer.attn_norm) if isinstance(layer.attn_norm, nn.Identity) else layer_norm(layer.attn_norm),
         attn=Attention(

@@ -15,7 +15,7 @@ from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
 from .base import Adapter, check_padding
 from .vision_open_clip import build_image_tower
-from .weights import layer_norm, linear, merged, stateless, table
+from .weights import layer_norm, linear, plain, stateless, table
 from .wrappers import kinds, unwrapped
 
 NATIVE_LINEARS = r"attn|mlp\.c_fc|mlp\.c_proj"
@@ -114,7 +114,7 @@ def open_clip_block(block: Any) -> Block | OpaqueBlock:
     """A block as OpenAI and open_clip build it, in text and image transformers alike, with or without LayerScale."""
     if type(unwrapped(block)).__name__ != "ResidualAttentionBlock":  # query/key norms, scaled heads: run as a whole
         return OpaqueBlock(block, _run_whole)
-    attention: Any = merged(block.attn)
+    attention: Any = plain(block.attn)
     return Block(
         ln_1=layer_norm(block.ln_1),
         attn=Attention(

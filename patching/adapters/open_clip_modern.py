@@ -18,7 +18,7 @@ from ..towers.tokenizers import adapt_tokenizer
 from .base import Adapter, check_padding
 from .open_clip import OWN_TEXT, clip_logit_scale
 from .vision_open_clip import build_image_tower
-from .weights import layer_norm, linear, merged, rms_norm, stateless, table
+from .weights import layer_norm, linear, plain, rms_norm, stateless, table
 from .wrappers import kinds
 
 _POOLING: dict[str, Pooling] = {"eos": "eos", "mean": "mean", "map": "head"}
@@ -71,8 +71,8 @@ def _refuse_unsupported(text: Any) -> None:
 
 
 def _block(block: Any, rope: Any) -> Block:
-    attention: Any = merged(block.attn)
-    qkv: Any = merged(attention.qkv)
+    attention: Any = plain(block.attn)
+    qkv: Any = plain(attention.qkv)
     positions = None if rope is None else Rotary(rope.inv_freq, adjacent=True)
     q_norm, k_norm = _norm(attention.q_norm), _norm(attention.k_norm)
     return Block(
@@ -93,7 +93,7 @@ def _block(block: Any, rope: Any) -> Block:
 
 def _norm(layer: Any) -> nn.Module | None:
     """None for no norm."""
-    source = merged(layer)
+    source = plain(layer)
     if isinstance(source, nn.Identity):
         return None
     return layer_norm(layer) if isinstance(source, nn.LayerNorm) else rms_norm(layer, cast=True)

@@ -14,7 +14,7 @@ from ..towers.layers import Project
 from .base import ImageReading
 from .vision_resnet import build_resnet
 from .vision_timm import build_timm
-from .weights import fixed_grid, layer_norm, merged, opaque
+from .weights import fixed_grid, layer_norm, opaque, plain
 from .wrappers import kinds, unwrapped
 
 
@@ -47,7 +47,7 @@ def _build_transformer(visual: Any, grid: int | None) -> ImageReading:
     ln_final, head = _readout(visual)
     tower = ImageTower(
         embedding=PatchEmbedding(
-            merged(visual.conv1),  # type: ignore[arg-type]
+            plain(visual.conv1),  # type: ignore[arg-type]
             visual.positional_embedding,
             first=[visual.class_embedding],
             norm=None if isinstance(visual.ln_pre, nn.Identity) else layer_norm(visual.ln_pre),

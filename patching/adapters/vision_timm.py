@@ -12,7 +12,7 @@ from ..towers.block import MLP, Attention, Block
 from ..towers.image_tower import ImageTower, PatchEmbedding, PatchMean
 from ..towers.layers import FusedQKV, Linear, Scale
 from .base import ImageReading
-from .weights import fixed_grid, layer_norm, linear, merged, opaque, stateless
+from .weights import fixed_grid, layer_norm, linear, opaque, plain, stateless
 from .wrappers import kinds
 
 
@@ -45,7 +45,7 @@ def build_timm(visual: Any, grid: int | None) -> ImageReading:
     registers = tuple(f"register {number}" for number in range(1, trunk.num_reg_tokens + 1))
     tower = ImageTower(
         embedding=PatchEmbedding(
-            merged(trunk.patch_embed.proj),  # type: ignore[arg-type]
+            plain(trunk.patch_embed.proj),  # type: ignore[arg-type]
             trunk.pos_embed,
             first=[token for token in (trunk.cls_token, trunk.reg_token) if token is not None],
             norm=_norm(trunk.norm_pre),

@@ -8,7 +8,7 @@ from ...errors import UnsupportedTowerError
 from ..towers.image_tower import ImageTower, PatchEmbedding
 from .base import ImageReading
 from .clip_text import clip_block
-from .weights import fixed_grid, layer_norm, linear, merged, opaque, table
+from .weights import fixed_grid, layer_norm, linear, opaque, plain, table
 from .wrappers import kinds
 
 
@@ -23,7 +23,7 @@ def clip_image_tower(source: Any, grid: int | None) -> ImageReading:
     embeddings = vision.embeddings
     tower = ImageTower(
         embedding=PatchEmbedding(
-            merged(embeddings.patch_embedding),  # type: ignore[arg-type]
+            plain(embeddings.patch_embedding),  # type: ignore[arg-type]
             table(embeddings.position_embedding),
             first=[embeddings.class_embedding],
             norm=layer_norm(vision.pre_layrnorm),
@@ -56,7 +56,7 @@ def siglip_image_tower(source: Any, grid: int | None) -> ImageReading:
     if not vision.use_head:
         raise UnsupportedTowerError("this SigLIP image encoder has no pooling head (vision_use_head), so no embedding")
     tower = ImageTower(
-        embedding=PatchEmbedding(merged(embeddings.patch_embedding), table(embeddings.position_embedding)),  # type: ignore[arg-type]
+        embedding=PatchEmbedding(plain(embeddings.patch_embedding), table(embeddings.position_embedding)),  # type: ignore[arg-type]
         image_size=(embeddings.image_size, embeddings.image_size),
         cell=(embeddings.patch_size, embeddings.patch_size),
         blocks=[clip_block(layer) for layer in vision.encoder.layers],

@@ -20,7 +20,7 @@ def has_adapters(module: nn.Module) -> bool:
     return any("peft.BaseTunerLayer" in class_names(layer) for layer in module.modules())
 
 
-def merged(layer: nn.Module) -> nn.Module:
+def plain(layer: nn.Module) -> nn.Module:
     """``layer`` itself, or what it computes at this moment where it is wrapped.
 
     For a peft layer: a copy with its active adapters merged in (never the user's layer), or its base layer where
@@ -34,9 +34,9 @@ def merged(layer: nn.Module) -> nn.Module:
     wrapper: Any = layer
     if "peft.ModulesToSaveWrapper" in found:
         used = [] if wrapper.disable_adapters else wrapper.active_adapters
-        return merged(wrapper.modules_to_save[used[0]] if used else wrapper.original_module)
+        return plain(wrapper.modules_to_save[used[0]] if used else wrapper.original_module)
     if "peft.TrainableTokensWrapper" in found:
-        return merged(wrapper.token_adapter)
+        return plain(wrapper.token_adapter)
     if "peft.BaseTunerLayer" not in found:
         return layer
     if wrapper.disable_adapters == wrapper.merged:
@@ -53,13 +53,13 @@ def merged(layer: nn.Module) -> nn.Module:
 
 def table(embedding: nn.Module) -> Tensor:
     """The vectors of an embedding layer, adapters included."""
-    source: Any = merged(embedding)
+    source: Any = plain(embedding)
     return source.weight
 
 
 def linear(layer: nn.Module) -> Linear:
     """Our linear layer over ``layer``'s weight and bias."""
-    source = merged(layer)
+    source = plain(layer)
     if not isinstance(source, nn.Linear):
         raise UnsupportedTowerError(f"expected a linear layer, found {type(layer).__name__}")
     return Linear(source.weight, source.bias)
@@ -67,7 +67,7 @@ def linear(layer: nn.Module) -> Linear:
 
 def layer_norm(layer: nn.Module) -> LayerNorm:
     """Our layer norm over ``layer``'s weight and bias."""
-    source = merged(layer)
+    source = plain(layer)
     if not isinstance(source, nn.LayerNorm):
         raise UnsupportedTowerError(f"expected a layer norm, found {type(layer).__name__}")
     return LayerNorm(source)
@@ -75,7 +75,7 @@ def layer_norm(layer: nn.Module) -> LayerNorm:
 
 def rms_norm(layer: nn.Module, cast: bool = False, single: bool = False) -> RMSNorm:
     """Our RMS norm over ``layer``'s weight; cast, single: see :class:`RMSNorm`."""
-    source: Any = merged(layer)
+    source: Any = plain(layer)
     eps = getattr(source, "variance_epsilon", getattr(source, "eps", None))
     if [name for name, _ in source.named_parameters()] != ["weight"] or eps is None or isinstance(source, nn.LayerNorm):
         raise UnsupportedTowerError(f"expected an RMS norm, found {type(layer).__name__}")
@@ -84,7 +84,7 @@ def rms_norm(layer: nn.Module, cast: bool = False, single: bool = False) -> RMSN
 
 def batch_norm(layer: nn.Module) -> BatchNorm:
     """Our batch norm over ``layer``'s weight, bias and running statistics."""
-    source = merged(layer)
+    source = plain(layer)
     if not isinstance(source, nn.BatchNorm1d) or source.running_mean is None:
         raise UnsupportedTowerError(f"expected a batch norm with running statistics, found {type(layer).__name__}")
     return BatchNorm(source)
@@ -97,7 +97,7 @@ def head(projection: nn.Module) -> list[nn.Module]:
 
 
 def _layer(layer: nn.Module) -> nn.Module:
-    source = merged(layer)
+    source = plain(layer)
     if isinstance(source, nn.BatchNorm1d):
         return batch_norm(layer)
     if isinstance(source, nn.LayerNorm):
