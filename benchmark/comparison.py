@@ -18,7 +18,7 @@ from ..io.quoting import shown
 from ..validation import bootstrap_options
 from .items import FIXED, OPTIONS, items_frame, read_items
 from .layouts import ALL, Layout, layout_rows
-from .metrics import Interval, clustered_interval, mcnemar, paired_difference
+from .metrics import Interval, mcnemar, paired_difference, paired_intervals
 from .tables import as_table
 
 if TYPE_CHECKING:
@@ -305,18 +305,18 @@ def _compared(
     options: Mapping[str, Any],
 ) -> Iterator[Difference]:
     groups, texts = frames[0]["group"].tolist(), _option_sets(frames[0])
-    base = frames[0]["hit"].to_numpy(dtype=np.float64)
-    for number, (frame, model) in enumerate(zip(frames, models, strict=True)):
-        hits = frame["hit"].to_numpy(dtype=np.float64)
+    hits = np.stack([frame["hit"].to_numpy(dtype=np.float64) for frame in frames], axis=1)
+    accuracies, differences = paired_intervals(hits, groups, texts=texts, **options)
+    for number, (model, accuracy, change) in enumerate(zip(models, accuracies, [None, *differences], strict=True)):
         yield Difference(
             task=task,
             subset=subset,
             value=value,
             model=model,
             n=len(hits),
-            accuracy=clustered_interval(hits, groups, texts=texts, **options),
-            difference=paired_difference(hits, base, groups, texts=texts, **options) if number else None,
-            p=mcnemar(hits, base) if number else None,
+            accuracy=accuracy,
+            difference=change,
+            p=mcnemar(hits[:, number], hits[:, 0]) if number else None,
             q=None,
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from .mednega import certain
 
 __all__ = ["pair_items", "tokenizer_identity"]
 
+FILLERS = ("visible", "clearly visible", "quite clearly visible")  # each begins with a consonant, for "a"
 PER_RECORD = 1  # pairs of each attribute about one image
 UNMATCHED = "no wording has as many tokens"
 TEST_SPLIT = "of the test split, which layer weights must not have seen; --with-test (with_test=True) takes them"
@@ -34,7 +36,9 @@ def pair_items(
     """Pairs in the fields of :class:`tracescribe.Pair`, of equally many tokens.
 
     Where the first wording differs in length, others are tried ("There is definite edema." against "There is no
-    edema."); a distinction that no wording fits is counted in ``report`` with the lengths that were found.
+    edema."); a distinction that no wording fits is counted in ``report`` with the lengths that were found, and with a
+    longer wording of the shorter caption that would fit, where there is one. Such a pair differs in more than the
+    distinction, so that it is not made.
 
     Args:
         count_tokens: tokens of a text, special ones included: ``lambda text: len(model.text.tokenize([text])[0])``.
@@ -72,8 +76,8 @@ def pair_items(
                     what = f"{attribute} of {term.noun}"
                     why = unmatched.setdefault(
                         what,
-                        f"{what}: {UNMATCHED} ({ours!r} has {length(ours)}, {foil!r} {length(foil)}); trace such "
-                        "captions with align='auto'",
+                        f"{what}: {UNMATCHED} ({ours!r} has {length(ours)}, {foil!r} {length(foil)}); "
+                        f"{_suggested(ours, foil, length)}trace such captions with align='auto'",
                     )
                     counts[why] = counts.get(why, 0) + 1
                     continue
@@ -93,7 +97,8 @@ def pair_items(
 
 def tokenizer_identity(count_tokens: Callable[[str], int]) -> str:
     """A hash of all that `pair_items` ever learns of a tokenizer: the length of every caption it can make."""
-    lengths = {text: count_tokens(text) for term in TERMS.values() for text in _captions(term)}
+    captions = {text for term in TERMS.values() for text in _captions(term)}
+    lengths = {text: count_tokens(text) for one in sorted(captions) for text in (one, *_longer(one))}
     return hashlib.sha256(json.dumps(lengths).encode()).hexdigest()
 
 
@@ -106,6 +111,22 @@ def _captions(term: Term) -> Iterator[str]:
         yield _sentence(term, *adjectives)
     for side in SIDES[:2]:
         yield _on_side(term, side)
+
+
+def _longer(caption: str) -> list[str]:
+    """Longer wordings of what a caption affirms; none of a negation, which would be of something else."""
+    found = re.fullmatch(r"(There (?:is|are))( an?)? (?!no )(.+)", caption)
+    if found is None:
+        return []
+    there, article, rest = found.groups()
+    return [f"{there}{' a' if article else ''} {words} {rest}" for words in FILLERS]
+
+
+def _suggested(ours: str, foil: str, length: Callable[[str], int]) -> str:
+    """The first longer wording of the shorter caption that is as long as the other one."""
+    shorter, longer = sorted((ours, foil), key=length)
+    fitting = next((text for text in _longer(shorter) if length(text) == length(longer)), None)
+    return "" if fitting is None else f"{fitting!r} would have as many; or "
 
 
 Wordings = Sequence[tuple[str, str]]

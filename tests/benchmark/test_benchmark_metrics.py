@@ -67,6 +67,22 @@ def test_intervals_are_seeded() -> None:
     assert metrics.clustered_interval(values, groups, seed=1) != metrics.clustered_interval(values, groups, seed=2)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_intervals_of_several_models_are_those_of_each(shared: bool) -> None:
+    """Ties are halves, groups of several items, and options that several groups share or do not."""
+    rng = np.random.default_rng(0)
+    hits = rng.choice([0.0, 0.5, 1.0], size=(60, 3), p=[0.6, 0.1, 0.3])
+    groups = [f"patient {i // 3}" for i in range(60)]
+    options = {"texts": [str(i % 7) for i in range(60)] if shared else None, "n_boot": 200, "seed": 3}
+    accuracies, differences = metrics.paired_intervals(hits, groups, **options)
+    alone = [metrics.clustered_interval(model, groups, **options) for model in hits.T]
+    paired = [metrics.paired_difference(model, hits[:, 0], groups, **options) for model in hits.T[1:]]
+    for found, expected in zip([*accuracies, *differences], [*alone, *paired], strict=True):
+        # the same draws, summed by another matrix product
+        assert (found.value, found.lo, found.hi) == pytest.approx((expected.value, expected.lo, expected.hi), abs=1e-9)
+    assert min(one.lo for one in differences) < 0 <= min(one.lo for one in accuracies)
+
+
 def test_a_paired_difference_of_the_same_items_has_no_width() -> None:
     hits = np.array([1.0, 0, 1, 0])
     same = metrics.paired_difference(hits, hits, ["a", "b", "c", "d"])

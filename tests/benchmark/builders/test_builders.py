@@ -201,6 +201,24 @@ def test_pairs_have_equally_many_tokens_and_true_correct_captions() -> None:
     assert any("no wording has as many tokens" in why for why in report)
 
 
+def test_a_pair_that_does_not_match_is_told_with_a_wording_that_would() -> None:
+    def words(caption: str) -> int:
+        return len(caption.split())
+
+    film = FactsRecord(id="1", group="p", image=None, split="train", facts={"Fracture": YES, "Atelectasis": NO})
+    report: dict[str, int] = {}
+    assert {pair["attribute"] for pair in pair_items([film], words, report=report)} == {"existence"}
+    assert report == {
+        "condition of fracture: no wording has as many tokens ('There is a fracture.' has 4, 'There is atelectasis.' 3)"
+        "; 'There is visible atelectasis.' would have as many; or trace such captions with align='auto'": 1
+    }
+    for lengths in ({"There is no fracture.": 9}, {"There is a fracture.": 9}):  # "no visible fracture" denies less
+        report = {}
+        list(pair_items([film], lambda caption, n=lengths: n.get(caption, 4), report=report))  # type: ignore[misc]
+        (why,) = [why for why in report if why.startswith("existence")]
+        assert "); trace such captions with align='auto'" in why
+
+
 def test_pairs_say_how_they_were_made_and_leave_out_the_test_split() -> None:
     report: dict[str, int] = {}
     items = [ts.Pair(**item) for item in pair_items(FILMS[:300], lambda text: len(text.split()), report=report)]
