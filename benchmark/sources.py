@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ Source = str | os.PathLike[str] | Dataset | Sequence[Any]
 
 
 class Loaded(list[Any]):
-    """Records, and the paths of images that their files name and that are not there."""
+    """Records, the paths of images that their files name and that are not there, and what readers left out and why."""
 
-    def __init__(self, records: Sequence[Any], missing_images: Sequence[str] = ()) -> None:
+    def __init__(
+        self, records: Sequence[Any], missing_images: Sequence[str] = (), left_out: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(records)
         self.missing_images = tuple(dict.fromkeys(missing_images))
+        self.left_out = dict(left_out or {})
 
 
 @explains_arguments
@@ -43,18 +47,25 @@ def load_records(
     """The records that `evaluate` would score, of a folder, a file, a data set or a list; see there.
 
     Raises:
-        DataFormatError: no such files, or a malformed record.
+        DataFormatError: no such files, no record of the split, or a malformed record.
     """
 
     def _published(path: Path) -> Loaded:
         data = read(path, images=images, strict=strict)
         chosen = [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
-        return Loaded(chosen, data.missing_images)
+        return Loaded(chosen, data.missing_images, data.left_out)
+
+    def _some(found: Loaded) -> Loaded:
+        if not found and split is not None:
+            raise DataFormatError(
+                f"{path}: holds no records of the split {split!r}; split=None (--split all) takes those of every split"
+            )
+        return found
 
     if isinstance(source, Loaded):
         return source
     if isinstance(source, Dataset):
-        return Loaded(source.records, source.missing_images)
+        return Loaded(source.records, source.missing_images, source.left_out)
     if not isinstance(source, str | os.PathLike):
         given = list(source)
         for one in given:
@@ -65,24 +76,25 @@ def load_records(
     readers = {"mcq.jsonl": read_mcq, "claims.jsonl": read_claims, "captions.jsonl": read_captions}
     path = Path(source)
     if is_folder(path):
-        found = Loaded(())
-        for name, reader in readers.items():
-            if is_file(path / name):
-                if images is None:
-                    found += reader(path / name, split=split, outside_images=outside_images)
-                else:
-                    more = _published(path / name)
-                    found = Loaded([*found, *more], [*found.missing_images, *more.missing_images])
-        if not found:
+        names = [name for name in readers if is_file(path / name)]
+        if not names:
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
-        return found
+        found = Loaded(())
+        for name in names:
+            if images is None:
+                found += readers[name](path / name, split=split, outside_images=outside_images)
+            else:
+                more = _published(path / name)
+                left_out = Counter(found.left_out) + Counter(more.left_out)
+                found = Loaded([*found, *more], [*found.missing_images, *more.missing_images], left_out)
+        return _some(found)
     if path.suffix == ".jsonl" and images is None:
         first = next(read_jsonl(path), (1, {}))[1]
         kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
         kind = next((name for key, name in kinds.items() if key in first), None)
         if kind is not None:
             return Loaded(readers[kind](path, split=split, outside_images=outside_images))
-    return _published(path)
+    return _some(_published(path))
 
 
 @explains_arguments

@@ -177,6 +177,22 @@ def test_aro_is_scored_on_its_boxes_by_the_command_too(run: Run, tmp_path: Path)
     assert scores[0] == scores[1]
 
 
+def test_what_a_reader_leaves_out_and_a_split_without_records_are_said(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "mcq.csv"
+    rows = ["image_path,correct_answer,caption_0,caption_1", "a.png,0,no edema,edema", "a.png,1,no edema,no edema"]
+    table.write_text("\n".join(rows) + "\n")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    done = run("evaluate", "phantom", table)
+    assert (done.code, done.out.splitlines()[-1]) == (0, "left out: 1 of the file (two options are the same text)")
+    document = json.loads(run("evaluate", "phantom", table, "--json").out)
+    assert document["left_out"] == {"two options are the same text": 1}
+    claim = {"id": "1", "group": "p", "image": "a.png", "claims": ["a", "b"], "label": 0, "attribute": "side"}
+    (tmp_path / "claims.jsonl").write_text(json.dumps(claim | {"split": "train"}) + "\n")
+    for source in (tmp_path, tmp_path / "claims.jsonl"):
+        for options in ((), ("--images", tmp_path)):
+            refused(run("evaluate", "phantom", source, *options), "holds no records of the split 'test'")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -80,12 +80,15 @@ def evaluate(
             after = score(tuned, records, seed=seed, image_embeddings=vectors, before=before)
         if items is not None:
             (before if after is None else after).save_items(items)
-    document: dict[str, Any] = {"model": model, "split": split, **before.to_dict()}
+    left_out = {"left_out": records.left_out}
+    document: dict[str, Any] = {"model": model, "split": split, **before.to_dict(), **left_out}
     parts = _summaries({model: before})
     if run is not None and after is not None:
         document = {"model": model, "split": split, "before": before.to_dict(), "after": after.to_dict(), "run": run}
+        document |= left_out
         parts = _summaries({f"{model}, before": before, f"{model} with {run}": after})
-    show(json, document, *parts)
+    lines = [f"left out: {count} of the file ({why})" for why, count in records.left_out.items()]
+    show(json, document, *parts, *lines)
 
 
 def _summaries(scored: dict[str, Evaluation]) -> list[str]:
