@@ -117,9 +117,9 @@ class SpaceVLM:
     split: Split = split_negations
     threshold: float = THRESHOLD
 
-    def encode_images(self, images: Any, *options: Any) -> Float[Tensor, "n embed"]:
+    def encode_images(self, images: Any, batch_size: int = 64) -> Float[Tensor, "n embed"]:
         """The model's own."""
-        return self.model.encode_images(images, *options)
+        return self.model.encode_images(images, batch_size)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "n embed"]:
         """Unit embeddings, edited where a caption negates something; each distinct text is run once.

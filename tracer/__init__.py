@@ -89,7 +89,7 @@ __all__ = [
     "trace_images",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
+__getattr__, _, _ = lazy_loader.attach(
     __name__,
     submodules=["pairs", "results", "run"],
     submod_attrs={
@@ -121,3 +121,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "run.trace_images": ["trace_images"],
     },
 )
+
+
+def __dir__() -> list[str]:
+    return __all__

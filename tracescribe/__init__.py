@@ -80,7 +80,7 @@ __all__ = [
     "wrap",
 ]
 
-__getattr__, __dir__, _ = lazy_loader.attach(
+__getattr__, _, _ = lazy_loader.attach(
     __name__,
     submodules=["benchmark", "errors", "finetune", "patching", "tracer", "viz"],
     submod_attrs={
@@ -111,3 +111,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         ],
     },
 )
+
+
+def __dir__() -> list[str]:
+    return __all__

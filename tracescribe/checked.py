@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import operator
+import types
+import typing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
@@ -49,6 +53,19 @@ class Checked(BaseModel):
     __init__.__signature__ = inspect.signature(BaseModel.__init__)  # type: ignore[attr-defined]
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """The signature that users see names types, without the functions that check them."""
+        made = inspect.signature(cls)
+        parameters = [each.replace(annotation=_type(each.annotation)) for each in made.parameters.values()]
+        cls.__signature__ = made.replace(parameters=parameters)
+
+    def __dir__(self) -> list[str]:
+        """Without pydantic's deprecated methods, among which completion would hide the fields."""
+        known = vars(BaseModel)
+        old = {name for name, made in known.items() if hasattr(getattr(made, "__func__", made), "__deprecated__")}
+        return [name for name in super().__dir__() if name not in old]
+
+    @classmethod
     def model_validate(cls, *given: Any, **options: Any) -> Self:
         """As pydantic's, with our error."""
         with cls._in_our_words():
@@ -67,6 +84,18 @@ class Checked(BaseModel):
             yield
         except ValidationError as problem:
             raise cls._error(problem_of(problem, tuple(cls.model_fields))) from problem
+
+
+def _type(hint: Any) -> Any:
+    """A type without what is said of it beside."""
+    inside = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Annotated:
+        return _type(inside[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_type, inside))
+    if typing.get_origin(hint) in (list, tuple, dict, set):
+        return typing.get_origin(hint)[tuple(map(_type, inside))]
+    return hint
 
 
 def problem_of(error: ValidationError, known: Sequence[str] = ()) -> str:

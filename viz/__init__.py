@@ -53,3 +53,8 @@ __all__ = [
     "save_html",
     "trace_page",
 ]
+
+
+def __dir__() -> list[str]:
+    """What completion offers: not the modules that these names are from."""
+    return __all__

@@ -90,16 +90,35 @@ class PatchingEngine:
         checks: int = 2,
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
-        **options: Any,
+        sweep: Sweep | None = None,
+        columns: Sequence[Sequence[Column]] | None = None,
+        alignments: Sequence[Alignment] | None = None,
+        path: PatchPath = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        memory: int = WORKING_MEMORY,
+        given: GivenStates | None = None,
+        directions: Float[Tensor, "direction d"] | None = None,
     ) -> PatchedEmbeddings:
-        """Patch every pair of inputs and keep all results; see :meth:`prepare` for the options and what they raise.
+        """Patch every pair of inputs and keep all results.
 
         Args:
-            base, donor: see :meth:`prepare`.
+            base, donor, sweep, columns, alignments, path, batch_size, memory, given, directions: see :meth:`prepare`,
+                also for what is raised.
             checks, seed: see :meth:`run`.
             progress: called with the number of finished pairs after each shard.
         """
-        prepared = self.prepare(base, donor, **options)
+        prepared = self.prepare(
+            base,
+            donor,
+            sweep=sweep,
+            columns=columns,
+            alignments=alignments,
+            path=path,
+            batch_size=batch_size,
+            memory=memory,
+            given=given,
+            directions=directions,
+        )
         widest = max(map(len, prepared.columns), default=0)
         out: PatchedEmbeddings | None = None
         done = 0

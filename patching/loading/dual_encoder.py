@@ -150,6 +150,7 @@ class DualEncoder:
 
     @property
     def device(self) -> torch.device:
+        """Where the text tower is."""
         return self.text.device
 
     @explains_arguments

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .block import Block, OpaqueBlock
 from .hooks import HookPoint, share
-from .spec import Pooling, TowerSpec
+from .spec import TowerSpec
 
 if TYPE_CHECKING:
     from transformer_lens import HookedRootModule
@@ -84,7 +84,7 @@ class Tower(nn.Module):
         return self.spec.causal
 
     @property
-    def pooling(self) -> Pooling:
+    def pooling(self) -> str:  # not Pooling: jedi 0.20, which completes in notebooks, fails at properties of a Literal
         """Which position the embedding is read from."""
         return self.spec.pooling
 
@@ -106,10 +106,12 @@ class Tower(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the states, and of the weights that make layer 0."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:

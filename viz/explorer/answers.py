@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..figure_data import HeatmapData
     from .session import ExplorerSession
 
-__all__ = ["answer", "scores_before"]
+__all__ = ["alone", "answer", "scores_before", "selected_role"]
 
 
 def _candidates(session: ExplorerSession) -> tuple[list[str], list[float]] | None:
@@ -82,15 +82,28 @@ def answer(session: ExplorerSession, panels: Panels | str | None, buffers: Buffe
         "quantity": data.quantity,
         "token": name,
     }
-    single = session.settings.scope == "pair" and not panels.by_role and len(panels.panels) == 1
-    if single and session.result is not None:
+    if alone(session, panels) and session.result is not None:
         found |= _of_one_pair(session, session.result.traces[MAIN], layer, column, buffers)
     if column is not None and layer is not None:
-        role = data.columns[column] if panels.by_role else None
-        if single and session.result is not None and not session.captions.aligned:
-            role = role_of(session.result.traces[MAIN], column)
-        found["data"] = _extremes(session, layer, role, buffers)
+        found["data"] = _extremes(session, layer, selected_role(session, panels), buffers)
     return found
+
+
+def alone(session: ExplorerSession, panels: Panels) -> bool:
+    """Whether one pair's own tokens are shown, with nothing beside them or subtracted."""
+    return session.settings.scope == "pair" and not panels.by_role and len(panels.panels) == 1
+
+
+def selected_role(session: ExplorerSession, panels: Panels) -> str | None:
+    """The role of the tokens in the selected column; None where it is not known."""
+    column = session.settings.column
+    if column is None:
+        return None
+    if panels.by_role:
+        return panels.panels[-1].data.columns[column]
+    if alone(session, panels) and session.result is not None and not session.captions.aligned:
+        return role_of(session.result.traces[MAIN], column)
+    return None
 
 
 def _title(data: HeatmapData, layer: int | None, column: int | None, *, by_role: bool) -> str:

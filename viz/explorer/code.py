@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ...tracer.pairs.pairs import Text
 from ...tracer.results.candidates import Candidates
+from .answers import alone, selected_role
+from .computing import MAIN
+from .panels import Panels
 from .tracing import BATCH
 
 if TYPE_CHECKING:
@@ -13,50 +18,57 @@ if TYPE_CHECKING:
     from .session import ExplorerSession
     from .tracing import Query
 
-__all__ = ["view_code"]
+__all__ = ["PHANTOM", "view_code"]
+
+PHANTOM = "fb139701b3d70a784d904d250f4cb3fb5a6a4281e1d93b5494da61cd849f2418"
+"""The fingerprint of the shipped miniature's text tower: a model of this name that was trained since is another one."""
 
 
 def view_code(session: ExplorerSession) -> str:
     """Python that computes what is shown.
 
-    It binds ``cells`` (the map; of two traces their difference), ``profile``, ``cell`` for a selected cell, and
-    ``plan``. The models and data sets are those that were given to ``explore``, under the names of its arguments.
+    It binds ``cells`` (the map; of two traces their difference), ``profile``, ``plan`` and ``shares`` (of the update);
+    for a selected cell ``cell`` and ``patched`` (the base caption's score with the patch); and where they are shown
+    ``scores`` (of the captions), ``heads``, ``attention`` and ``effects`` (by pair of the data set). The models and
+    data sets are those that were given to ``explore``, under the names of its arguments.
     """
     settings = session.settings
     kind, name = session.compared()
-    pooled = settings.scope == "data"
-    lines = _givens(session, kind)
     traces = ["trace"]
-    if pooled:
-        options = _pooled(session, "pairs")
-        lines.append(f"trace = ts.trace(model, pairs{options}, batch_size={BATCH}, progress=False)")
+    if settings.scope == "data":
+        lines = [_traced_set(session, "trace", "model", "pairs")]
         if kind == "model":
-            lines.append(f"trace_b = ts.trace({_model(name)}, pairs{options}, batch_size={BATCH}, progress=False)")
+            lines.append(_traced_set(session, "trace_b", _model(name), "pairs"))
             traces.append("trace_b")
     elif kind == "tried":
         before = next((one.query for one in session.tried if str(one.number) == name), session.query)
-        lines += [*_pair(before, "trace", "model"), "", *_pair(session.query, "trace_b", "model")]
+        lines = [*_pair(before, "trace", "model"), "", *_pair(session.query, "trace_b", "model")]
+        lines += _scores(session)
         traces.append("trace_b")
     else:
-        lines += _pair(session.query, "trace", "model")
+        lines = [*_pair(session.query, "trace", "model"), *_scores(session)]
         if kind == "model":
             lines += [
                 *_retargeted(session.query, _model(name)),
                 *_traced(session.query, "trace_b", _model(name)),
             ]
             traces.append("trace_b")
+    sources = traces
     if settings.subtract:
-        options = _pooled(session, "control_pairs")
-        lines.append(f"control = ts.trace(model, control_pairs{options}, batch_size={BATCH}, progress=False)")
-    sources = [f"{trace}.control(control)" if settings.subtract else trace for trace in traces]
-    lines += ["", *_cells(session, sources)]
-    if settings.layer is not None and settings.column is not None:
-        lines.append(f"cell = cells[{settings.layer}, {settings.column}]")
+        lines.append(_traced_set(session, "control", "model", "control_pairs"))
+        controls = ["control"] * len(traces)
+        if kind == "model":
+            lines.append(_traced_set(session, "control_b", _model(name), "control_pairs"))
+            controls = ["control", "control_b"]
+        sources = [f"{trace}.control({control})" for trace, control in zip(traces, controls, strict=True)]
+    lines += ["", *_cells(session, sources), *_asked(session)]
     lines += [
         "",
-        f"plan = ts.prescribe({sources[-1]}, beta={settings.beta:g}, aggregate={settings.aggregate!r}, "
+        f"plan = ts.prescribe({sources[-1]}, beta={float(settings.beta)!r}, aggregate={settings.aggregate!r}, "
         f"normalize={settings.normalize!r}, layers={settings.layers!r})",
+        "shares = plan.multipliers / plan.multipliers.sum()",
     ]
+    lines = [*_givens(session, lines), *lines]
     return "\n".join([*_imports(lines), "", *(line for line in lines if not line.startswith("from "))]) + "\n"
 
 
@@ -67,19 +79,22 @@ def _imports(lines: list[str]) -> list[str]:
     return [*numpy, "import tracescribe as ts", *named]
 
 
-def _givens(session: ExplorerSession, kind: str) -> list[str]:
-    """What the code takes as given."""
-    if session.model.name == "phantom":
-        lines = ['model = ts.load("phantom")']
+def _givens(session: ExplorerSession, lines: list[str]) -> list[str]:
+    """What the other lines take as given."""
+    weights = {trace.provenance.get("weights_sha256") for trace in session.traces_shown()}
+    if session.model.name == "phantom" and weights <= {PHANTOM}:
+        found = ['model = ts.load("phantom")']
     else:
-        lines = [f"# model: {session.model.name!r}, as it was given to explore(model, ...)"]
-    if kind == "model":
-        lines.append("# compare: the models that were given to explore(..., compare=)")
-    if session.settings.scope == "data" or any("pairs[" in line for line in session.target.code):
-        lines.append("# pairs: the data set that was given to explore(..., pairs)")
-    if session.settings.subtract:
-        lines.append("# control_pairs: the pairs that were given to explore(..., control=)")
-    return lines
+        found = [f"# model: {session.model.name!r}, as it was given to explore(model, ...)"]
+    used = " ".join(lines)
+    if "compare[" in used:
+        found.append("# compare: the models that were given to explore(..., compare=)")
+    for name, argument in (("pairs", "pairs"), ("control_pairs", "control=")):
+        if re.search(rf"\b{name}\b", used):
+            path = session.files.get(name)
+            read = f"{name} = ts.read_pairs({path!r})"
+            found.append(f"# {name}: the pairs that were given to explore(..., {argument})" if path is None else read)
+    return found
 
 
 def _model(name: str) -> str:
@@ -98,14 +113,15 @@ def _literal(value: Any) -> str:
     return repr(str(value)) if type(value).__module__ == "torch" else repr(value)
 
 
-def _pooled(session: ExplorerSession, pairs: str) -> str:
-    """The options of a trace of pairs, as keyword arguments; of candidates, each pair has its foil and the further."""
-    options = session.pooled_options()
+def _traced_set(session: ExplorerSession, name: str, model: str, pairs: str) -> str:
+    """The trace of a set of pairs; of candidates, each pair has its foil and the further ones."""
+    options = session.pooled_options("data" if pairs == "pairs" else "control")
     rivals = ""
     if options.candidates is not None:
         further = ", ".join(repr(caption) for caption in session.candidates)
         rivals = f", candidates=[[pair.foil, {further}] for pair in {pairs}]"
-    return _options(options, "batch_size", "candidates") + rivals
+    given = _options(options, "batch_size", "candidates") + rivals
+    return f"{name} = ts.trace({model}, {pairs}{given}, batch_size={BATCH}, progress=False)"
 
 
 def _pair(query: Query, name: str, model: str) -> list[str]:
@@ -126,6 +142,67 @@ def _retargeted(query: Query, model: str) -> list[str]:
     return [
         last.replace("model.encode_images", f"{model}.encode_images"),
         f"pair = ts.Pair(correct={query.correct!r}, foil={query.foil!r}, image=target)",
+    ]
+
+
+def _scores(session: ExplorerSession) -> list[str]:
+    """The captions' cosines, where others than the two of the trace are ranked with them."""
+    query, further = session.query, session.candidates
+    if not further:
+        return []
+    if isinstance(query.target.content, Text):
+        unit = "model.encode_texts([target.text])[0].float().cpu().numpy()"
+    elif "encode_images" in query.target.code[-1]:
+        unit = "target.float().cpu().numpy()"
+    else:
+        unit = "np.asarray(target) / np.linalg.norm(target)"
+    captions = "".join(f", {caption!r}" for caption in further)
+    return [
+        f"captions = [pair.correct, pair.foil{captions}]",
+        f"scores = model.encode_texts(captions).float().cpu().numpy() @ ({unit})",
+    ]
+
+
+def _asked(session: ExplorerSession) -> list[str]:
+    """What is shown of the selected cell or column."""
+    layer, column = session.settings.layer, session.settings.column
+    panels = session.panels()
+    if column is None or not isinstance(panels, Panels):
+        return []
+    rows, columns = panels.panels[-1].values.shape
+    if column >= columns or (layer or 0) >= rows:  # of a map that is not shown any more
+        return []
+    lines = [] if layer is None else [f"cell = cells[{layer}, {column}]"]
+    if alone(session, panels) and session.result is not None:
+        trace, query = session.result.traces[MAIN], session.result.query
+        if layer is not None:
+            cosines = "" if trace.metric.name == "cosine" else ".rescore(metric='cosine')"
+            lines.append(f"patched = trace{cosines}.scores.patched[0, {layer}, {column}]")
+        if (session.result.number, column) in session.heads:
+            options = _options(replace(query.options, site="z", positions=(column,), heads="each"))
+            lines.append(f"heads = ts.trace(model, [pair]{options}, progress=False).cte[0]")
+        if layer is not None and (session.result.number, layer, column) in session.attention:
+            lines += _attention(session, int(trace.layers[layer]), column)
+    role = selected_role(session, panels)
+    if role is not None and layer is not None and ("data", MAIN, session.pooled_options()) in session.pooled:
+        number = int(panels.panels[-1].data.layers[layer])
+        if session.settings.scope == "pair":
+            lines.append(_traced_set(session, "data", "model", "pairs"))
+        lines += [
+            f"frame = {'data' if session.settings.scope == 'pair' else 'trace'}.to_frame()",
+            f"frame = frame[(frame.layer == {number}) & (frame.role == {role!r})]",
+            "effects = frame.groupby('pair').cte.mean().dropna().sort_values()",
+        ]
+    return lines
+
+
+def _attention(session: ExplorerSession, number: int, column: int) -> list[str]:
+    captions = "(pair.correct,)" if session.captions.aligned else "(pair.correct, pair.foil)"
+    return [
+        "attention = []",
+        f"for caption in {captions}:",
+        "    [(_, patterns)] = ts.patching.attention_patterns(model.text, model.text.rows([caption]))",
+        f"    attention.append(patterns[0, {number - 1}, :, {column}])",
     ]
 
 

@@ -53,9 +53,11 @@ class Computing:
         control: Sequence[Pair] = (),
         candidates: Iterable[str] = (),
         options: TraceOptions,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.models = {MAIN: model, **(models or {})}
         self.pairs, self.control = list(pairs), list(control)
+        self.files = dict(files or {})  # from which "pairs" and "control_pairs" were read, for the copied code
         self.settings, self.target, self.candidates = settings, target, tuple(candidates)
         self.options = options
         self.pictures = Pictures(self.pairs)
@@ -116,16 +118,15 @@ class Computing:
     def panels(self) -> Panels | str | None:
         """The maps that are shown; a sentence where there is nothing to draw; None while they are computed."""
         with self.lock:
-            sources = self._sources()
-            control = self._pooled("control", MAIN) if self.settings.subtract else None
-            if sources is None or (self.settings.subtract and control is None):
+            sources, controls = self._sources(), self._controls()
+            if sources is None or controls is None:
                 return None
-            key = ([(name, id(trace)) for name, trace in sources], id(control), self.settings.aggregate)
+            key = ([(name, id(trace)) for name, trace in sources], [*map(id, controls)], self.settings.aggregate)
             if self._drawn is None or self._drawn[0] != key:
                 pooled = self.settings.scope == "data"
                 self._drawn = (
                     key,
-                    _tried(lambda: draw_panels(sources, control, self.settings.aggregate, pooled=pooled)),
+                    _tried(lambda: draw_panels(sources, controls, self.settings.aggregate, pooled=pooled)),
                 )
             return self._drawn[1]
 
@@ -136,7 +137,8 @@ class Computing:
             if panels is None or isinstance(panels, str):
                 return panels
             trace = self._sources()[-1][1]  # type: ignore[index]
-            control = self._pooled("control", MAIN) if settings.subtract else None
+            controls = self._controls()
+            control = controls[-1] if controls else None
             key = (id(trace), id(control), settings.aggregate, settings.layers, settings.normalize, settings.beta)
             if self._planned is None or self._planned[0] != key:
                 source = trace if control is None else trace.control(control)
@@ -159,6 +161,13 @@ class Computing:
         kind, _, name = self.settings.compare.partition(":")
         return (kind, name) if (kind == "model" and name in self.models) or kind == "tried" else ("", "")
 
+    def traces_shown(self) -> list[CausalTrace]:
+        """The traces that are drawn of the explored model."""
+        with self.lock:
+            kind, _ = self.compared()
+            sources = [trace for _, trace in self._sources() or []]
+        return sources[:1] if kind == "model" else sources
+
     def _sources(self) -> list[tuple[str, CausalTrace]] | None:
         """The traces that are drawn, with what they are called; None while one is missing."""
         kind, name = self.compared()
@@ -174,6 +183,17 @@ class Computing:
             return None
         names = ["A"] if len(found) == 1 else ["A", "B"]
         return [(names[i], trace) for i, trace in enumerate(found) if trace is not None]
+
+    def _controls(self) -> list[CausalTrace] | None:
+        """What is subtracted from each trace that is drawn: its model's control. None while one is missing."""
+        if not self.settings.subtract:
+            return []
+        kind, name = self.compared()
+        found = [self._pooled("control", model) for model in ([MAIN, name] if kind == "model" else [MAIN])]
+        known = [trace for trace in found if trace is not None]
+        if len(known) < len(found):
+            return None
+        return known * 2 if kind == "tried" and self.settings.scope == "pair" else known
 
     def _pooled(self, kind: str, model: str) -> CausalTrace | None:
         return self.pooled.get((kind, model, self.pooled_options(kind)))
@@ -220,7 +240,8 @@ class Computing:
                 for model in models:
                     self._pool("data", model)
             if self.settings.subtract and self.control:
-                self._pool("control", MAIN)
+                for model in models:
+                    self._pool("control", model)
         self.changed()
 
     def _pool(self, kind: str, model: str) -> None:

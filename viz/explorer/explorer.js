@@ -720,7 +720,7 @@ class Page {
         value: this.array(panel.profile.value), lo: this.array(panel.profile.lo), hi: this.array(panel.profile.hi), name: panel.profile.name,
       };
       grid.panel = { ...panel, cells, names: this.columnNames(panel) };
-      grid.heading.textContent = several ? panel.name : "";
+      put(grid.heading, panel.name, panel.about ? h("span", { class: "ts-muted" }, ` ${panel.about}`) : null);
       grid.heading.hidden = !several;
       const { layer, column } = this.local;
       const within = (layer === null || layer < rows) && (column === null || column < columns);
@@ -735,7 +735,7 @@ class Page {
       }, this.style);
       grid.box.setAttribute("aria-rowcount", rows);
       grid.box.setAttribute("aria-colcount", columns);
-      grid.box.setAttribute("aria-label", `${several ? `${panel.name}: ` : ""}${panel.quantity} by layer and ${maps.by_role ? "role" : "token"}; arrow keys move the selected cell, from the first cells on to a whole ${maps.by_role ? "role" : "token"} or layer, Escape clears it`);
+      grid.box.setAttribute("aria-label", `${several ? `${`${panel.name} ${panel.about}`.trim()}: ` : ""}${panel.quantity} by layer and ${maps.by_role ? "role" : "token"}; arrow keys move the selected cell, from the first cells on to a whole ${maps.by_role ? "role" : "token"} or layer, Escape clears it`);
       this.describe(grid);
     });
     this.drawLegend(maps);
@@ -925,7 +925,10 @@ class Page {
     if (this.tab === "ask") this.once("ask", [frame.ask, frame.settings.n_pairs, this.width], () => this.drawAsk());
     if (this.tab === "plan") this.once("plan", [frame.plan, frame.settings.beta, frame.settings.aggregate, frame.settings.layers, frame.settings.normalize, this.width], () => this.drawPlan());
     if (this.tab === "history") this.once("history", frame.history, () => this.drawHistory());
-    if (this.code.value !== frame.code) this.code.value = frame.code;
+    if (this.code.value !== frame.code) {
+      this.code.value = frame.code;
+      this.code.rows = Math.max(13, Math.min(26, frame.code.split("\n").length));
+    }
   }
 
   drawAsk() {
@@ -947,7 +950,8 @@ class Page {
         settings.layer === null || settings.column === null ? h("span", { class: "ts-muted" }, settings.layer === null ? "summed over layers" : "summed over tokens") : null,
         h("span", { class: "ts-buttons" }, actions)),
       ask.lines.length ? this.drawLines(ask) : null,
-      h("div", { class: "ts-answers" }, this.drawHeads(ask), this.drawAttention(ask), this.drawExtremes(ask.data)));
+      h("div", { class: "ts-answers" }, this.drawHeads(ask), this.drawAttention(ask)),
+      h("div", { class: "ts-answers" }, this.drawExtremes(ask.data)));
     if (!maps.finished) panel.append(h("p", { class: "ts-empty" }, "The trace is not finished."));
   }
 
@@ -986,14 +990,14 @@ class Page {
 
   drawAttention(ask) {
     if (!ask.attention) return null;
-    return ask.attention.map(({ cells: where, keys }, number_) => {
+    return h("div", { class: "ts-stack" }, ask.attention.map(({ cells: where, keys }, number_) => {
       const [heads, n] = where.shape;
       const cells = this.array(where);
       return this.smallGrid(`Attention from “${ask.from[number_]}”, ${SIDES[number_]} caption`, {
         values: (i, j) => cells[i * n + j], rows: Array.from({ length: heads }, (_, i) => `head ${i}`), columns: keys, limit: 1,
         width: Math.min(460, 70 + 44 * n), numbers: true,
       }, `attention of each head to each token of the ${SIDES[number_]} caption`);
-    });
+    }));
   }
 
   drawExtremes(data) {

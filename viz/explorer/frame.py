@@ -122,7 +122,7 @@ def _presets(session: ExplorerSession) -> list[str]:
 def _maps(session: ExplorerSession, panels: Panels | str | None, buffers: Buffers) -> dict[str, Any]:
     if isinstance(panels, Panels):
         return {
-            "panels": [_panel(panel, buffers) for panel in panels.panels],
+            "panels": [_panel(panel, buffers, _about_panel(session, panel.name)) for panel in panels.panels],
             "limit": panels.limit,
             "notes": list(panels.notes),
             "finished": True,
@@ -157,7 +157,17 @@ def _expected(session: ExplorerSession) -> HeatmapData | None:
     return expected_panel(tokens, foils, captions.differs[base], layers, values)
 
 
-def _panel(panel: Panel, buffers: Buffers) -> dict[str, Any]:
+def _about_panel(session: ExplorerSession, name: str) -> str:
+    """What a panel is of, where two are compared: a model, or an entry of the history."""
+    kind, other = session.compared()
+    if kind == "model":
+        return {"A": str(session.model.name), "B": other}.get(name, "")
+    if kind == "tried" and session.result is not None:
+        return {"A": f"trace {other}", "B": f"trace {session.result.number}"}.get(name, "")
+    return ""
+
+
+def _panel(panel: Panel, buffers: Buffers, about: str = "") -> dict[str, Any]:
     data = panel.data
     curve = data.profile
     profile = None
@@ -170,6 +180,7 @@ def _panel(panel: Panel, buffers: Buffers) -> dict[str, Any]:
         }
     return {
         "name": panel.name,
+        "about": shorten(about, 40),
         "cells": buffers.array(data.values),
         "layers": data.layers.tolist(),
         "columns": list(data.columns),

@@ -48,11 +48,12 @@ class Panels:
 
 
 def draw_panels(
-    sources: Sequence[tuple[str, CausalTrace]], control: CausalTrace | None, aggregate: str, *, pooled: bool
+    sources: Sequence[tuple[str, CausalTrace]], controls: Sequence[CausalTrace], aggregate: str, *, pooled: bool
 ) -> Panels:
     """The maps of one or two traces; of two, their difference too.
 
-    control: is subtracted from each. pooled: the traces are of data sets, whose tokens are rows by role.
+    controls: what is subtracted from each; empty for nothing. pooled: the traces are of data sets, whose tokens are
+        rows by role.
 
     Raises:
         TracescribeError: what cannot be drawn or subtracted, in a sentence.
@@ -60,9 +61,13 @@ def draw_panels(
     scores = [trace.metric.name for _, trace in sources]
     if len(set(scores)) > 1:
         raise FigureError(f"A is scored by {scores[0]} and B by {scores[1]}: choose the score of the earlier trace")
+    taken: Sequence[CausalTrace | None] = controls or [None] * len(sources)
     with recorded() as caught:
-        by_role = pooled or control is not None or _shapes_differ([trace for _, trace in sources])
-        drawn = [_panel(name, trace, control, aggregate, by_role=by_role) for name, trace in sources]
+        by_role = pooled or bool(controls) or _shapes_differ([trace for _, trace in sources])
+        drawn = [
+            _panel(name, trace, control, aggregate, by_role=by_role)
+            for (name, trace), control in zip(sources, taken, strict=True)
+        ]
         if len(drawn) == 2:
             drawn.append(_difference(drawn[0], drawn[1], aggregate))
     said = tuple(dict.fromkeys(str(warning.message) for warning in caught))

@@ -137,6 +137,11 @@ def make_session(
         control=_read(control),
         candidates=candidates,
         options=TraceOptions(floor=floor),
+        files={
+            name: os.fspath(given)
+            for name, given in (("pairs", pairs), ("control_pairs", control))
+            if isinstance(given, str | os.PathLike)
+        },
     )
     if first is not None and correct is None and foil is None and target is None:
         session.preset_shown = 0

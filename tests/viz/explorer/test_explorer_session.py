@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,9 @@ def shown(session: ExplorerSession) -> Panels:
 def run_code(session: ExplorerSession, **given: Any) -> dict[str, Any]:
     assert session.wait(LONG)
     space: dict[str, Any] = dict(given)
-    exec(compile(make_frame(session)[0]["code"], "copied", "exec"), space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ts.tracer.TraceWarning)  # that the model prefers a foil, which the page notes
+        exec(compile(make_frame(session)[0]["code"], "copied", "exec"), space)
     return space
 
 
@@ -487,6 +491,137 @@ def test_copied_code_gives_exactly_this_view(model: ts.DualEncoder, data: dict[s
     curve = session.panels().panels[0].data.profile  # type: ignore[union-attr]
     assert np.array_equal(found["profile"], curve.value)
     assert isinstance(plan, Plan) and np.array_equal(plan.plan.multipliers, found["plan"].multipliers)
+
+
+Given = dict[str, Any]
+CAPTIONS = {"correct": "There is no edema.", "foil": "There is severe edema."}
+CELL = {"layer": 2, "column": 7}
+ROW = np.random.default_rng(0).normal(size=64).astype(np.float32) * 3  # an embedding that is not of length 1
+
+VIEWS: dict[str, tuple[Given, Given, tuple[str, ...]]] = {
+    # by what is tried: arguments of explore, what is chosen, and what is asked
+    "attention output": ({}, {"site": "attn", **CELL}, ()),
+    "MLP, denoising": ({}, {"site": "mlp", "direction": "correct->foil", **CELL}, ()),
+    "largest, inner": ({}, {"aggregate": "max", "layers": "inner", "normalize": "max", "beta": 0.35}, ()),
+    "mean as it is": ({}, {"aggregate": "mean", "normalize": "none", "beta": 1.2345678901}, ()),
+    "spread": ({}, {"aggregate": "std"}, ()),
+    "heads and attention": ({}, CELL, ("heads", "attention")),
+    "heads, denoising": ({}, {"direction": "correct->foil", **CELL}, ("heads", "attention")),
+    "heads of a column": ({}, {"column": 7}, ("heads",)),
+    "heads by rank": ({"candidates": True, "metric": "rank"}, CELL, ("heads",)),
+    "candidates": ({"candidates": True}, CELL, ("heads", "attention")),
+    "candidates, a film": ({"candidates": True, "target": None}, CELL, ()),
+    "candidates, an embedding": ({"candidates": True, "target": ROW}, CELL, ()),
+    "margin": ({"candidates": True, "metric": "margin"}, CELL, ()),
+    "aligned": ({"foil": "There is edema."}, {"align": True, **CELL}, ("heads", "attention")),
+    "aligned, compared": ({"foil": "There is edema.", "compare": True}, {"align": True, "compare": "model:tuned"}, ()),
+    "two models, a film": (
+        {"compare": True, "target": None, "candidates": True},
+        {"compare": "model:tuned", **CELL},
+        (),
+    ),
+    "two models, a data set": ({"compare": True, "pairs": True}, {"compare": "model:tuned", "scope": "data"}, ()),
+    "a pair's cell in the data set": ({"pairs": True}, CELL, ("data",)),
+    "a data set's cell": ({"pairs": True}, {"scope": "data", "site": "attn", "layer": 1, "column": 2}, ()),
+    "a pair beyond a control": ({"control": True}, {"subtract": True, "aggregate": "max", "layer": 3}, ()),
+    "margins beyond a control": (
+        {"control": True, "candidates": True, "metric": "margin"},
+        {"subtract": True, "layer": 3, "column": 1},
+        (),
+    ),
+    "two models beyond a control": (
+        {"control": True, "pairs": True, "compare": True},
+        {"subtract": True, "scope": "data", "compare": "model:tuned", "direction": "correct->foil"},
+        (),
+    ),
+    "a floor": ({"floor": 0.001}, CELL, ()),
+    "a cell of a map that is gone": ({}, {"site": "attn", "layer": 8, "column": 7}, ()),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_copied_code_gives_every_number_of_the_view(
+    model: ts.DualEncoder, tuned: ts.DualEncoder, data: dict[str, list[ts.Pair]], name: str
+) -> None:
+    arguments, chosen, asked = VIEWS[name]
+    known: Given = {"pairs": data["existence"], "control": data["severity"], "compare": {"tuned": tuned}}
+    known["candidates"] = FURTHER
+    filled = {key: known[key] if value is True else value for key, value in arguments.items()}
+    session = started(model, **{**CAPTIONS, **filled})
+    session.choose(**chosen)
+    assert session.wait(LONG)
+    for what in asked:
+        getattr(session, f"ask_{what}")()
+    shown(session)
+    given = {"pairs": data["existence"], "control_pairs": data["severity"], "compare": known["compare"], "given": ROW}
+    compare_with_page(session, run_code(session, **given))
+
+
+def compare_with_page(session: ExplorerSession, found: dict[str, Any]) -> None:
+    """The page's numbers, as they are sent, are those of the copied code."""
+    frame, buffers = make_frame(session)
+
+    def sent(where: dict[str, Any]) -> np.ndarray:
+        return np.frombuffer(buffers, "<f4", where["length"] // 4, where["at"]).reshape(where["shape"])
+
+    panels, ask, plan, settings = (frame["maps"]["panels"], frame["ask"], frame["plan"], frame["settings"])
+    np.testing.assert_array_equal(np.float32(found["cells"]), sent(panels[-1]["cells"]))
+    for panel, curve in zip(panels, ("profile", "profile_b"), strict=False):
+        np.testing.assert_array_equal(np.float32(found[curve]), sent(panel["profile"]["value"]))
+    for part in ("alpha", "multipliers"):
+        np.testing.assert_array_equal(np.float32(getattr(found["plan"], part)), sent(plan[part]))
+    np.testing.assert_array_equal(np.float32(found["shares"]), sent(plan["shares"]))
+    assert tuple(plan["warnings"]) == found["plan"].warnings
+    if settings["scope"] == "pair" and session.candidates:
+        by_caption = dict(zip(found["captions"], found["scores"], strict=True))
+        for row in frame["scores"]["rows"]:  # a product in float32 here, in float64 there
+            assert row["score"] == pytest.approx(by_caption[row["caption"]], abs=1e-6)
+    cell = settings["layer"] is not None and settings["column"] is not None
+    assert ("cell" in found) == (cell and ask is not None)
+    if ask is None:
+        return
+    if cell:
+        assert np.float32(found["cell"]) == np.float32(ask["cells"][-1]["value"])
+    if "ranks" in ask:
+        [patched] = [row["with"] for row in ask["ranks"] if row["patched"]]
+        assert float(found["patched"]) == patched
+    if ask.get("heads") is not None:
+        np.testing.assert_array_equal(found["heads"], sent(ask["heads"]))
+    for read, where in zip(found.get("attention", []), ask.get("attention", []), strict=True):
+        np.testing.assert_array_equal(read.numpy(), sent(where["cells"]))
+    traced = (ask.get("data") or {}).get("traced")
+    assert ("effects" in found) == bool(traced)
+    if traced:
+        for one in (*ask["data"]["strongest"], *ask["data"]["weakest"]):  # a mean in float32 here, in float64 there
+            assert found["effects"][one["number"]] == pytest.approx(one["value"], abs=1e-6)
+        assert found["effects"].iloc[-1] == pytest.approx(ask["data"]["strongest"][0]["value"], abs=1e-6)
+
+
+def test_copied_code_of_what_has_no_name_says_what_it_takes_as_given(
+    model: ts.DualEncoder, data: dict[str, list[ts.Pair]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dropped image by its name, files of pairs by their paths, and a miniature that was trained not by its name."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save("film.png")
+    for name, kind in (("pairs.jsonl", "existence"), ("it's control.jsonl", "severity")):
+        lines = [{"correct": p.correct, "foil": p.foil, "image": ROW.tolist()} for p in data[kind]]
+        Path(name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    session = started(model, "pairs.jsonl", control="it's control.jsonl")
+    session.choose(scope="data", subtract=True)
+    shown(session)
+    compare_with_page(session, run_code(session))
+    session.choose(scope="pair", subtract=False)
+    session.set_target("dropped", "film.png", Path("film.png").read_bytes())
+    shown(session)
+    compare_with_page(session, run_code(session))
+
+
+def test_copied_code_does_not_load_the_shipped_weights_of_a_miniature_that_was_trained(tuned: ts.DualEncoder) -> None:
+    session = started(tuned, **CAPTIONS)
+    assert tuned.name == "phantom" and "ts.load" not in make_frame(session)[0]["code"]
+    compare_with_page(session, run_code(session, model=tuned))
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png", ".csv", ".json"])
