@@ -93,6 +93,8 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], *, left: i
 
     >>> "<td" in table(["layer", "alpha"], [[1, 0.5]]), "–" in table(["a"], [[None]])
     (True, True)
+    >>> "0.00<" in table(["layer", "alpha"], [[1, -0.001]])  # no "−0.00"
+    True
     """
 
     def line(tag: str, cells: Sequence[object], more: str) -> str:
@@ -111,4 +113,4 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], *, left: i
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
-    return shown_text(f"{value:.2f}".replace("-", "−") if isinstance(value, float) else value)
+    return shown_text(f"{value:z.2f}".replace("-", "−") if isinstance(value, float) else value)

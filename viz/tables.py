@@ -164,8 +164,13 @@ def _latex(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
 
     aligned = "".join("l" if lines and isinstance(cell, str) else "r" for cell in (lines[0] if lines else names))
     body = "\n".join(row([_shown(value, decimals) for value in line]) for line in lines)
+    written = {
+        character for cell in (*names, *(x for line in lines for x in line)) for character in tex_text(str(cell))
+    }
+    further = sorted(character for character in written if ord(character) > 0x24F)
+    fonts = f"% {' '.join(further[:20])}: XeLaTeX or LuaLaTeX with a font that has them\n" if further else ""
     return (
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{{aligned}}}\n\\toprule\n{row(names)}\n"
+        f"% needs \\usepackage{{booktabs}}\n{fonts}\\begin{{tabular}}{{{aligned}}}\n\\toprule\n{row(names)}\n"
         f"\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
     )
 

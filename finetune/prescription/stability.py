@@ -27,6 +27,12 @@ class Stability:
     top_k: int
     n_draws: int
 
+    def __repr__(self) -> str:
+        return (
+            f"Stability(argmax_share={self.argmax_share:.3g}, spearman={self.spearman:.3g}, "
+            f"top_overlap={self.top_overlap:.3g}, top_k={self.top_k}, n_draws={self.n_draws})"
+        )
+
     def check(self, n_blocks: int) -> None:
         """Raises ValueError for values that no draws can give."""
         shares = (self.argmax_share, self.top_overlap)

@@ -182,13 +182,15 @@ class DualEncoder:
             ("read at", text.pooling),
             ("source", f"{type(self.source).__module__}.{type(self.source).__name__}"),
             ("images", "PIL images, paths and tensors" if self.preprocess is not None else "tensors only"),
-            (
-                "verified",
-                None if worst is None else f"against the source; largest difference {worst[1]:.1e} ({worst[0]})",
-            ),
+            ("verified", None if worst is None else f"against the source; {_told(worst)}"),
             ("on", f"{text.device}, {str(text.dtype).removeprefix('torch.')}"),
         ]
         return card("DualEncoder", self.name, facts)
+
+
+def _told(worst: tuple[str, float]) -> str:
+    """The stage with the largest difference, and that difference."""
+    return f"largest difference {f'{worst[1]:.1e}' if worst[1] else 0} ({worst[0]})"
 
 
 def _is_current(tower: Tower) -> bool:

@@ -104,6 +104,19 @@ def test_the_users_matplotlib_settings_are_neither_used_nor_changed(tmp_path: Pa
         assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.parametrize("family", ["DejaVu Sans", "DejaVu Serif"])
+@pytest.mark.parametrize("size", [6.5, 9, 12])
+def test_names_of_axes_stay_inside_at_every_size(family: str, size: float) -> None:
+    with matplotlib_settings():
+        figure = draw_heatmap(heatmap_data(a_map(5, 12)), Fonts(family, size), 3.0, ("", ()), values=False, height=None)
+        figure.draw_without_rendering()
+        names = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+        assert {name.get_text() for name in names} >= {"layer"} and len(names) == 2  # and the profile's
+        for name in names:
+            box = name.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, name.get_text()
+
+
 @pytest.mark.parametrize("quantity", ["CTE of the first 50 neurons, summed", "CTE" + 12 * ", a long name"])
 def test_a_long_name_of_the_scale_stays_inside(quantity: str) -> None:
     view = replace(heatmap_data(a_map(4, 4)), quantity=quantity)

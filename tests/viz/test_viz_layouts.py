@@ -39,6 +39,7 @@ from tracescribe.viz.paper.curve_panels import draw_curve_panels
 from tracescribe.viz.paper.files import WIDTHS, PaperOptions, inches_of, matplotlib_settings, rendered
 from tracescribe.viz.paper.fonts import Fonts
 from tracescribe.viz.paper.panels import draw_panels
+from tracescribe.viz.paper.plans import draw_alpha
 
 TRACE, OTHER = synthetic_trace(8, 12), synthetic_trace(8, 12, seed=1)
 GOLDEN = Path(__file__).parents[1] / "golden" / "cte_clip_vit_b32_valse.json"
@@ -294,6 +295,49 @@ def test_alpha_bars_hold_the_plans_numbers_and_shares_sum_to_one(tmp_path: Path)
         alpha_bars(TRACE)
 
 
+def texts_inside(figure: Figure) -> list[str]:
+    """All texts, none of which is cut off; of axes too narrow for anything, nothing could be read."""
+    figure.draw_without_rendering()
+    found = []
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts = [*axes.texts, axes.xaxis.label, axes.yaxis.label]
+        for axis, at in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            low, high = axis.get_view_interval()
+            texts += [label for label in axis.get_ticklabels() if low <= label.get_position()[at] <= high]
+        for text in (*texts, *(() if legend is None else legend.get_texts())):
+            if text.get_text():
+                box = text.get_window_extent()
+                assert box.x0 > -0.5 and box.y0 > -0.5, text.get_text()  # half a point of ink's margin
+                assert box.x1 < figure.bbox.width + 0.5 and box.y1 < figure.bbox.height + 0.5, text.get_text()
+                found.append(text.get_text())
+    return found
+
+
+@pytest.mark.parametrize("n_blocks", [12, 32])
+def test_many_shares_with_long_names_leave_room_for_their_bars(n_blocks: int) -> None:
+    names = ("uniform", "CTE-weighted (update)", "inverse of the weights, budget kept", "front four blocks")
+    figure = alpha_bars(
+        ts.Prescription(np.linspace(0, 1, n_blocks), beta=2), {name: np.ones(n_blocks) for name in names}
+    )
+    assert isinstance(figure.shown, AlphaData)
+    with matplotlib_settings():
+        drawn = draw_alpha(figure.shown, Fonts(), 3.25, ("", ()), height=None)
+        assert set(names) <= set(texts_inside(drawn))
+        above, below = drawn.axes
+        assert min(axes.get_window_extent().width for axes in drawn.axes) > 0.75 * drawn.bbox.width
+        assert below.get_legend().get_window_extent().y1 < above.get_window_extent().y0
+        bars = [bar for bar in below.patches if bar.get_height() > 0]
+        assert all(bar.get_linewidth() < 0.2 * bar.get_window_extent().width for bar in bars)  # not edge alone
+
+
+def test_a_figure_without_room_for_its_names_is_refused(tmp_path: Path) -> None:
+    figure = alpha_bars(a_plan(), {"uniform": np.ones(12), "CTE-weighted": np.ones(12)})
+    with pytest.raises(FigureError, match="too little room for its names"):
+        export(figure, tmp_path / "a.pdf", 1.5, height=0.5)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_update_share_is_drawn_as_its_share() -> None:
     from tracescribe.finetune import UpdateShare
 
@@ -499,6 +543,16 @@ def test_names_in_an_authors_axes_are_thinned_to_what_it_has_room_for() -> None:
 def test_other_kinds_are_drawn_into_an_authors_axes(kind: str) -> None:
     axes = Figure(figsize=(3, 2)).subplots()
     assert draw(KINDS[kind](), axes) is None and axes.has_data()
+
+
+def test_numbers_of_small_axes_do_not_meet() -> None:
+    figure = Figure(figsize=(1.4, 1.2))
+    axes = figure.subplots()
+    draw(pareto({"a": (48.31, 40.2), "b": (50.12, 41.3)}, "kept (%)", "gained (%)"), axes)
+    figure.draw_without_rendering()
+    for labels, ends in ((axes.get_xticklabels(), ("x0", "x1")), (axes.get_yticklabels(), ("y0", "y1"))):
+        boxes = [label.get_window_extent() for label in labels if label.get_text()]
+        assert boxes and all(getattr(one, ends[1]) < getattr(other, ends[0]) for one, other in pairwise(boxes))
 
 
 def test_layers_and_legend_meet_nothing_in_axes_that_a_layout_makes_smaller() -> None:

@@ -154,6 +154,31 @@ def test_a_trace_says_what_enters_its_map_and_shows_it() -> None:
     assert html.count("<rect") == len(TRACE.layers)  # the sums below
 
 
+def test_a_trace_of_images_shows_a_grid_of_patches_per_layer() -> None:
+    from tracescribe.viz.figure_data import heatmap_data
+    from tracescribe.viz.notebook.pictures import patches_svg
+
+    columns = ("[CLS]", *(f"patch {row},{column}" for row in range(2) for column in range(3)))
+    values = np.arange(14.0).reshape(2, 7) / 14
+    drawn = patches_svg(heatmap_data(TraceMap(values, columns, np.arange(2), np.ones(7, dtype=int))))
+    assert drawn is not None
+    page = Page(drawn)
+    assert page.tags.count("svg") == 2 and "layer 0" in page.text and "layer 1" in page.text
+    assert sum(d.count("M") for d in re.findall(r' d="([^"]*)"', drawn)) == 12  # each patch of each layer once
+    assert "1 other columns" in page.text
+    assert patches_svg(heatmap_data(TraceMap(values, tuple("abcdefg"), np.arange(2), np.ones(7, dtype=int)))) is None
+
+
+def test_a_map_says_what_it_is_of() -> None:
+    cells = TraceMap(np.eye(3), ("a", "b", "c"), np.arange(3), np.ones(3, dtype=int), quantity="attention to the negator")
+    assert "attention to the negator" in html_of(cells)[1].text and "quantity" not in html_of(TRACE.map())[1].text
+
+
+def test_figures_and_stability_are_one_line() -> None:
+    assert repr(TRACE.heatmap()) == "NotebookFigure('CTE by layer and token — synthetic': heatmap, scatter)"
+    assert repr(ts.prescribe(TRACE).stability).count(".") <= 3
+
+
 def test_a_large_map_stays_small() -> None:
     values = np.random.default_rng(0).normal(size=(33, 77))
     cells = TraceMap(values, tuple(f"t{i}" for i in range(77)), np.arange(33), np.ones(77, dtype=int))

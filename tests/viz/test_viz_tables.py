@@ -34,6 +34,10 @@ def test_names_are_safe_in_latex_and_markdown(tmp_path: Path) -> None:
     tex = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8")
     name = r"a\&b\_\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}|\textgreater{}"
     assert rf"layer & {name} & no$\cdot$ \\" in tex and r"0 & -- & $-$0.25 \\" in tex
+    assert tex.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}")
+    cells = TraceMap(np.array([[0.5, -0.25]]), ("不存在", "é → ü"), np.arange(1), np.array([1, 1]))
+    told = export_table(heatmap(cells, profile=False), tmp_path / "cjk.tex").read_text(encoding="utf-8").splitlines()[1]
+    assert told == "% 不 在 存: XeLaTeX or LuaLaTeX with a font that has them"
     lines = export_table(figure, tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
     assert lines == ["| layer | a&b_%$#{}\\\\~^\\<\\|> | no· |", "|---:|---:|---:|", "| 0 | – | −0.25 |"]
 

@@ -265,19 +265,18 @@ def _lines(quantity: str, contrast: Contrast, layer: np.ndarray, depth: np.ndarr
 
 def _told(name: str, contrast: Contrast, comparison: TraceComparison) -> str:
     agreement = contrast.rank_agreement
-    ranks = "no rank agreement" if agreement is None else f"rank agreement {agreement:.2f}"
+    ranks = "no rank agreement" if agreement is None else f"rank agreement {agreement:z.2f}"
     free = int(contrast.tested.sum())
     if not free:
-        return f"{name}: largest difference {_largest(contrast.difference):+.2f}; {ranks}"
+        return f"{name}: largest difference {_largest(contrast.difference):+z.2f}; {ranks}"
     at = int(np.argmax(np.where(contrast.tested, np.abs(contrast.difference), -1)))
     lo, hi, value = (side.ravel()[at] for side in (contrast.lo, contrast.hi, contrast.difference))
     numbers = comparison.blocks if name.startswith("blocks") else comparison.layers
     layer, row = divmod(at, len(comparison.rows)) if name == "cells" else (at, None)
     where = f"layer {numbers[layer]}" + ("" if row is None else f", {comparison.rows[row]}")
     differ = int((contrast.q[contrast.tested] < 0.05).sum())
-    return (
-        f"{name}: {differ} of {free} differ (q < 0.05); largest {value:+.2f} [{lo:+.2f}, {hi:+.2f}] at {where}; {ranks}"
-    )
+    largest = f"{value:+z.2f} [{lo:+z.2f}, {hi:+z.2f}]"
+    return f"{name}: {differ} of {free} differ (q < 0.05); largest {largest} at {where}; {ranks}"
 
 
 def _largest(values: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import traitlets
 
 from ...errors import FigureError, TracescribeError
 from ...io.quoting import shown
+from ..figure_data.labels import shorten
 from ..theme import PALETTE, PALETTES
 from .frame import make_frame
 from .leaving import static_figure, static_forms
@@ -102,6 +103,10 @@ class Explorer(anywidget.AnyWidget):
         with self.session.lock:
             self.session.problem = sentence
         self._show()
+
+    def __repr__(self) -> str:
+        settings = self.session.settings
+        return f"Explorer({shorten(str(self.session.model.name), 60)}: {settings.correct!r} / {settings.foil!r})"
 
     def figure(self) -> Any:
         """The view as a static figure, which a notebook keeps and :func:`tracescribe.viz.export` writes.

@@ -40,6 +40,11 @@ class NotebookFigure(go.Figure):
         """What the figure was made from; None after copying or changing it into another figure."""
         return self._shown
 
+    def __repr__(self) -> str:
+        """One line: plotly's holds every number."""
+        shapes = ", ".join(dict.fromkeys(trace.type for trace in self.data))
+        return f"NotebookFigure({plain_title(self)!r}: {shapes})"
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **kwargs: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = {"application/vnd.plotly.v1+json": {**self.to_plotly_json(), "config": PLOTLY_CONFIG}}
         bundle.update(self._host_form())

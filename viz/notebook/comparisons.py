@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from ...cards import card, table
 from ...tracer.results.circuit import Circuit
 from ...tracer.results.comparison import TraceComparison
 from ...tracer.results.faithfulness import CURVES, RANDOM, Curve, Faithfulness
 from ..figure_data import heatmap_data
-from ..figure_data.labels import number, plural
+from ..figure_data.labels import MINUS, number, plural
 from .pictures import cells_svg
 
 __all__ = ["circuit_html", "comparison_html", "curve_html", "faithfulness_html"]
@@ -23,6 +25,7 @@ def comparison_html(comparison: TraceComparison) -> str:
     ]
     doubts = [line for line in lines if not line.startswith(("cells: ", "layers: ", "blocks by alpha: "))]
     sizes = f"{len(comparison.layers)} layers × {len(comparison.rows)} rows"
+    told = [(name, re.sub(r"-(?=\d)", MINUS, text)) for name, text in told]
     facts = [("compared", said), ("aggregate", comparison.aggregate), *told]
     picture = cells_svg(heatmap_data(comparison.map(), profile=comparison.per_layer()))
     return card("TraceComparison", sizes, facts, picture, doubts=doubts)

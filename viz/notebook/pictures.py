@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import numpy as np
@@ -12,11 +13,12 @@ from .. import theme
 from ..figure_data.heatmap import HeatmapData
 from ..figure_data.labels import number, shorten
 
-__all__ = ["bars_svg", "cells_svg"]
+__all__ = ["bars_svg", "cells_svg", "patches_svg"]
 
 _LABELS, _CELL, _WIDE = 132, 15, 22  # pixels: the names' column, a cell's height, its largest width
 _STEPS = 25  # shades on each side of 0: what an eye tells apart at this size
 _TALLEST = 420
+_PATCH = re.compile(r"patch (\d+),(\d+)")  # as trace_images names its columns
 
 
 def cells_svg(view: HeatmapData) -> Markup:
@@ -40,6 +42,32 @@ def cells_svg(view: HeatmapData) -> Markup:
     said = f"{view.quantity} by layer (across) and {view.unit}; {scale}"
     svg = _svg(width, height, said, parts)
     return Markup(f'<div style="max-height:{_TALLEST}px;overflow:auto;margin:4px 0">{svg}</div>')
+
+
+def patches_svg(view: HeatmapData) -> Markup | None:
+    """The map of an image tower as one grid of patches per layer; None of columns that are no single patches."""
+    places = {at: (int(m[1]), int(m[2])) for at, c in enumerate(view.columns) if (m := _PATCH.fullmatch(c))}
+    if not places:
+        return None
+    high, wide = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
+    size = max(3.0, min(10.0, 96 / max(high, wide)))
+    drawn = []
+    for layer, values in zip(view.layers.tolist(), view.values, strict=True):
+        cells: dict[str, list[str]] = {}
+        for at, (row, column) in places.items():
+            cells.setdefault(_shade(float(values[at]), view), []).append(
+                f"M{column * size:.4g} {row * size + 14:.4g}h{size:.3g}v{size:.3g}h-{size:.3g}z"
+            )
+        paths = [f'<path fill="{shade}" d="{"".join(parts)}"/>' for shade, parts in cells.items()]
+        named = f'<text x="0" y="10">layer {layer}</text>'
+        drawn.append(
+            _svg(max(wide * size, 48), high * size + 14, f"{view.quantity} by patch, layer {layer}", [named, *paths])
+        )
+    rest = len(view.columns) - len(places)
+    more = f"<div>{rest} other columns are in .heatmap()</div>" if rest else ""
+    scale = f"<div>colours from −{view.limit:.3g} (blue) to {view.limit:.3g} (red)</div>"
+    boxes = f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin:4px 0">{"".join(drawn)}</div>'
+    return Markup(f'<div style="max-height:{_TALLEST}px;overflow:auto">{boxes}{scale}{more}</div>')
 
 
 def bars_svg(
@@ -87,16 +115,17 @@ def _shades(view: HeatmapData, wide: float) -> list[str]:
     drawn: dict[str, list[str]] = {}
     for row in range(view.values.shape[1]):
         for at, value in enumerate(view.values[:, row].tolist()):
-            shade = theme.MISSING
-            if np.isfinite(value):
-                step = round(_STEPS * float(np.clip(value / view.limit, -1, 1)))
-                shade = "#" + "".join(
-                    f"{round(255 * part):02x}" for part in theme.colour_at(step / _STEPS, 1.0, view.palette)
-                )
-            drawn.setdefault(shade, []).append(
+            drawn.setdefault(_shade(value, view), []).append(
                 f"M{_LABELS + at * wide:.4g} {row * _CELL}h{wide - 0.5:.3g}v14.5h-{wide - 0.5:.3g}z"
             )
     return [f'<path fill="{shade}" d="{"".join(cells)}"/>' for shade, cells in drawn.items()]
+
+
+def _shade(value: float, view: HeatmapData) -> str:
+    if not np.isfinite(value):
+        return theme.MISSING
+    step = round(_STEPS * float(np.clip(value / view.limit, -1, 1)))
+    return "#" + "".join(f"{round(255 * part):02x}" for part in theme.colour_at(step / _STEPS, 1.0, view.palette))
 
 
 def _bars(

@@ -16,7 +16,7 @@ from ...tracer.results.tables import what_the_readout_reads
 from ..figure_data import heatmap_data
 from ..figure_data.labels import number, plural
 from ..figure_data.notes import map_notes, settings
-from .pictures import bars_svg, cells_svg
+from .pictures import bars_svg, cells_svg, patches_svg
 
 if TYPE_CHECKING:
     from ...cards import Markup
@@ -53,10 +53,9 @@ def trace_html(trace: CausalTrace) -> str:
 
 def map_html(cells: TraceMap) -> str:
     """The map, how it was made, and its sums per layer."""
-    facts = [("pairs", " · ".join(map_notes(cells)))]
-    return card(
-        "TraceMap", f"{len(cells.layers)} layers × {len(cells.rows)} rows", facts, cells_svg(heatmap_data(cells))
-    )
+    facts = [("quantity", None if cells.quantity == "CTE" else cells.quantity), ("pairs", " · ".join(map_notes(cells)))]
+    size = f"{len(cells.layers)} layers × {len(cells.rows)} rows"
+    return card("TraceMap", size, facts, cells_svg(heatmap_data(cells)))
 
 
 def excess_html(excess: Excess) -> str:
@@ -103,7 +102,7 @@ def _map_of(source: CausalTrace | Excess) -> list[Markup]:
             view = heatmap_data(source, profile=_sums(source))
         except DegenerateTraceError:
             return []
-    return [cells_svg(view)]
+    return [patches_svg(view) or cells_svg(view)]
 
 
 def _sums(source: CausalTrace | Excess) -> LayerProfile:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,7 +201,12 @@ def _saved(figure: Figure, suffix: str, title: str, notes: str, dpi: int) -> byt
         ".eps": {"Creator": "tracescribe"},
     }
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="constrained_layout not applied")
+        try:
+            figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=metadata[suffix], facecolor="white")
+        except UserWarning:
+            raise FigureError("the figure has too little room for its names: give more width or height") from None
     content = buffer.getvalue()
     if suffix == ".eps":  # matplotlib has no option for this one
         content = re.sub(rb"^%%CreationDate:.*\n", b"", content, flags=re.MULTILINE)

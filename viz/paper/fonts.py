@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import textwrap
 import unicodedata
 from functools import cache, cached_property
 from typing import Any, Literal
@@ -139,13 +140,13 @@ class Fonts:
 def named(character: str) -> str:
     """The name of a picture or symbol in brackets, "" of other characters.
 
-    >>> named("🫁"), named("無")
-    ('[lungs]', '')
+    >>> named("🫁"), named("🇩"), named("無")
+    ('[lungs]', '[letter d]', '')
     """
     if unicodedata.category(character) != "So":
         return ""
-    name = unicodedata.name(character, "").lower()
-    return f"[{name[:24]}]" if name else ""
+    name = unicodedata.name(character, "").lower().removeprefix("regional indicator symbol ")  # two make a flag
+    return f"[{textwrap.shorten(name, 24, placeholder='…')}]" if name else ""
 
 
 def _names() -> set[str]:

@@ -98,7 +98,7 @@ def draw_heatmap(
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
-                _draw_beside(beside, view.profile, view.profile_name, cells.get_ylim(), plan.beside, fonts)
+                _draw_beside(beside, view.profile, _in_lines(view, fonts), cells.get_ylim(), plan.beside, fonts)
     return figure
 
 
@@ -107,9 +107,12 @@ def _plan(
 ) -> _Plan:
     n_layers, n_columns = view.values.shape
     wide, has_profile = inches * 72, view.profile is not None
-    left = 15 + fonts.width(str(int(view.layers[-1])), fonts.tick)
+    # the ticks, their numbers, and the axis' upright name with what rises above its letters
+    left = 6.9 + 1.16 * fonts.label + fonts.width(str(int(view.layers[-1])), fonts.tick)
     gap, right = (_gap(inches), 6.0) if has_profile else (0.0, EDGE)
     beside = np.clip(0.14 * wide, 34, 76) if has_profile else 0.0
+    if has_profile:  # its name reaches beyond it on both sides, but not off the page
+        beside = max(beside, max(fonts.width(part, fonts.small) for part in _in_lines(view, fonts)) - 2 * right + 2)
     room = wide - left - gap - beside - right
     lines = math.ceil(n_columns * _PITCH[0] / room)
     thinned = lines > _MOST_LINES
@@ -253,7 +256,7 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
 
 
 def _draw_beside(
-    axes: Axes, curve: LayerProfile, name: str, span: tuple[float, float], wide: float, fonts: Fonts
+    axes: Axes, curve: LayerProfile, name: list[str], span: tuple[float, float], wide: float, fonts: Fonts
 ) -> None:
     place = np.arange(len(curve.layers))
     if curve.lo is not None and curve.hi is not None:
@@ -271,10 +274,13 @@ def _draw_beside(
     if step * wide / (high - low + 2 * room) < needed:  # two of the numbers would touch
         shown = [v for v in shown if v != 0] if len(shown) == 3 else [0.0]
     set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=fonts.small)
-    axes.set_xlabel(
-        fonts.drawable(name).replace(" over ", " over\n"), labelpad=1, linespacing=1.0, **fonts.style(fonts.small)
-    )
+    axes.set_xlabel("\n".join(name), labelpad=1, linespacing=1.0, **fonts.style(fonts.small))
     axes.spines[["left", "top", "right"]].set_visible(False)
+
+
+def _in_lines(view: HeatmapData, fonts: Fonts) -> list[str]:
+    """The name of the profile."""
+    return fonts.drawable(view.profile_name).replace(" over ", " over\n").split("\n")
 
 
 def _gap(inches: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -155,10 +157,25 @@ def _axes(axes: Axes, x_name: str, y_name: str, fonts: Fonts) -> None:
     axes.set_xlabel(fonts.drawable(x_name), labelpad=2, **fonts.style(fonts.label))
     axes.set_ylabel(fonts.drawable(y_name), labelpad=2, **fonts.style(fonts.label))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(_Roomy(fonts.tick * (4.5 if axis is axes.xaxis else 2.0)))
         for label in (*axis.get_ticklabels(), axis.get_offset_text()):
             label.set(**fonts.style(fonts.tick))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+class _Roomy(MaxNLocator):
+    """At most 5 steps, and as few as the axis has room for when it is drawn. needed: points for a number."""
+
+    def __init__(self, needed: float) -> None:
+        super().__init__(5, steps=[1, 2, 2.5, 5, 10])
+        self._needed = needed
+
+    def __call__(self) -> Any:
+        axis: Any = self.axis
+        extent = axis.axes.get_window_extent()
+        length = (extent.width if axis is axis.axes.xaxis else extent.height) * 72 / axis.get_figure(root=True).dpi
+        self.set_params(nbins=int(np.clip(length // self._needed, 1, 5)))
+        return super().__call__()
 
 
 def _canvas(

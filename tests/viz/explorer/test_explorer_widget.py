@@ -56,6 +56,10 @@ def test_the_page_gets_arrays_as_bytes_and_everything_else_as_json(explorer: Exp
     assert len(explorer.get_state()["data"]) == len(explorer.data)
 
 
+def test_an_explorer_says_what_it_explores(explorer: Explorer) -> None:
+    assert repr(explorer) == "Explorer(phantom: 'There is no edema.' / 'There is severe edema.')"
+
+
 def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
     assert ask(explorer, do="choose", value={"layer": 2, "column": 7})["ask"]["title"] == "layer 2 · token [EOT]"
     assert ask(explorer, do="choose", value={"beta": 2.0}, number=7)["answered"] == 7
