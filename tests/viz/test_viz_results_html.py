@@ -170,7 +170,7 @@ def test_a_trace_of_images_shows_a_grid_of_patches_per_layer() -> None:
 
 
 def test_a_map_says_what_it_is_of() -> None:
-    cells = TraceMap(np.eye(3), ("a", "b", "c"), np.arange(3), np.ones(3, dtype=int), quantity="attention to the negator")
+    cells = TraceMap(np.eye(2), ("a", "b"), np.arange(2), np.ones(2, dtype=int), quantity="attention to the negator")
     assert "attention to the negator" in html_of(cells)[1].text and "quantity" not in html_of(TRACE.map())[1].text
 
 
