@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -141,14 +141,21 @@ def console_for_people() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
-def table(columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True) -> Table:
-    """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left."""
+def table(
+    columns: list[str], rows: list[list[str]], left: int = 1, header: bool = True, unbroken: Collection[str] = ()
+) -> Table:
+    """A table of plain texts (no markup: a token may be "[b]"), its first ``left`` columns aligned left.
+
+    unbroken: columns whose cells are copied, such as names of files; others go on in the next line for want of space.
+    """
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(show_header=header)
     for index, name in enumerate(columns):
-        drawn.add_column(Text(name), justify="left" if index < left else "right")
+        drawn.add_column(
+            Text(name), justify="left" if index < left else "right", overflow="fold", no_wrap=name in unbroken
+        )
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     return drawn

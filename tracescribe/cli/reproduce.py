@@ -79,7 +79,7 @@ def _list(json: bool) -> None:
     rows, document = [], []
     for recipe in RECIPES.values():
         values = ", ".join(f"{measure.rpartition('/')[2]} {value:g}" for measure, value in recipe.expected.items())
-        rows.append([recipe.name, recipe.file, values, f"{recipe.tolerance:g}"])
+        rows.append([recipe.name, recipe.file, values + (f" ± {recipe.tolerance:g}" if recipe.tolerance else "")])
         document.append({**vars(recipe), "expected": dict(recipe.expected), "command": recipe.command})
-    drawn = table(["recipe", "file", "expected", "tolerance"], rows, left=3)
+    drawn = table(["recipe", "file", "expected"], rows, left=3, unbroken=("recipe", "file"))
     show(json, {"recipes": document}, drawn, "Run one by `tracescribe reproduce NAME --file FILE --images FOLDER`.")
