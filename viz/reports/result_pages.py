@@ -132,7 +132,7 @@ def circuit_page(found: Circuit, *, title: str | None = None) -> Report:
             "The cells",
             text=["In the order in which they were taken; “together” is the exact CTE of all cells up to this one."],
             notes=notes,
-            tables=[Table(["", "layer", "row", "CTE alone", "together", "stability"], rows)],
+            tables=[Table(["taken", "layer", "row", "CTE alone", "together", "stability"], rows)],
         ),
         Section(
             "By layer",
