@@ -199,10 +199,11 @@ def _doubts(
         )
     frozen = [int(block) + 1 for block in np.flatnonzero(alpha == 0)]
     if frozen:
-        lines.append(
-            f"alpha is 0 at block(s) {', '.join(map(str, frozen))}: frozen by {normalize} normalisation, although "
-            f"{what} there is {used.min():.3g}."
-        )
+        least = float(used.min())
+        why = f"frozen by {normalize} normalisation, although {what} there is {least:.3g}"
+        if least == 0:  # as of a circuit that has no cell there
+            why = f"{what} there is 0, and it is not trained"
+        lines.append(f"alpha is 0 at block(s) {', '.join(map(str, frozen))}: {why}.")
     spread = float(np.ptp(used))
     if spread < (FLAT_RANGE if what == "CTE" else FLAT_RANGE * used.max()):
         lines.append(

@@ -138,7 +138,11 @@ def test_flat_draws_are_left_out_of_the_count():
     ("values", "sentence"),
     [
         (PROFILE, "layer 5 is 1 by construction"),
-        (PROFILE, "alpha is 0 at block(s) 4"),
+        (PROFILE, "alpha is 0 at block(s) 4: frozen by minmax normalisation, although CTE there is "),
+        (
+            PROFILE * (PROFILE != 0.8),
+            "alpha is 0 at block(s) 4: CTE there is 0, and it is not trained",
+        ),
         (PROFILE, "No bootstrap draws"),
         (1 + PROFILE / 100, "nearly flat"),
     ],

@@ -35,6 +35,7 @@ def negator_attention(
          f"{row['affirmative']:.4f}"]
         for row in records(heads.head(_SHOWN))
     ]  # fmt: skip
+    level = "interval" if found.ci is None else f"{100 * found.ci:g}% CI"
     return Measured(
         found,
         numbers=found.to_frame,
@@ -45,5 +46,5 @@ def negator_attention(
             "negators": sorted({negator for negator, _ in found.negators}),
             "heads": records(heads),
         },
-        shown=table(["layer", "head", "selectivity", "interval", "to the negator", "to its counterpart"], rows, left=2),
+        shown=table(["layer", "head", "selectivity", level, "to the negator", "to its counterpart"], rows, left=2),
     )

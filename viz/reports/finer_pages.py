@@ -193,6 +193,8 @@ def negator_attention_page(found: NegatorAttention, *, title: str | None = None)
         Section("How it came about", tables=[provenance_table(found.provenance)]),
     ]
     facts = [("pairs", f"{found.n_pairs:,}"), ("negators", found.words())]
+    if found.ci is not None:
+        facts.append(("interval", f"{100 * found.ci:g} %"))
     return Report(_named(title, "Attention to negators", found.provenance), f"{found.summary()}.", sections, facts)
 
 
