@@ -93,6 +93,9 @@ def compare(
         for one, trace, pairs in zip(sums, traces, used, strict=True)
     ]
     sides = [Side.of(trace, pairs, table) for trace, pairs, table in zip(traces, used, tables, strict=True)]
+    if matching.places is not None:  # the same items: the clusters that the first says hold for both
+        texts = _joined(sides[0].texts, sides[1].texts)
+        sides = [Side(table, sides[0].clusters, texts) for table in tables]
     shallow = traces[0] if traces[0].n_layers <= traces[1].n_layers else traces[1]
     depth = shallow.layers / shallow.n_layers
     statistic = _Statistic([trace.layers / trace.n_layers for trace in traces], depth, len(rows), aggregate)
