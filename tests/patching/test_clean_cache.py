@@ -51,7 +51,9 @@ def test_together_is_as_apart(name: str) -> None:
         with torch.no_grad():
             apart = run_clean(tower, rows)
         assert found.pooled == apart.pooled and len(found.resid) == len(apart.resid)
-        torch.testing.assert_close(found.embedding, apart.embedding, atol=2e-6, rtol=1e-5)
+        # scores read directions; embeddings are 3 to 30 long, and several threads sum in another order
+        directions = [torch.nn.functional.normalize(run.embedding, dim=-1) for run in (found, apart)]
+        torch.testing.assert_close(*directions, atol=1e-6, rtol=0)
         for ours, theirs in zip(found.resid, apart.resid, strict=True):
             torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=1e-5)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicoms import GREY, dicom
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -90,8 +91,10 @@ def test_a_model_reads_it_as_the_png_of_the_same_picture(tmp_path: Path) -> None
     film[0, :2] = 0, 255
     (tmp_path / "film.dcm").write_bytes(dicom(film, bits=8))
     Image.fromarray(film).save(tmp_path / "film.png")
-    found = ts.load("phantom").encode_images([tmp_path / "film.dcm", tmp_path / "film.png"])
-    assert (found[0] == found[1]).all()
+    model = ts.load("phantom")
+    # one by one: rows of one product may be rounded differently where several threads share them
+    found = [model.encode_images([tmp_path / name]) for name in ("film.dcm", "film.png")]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import multiprocessing
 import random
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from models import WordTokenizer, open_clip_model
 
 import tracescribe as ts
@@ -19,6 +21,15 @@ from tracescribe.tracer.run.cache import Store
 # the child is a copy of this process, which has imported and loaded everything: no kill hits only the start
 fork = multiprocessing.get_context("fork")
 IMAGES = np.random.default_rng(0).normal(size=(240, 16))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """OpenMP's threads do not survive a fork: a child with two would wait for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -136,12 +137,19 @@ def _run(arguments: Sequence[str]) -> int:
     except Exception as error:
         # typer's own errors (a bad option, a missing argument) derive from click's in some versions and not in others.
         say = getattr(error, "format_message", None)
-        if say is None and "null byte" in str(error):  # in a path; others make it an error of theirs
-            nul = next((argument for argument in arguments if "\0" in argument), "")
-            return _refuse(f"the argument {shown(nul)} has a null byte, which no path has")
+        bad = next((argument for argument in arguments if not _may_be_a_path(argument)), None)
+        if say is None and isinstance(error, ValueError) and bad is not None:  # some versions of typer ask the system
+            return _refuse(f"the argument {shown(bad)} has characters that no path has")
         if say is None:
             raise
         return _refuse(say())
+
+
+def _may_be_a_path(argument: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(argument)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _refuse(sentence: str, code: int = BAD_INPUT) -> int:
