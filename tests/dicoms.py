@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian
 
+UID = "1.2.826.0.1.3680043.8.498.1"  # the same bytes in every process
 GREY = np.array([[0, 1000], [2000, 4095]], dtype=np.uint16)
 
 
@@ -18,8 +19,8 @@ def dicom(pixels: np.ndarray = GREY, *, bits: int = 12, syntax: str = ExplicitVR
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    data.SOPClassUID, data.SOPInstanceUID = data.file_meta.MediaStorageSOPClassUID, generate_uid()
+    data.file_meta.MediaStorageSOPInstanceUID = UID
+    data.SOPClassUID, data.SOPInstanceUID = data.file_meta.MediaStorageSOPClassUID, UID
     data.PatientName, data.PatientID = "Secret^Name", "1234567"
     data.Rows, data.Columns = pixels.shape[-2:] if pixels.ndim == 2 else pixels.shape[:2]
     data.SamplesPerPixel = 1 if pixels.ndim == 2 else 3

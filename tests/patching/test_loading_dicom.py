@@ -109,6 +109,7 @@ def test_a_model_reads_it_as_the_png_of_the_same_picture(tmp_path: Path) -> None
         (dicom()[:140], "cannot be read: |without pixel data"),
         (b"\x00" * 128 + b"DICM", "without pixel data|cannot be read"),
     ],
+    ids=["frames", "size", "two bytes", "window", "no decoder", "deflated", "cut short", "a preamble alone"],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 def test_what_is_no_single_picture_is_a_sentence_without_patient_data(raw: bytes, message: str) -> None:
