@@ -265,7 +265,7 @@ def _result(folder: Path) -> StudyResult:
 
     config = StudyConfig.model_validate(read_record(folder / "study.json")["config"])
     rates = best_rates(config, folder)
-    base = {name: _finite(value, name) for name, value in _scores(read_record(folder / "base.json")).items()}
+    base = _scores(read_record(folder / "base.json"))
     runs, curves = [], []
     for arm, seed in ((arm, seed) for arm in config.arms for seed in range(config.seeds)):
         file = folder / "runs" / Run(arm, rates[arm], seed).file
@@ -275,8 +275,7 @@ def _result(folder: Path) -> StudyResult:
         key: dict[str, Any] = {"arm": arm, "seed": seed}
         told = found.get("update", {})
         update = {f"update_{name}": _finite(value, name) for name, value in told.items() if name != "size"}
-        scores = {name: _finite(found["test"][name], name) if name in found["test"] else np.nan for name in SCORES}
-        runs.append({**key, "rate": rates[arm], **scores, **update, "diverged": bool(found.get("diverged"))})
+        runs.append({**key, "rate": rates[arm], **_scores(found), **update, "diverged": bool(found.get("diverged"))})
         curves.append({**key, "share": 0.0, **_of(base)})
         curves.extend({**key, "share": float(at), **_of(of)} for at, of in found.get("interpolation", {}).items())
     return StudyResult(config, pd.DataFrame(runs), base, pd.DataFrame(curves))
@@ -286,9 +285,11 @@ def _of(scores: Mapping[str, Any], names: Sequence[str] = ("claims", "negated", 
     return {name: _finite(scores[name], name) for name in names}
 
 
-def _scores(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of a record on the test split; those that are divided further are in tables of their own."""
-    return {name: value for name, value in record["test"].items() if name in SCORES or not isinstance(value, dict)}
+def _scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of a record on the test split; NaN: R@5 of an older study, and what a run that diverged has not."""
+    found = record["test"]
+    needed = () if record.get("diverged") else tuple(name for name in SCORES if name != "r5")
+    return {name: _finite(found[name], name) if name in found or name in needed else np.nan for name in SCORES}
 
 
 def _finite(value: Any, name: str) -> float:

@@ -138,11 +138,13 @@ class StudyConfig(Checked):
     @classmethod
     def _presets_by_name(cls, given: Any) -> Any:
         if isinstance(given, list | tuple):
-            given = dict.fromkeys(given)
-        if not isinstance(given, dict):
+            named = [(name, None) for name in given]
+        elif isinstance(given, dict):
+            named = list(given.items())
+        else:
             raise ValueError("arms must be a list of names, or name: options")
         arms = {}
-        for name, options in given.items():
+        for name, options in named:
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise ValueError(
                     f"an arm's name has up to 60 letters, digits, spaces and signs of '_.+=-', not {shown(name)}"

@@ -371,6 +371,7 @@ def test_a_folder_name_that_no_system_has_is_no_study():
     ("odd", "said"),
     [
         ({"config": {"data": "x", "arms": 3}}, "arms must be a list of names"),
+        ({"config": {"data": "x", "arms": [[1]]}}, r"an arm's name has up to 60 letters, .* not \[1\]"),
         ({"config": None}, "instance of StudyConfig"),
         ({}, r"holds what no study writes \(KeyError: 'config'\)"),
     ],
@@ -397,6 +398,16 @@ def test_a_score_that_is_no_number_is_said_in_a_sentence(odd, folder, tmp_path):
                 records.write_record(path, worse)
         with pytest.raises(DataFormatError, match=r"holds what no study writes .*gap is "):
             read_study_result(out)
+
+
+@pytest.mark.parametrize("name", ["claims", "negated", "affirmative", "gap", "both_right", "r1", "preservation"])
+def test_a_score_that_is_missing_is_said_and_no_gap_in_the_table(name, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    content = records.read_record(tmp_path / "out" / "base.json")
+    del content["test"][name]
+    records.write_record(tmp_path / "out" / "base.json", content)  # its checksum fits
+    with pytest.raises(DataFormatError, match=rf"holds what no study writes \(KeyError: '{name}'\)"):
+        read_study_result(tmp_path / "out")
 
 
 # -- the file ------------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class Watch:
             path, mode, flags = arguments
             writes = any(letter in mode for letter in "wax+") if isinstance(mode, str) else flags & _WRITING
             paths = [path] if writes else []
+        elif event == "os.mkdir" and isinstance(arguments[0], str) and os.path.isdir(arguments[0]):  # noqa: PTH112
+            return  # a folder that is there is not made
         elif event in _WRITES:
             paths = [arguments[0]]
         elif event in _MOVES:
