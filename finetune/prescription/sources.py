@@ -103,10 +103,10 @@ def _from_layer_profile(profile: Any, kind: str, *, forced_last: float | None = 
 
 
 def _from_circuit(source: Any, aggregate: str) -> Profile:
-    """What the circuit's cells add to its share, summed by layer; layers without a cell get 0."""
+    """What the circuit's cells add to its share, by layer; 0 for layers without a cell, or whose cells lessen it."""
     if aggregate != "sum":
         raise PrescriptionError(f"a circuit's cells are summed by layer: aggregate={aggregate!r} does not apply to it")
-    values = source.by_layer()
+    values = np.maximum(source.by_layer(), 0.0)
     if int(source.provenance.get("first_layer", 0)) == 1:
         values[0] = np.nan
     about = {"source": "circuit", "share": source.share, "cells": len(source), "trace": dict(source.provenance)}

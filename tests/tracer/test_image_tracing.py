@@ -196,3 +196,20 @@ def test_bad_options_are_refused(model: ts.DualEncoder, pairs: list[ts.ImagePair
         ts.trace_images(model, [], progress=False)
     with pytest.raises(DegenerateTraceError, match=r"none of the 3 image pairs.*below the floor 2"):
         ts.trace_images(model, pairs, floor=2.0, progress=False)
+
+
+def test_pixels_in_half_precision_are_traced_as_their_values(model: ts.DualEncoder, pairs: list[ts.ImagePair]) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        given = {
+            half: [
+                ts.ImagePair(
+                    image=each.image.to(dtype).to(used),
+                    counterfactual=each.counterfactual.to(dtype).to(used),
+                    caption=each.caption,
+                )
+                for each in pairs
+            ]
+            for half, used in ((True, dtype), (False, torch.float32))
+        }
+        found, expected = (ts.trace_images(model, given[half], floor=1e-6, progress=False) for half in (True, False))
+        np.testing.assert_array_equal(found.scores.patched, expected.scores.patched)

@@ -50,6 +50,11 @@ def a_circuit(**changes: Any) -> Circuit:
     return Circuit(**given | changes)
 
 
+def test_a_layer_whose_cells_lessen_the_share_gets_what_one_without_a_cell_gets() -> None:
+    plan = ts.prescribe(a_circuit(shares=np.array([0.95, 0.91])))
+    assert plan.alpha.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+
+
 def same(one: Any, two: Any) -> None:
     """All fields are equal, bit for bit."""
     assert type(one) is type(two)

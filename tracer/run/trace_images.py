@@ -216,7 +216,7 @@ def _read(model: DualEncoder, tower: ImageTower, pairs: list[ImagePair]) -> _Bat
                 f"({tower.image_size[0]} x {tower.image_size[1]} after preprocessing), so nothing can be traced"
             )
         differs[i, len(tower.first) :] = _by_cell(changed, tower).ravel()
-        keys.append(hashlib.sha256(image.cpu().numpy().tobytes() + other.cpu().numpy().tobytes()).hexdigest())
+        keys.append(hashlib.sha256(_bytes(image) + _bytes(other)).hexdigest())
     known, image_pair = distinct(keys)
     examples = np.unique(image_pair, return_index=True)[1].tolist()
     groups = tuple(name if pair.group is None else pair.group for pair, name in zip(pairs, ids, strict=True))
@@ -228,6 +228,13 @@ def _pixels(model: DualEncoder, pairs: Sequence[ImagePair]) -> tuple[list[torch.
     return [model.image.pixels(pair.image) for pair in pairs], [
         model.image.pixels(pair.counterfactual) for pair in pairs
     ]
+
+
+def _bytes(pixels: torch.Tensor) -> bytes:
+    """Of any dtype: NumPy has no bfloat16."""
+    import torch
+
+    return pixels.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _by_cell(changed: Bool[np.ndarray, "h w"], tower: ImageTower) -> Bool[np.ndarray, "row column"]:
