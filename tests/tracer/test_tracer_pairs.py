@@ -68,6 +68,13 @@ def test_images_are_found_beside_the_file(write, tmp_path, monkeypatch):
     assert ts.read_pairs(path)[0].image == tmp_path / "film.png"
 
 
+def test_a_target_text_may_be_given_as_files_write_it():
+    pair = ts.Pair(correct="no edema", foil="an edema", image={"text": "Clear lungs."})
+    assert pair.image == ts.Text("Clear lungs.")
+    odd = ts.Pair(correct="no edema", foil="an edema", image={"text": 1})
+    assert odd.image == {"text": 1}  # refused when it is encoded
+
+
 def test_jsonl_images_may_be_embeddings_or_texts(write):
     path = write(
         "p.jsonl",

@@ -37,7 +37,8 @@ class Text:
 class Pair(Checked):
     """A correct caption and a foil of the same number of tokens, with the image they are judged by.
 
-    image: a path, a PIL image, a 1-d array or tensor (a precomputed image embedding), or a :class:`Text`.
+    image: a path, a PIL image, a 1-d array or tensor (a precomputed image embedding), or a :class:`Text` (or
+        ``{"text": "..."}``, as files write it).
     id: name of the pair in results. group: cluster for the bootstrap, e.g. the patient; by default the pair itself.
     attribute: what was changed (existence, location, severity, ...). template: name of the sentence pattern.
     negation: which caption holds the negation. split: of the data set that the pair was made from. provenance: how a
@@ -59,6 +60,11 @@ class Pair(Checked):
     negation: Literal["correct", "foil"] | None = None
     split: Literal["train", "val", "test"] | None = None
     provenance: dict[str, Any] | None = None
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _text_as_files_write_it(cls, image: Any) -> Any:
+        return Text(image["text"]) if _is_text(image) else image
 
     @field_validator("correct", "foil")
     @classmethod
@@ -162,14 +168,18 @@ def _pair(record: dict[str, Any], folder: Path, place: str, outside_images: bool
         raise DataFormatError(f"{place}: {error}") from None
 
 
+def _is_text(image: Any) -> bool:
+    return isinstance(image, dict) and list(image) == ["text"] and isinstance(image["text"], str)
+
+
 def _image(value: Any, folder: Path, place: str, outside: bool) -> Any:
     where = f"{place}: field 'image'"
     if value is None:
         return None
     if isinstance(value, str):
         return image_beside(folder, value, where, outside=outside)
-    if isinstance(value, dict) and list(value) == ["text"] and isinstance(value["text"], str):
-        return Text(value["text"])
+    if _is_text(value):
+        return value
     if isinstance(value, list) and value and all(type(number) in (int, float) for number in value):
         with np.errstate(over="ignore"), suppress(OverflowError):  # what becomes infinite is refused below
             embedding = np.array(value, dtype=np.float32)
