@@ -70,6 +70,13 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
+def _precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # newer switches, one by one, say what this one has no word for
+        return "mixed"
+
+
 def state_of_torch() -> dict[str, Any]:
     """Everything that the states above change, as the caller sees it."""
     tree = [(backend, op) for backend in ("cuda", "mkldnn") for op in ("all", "matmul", "conv")]
@@ -81,7 +88,7 @@ def state_of_torch() -> dict[str, Any]:
         "modes": torch._C._len_torch_function_stack(),
         "functions": torch._C._is_torch_function_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "precision": torch.get_float32_matmul_precision(),
+        "precision": _precision(),
         "oneDNN": torch.backends.mkldnn.enabled,
         "sdp": [getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "math", "mem_efficient")],
         "tree": [torch._C._get_fp32_precision_getter(*at) for at in tree]
