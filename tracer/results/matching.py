@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -53,9 +53,8 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
         return Matching(None, f"unpaired, as asked: {sizes[0]} and {sizes[1]} pairs")
     if pairing == "order":
         return _in_order(first, second)
-    same = _places(_keys(first, second), _keys(second, first))
-    by_name = _places(_keys(first, second, by_name=True), _keys(second, first, by_name=True))
-    places = by_name if pairing == "id" else same
+    same = _places(first, second)
+    places = _places(first, second, by_name=True) if pairing == "id" else same
     number, fewer = len(places), min(sizes)
     if not number and pairing == "id":
         raise TraceError("the traces have no pair in common: no two have the same id and group")
@@ -63,8 +62,9 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
         why = "no pair is in both" if not number else f"only {number} of {fewer} pairs are in both"
         unnamed = not (named_clusters(first).all() and named_clusters(second).all())
         advice = " (pairs without an id or group are matched by captions and target only)" if unnamed else ""
-        if len(by_name) > number:
-            advice = f" ({_changed(len(by_name), number)}: pairing='id' pairs them)"
+        by_name = number if pairing == "id" else len(_places(first, second, by_name=True))
+        if by_name > number:
+            advice = f" ({_changed(by_name, number)}: pairing='id' pairs them)"
         return Matching(None, f"unpaired, {why}{advice}: {sizes[0]} and {sizes[1]} pairs")
     left = [f"{size - number} of the {which}" for size, which in zip(sizes, ("first", "second"), strict=True)]
     alone = "" if max(sizes) == number else f"; {' and '.join(left)} are in one trace only and left out"
@@ -75,10 +75,10 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
     return Matching((one, two), f"{said}{alone}")
 
 
-def _places(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Where equal keys stand in both."""
-    known = {key: place for place, key in enumerate(first)}
-    return [(known[key], place) for place, key in enumerate(second) if key in known]
+def _places(first: CausalTrace, second: CausalTrace, by_name: bool = False) -> list[tuple[int, int]]:
+    """Where pairs that both have stand in both."""
+    known = {key: place for place, key in enumerate(_keys(first, second, by_name))}
+    return [(known[key], place) for place, key in enumerate(_keys(second, first, by_name)) if key in known]
 
 
 def _changed(by_name: int, same: int) -> str:
@@ -106,7 +106,7 @@ def _captions(trace: CausalTrace) -> list[Hashable]:
     return list(zip(trace.captions, foils, strict=True))
 
 
-def _keys(trace: CausalTrace, other: CausalTrace, by_name: bool = False) -> list[Hashable]:
+def _keys(trace: CausalTrace, other: CausalTrace, by_name: bool) -> list[Hashable]:
     """What makes every pair the one it is; equal keys within a trace are told apart by how many came before.
 
     by_name: of a named pair nothing but its name.
