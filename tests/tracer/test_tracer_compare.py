@@ -164,6 +164,16 @@ def test_two_wordings_and_two_targets_of_the_same_items_are_paired_by_id() -> No
     )
 
 
+def test_texts_of_either_trace_bind_items_that_are_paired() -> None:
+    """Four wordings of the second trace make the items fewer, whichever trace comes first."""
+    first = named(synthetic_trace(n_pairs=40, n_texts=40, share_inverted=0))
+    other = named(synthetic_trace(n_pairs=40, n_texts=4, share_inverted=0, seed=1), ids=first.ids, groups=first.groups)
+    one, two = (ts.compare(*both, pairing="id", n_boot=200) for both in ((first, other), (other, first)))
+    assert one.paired and two.paired
+    np.testing.assert_allclose(one.profile.lo, -two.profile.hi, atol=1e-12)
+    np.testing.assert_allclose(one.profile.hi, -two.profile.lo, atol=1e-12)
+
+
 def test_few_common_pairs_leave_two_samples_and_it_is_said() -> None:
     trace = named(synthetic_trace(n_pairs=10, n_texts=10))
     first, second = trace.select(range(6)), trace.select(range(4, 10))
