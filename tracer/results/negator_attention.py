@@ -138,12 +138,13 @@ class NegatorAttention(ReadOnlyArrays):
         """One line per head: layer, head, mean over the pairs, the two attentions it comes from, and its interval."""
         import pandas as pd
 
-        layer, head = (axis.ravel() for axis in np.indices(self.mean.shape))
+        mean = self.mean
+        layer, head = (axis.ravel() for axis in np.indices(mean.shape))
         return pd.DataFrame(
             {
                 "layer": self.layers[layer],
                 "head": head,
-                "selectivity": self.mean.ravel(),
+                "selectivity": mean.ravel(),
                 "negated": self.negated.mean(axis=0, dtype=np.float64).ravel(),
                 "affirmative": self.affirmative.mean(axis=0, dtype=np.float64).ravel(),
                 "lo": np.nan if self.lo is None else self.lo.ravel(),
@@ -151,6 +152,10 @@ class NegatorAttention(ReadOnlyArrays):
                 "n_pairs": self.n_pairs,
             }
         )
+
+    def ranked(self) -> pd.DataFrame:
+        """The lines of :meth:`to_frame`, the most selective head first."""
+        return self.to_frame().sort_values("selectivity", ascending=False, kind="stable")
 
     def words(self, most: int = 3) -> str:
         """The first few of the distinct pairs of tokens that are compared, as "no / some, without / with, …"."""
@@ -160,8 +165,9 @@ class NegatorAttention(ReadOnlyArrays):
     def summary(self) -> str:
         """How many pairs and heads there are, and the head that selects the negator most."""
         layer, head, value = self._highest()
+        _, n_layers, n_heads = self.negated.shape
         return (
-            f"{self.n_pairs} pairs ({self.words()}), {self.mean.shape[0]} layers × {self.mean.shape[1]} heads. The "
+            f"{self.n_pairs} pairs ({self.words()}), {n_layers} layers × {n_heads} heads. The "
             f"most selective: layer {layer} head {head} with {value:.3f}"
         )
 
@@ -197,8 +203,9 @@ class NegatorAttention(ReadOnlyArrays):
 
     def __repr__(self) -> str:
         layer, head, value = self._highest()
+        _, n_layers, n_heads = self.negated.shape
         return (
-            f"NegatorAttention({self.n_pairs} pairs, {self.mean.shape[0]} layers × {self.mean.shape[1]} heads, "
+            f"NegatorAttention({self.n_pairs} pairs, {n_layers} layers × {n_heads} heads, "
             f"highest: layer {layer} head {head} with {value:.3f})"
         )
 

@@ -29,7 +29,7 @@ def negator_attention(
     from .. import tracer, viz
 
     found = tracer.negator_attention(model, pairs, **asdict(options), progress=progress)
-    heads = found.to_frame().sort_values("selectivity", ascending=False, kind="stable")
+    heads = found.ranked()
     rows = [
         [str(row["layer"]), str(row["head"]), f"{row['selectivity']:.4f}", interval(row), f"{row['negated']:.4f}",
          f"{row['affirmative']:.4f}"]

@@ -58,7 +58,7 @@ def knock_out_html(found: KnockOut) -> str:
 
 def negator_attention_html(found: NegatorAttention) -> str:
     """The heads' selectivity as a map, and the most selective ones with the two attentions."""
-    frame = found.to_frame().sort_values("selectivity", ascending=False, kind="stable")
+    frame = found.ranked()
     columns = ["selectivity", "negated", "affirmative"]
     rows = [
         [f"{row['layer']}.{row['head']}", *(number(row[name]) for name in columns)]

@@ -159,7 +159,7 @@ def knock_out_page(found: KnockOut, *, title: str | None = None) -> Report:
 @explains_arguments
 def negator_attention_page(found: NegatorAttention, *, title: str | None = None) -> Report:
     """The page of attention to negators for :func:`tracescribe.viz.report`: the map of heads, and the first of them."""
-    frame = found.to_frame().sort_values("selectivity", ascending=False, kind="stable")
+    frame = found.ranked()
     lines = [
         [
             f"{row['layer']}.{row['head']}",
