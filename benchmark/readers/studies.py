@@ -25,7 +25,7 @@ SPLITS: Mapping[str, Split] = {
 }
 VIEWS = ("PA", "AP", "")  # the better first; an empty one, and "AP AXIAL" and the like, may be from the front
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
-OWN = "study_images.csv"
+STUDY_IMAGES = "study_images.csv"
 
 
 class Studies:
@@ -46,8 +46,8 @@ class Studies:
             else the first of the metadata that is no lateral one (PA before AP before others), else the first in
             alphabetical order. A study of lateral images only has none.
         """
-        if named is None and study in self._own:
-            return self._folder.find(self._own[study])
+        if named is None and study in self._image_files:
+            return self._folder.find(self._image_files[study])
         chosen = self._frontal.get(study) if named is None else named
         if chosen == "":
             self._folder.missing[study_folder(subject, study)] = None
@@ -55,9 +55,9 @@ class Studies:
         return self._folder.find_study(subject, study, chosen)
 
     @cached_property
-    def _own(self) -> dict[str, str]:
+    def _image_files(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for where, row in self._rows(OWN):
+        for where, row in self._rows(STUDY_IMAGES):
             found.setdefault(fields.name(row, "study_id", where), fields.text(row, "image", where))
         return found
 

@@ -144,9 +144,8 @@ class TrainConfig(Checked):
         return self
 
     @field_serializer("captions", "claims")
-    def _files_as_json(
-        self, files: Path | dict[Path, float] | None
-    ) -> Any:  # pydantic 2.10 takes the mapping for a path
+    def _files_as_json(self, files: Path | dict[Path, float] | None) -> Any:
+        """Pydantic 2.10 takes a mapping for a path."""
         if isinstance(files, dict):
             return {str(path): weight for path, weight in files.items()}
         return None if files is None else str(files)

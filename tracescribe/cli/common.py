@@ -68,7 +68,7 @@ Overwrite = Annotated[
 ]
 FIGURES = (".pdf", ".svg", ".eps", ".pgf", ".png")  # as of viz.export, which is not imported for them
 FigureFile = Annotated[
-    Path | None, typer.Option(help="Also a figure: .pdf, .svg, .eps, .pgf or .png.", show_default=False)
+    Path | None, typer.Option(help=f"Also a figure: {', '.join(FIGURES[:-1])} or {FIGURES[-1]}.", show_default=False)
 ]
 PairsFile = Annotated[
     Path,
