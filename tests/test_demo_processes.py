@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,12 +58,19 @@ def running_in_group(group: int) -> list[str]:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_processes_of_a_demo_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tracescribe", "demo", "--out", "demo", "--json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    timer = threading.Timer(90, lambda: os.killpg(process.pid, signal.SIGINT))  # into the fine-tuning
-    timer.start()
-    said = process.communicate(timeout=300)[1]
-    timer.cancel()
+    command = [sys.executable, "-m", "tracescribe", "demo", "--out", "demo"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    said = ""
+    while not said.endswith("fine-tuning\n"):
+        line = process.stderr.readline()
+        assert line, said  # it ended before
+        said += line
+    time.sleep(5)  # the processes of the arms are running
+    os.killpg(process.pid, signal.SIGINT)
+    said += process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
