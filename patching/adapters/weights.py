@@ -57,11 +57,16 @@ def table(embedding: nn.Module) -> Tensor:
     return source.weight
 
 
+def _kind(layer: nn.Module) -> str:
+    """The class of a layer with its module: several libraries call theirs ``Linear``."""
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+
+
 def linear(layer: nn.Module) -> Linear:
     """Our linear layer over ``layer``'s weight and bias."""
     source = plain(layer)
     if not isinstance(source, nn.Linear):
-        raise UnsupportedTowerError(f"expected a linear layer, found {type(layer).__name__}")
+        raise UnsupportedTowerError(f"expected a linear layer, found {_kind(layer)}")
     return Linear(source.weight, source.bias)
 
 
@@ -69,7 +74,7 @@ def layer_norm(layer: nn.Module) -> LayerNorm:
     """Our layer norm over ``layer``'s weight and bias."""
     source = plain(layer)
     if not isinstance(source, nn.LayerNorm):
-        raise UnsupportedTowerError(f"expected a layer norm, found {type(layer).__name__}")
+        raise UnsupportedTowerError(f"expected a layer norm, found {_kind(layer)}")
     return LayerNorm(source)
 
 
@@ -78,7 +83,7 @@ def rms_norm(layer: nn.Module, cast: bool = False, single: bool = False) -> RMSN
     source: Any = plain(layer)
     eps = getattr(source, "variance_epsilon", getattr(source, "eps", None))
     if [name for name, _ in source.named_parameters()] != ["weight"] or eps is None or isinstance(source, nn.LayerNorm):
-        raise UnsupportedTowerError(f"expected an RMS norm, found {type(layer).__name__}")
+        raise UnsupportedTowerError(f"expected an RMS norm, found {_kind(layer)}")
     return RMSNorm(source.weight, eps, cast, single)
 
 
@@ -86,7 +91,7 @@ def batch_norm(layer: nn.Module) -> BatchNorm:
     """Our batch norm over ``layer``'s weight, bias and running statistics."""
     source = plain(layer)
     if not isinstance(source, nn.BatchNorm1d) or source.running_mean is None:
-        raise UnsupportedTowerError(f"expected a batch norm with running statistics, found {type(layer).__name__}")
+        raise UnsupportedTowerError(f"expected a batch norm with running statistics, found {_kind(layer)}")
     return BatchNorm(source)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...errors import UnsupportedTowerError
@@ -25,6 +26,7 @@ _HOLDERS: dict[str, Callable[[Any], Any]] = {
     "peft.PeftMixedModel": lambda wrapper: wrapper.base_model.model,
     "peft.BaseTuner": lambda tuner: tuner.model,
 }
+_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # of weights that a tower computes with
 
 
 def class_names(thing: Any) -> frozenset[str]:
@@ -123,3 +125,23 @@ def check_unsharded(source: nn.Module) -> None:
             f"the weight {meta!r} of this {type(source).__name__} is on the meta device, which holds no values: load "
             f"the weights before wrapping"
         )
+
+
+def check_unquantised(source: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Raise if a layer in ``parts`` of ``source`` computes with quantised weights.
+
+    Raises:
+        UnsupportedTowerError: names the layer and what holds its weights (torch.ao, torchao, bitsandbytes, float8).
+    """
+    names = {module: name for name, module in source.named_modules()}
+    for module in (module for part in parts for module in part.modules()):
+        kind = type(module)
+        quantised = f"{kind.__module__}.{kind.__name__}" if kind.__module__.startswith("torch.ao.nn.") else None
+        for parameter in module.parameters(recurse=False):
+            if parameter.dtype not in _PRECISIONS or hasattr(parameter, "__tensor_flatten__"):
+                quantised = f"{type(parameter).__name__} of {str(parameter.dtype).removeprefix('torch.')}"
+        if quantised is not None:
+            raise UnsupportedTowerError(
+                f"the layer {names.get(module, kind.__name__)!r} of this {type(source).__name__} has quantised weights "
+                f"({quantised}), which no tower computes with: load the model without quantisation"
+            )

@@ -15,7 +15,7 @@ from ...errors import ArgumentError, UnsupportedTowerError
 from ...io.quoting import shown
 from ...validation import Whole, check_option
 from ..adapters.registry import adapter_for
-from ..adapters.wrappers import check_unsharded
+from ..adapters.wrappers import check_unquantised, check_unsharded
 from ..torch_state import neutral_state
 from ..towers.image_tower import ImageTower
 from ..towers.text_tower import TextTower
@@ -61,6 +61,7 @@ class DualEncoder:
         """Build and verify the text tower over the source as it is now."""
         adapter, inner = adapter_for(self.source)
         check_unsharded(inner)
+        check_unquantised(inner, adapter.blocks(inner))
         text = adapter.build_tower(inner, self.tokenizer)
         text.source_state = SourceState(self.source, text)
         self.verified = verify(text, adapter, inner)
@@ -134,6 +135,7 @@ class DualEncoder:
             raise UnsupportedTowerError(
                 f"the adapter {self._adapter.name!r} reads text towers only: the image encoder cannot be traced"
             )
+        check_unquantised(self._inner, [self._inner])
         reading = build(self._inner, grid)
         reading.tower.source_state = SourceState(self.source, reading.tower)
         verify_images(reading, self._adapter, self._inner)

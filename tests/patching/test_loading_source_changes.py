@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,48 @@ def test_a_sharded_model_is_refused_with_the_way_out(process_group: None) -> Non
 def test_weights_on_the_meta_device_are_named() -> None:
     with pytest.raises(UnsupportedTowerError, match=r"positional_embedding.*meta device"):
         ts.wrap(open_clip_model().to("meta"), tokenizer=WordTokenizer())
+
+
+class Packed(torch.Tensor):
+    """A tensor that holds its values in another form, as torchao's quantised weights do."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return [], None
+
+
+def dynamically_quantised(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao says that torchao follows it
+        return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+
+
+def with_weight(module: nn.Linear, weight: torch.Tensor) -> nn.Linear:
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    return module
+
+
+QUANTISED = {
+    "torch.ao": dynamically_quantised,
+    "torchao": lambda module: with_weight(module, module.weight.detach().as_subclass(Packed)),
+    "bitsandbytes": lambda module: with_weight(module, module.weight.detach().to(torch.int8)),
+    "float8": lambda module: with_weight(module, module.weight.detach().to(torch.float8_e4m3fn)),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize(
+    ("part", "layer"), [("text", "transformer.resblocks.1"), ("image", "visual.transformer.resblocks.0")]
+)
+def test_quantised_weights_are_named(kind: str, part: str, layer: str) -> None:
+    source = open_clip_model()
+    mlp = source.get_submodule(layer).mlp
+    mlp.c_fc = QUANTISED[kind](nn.Sequential(mlp.c_fc) if kind == "torch.ao" else mlp.c_fc)
+    with pytest.raises(
+        UnsupportedTowerError, match=rf"'{layer}\.mlp\.c_fc.* has quantised weights .*without quantisation"
+    ):
+        model = ts.wrap(source, tokenizer=WordTokenizer())
+        assert part == "image"  # only tracing through the image tower needs its weights
+        _ = model.vision
 
 
 def test_what_is_no_model_is_named() -> None:
