@@ -74,9 +74,10 @@ def _register_this_package() -> None:
     from .medclip import ADAPTER as medclip
     from .openai_clip import ADAPTER as openai_clip
     from .sentence_encoder import ADAPTER as sentence_encoder
+    from .sentence_transformers import ADAPTER as sentence_transformers
 
     families = [family.ADAPTER for family in (open_clip, open_clip_hf, open_clip_modern, transformers_dual)]
-    for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria, sentence_encoder):
+    for adapter in (*families, openai_clip, conch, cxr_bert, medclip, gloria, sentence_encoder, sentence_transformers):
         _ADAPTERS.setdefault(adapter.name, adapter)
 
 

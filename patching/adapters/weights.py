@@ -46,7 +46,7 @@ def plain(layer: nn.Module) -> nn.Module:
         except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
             raise UnsupportedTowerError(
                 f"the adapter layer {type(wrapper).__name__} cannot be merged into its {type(layer).__name__} "
-                f"({error}): merge or remove this adapter before wrapping"
+                f"({error or 'its kind has no merged form'}): merge or remove this adapter before wrapping"
             ) from error
     return unwrapped(wrapper.get_base_layer())
 

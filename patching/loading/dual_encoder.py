@@ -217,9 +217,9 @@ def wrap(
     later, the DualEncoder follows it.
 
     Args:
-        module: an open_clip ``CLIP`` or ``CustomTextCLIP``, a transformers ``CLIPModel``, or another model that an
-            adapter reads; also inside peft, ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` or
-            ``AveragedModel``.
+        module: an open_clip ``CLIP`` or ``CustomTextCLIP``, a transformers ``CLIPModel``, a ``SentenceTransformer``,
+            or another model that an adapter reads; also inside peft, ``torch.compile``, ``DataParallel``,
+            ``DistributedDataParallel`` or ``AveragedModel``.
         tokenizer: ``open_clip.get_tokenizer(...)``, a transformers tokenizer or processor, any function from a list
             of texts to padded token ids, or an object with ``encode``/``strings``/``pad_id``/``special_ids``.
         preprocess: from a PIL image to a pixel tensor; needed only to encode images that are not tensors yet.

@@ -11,14 +11,13 @@ from torch import nn
 from ...errors import UnknownModelError, UnsupportedTowerError
 from ...io.json_lines import read_json
 from ...io.quoting import shown, shown_path
-from ..adapters.sentence_encoder import SentenceEncoder, SentencePooling
+from ..adapters.sentence_encoder import SentenceEncoder, check_modules, pooling_of, sentence_tokenizer
 from ..towers.tokenizers import TransformersTokenizer
 from .checkpoints import lacking, read_checkpoint
 from .dual_encoder import DualEncoder, wrap
 from .hub import hub_or_cache
 from .sources import Request, loading
 
-_MODES: dict[str, SentencePooling] = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "lasttoken"}
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
 }
@@ -39,31 +38,13 @@ def from_sentence_transformers(rest: str, request: Request) -> DualEncoder:
     if not folder.is_dir():
         folder = _download(rest)
     parts = _modules(folder)
-    if [kind for kind, _ in parts[:2]] != ["Transformer", "Pooling"]:
-        raise UnsupportedTowerError(
-            f"{shown_path(folder)} begins with {' and '.join(kind for kind, _ in parts[:2]) or 'no module'}: only a "
-            f"Transformer and a Pooling can be traced"
-        )
+    check_modules([kind for kind, _ in parts], shown_path(folder))
     (_, first), (_, second), *further = parts
-    pooling, scaled, without_prompt = _pooling(folder / second)
-    dense: list[nn.Module] = []
-    for kind, place in further:
-        if kind == "Dense":
-            dense += _dense(folder / place, request)
-        elif kind not in ("Normalize", "Dropout"):
-            raise UnsupportedTowerError(f"{shown_path(folder)} has a module of type {kind!r}, which is not read here")
-    if scaled and dense:
-        raise UnsupportedTowerError(
-            f"{shown_path(folder)} divides by the square root of the length before a dense layer; only a mean over "
-            f"tokens is read there"
-        )
+    dense = [layer for kind, place in further if kind == "Dense" for layer in _dense(folder / place, request)]
     settings = _settings(folder / "config_sentence_transformers.json")
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     prompt = str(prompts.get(default, "")) if default is not None else ""
-    if prompt and without_prompt:
-        raise UnsupportedTowerError(
-            f"{shown_path(folder)} leaves its prompt {shown(prompt)} out of the pooling, which is not read here"
-        )
+    pooling = pooling_of(_settings(folder / second / "config.json"), prompt, dense, shown_path(folder))
     transformer, tokenizer = _transformer(folder / first, request, prompt)
     model = SentenceEncoder(transformer, pooling, dense, prompts)
     if request.dtype is not None:
@@ -107,31 +88,6 @@ def _settings(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _pooling(folder: Path) -> tuple[SentencePooling, bool, bool]:
-    """The pooling; whether it is a mean that is scaled by the length; whether it leaves the prompt out."""
-    settings = _settings(folder / "config.json")
-    named = settings.get("pooling_mode")
-    modes = [named] if isinstance(named, str) else list(named or [])
-    modes += [
-        key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on
-    ]
-    where = shown_path(folder / "config.json")
-    if len(modes) != 1:
-        raise UnsupportedTowerError(
-            f"{where} asks for {' and '.join(modes) or 'no'} pooling: one of CLS, mean and last token can be traced"
-        )
-    [mode] = modes
-    mode = {"cls": "cls_token", "mean": "mean_tokens"}.get(mode, mode)
-    scaled = mode == "mean_sqrt_len_tokens"  # the same direction as the mean
-    if scaled:
-        mode = "mean_tokens"
-    if mode not in _MODES:
-        raise UnsupportedTowerError(
-            f"{where} asks for {shown(mode)} pooling: one of CLS, mean and last token can be traced exactly"
-        )
-    return _MODES[mode], scaled, settings.get("include_prompt") is False
-
-
 def _dense(folder: Path, request: Request) -> list[nn.Module]:
     """A linear layer and its activation."""
     settings = _settings(folder / "config.json")
@@ -167,13 +123,6 @@ def _transformer(folder: Path, request: Request, prompt: str) -> tuple[nn.Module
     if missing:
         name = type(model).__name__
         raise UnknownModelError(f"{shown_path(folder)} cannot be loaded as a {name}: {lacking(missing)}")
-    lower = bool(settings.get("do_lower_case", False))
-
-    def clean(text: str) -> str:
-        whole = prompt + text.strip()
-        return whole.lower() if lower else whole
-
-    adapted = TransformersTokenizer(tokenizer, clean)
     limits = [settings.get("max_seq_length"), getattr(tokenizer, "model_max_length", None)]
-    adapted.context_length = min((int(limit) for limit in limits if limit), default=512)
-    return model, adapted
+    lower = bool(settings.get("do_lower_case", False))
+    return model, sentence_tokenizer(tokenizer, prompt, limits, lower=lower)

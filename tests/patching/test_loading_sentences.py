@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -215,11 +216,89 @@ def test_minilm_loads_offline_and_equals_transformers() -> None:
         np.testing.assert_allclose(model.text.encode(texts).numpy(), theirs, atol=1e-6)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers")
-@pytest.mark.parametrize("pooling", ["cls_token", "mean_tokens", "lasttoken"])
-def test_embeddings_are_those_of_the_package(tmp_path: Path, pooling: str) -> None:
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers"
+)
+
+
+def package_model(place: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 
+    return SentenceTransformer(str(place), device="cpu")
+
+
+def same_as_the_package(model: ts.DualEncoder, source: Any) -> None:
+    np.testing.assert_allclose(model.text.encode(TEXTS), source.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
+
+
+@needs_package
+@pytest.mark.parametrize("pooling", ["cls_token", "mean_tokens", "lasttoken"])
+@pytest.mark.parametrize("saved", [False, True], ids=["as published", "saved again"])
+def test_embeddings_are_those_of_the_package(tmp_path: Path, pooling: str, saved: bool) -> None:
     place = folder(tmp_path / "model", pooling, dense=True)
-    theirs = SentenceTransformer(str(place), device="cpu").encode(TEXTS, normalize_embeddings=True)
-    np.testing.assert_allclose(ts.load(f"st:{place}").text.encode(TEXTS).numpy(), theirs, atol=1e-6)
+    source = package_model(place)
+    if saved:  # the package's newer versions write other names
+        source.save(str(tmp_path / "saved"))
+    same_as_the_package(ts.load(f"st:{tmp_path / 'saved' if saved else place}"), source)
+
+
+@needs_package
+@pytest.mark.parametrize(
+    ("pooling", "options"),
+    [
+        ("cls_token", {}),
+        ("mean_tokens", {"dense": True}),
+        ("mean_sqrt_len_tokens", {}),
+        ("lasttoken", {"limit": 9}),
+        ("mean_tokens", {"prompts": {"prompts": {"query": "large "}, "default_prompt_name": "query"}}),
+    ],
+    ids=["CLS", "mean and dense layer", "scaled mean", "last token", "default prompt"],
+)
+def test_a_model_of_the_package_is_followed(tmp_path: Path, pooling: str, options: dict[str, Any]) -> None:
+    """Wrapped as it stands in memory, with adapters put in later, and with what training code asks of a model."""
+    source = package_model(folder(tmp_path / "model", pooling, **options))
+    model = ts.wrap(source, tokenizer=source.tokenizer)
+    same_as_the_package(model, source)
+    assert model.text.context_length == options.get("limit", 32)
+    before = model.text.encode(TEXTS)
+    source.add_adapter(peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False))
+    same_as_the_package(model, source)
+    assert float((model.text.encode(TEXTS) - before).abs().max()) > 0.01
+    plan = ts.prescribe(np.arange(model.text.n_layers + 1.0))
+    trained = [group["params"] for group in plan.param_groups(source, lr=1e-3)]
+    assert list(map(len, trained)) == [2 * 2] * 3  # A and B of two layers in each block
+
+
+@needs_package
+def test_adapters_of_a_plan_fit_a_model_of_the_package(tmp_path: Path) -> None:
+    source = package_model(folder(tmp_path / "model"))
+    plan = ts.prescribe(np.arange(4.0))
+    adapted = peft.get_peft_model(source, plan.lora_config(source, mode="rank", r=4))
+    assert sum(parameter.requires_grad for parameter in adapted.parameters()) == 2 * 6 * 2  # the first block has none
+    same_as_the_package(ts.wrap(adapted, tokenizer=source.tokenizer), source)
+
+
+@needs_package
+@pytest.mark.parametrize("change", ["prompt", "pooling"])
+def test_a_model_of_the_package_that_is_set_otherwise_is_read_again(tmp_path: Path, change: str) -> None:
+    source = package_model(folder(tmp_path / "model"))
+    model = ts.wrap(source, tokenizer=source.tokenizer)
+    before = model.text.encode(TEXTS)
+    if change == "prompt":
+        source.prompts, source.default_prompt_name = {"query": "large "}, "query"
+    else:
+        source[1].pooling_mode = "cls"  # as of version 6
+        source[1].pooling_mode_mean_tokens, source[1].pooling_mode_cls_token = False, True  # before it
+    same_as_the_package(model, source)
+    assert float((model.text.encode(TEXTS) - before).abs().max()) > 0.01
+
+
+@needs_package
+def test_what_is_not_read_of_the_package_is_named(tmp_path: Path) -> None:
+    source = package_model(folder(tmp_path / "max", "max_tokens"))
+    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer asks for 'max"):
+        ts.wrap(source, tokenizer=source.tokenizer)
+    source = package_model(folder(tmp_path / "norm"))
+    source.insert(2, nn.LayerNorm(32))
+    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a module of type 'LayerNorm'"):
+        ts.wrap(source, tokenizer=source.tokenizer)
