@@ -22,6 +22,7 @@ from ..readers.dataset import iterate
 from ..readers.images import ImageFolder
 from ..readers.registry import LeftOut, reader_for
 from ..readers.source import Source
+from ..readers.studies import tables_beside
 from ..records import LETTERS, FactsRecord
 from .balance import Blocks, Study
 from .contextual import caption_items, contextual_items
@@ -215,8 +216,9 @@ class _Labels:
         options = {"format": self.format, "seed": self.seed, "limit": self.limit, **self.more}
         model = None if rewriter is None else rewriter.model
         labels = file_hash(Path(self.path)) if is_file(self.path) else None  # what is no file is refused by its reader
+        tables = {str(table): file_hash(table) for table in tables_beside(Path(self.path), self.root) if is_file(table)}
         made_by = {"builder": name, "version": version("tracescribe"), "rewriter": model}
-        return {**made_by, "labels": labels, "images": str(self.root), **options}
+        return {**made_by, "labels": labels, "tables": tables, "images": str(self.root), **options}
 
 
 def _build(

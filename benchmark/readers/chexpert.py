@@ -1,4 +1,4 @@
-"""CheXpert labels: of CheXpert and CheXpert Plus (by image) and MIMIC-CXR-JPG (by study), with split files beside."""
+"""CheXpert labels: of CheXpert and CheXpert Plus (by image, of the test set by study), and MIMIC-CXR-JPG (by study)."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ CONDITIONS = (
     "Support Devices",
 )
 STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
+STUDY = "Study"  # a column of folders, .../patient64741/study1, in the test set's labels by radiologists
+FRONTAL = "view1_frontal.jpg"
 PATIENT = re.compile(r"(patient\d+)/(study\d+)")
 RENAMED: Mapping[str, str] = {"Airspace Opacity": "Lung Opacity"}  # in MIMIC-CXR-JPG's labels by radiologists
 
@@ -41,8 +43,8 @@ def _is_chexpert(source: Source) -> bool:
 
 
 def _path_field(source: Source) -> str | None:
-    """The field that names the image: CheXpert's, or that of the labels which CheXpert Plus ships as JSON lines."""
-    return next((name for name in ("Path", "path_to_image") if name in source.fields), None)
+    """The field that names the image (CheXpert's, or CheXpert Plus's), or the study (of the test set's labels)."""
+    return next((name for name in ("Path", "path_to_image", STUDY) if name in source.fields), None)
 
 
 def _is_mimic(source: Source) -> bool:
@@ -51,19 +53,23 @@ def _is_mimic(source: Source) -> bool:
 
 
 def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
-    """One record per frontal image; the patient is the cluster, and the split is the folder (train, valid, test)."""
+    """One record per frontal image; the patient is the cluster, and the split is the folder (train, valid, test).
+
+    Of labels by study it is one per study, with its first frontal image.
+    """
     column = _path_field(source) or "Path"
     for where, row in source.records():
         path = fields.text(row, column, where)
         found = PATIENT.search(path)
         if found is None:
             raise DataFormatError(f"{where}: field {column!r}: expected .../patient00001/study1/..., not {shown(path)}")
-        view = fields.text_or(row, "Frontal/Lateral", where, path.rpartition("_")[2].partition(".")[0])
+        image = f"{path}/{FRONTAL}" if column == STUDY else path
+        view = fields.text_or(row, "Frontal/Lateral", where, image.rpartition("_")[2].partition(".")[0])
         if view.lower() == "lateral":
             yield LeftOut(where, "a lateral view")
             continue
         split = next((SPLITS[part] for part in Path(path).parts if part in SPLITS), None)
-        yield _labelled(row, where, path, found[1], folder.find(path), split)
+        yield _labelled(row, where, path, found[1], folder.find(image), split)
 
 
 def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
@@ -108,6 +114,6 @@ def _labelled(
 
 
 READERS = (
-    Reader("chexpert", "CheXpert, CheXpert Plus: labels of 13 conditions by image", _is_chexpert, _chexpert),
+    Reader("chexpert", "CheXpert, CheXpert Plus: labels of 13 conditions by image or study", _is_chexpert, _chexpert),
     Reader("mimic-cxr", "MIMIC-CXR-JPG: CheXpert labels by study", _is_mimic, _mimic),
 )

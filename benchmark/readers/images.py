@@ -23,7 +23,8 @@ class ImageFolder:
     """Finds images under ``root``; records keep the path, or None where no file is there.
 
     A published path often starts at a folder of its author's machine: the longest end of it that exists under ``root``
-    is taken. Nothing outside ``root`` is ever found.
+    is taken; an image that is there in another format than the path says is taken too. Nothing outside ``root`` is ever
+    found.
 
     missing: paths that records gave and that were not found, in their order.
     keep_missing: give also the path of an image that is not there, where it would be; for sets that are built on one
@@ -55,7 +56,15 @@ class ImageFolder:
         return str(self.root.joinpath(*parts)) if self._keep and parts else None
 
     def _search(self, name: str) -> str | None:
-        return next((str(path) for path in self._ends(name) if path.is_file()), None)
+        """The file of that name, or else the same image with another ending, in the folder of the longest end."""
+        *folders, file = _parts(name) or [""]
+        for start in range(len(folders) + 1):
+            folder = self.root.joinpath(*folders[start:])
+            with suppress(OSError, ValueError):  # a name that no file can have: too long, a NUL, a lone surrogate
+                for path in map(folder.joinpath, _endings(file)) if folder.is_dir() else ():
+                    if path.is_file() and self._is_inside(path):
+                        return str(path)
+        return None
 
     def _frames(self, name: str) -> tuple[str, ...] | None:
         for path in self._ends(str(PurePosixPath(name).with_suffix(""))):
@@ -70,11 +79,12 @@ class ImageFolder:
         parts = _parts(name)
         for start in range(len(parts)):
             path = self.root.joinpath(*parts[start:])
-            inside = False
             with suppress(OSError, ValueError):  # a name that no file can have: too long, a NUL, a lone surrogate
-                inside = path.exists() and path.resolve().is_relative_to(self._resolved)
-            if inside:
-                yield path
+                if path.exists() and self._is_inside(path):
+                    yield path
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._resolved)
 
     @cached_property
     def _resolved(self) -> Path:
@@ -114,3 +124,11 @@ def _parts(name: str) -> list[str]:
     """The parts of a path of any system, without its beginning."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     return [part for part in parts if part not in ("/", "..", ".") and not part.endswith(":")]
+
+
+def _endings(file: str) -> Iterator[str]:
+    """A file's name, then the names it would have in other formats: CheXpert Plus lists ``.jpg`` and ships ``.png``."""
+    yield file
+    path = PurePosixPath(file)
+    if path.suffix.lower() in SUFFIXES:
+        yield from (path.stem + ending for ending in SUFFIXES if ending != path.suffix)

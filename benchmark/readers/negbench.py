@@ -5,8 +5,10 @@ The CheXpert files ask of two options, negation and affirmation control in a fil
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
@@ -75,19 +77,23 @@ def _retrieval(source: Source, folder: ImageFolder) -> Iterator[RetrievalRecord]
     column = _path_column(source) or "filepath"
     for number, (where, row) in enumerate(source.records()):
         path = fields.text(row, column, where)
-        objects = {name: fields.text_list(row, name, where) if name in row else [] for name in _OBJECTS}
         with fields.checked(where):
             yield RetrievalRecord(
                 id=fields.name(row, "image_id", where) if row.get("image_id") else str(number),
                 image=folder.find(path),
                 group=path,
                 captions=tuple(fields.text_list(row, "captions", where)),
-                present=tuple(objects["positive_objects"]),
-                absent=tuple(objects["negative_objects"]),
+                present=_objects(row, "positive", where),
+                absent=_objects(row, "negative", where),
             )
 
 
-_OBJECTS = ("positive_objects", "negative_objects")
+def _objects(row: dict[str, Any], sign: str, where: str) -> tuple[str, ...]:
+    """What an image holds, or does not: a list of objects (of none: ``['']``), or of videos a column per concept."""
+    lists = [fields.text_list(row, name, where) for name in (f"{sign}_objects",) if name in row]
+    concepts = [fields.text_or(row, name, where, "") for name in sorted(row) if name.startswith(f"{sign}_concept")]
+    return tuple(name for name in (*itertools.chain(*lists), *concepts) if name)
+
 
 READERS = (
     Reader("negbench-mcq", "NegBench: multiple choice by template", _is_mcq, _mcq),

@@ -89,15 +89,15 @@ def _families() -> list[Any]:
         negbench,
         negclip,
         open_i,
-        own,
         sugarcrepe,
         taix_ray,
+        tracescribe_files,
         valse,
         winoground,
     )
 
-    families = [own, mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco, karpathy]
-    return [*families, chexpert, cad_chest, taix_ray, open_i]
+    captions = [mednega, negbench, valse, sugarcrepe, aro, winoground, cc_neg, negclip, coco, karpathy]
+    return [tracescribe_files, *captions, chexpert, cad_chest, taix_ray, open_i]
 
 
 def formats() -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 
 from ...errors import DataFormatError
 from ...io.quoting import shown
@@ -13,7 +15,7 @@ from . import fields
 from .images import ImageFolder, study_folder
 from .source import Source
 
-__all__ = ["SPLITS", "Studies"]
+__all__ = ["SPLITS", "Studies", "tables_beside"]
 
 SPLITS: Mapping[str, Split] = {
     "train": "train",
@@ -26,6 +28,8 @@ SPLITS: Mapping[str, Split] = {
 VIEWS = ("PA", "AP", "")  # the better first; an empty one, and "AP AXIAL" and the like, may be from the front
 LATERAL = ("LATERAL", "LL", "XTABLE LATERAL")
 STUDY_IMAGES = "study_images.csv"
+METADATA, SPLIT = "mimic-cxr-*metadata.csv", "mimic-cxr-*split.csv"
+OTHERS = ("split.csv", "indiana_projections.csv")  # of TAIX-Ray and Open-i
 
 
 class Studies:
@@ -61,22 +65,40 @@ class Studies:
             found.setdefault(fields.name(row, "study_id", where), fields.text(row, "image", where))
         return found
 
-    @cached_property
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The split of every study."""
+        return self._split_table[0]
+
+    @property
+    def subjects(self) -> Mapping[str, str]:
+        """The patient of every study that the split or the metadata file lists."""
+        return ChainMap(self._split_table[1], self._metadata[1])
+
+    @property
     def _frontal(self) -> dict[str, str]:
         """The image of each study that is seen from the front, by its name without ending; "" where there is none."""
+        return self._metadata[0]
+
+    @cached_property
+    def _metadata(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Frontal image and patient of every study."""
         found: dict[str, tuple[int, str]] = {}
-        for where, row in self._rows("mimic-cxr-*metadata.csv"):
+        subjects: dict[str, str] = {}
+        for where, row in self._rows(METADATA):
             view = fields.field(row, "ViewPosition", where).upper()
             study, image = fields.name(row, "study_id", where), fields.text(row, "dicom_id", where)
             ranked = (len(VIEWS), "") if view in LATERAL else (VIEWS.index(view if view in VIEWS else ""), image)
             found[study] = min(found.get(study, ranked), ranked, key=lambda one: one[0])
-        return {study: image for study, (_, image) in found.items()}
+            _add_subject(subjects, study, row, where)
+        return {study: image for study, (_, image) in found.items()}, subjects
 
     @cached_property
-    def splits(self) -> dict[str, Split]:
-        """The split of every study; MIMIC-CXR-JPG's file has a row per image."""
+    def _split_table(self) -> tuple[dict[str, Split], dict[str, str]]:
+        """Split and patient of every study; MIMIC-CXR-JPG's file has a row per image."""
         found: dict[str, Split] = {}
-        for where, row in self._rows("mimic-cxr-*split.csv"):
+        subjects: dict[str, str] = {}
+        for where, row in self._rows(SPLIT):
             split = SPLITS.get(fields.text(row, "split", where))
             if split is None:
                 raise DataFormatError(
@@ -85,22 +107,31 @@ class Studies:
             study = fields.name(row, "study_id", where)
             if found.setdefault(study, split) != split:
                 raise DataFormatError(f"{where}: study {shown(study)} is in two splits")
-        return found
-
-    @cached_property
-    def subjects(self) -> dict[str, str]:
-        """The patient of every study, from the split or the metadata file."""
-        return {
-            fields.name(row, "study_id", where): fields.name(row, "subject_id", where)
-            for name in ("mimic-cxr-*metadata.csv", "mimic-cxr-*split.csv")
-            for where, row in self._rows(name)
-        }
+            _add_subject(subjects, study, row, where)
+        return found, subjects
 
     def _rows(self, name: str) -> Iterator[tuple[str, dict[str, str]]]:
         """Place and cells of each row of the first table of that name."""
         for place in self._places:
-            files = sorted([*place.glob(name), *place.glob(f"{name}.gz")])
+            files = _tables(place, name)
             if files:
                 for line, row in read_table(files[0]):
                     yield f"{files[0]}:{line}", row
                 return
+
+
+def tables_beside(path: Path, images: Path) -> list[Path]:
+    """The tables, beside a file of labels or in the folder of its images, that readers take splits and images from."""
+    names = (STUDY_IMAGES, METADATA, SPLIT, *OTHERS)
+    found = [table for place in (path.parent, images) for name in names for table in _tables(place, name)]
+    return [table for table in dict.fromkeys(found) if table != path]
+
+
+def _tables(place: Path, name: str) -> list[Path]:
+    return sorted([*place.glob(name), *place.glob(f"{name}.gz")])
+
+
+def _add_subject(subjects: dict[str, str], study: str, row: dict[str, str], where: str) -> None:
+    """Note the patient of a study, if the row names one."""
+    if row.get("subject_id") and study not in subjects:
+        subjects[study] = fields.name(row, "subject_id", where)

@@ -57,7 +57,8 @@ def _matches(source: Source) -> bool:
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
     """Facts are named by condition, or by condition and side where both sides are graded ("Atelectasis, left").
 
-    The split is that of the table, or of ``split.csv`` beside it (fold 0), where the download script leaves it.
+    The split is that of the table, or of ``split.csv`` beside it (fold 0), where the download script leaves it; the
+    script writes images into a folder ``data`` beside that of the tables.
     """
     names = [name for name in _NAMES if name in source.fields]
     patients = [name for name in _PATIENTS if name in source.fields]
@@ -91,7 +92,7 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
         with fields.checked(where):
             yield FactsRecord(
                 id=image,
-                image=folder.find(image if "." in image else f"{image}.png"),
+                image=folder.find(f"data/{image}" if "." in image else f"data/{image}.png"),
                 group=fields.name(row, patients[0], where),
                 split=_SPLITS.get(split),
                 facts=facts,

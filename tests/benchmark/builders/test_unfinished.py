@@ -13,6 +13,7 @@ from test_builders import films
 
 from tracescribe.benchmark.builders import build_contextual, build_mednega, folder, write_pairs
 from tracescribe.benchmark.phantom import build_phantom, dataset
+from tracescribe.benchmark.readers.chexpert import CONDITIONS
 from tracescribe.errors import DataFormatError, OutputError
 
 N = 480
@@ -117,6 +118,25 @@ def test_other_arguments_or_other_labels_start_afresh(
     expected = bytes_of(build_mednega(other, tmp_path / "afresh", seed=1))
     assert bytes_of(build_mednega(other, tmp_path / "set", seed=1)) == expected
     assert not (tmp_path / "set.part").exists()
+
+
+def test_another_split_file_starts_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tables beside the labels say is part of what a set is made of."""
+    rng = np.random.default_rng(0)
+    values = [",".join(row) for row in rng.choice(["1.0", "0.0", ""], (300, len(CONDITIONS)))]
+    rows = [f"{50_000_000 + n},{10_000_000 + n // 3}" for n in range(300)]
+    lines = (f"{row},{labels}\n" for row, labels in zip(rows, values, strict=True))
+    (tmp_path / "labels.csv").write_text(f"study_id,subject_id,{','.join(CONDITIONS)}\n" + "".join(lines))
+    split = tmp_path / "mimic-cxr-2.0.0-split.csv"
+    split.write_text("study_id,subject_id,split\n" + "".join(f"{row},train\n" for row in rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_facts", stopping_at(250))
+        with pytest.raises(Stop):
+            build_pairs(tmp_path / "labels.csv", tmp_path / "pairs.jsonl")
+    split.write_text(split.read_text().replace("train", "validate"))
+    build_pairs(tmp_path / "labels.csv", tmp_path / "pairs.jsonl")
+    made = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert {pair["split"] for pair in made} == {"val"}
 
 
 def test_pairs_of_another_tokenizer_start_afresh_and_what_no_wording_fits_is_counted_on(

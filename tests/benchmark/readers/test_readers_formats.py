@@ -122,11 +122,11 @@ def test_aro(tmp_path: Path) -> None:
     """The picture is the box, as in ARO's own data set: PIL's crop of x, y, x + w, y + h."""
     picture = np.zeros((9, 12, 3), dtype=np.uint8)
     picture[0:7, 2:7] = (10, 200, 30)  # the box of the record
-    Image.fromarray(picture).save(tmp_path / "2.png")
-    item = {**{k: v for k, v in ARO.items() if k != "attributes"}, "relation_name": "on", "image_path": "images/2.png"}
+    Image.fromarray(picture).save(tmp_path / "7.png")
+    item = {**{k: v for k, v in ARO.items() if k != "attributes"}, "relation_name": "on", "image_path": "images/7.png"}
     (pair,) = ts.read(written(tmp_path / "visual_genome_relation.json", [item])).pairs
     assert (pair.attribute, pair.template, pair.group) == ("relation", "on", "2")
-    assert pair.image == ts.patching.ImageCrop(str(tmp_path / "2.png"), 2, 0, 5, 7)
+    assert pair.image == ts.patching.ImageCrop(str(tmp_path / "7.png"), 2, 0, 5, 7)
     seen = np.asarray(ts.patching.read_image(pair.image))
     assert seen.shape == (7, 5, 3) and (seen == (10, 200, 30)).all()
     (pair,) = ts.read(written(tmp_path / "attribution.json", [ARO])).pairs

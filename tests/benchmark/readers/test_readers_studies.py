@@ -10,7 +10,9 @@ import pytest
 from test_readers_formats import CONDITIONS, MEDNEGA, film, written
 
 import tracescribe as ts
+from tracescribe.benchmark.readers import studies
 from tracescribe.errors import DataFormatError
+from tracescribe.io.tables import read_table
 
 STUDY = Path("files", "p10", "p10000032", "s50414267")
 MIMIC = f"subject_id,study_id,{','.join(CONDITIONS)}\n10000032,50414267,1.0{',' * 12}\n"
@@ -89,3 +91,21 @@ def test_split_and_patient_are_looked_up_by_the_images_too(tmp_path: Path) -> No
     assert (record.group, record.split) == ("10000032", "test")
     written(tmp_path / "mimic-cxr-2.1.0-split.csv", table.replace("test", "train"))  # beside the labels comes first
     assert ts.read(labels, images=tmp_path / "images").facts[0].split == "train"
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_each_table_of_mimic_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splits: bool) -> None:
+    """Also where the patient is looked up in it; the metadata name the patient where no split file does."""
+    rows = "".join(f"{study},1.0{',' * 12}\n" for study in (50414267, 50414268))
+    labels = written(tmp_path / "mimic-cxr-2.1.0-test-set-labeled.csv", f"study_id,{','.join(CONDITIONS)}\n{rows}")
+    columns = "dicom_id,subject_id,study_id,ViewPosition"
+    lines = "a,10000032,50414267,LATERAL\nb,10000032,50414267,PA\nc,10000033,50414268,AP\n"
+    written(tmp_path / "mimic-cxr-2.0.0-metadata.csv", f"{columns}\n{lines}")
+    if splits:
+        written(tmp_path / "mimic-cxr-2.0.0-split.csv", "study_id,split\n50414267,test\n50414268,train\n")
+    opened = []
+    monkeypatch.setattr(studies, "read_table", lambda path: opened.append(path.name) or read_table(path))
+    data = ts.read(labels)
+    assert [record.group for record in data.facts] == ["10000032", "10000033"]
+    assert [record.split for record in data.facts] == (["test", "train"] if splits else [None, None])
+    assert sorted(opened) == ["mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"][: 1 + splits]

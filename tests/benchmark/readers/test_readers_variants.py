@@ -248,18 +248,88 @@ def test_aros_relations_that_its_mean_leaves_out_are_an_attribute_of_their_own(t
 
 NEGCLIP = (
     "\ttitle\tfilepath\tneg_caption\tneg_image\n"
-    "0\tA child holding a flowered umbrella and petting a yak.\tcoco/val2014/COCO_val2014_000000184613.jpg\t"
-    "['A umbrella holding a flowered child and petting a yak .', "
-    "'A child petting a flowered umbrella and holding a yak .']"
-    "\t[2973, 1515, 2235]\n"
-    "48\tA white truck filled with motorcycle on it's flatbed.\tcoco/val2014/COCO_val2014_000000551952.jpg\t"
-    '"[""A white motorcycle filled with truck on it \'s flatbed .""]"\t[999, 4558, 996]\n'
+    "0\tA dog near a pond.\tcoco/val2014/COCO_val2014_000000000001.jpg\t"
+    "['A pond near a dog .', 'A dog far from a pond .']\t[2, 15, 35]\n"
+    "48\tA boy on his father's back.\tcoco/val2014/COCO_val2014_000000000002.jpg\t"
+    '"[""A father on his boy \'s back .""]"\t[99, 58, 6]\n'
 )
 
 
 def test_negclips_table_as_its_repository_holds_it(tmp_path: Path) -> None:
-    """Rows of temp_data/valid_neg_clip.tsv: an index column, and lists quoted in two ways."""
+    """The form of temp_data/valid_neg_clip.tsv: an index column, and lists quoted in two ways."""
     first, second = ts.read(written(tmp_path / "valid_neg_clip.tsv", NEGCLIP)).captions
-    assert first.neg_captions[1] == "A child petting a flowered umbrella and holding a yak ."
-    assert second.neg_captions == ("A white motorcycle filled with truck on it 's flatbed .",)
-    assert second.neg_images == ("999", "4558", "996")
+    assert first.neg_captions == ("A pond near a dog .", "A dog far from a pond .")
+    assert second.neg_captions == ("A father on his boy 's back .",)
+    assert second.neg_images == ("99", "58", "6")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("radiologists", "01" * 6 + "0"), ("labeler", ["1.0", "", "-1.0", *"0" * 10])]
+)
+def test_chexperts_test_labels_by_study(tmp_path: Path, kind: str, values: str) -> None:
+    """groundtruth.csv and chexpert_labels.csv of its repository of labels: a column of studies, none of images."""
+    study = "CheXpert-v1.0/test/patient64741/study1"
+    rows = f"Study,No Finding,{CONDITIONS}\n{study},0,{','.join(values)}\n"
+    film(tmp_path / "test/patient64741/study1/view1_frontal.jpg")
+    film(tmp_path / "test/patient64741/study1/view2_lateral.jpg")
+    data = ts.read(written(tmp_path / f"{kind}.csv", rows))
+    (record,) = data.facts
+    assert (data.format, record.id, record.group, record.split) == ("chexpert", study, "patient64741", "test")
+    assert record.image == str(tmp_path / "test/patient64741/study1/view1_frontal.jpg")
+    states = {"1": "present", "0": "absent", "-": "uncertain"}
+    assert [record.facts[name].state for name, value in zip(NAMES, values, strict=True) if value] == [
+        states[value[0]] for value in values if value
+    ]
+
+
+def test_an_image_in_another_format_than_its_path_says_is_found(tmp_path: Path) -> None:
+    """CheXpert Plus lists .jpg and ships .png; the file that the path names comes first, a folder is no image."""
+    image = "train/patient42142/study5/view1_frontal.jpg"
+    path = tmp_path / "impression_fixed.json"
+    path.write_text((json.dumps({"path_to_image": image, **dict.fromkeys(NAMES), "Edema": 1.0}) + "\n") * 2)
+    png = tmp_path / "PNG" / image.replace(".jpg", ".png")
+    film(png)
+    (png.parent / "view1_frontal.jpeg").mkdir()
+    assert ts.read(path, images=tmp_path / "PNG").facts[0].image == str(png)
+    film(tmp_path / "PNG" / image)
+    assert ts.read(path, images=tmp_path / "PNG").facts[0].image == str(tmp_path / "PNG" / image)
+    data = ts.read(path)
+    assert (data.facts[0].image, data.missing_images) == (None, (image,))
+
+
+def test_an_image_in_another_format_is_not_taken_from_outside_the_folder(tmp_path: Path) -> None:
+    film(tmp_path / "outside.png")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "1.png").symlink_to(tmp_path / "outside.png")
+    data = ts.read(written(tmp_path / "a.json", {"0": {**SUGARCREPE, "filename": "1.jpg"}}), images=folder)
+    assert (data.pairs[0].image, data.missing_images) == (None, ("1.jpg",))
+
+
+def test_negbenchs_objects_may_be_none_and_videos_have_a_column_per_concept(tmp_path: Path) -> None:
+    """As published: an image without an object of COCO has the list ``['']``; MSR-VTT's have concepts."""
+    images = "positive_objects,negative_objects,filepath,image_id,captions\n"
+    images += "[''],\"['clock', 'book']\",data/coco/images/val2017/000000000009.jpg,9,['A wall. There is no clock.']\n"
+    (record,) = ts.read(written(tmp_path / "COCO_val_negated_retrieval.csv", images)).retrieval
+    assert (record.id, record.present, record.absent) == ("9", (), ("clock", "book"))
+    videos = "image_id,captions,filepath,all_captions,positive_concept1,positive_concept2,negative_concept\n"
+    videos += (
+        "video9,\"['A cat runs, and no dog.']\",data/video/all/video9.mp4,\"['a cat', 'it runs']\",cat,running,dog\n"
+    )
+    (record,) = ts.read(written(tmp_path / "msr_vtt_retrieval_rephrased_llama.csv", videos)).retrieval
+    assert record.captions == ("A cat runs, and no dog.",)
+    assert (record.id, record.present, record.absent) == ("video9", ("cat", "running"), ("dog",))
+
+
+def test_taix_ray_as_its_download_script_leaves_it(tmp_path: Path) -> None:
+    """metadata/annotation.csv and metadata/split.csv, with the images in data/ beside them."""
+    grades = "HeartSize,PulmonaryCongestion,PleuralEffusion_Right,PleuralEffusion_Left,PulmonaryOpacities_Right,"
+    grades += "PulmonaryOpacities_Left,Atelectasis_Right,Atelectasis_Left"
+    (tmp_path / "metadata").mkdir()
+    table = f"UID,PatientID,PhysicianID,StudyDate,Age,Sex,{grades}\nabc,p1,d1,2013-05-25,26647,M,3,0,1,2,0,0,4,1\n"
+    path = written(tmp_path / "metadata" / "annotation.csv", table)
+    written(tmp_path / "metadata" / "split.csv", "UID,Fold,Split\nabc,1,test\nabc,0,val\n")
+    film(tmp_path / "data" / "abc.png")
+    for images in (tmp_path, tmp_path / "data"):
+        (record,) = ts.read(path, images=images).facts
+        assert (record.image, record.split) == (str(tmp_path / "data" / "abc.png"), "val")
