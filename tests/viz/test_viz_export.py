@@ -21,7 +21,7 @@ from builders import synthetic_trace
 
 import tracescribe as ts
 from tracescribe.errors import OutputError
-from tracescribe.tracer import TraceMap
+from tracescribe.tracer import LayerProfile, TraceMap
 from tracescribe.viz import FigureError, export, export_overlay, heatmap, overlay, profile
 from tracescribe.viz.figure_data import heatmap_data
 from tracescribe.viz.paper.files import FORMATS, matplotlib_settings
@@ -83,7 +83,7 @@ def test_it_needs_no_display_and_no_pyplot(tmp_path: Path) -> None:
     code = f"""
 import sys
 import numpy as np
-from tracescribe.tracer import TraceMap
+from tracescribe.tracer import LayerProfile, TraceMap
 from tracescribe.viz import export
 values, counts = np.array([[1.0, 0.0], [0.6, 0.3]]), np.array([5, 5])
 export(TraceMap(values, ("first differing", "[end]"), np.arange(2), counts), {str(tmp_path / "a.pdf")!r})
@@ -115,6 +115,18 @@ def test_names_of_axes_stay_inside_at_every_size(family: str, size: float) -> No
         for name in names:
             box = name.get_window_extent()
             assert box.x0 >= 0 and box.x1 <= figure.bbox.width, name.get_text()
+
+
+def test_a_profile_of_some_layers_stands_beside_those(tmp_path: Path) -> None:
+    """Its points were drawn from the lowest line of cells upwards, beside other layers than theirs."""
+    curve = LayerProfile(np.array([0.5, 0.25, 0.75]), np.array([2, 3, 7]), "sum")
+    view = heatmap_data(a_map(5, 8), profile=curve)
+    with matplotlib_settings():
+        figure = draw_heatmap(view, Fonts(), 3.25, ("", ()), values=False, height=None)
+    lines = [(*line.get_xdata(), *line.get_ydata()) for axes in figure.axes for line in axes.lines]
+    assert (0.5, 0.25, 0.75, 2, 3, 7) in lines
+    with pytest.raises(FigureError, match="the profile has layer 9, and the map layers 0 to 8"):
+        export(a_map(5, 8), tmp_path / "a.pdf", profile=LayerProfile(np.zeros(2), np.array([8, 9]), "sum"))
 
 
 @pytest.mark.parametrize("quantity", ["CTE of the first 50 neurons, summed", "CTE" + 12 * ", a long name"])

@@ -129,10 +129,10 @@ def heatmap_data(
     if isinstance(source, TraceMap):
         statistics.refuse_all_but("a TraceMap", "aggregate")
         columns = "heads" if all(row.startswith("head ") for row in source.rows) else "rows"
-        beside = _beside(profile, lambda: source.per_layer(**statistics.given("aggregate")))
+        beside = _beside(profile, source.layers, lambda: source.per_layer(**statistics.given("aggregate")))
         return _of_map(source, beside, columns, source.quantity, map_notes(source), "", limit, title)
     cells = source.map(**statistics.given("align", "reduce", "segment"))
-    beside = _beside(profile, lambda: source.per_layer(**statistics.given(*COUNTING)))
+    beside = _beside(profile, cells.layers, lambda: source.per_layer(**statistics.given(*COUNTING)))
     columns = unit(source.trace if isinstance(source, Excess) else source)
     quantity = "CTE − control" if isinstance(source, Excess) else "CTE"
     notes = (*trace_notes(source, statistics.segment), reduced(cells))
@@ -166,7 +166,7 @@ def _of_pair(
         foils=foils,
         marked=marked,
         counts=None,
-        profile=_beside(profile, lambda: curve),
+        profile=_beside(profile, trace.layers, lambda: curve),
         quantity="CTE",
         unit=unit(trace),
         title=default if title is None else title,
@@ -233,8 +233,16 @@ def _of_map(
     )
 
 
-def _beside(profile: bool | LayerProfile, compute: Callable[[], LayerProfile]) -> LayerProfile | None:
+def _beside(
+    profile: bool | LayerProfile, layers: Int[np.ndarray, "layer"], compute: Callable[[], LayerProfile]
+) -> LayerProfile | None:
     if isinstance(profile, LayerProfile):
+        beyond = np.setdiff1d(profile.layers, layers)
+        if beyond.size:
+            raise FigureError(
+                f"the profile has layer {beyond[0]}, and the map layers {layers[0]} to {layers[-1]}: give the profile "
+                "of the same trace"
+            )
         return profile
     if not isinstance(profile, bool | np.bool_):
         raise FigureError(f"profile must be True, False or a LayerProfile, not {shown(profile)}")

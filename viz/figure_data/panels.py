@@ -186,14 +186,15 @@ def _change(first: Source, second: Source, bars: str | None, statistics: Statist
 
 
 def _difference(first: HeatmapData, second: HeatmapData, change: LayerProfile | None) -> HeatmapData:
-    """Second minus first over the columns that both have, in the second's order.
+    """Second minus first over the columns that both have, in the second's order; of a name that repeats, in turn.
 
     change: of the bars, with its interval; None: their difference without one.
     """
-    both = [label for label in second.labels if label in first.labels]
+    ours, theirs = _numbered(first.labels), _numbered(second.labels)
+    both = [label for label in theirs if label in ours]
     if not both:
         raise FigureError("the two maps have no token row in common: there is no difference to draw")
-    at = [[view.labels.index(label) for label in both] for view in (first, second)]
+    at = [[labels.index(label) for label in both] for labels in (ours, theirs)]
     values = second.values[:, at[1]] - first.values[:, at[0]]
     curve = change
     if change is None and first.profile is not None and second.profile is not None:
@@ -209,6 +210,11 @@ def _difference(first: HeatmapData, second: HeatmapData, change: LayerProfile | 
         profile=curve,
         limit=theme.colour_limit(values),
     )
+
+
+def _numbered(labels: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Each name with how often it stood before: a caption may hold the same token twice."""
+    return [(label, labels[:at].count(label)) for at, label in enumerate(labels)]
 
 
 def _pairs(source: Source) -> int:

@@ -98,7 +98,7 @@ def draw_heatmap(
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
-                _draw_beside(beside, view.profile, _in_lines(view, fonts), cells.get_ylim(), plan.beside, fonts)
+                _draw_beside(beside, view, view.profile, cells.get_ylim(), plan.beside, fonts)
     return figure
 
 
@@ -256,9 +256,9 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
 
 
 def _draw_beside(
-    axes: Axes, curve: LayerProfile, name: list[str], span: tuple[float, float], wide: float, fonts: Fonts
+    axes: Axes, view: HeatmapData, curve: LayerProfile, span: tuple[float, float], wide: float, fonts: Fonts
 ) -> None:
-    place = np.arange(len(curve.layers))
+    place = np.searchsorted(view.layers, curve.layers)  # it may lack some of the map's layers
     if curve.lo is not None and curve.hi is not None:
         axes.fill_betweenx(place, curve.lo, curve.hi, color=theme.over_white(theme.SERIES[0], 0.2), linewidth=0)
     axes.axvline(0, color=theme.FAINT, linewidth=0.5, zorder=0)
@@ -274,7 +274,7 @@ def _draw_beside(
     if step * wide / (high - low + 2 * room) < needed:  # two of the numbers would touch
         shown = [v for v in shown if v != 0] if len(shown) == 3 else [0.0]
     set_ticks(axes.xaxis, shown, fonts, [short_number(v) for v in shown], size=fonts.small)
-    axes.set_xlabel("\n".join(name), labelpad=1, linespacing=1.0, **fonts.style(fonts.small))
+    axes.set_xlabel("\n".join(_in_lines(view, fonts)), labelpad=1, linespacing=1.0, **fonts.style(fonts.small))
     axes.spines[["left", "top", "right"]].set_visible(False)
 
 
