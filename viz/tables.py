@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -52,7 +53,8 @@ def export_table(figure: NotebookFigure | PaperFigure, path: str | os.PathLike[s
     beside it, panels have those of each panel; a profile has a column per curve, with its interval. Layer weights have
     a line per block, trade-offs per point, other curves per point of each curve.
 
-    decimals: of .tex and .md; a .csv holds every digit.
+    decimals: of .tex and .md; a .csv holds every digit. There a name that begins as a spreadsheet's formula does
+        (=, +, -, @) has an apostrophe before it.
 
     Raises:
         FigureError: a figure that tracescribe did not draw, an overlay, or an unknown suffix.
@@ -91,6 +93,7 @@ def _data(figure: Any) -> Data:
 
 
 Cell = float | int | str
+_MARKUP = re.compile(r"[\\|<*_`~$]|&(?=#?\w+;)|\](?=[(\[])")  # what Markdown, or GitHub's, would read
 
 
 def _columns(data: Data) -> tuple[list[str], list[list[Cell]]]:
@@ -160,7 +163,8 @@ def _shown(value: Cell, decimals: int) -> str:
 
 def _latex(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     def row(cells: list[str]) -> str:
-        return " & ".join(map(tex_text, cells)) + r" \\"
+        begun = "{}" if cells[0].startswith(("[", "*")) else ""  # else an argument of the line's end before it
+        return begun + " & ".join(map(tex_text, cells)) + r" \\"
 
     aligned = "".join("l" if lines and isinstance(cell, str) else "r" for cell in (lines[0] if lines else names))
     body = "\n".join(row([_shown(value, decimals) for value in line]) for line in lines)
@@ -177,14 +181,20 @@ def _latex(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
 
 def _markdown(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     table = [names, ["---:"] * len(names), *([_shown(value, decimals) for value in line] for line in lines)]
-    rows = [[cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<") for cell in cells] for cells in table]
+    rows = [[_MARKUP.sub(r"\\\g<0>", cell) for cell in cells] for cells in table]
     rule = "|" + "---:|" * len(names)
     return "\n".join(rule if i == 1 else f"| {' | '.join(cells)} |" for i, cells in enumerate(rows)) + "\n"
+
+
+def _no_formula(cell: Cell) -> Cell:
+    """A name that a spreadsheet would run as a formula, such as =HYPERLINK(...), after an apostrophe."""
+    runs = isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@"
+    return f"'{cell}" if runs else cell
 
 
 def _csv(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([["" if value != value else value for value in line] for line in lines])
+    writer.writerow(map(_no_formula, names))
+    writer.writerows([["" if value != value else _no_formula(value) for value in line] for line in lines])
     return buffer.getvalue()

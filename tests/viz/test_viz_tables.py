@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from builders import synthetic_trace
 
 from tracescribe.tracer import TraceMap
-from tracescribe.viz import FigureError, caption, export_table, heatmap, profile
+from tracescribe.viz import FigureError, caption, export_table, heatmap, pareto, profile
 
 TRACE = synthetic_trace(12, 4)
 
@@ -32,14 +34,59 @@ def test_names_are_safe_in_latex_and_markdown(tmp_path: Path) -> None:
     odd = "a&b_%$#{}\\~^<|>"
     figure = heatmap(TraceMap(np.array([[np.nan, -0.25]]), (odd, "no·"), np.arange(1), np.array([1, 1])), profile=False)
     tex = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8")
-    name = r"a\&b\_\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}|\textgreater{}"
+    name = r"a\&b\_\%\$\#\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textless{}\textbar{}\textgreater{}"
     assert rf"layer & {name} & no$\cdot$ \\" in tex and r"0 & -- & $-$0.25 \\" in tex
     assert tex.startswith("% needs \\usepackage{booktabs}\n\\begin{tabular}")
     cells = TraceMap(np.array([[0.5, -0.25]]), ("不存在", "é → ü"), np.arange(1), np.array([1, 1]))
     told = export_table(heatmap(cells, profile=False), tmp_path / "cjk.tex").read_text(encoding="utf-8").splitlines()[1]
     assert told == "% 不 在 存: XeLaTeX or LuaLaTeX with a font that has them"
     lines = export_table(figure, tmp_path / "t.md").read_text(encoding="utf-8").splitlines()
-    assert lines == ["| layer | a&b_%$#{}\\\\~^\\<\\|> | no· |", "|---:|---:|---:|", "| 0 | – | −0.25 |"]
+    assert lines == ["| layer | a&b\\_%\\$#{}\\\\\\~^\\<\\|> | no· |", "|---:|---:|---:|", "| 0 | – | −0.25 |"]
+
+
+NAMES = (
+    "[SOT]",
+    "*",
+    "**bold**",
+    "&lt;b&gt;",
+    "[x](http://a.b)",
+    "=1+1",
+    "-2+3|' /C calc'!A0",
+    "--",
+    "a, b",
+    "-",
+    "`x`",
+)
+
+
+def test_a_name_is_no_argument_in_latex_no_markup_in_markdown_and_no_formula_in_a_csv(tmp_path: Path) -> None:
+    r"""Behind ``\\`` LaTeX takes "[SOT]" for a distance and swallows a "*"; a spreadsheet runs what begins with "="."""
+    figure = pareto({name: (i, i) for i, name in enumerate(NAMES)}, "x", "y")
+    tex = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8").splitlines()
+    begun = [line.partition(" & ")[0] for line in tex if line.endswith(r" \\")][1:]
+    assert begun[:3] == ["{}[SOT]", "{}*", "{}**bold**"] and begun[7] == "-{}-"
+    assert begun[10] == r"\`{}x\`{}"
+    lines = export_table(figure, tmp_path / "t.md").read_text(encoding="utf-8").splitlines()[2:]
+    cells = [line.split(" | ")[0].removeprefix("| ") for line in lines]
+    assert cells[:4] == ["[SOT]", r"\*", r"\*\*bold\*\*", r"\&lt;b\&gt;"] and cells[4] == r"[x\](http://a.b)"
+    with export_table(figure, tmp_path / "t.csv").open(encoding="utf-8", newline="") as handle:
+        written = [line[0] for line in csv.reader(handle)][1:]
+    guarded = {"=1+1", "-2+3|' /C calc'!A0", "--"}
+    assert written == [f"'{name}" if name in guarded else name for name in NAMES]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_latex_typesets_every_name(tmp_path: Path) -> None:
+    figure = pareto({name: (i, i) for i, name in enumerate(NAMES)}, "x", "y")
+    table = export_table(figure, tmp_path / "t.tex").read_text(encoding="utf-8").replace(r"\usepackage{booktabs}", "")
+    rules = "".join(rf"\let\{name}rule\hline" for name in ("top", "mid", "bottom"))  # where booktabs is not installed
+    text = rf"\documentclass{{article}}\begin{{document}}{rules}{table}\end{{document}}"
+    (tmp_path / "a.tex").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "a.tex"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0 and (tmp_path / "a.pdf").exists(), done.stdout[-1500:]
 
 
 def test_curves_of_different_layers_share_one_table(tmp_path: Path) -> None:

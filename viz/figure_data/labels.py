@@ -37,11 +37,13 @@ _SPECIALS = {
     "</s>": "[EOS]",
     "<pad>": "[PAD]",
 }
+_APART = "\0"  # between characters that TeX would draw as one
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "−": "$-$", "→": r"$\rightarrow$", "≤": r"$\leq$", "≥": r"$\geq$", "·": r"$\cdot$", "×": r"$\times$",
     "α": r"$\alpha$", "β": r"$\beta$", "–": "--", "—": "---", "“": "``", "”": "''", "…": r"\ldots{}",
+    "|": r"\textbar{}", "`": r"\`{}", _APART: "{}",
 }  # fmt: skip
 MINUS = "−"  # a true minus sign: as wide as a digit, and not taken for a hyphen
 
@@ -169,8 +171,11 @@ def tex_text(text: str) -> str:
 
     >>> tex_text("50_% $x$ → {y}")
     '50\\\\_\\\\% \\\\$x\\\\$ $\\\\rightarrow$ \\\\{y\\\\}'
+    >>> tex_text("a|b--c")
+    'a\\\\textbar{}b-{}-c'
     """
-    return "".join(_TEX.get(character, character) for character in text)
+    apart = re.sub(r"([-',])(?=\1)", rf"\1{_APART}", text)
+    return "".join(_TEX.get(character, character) for character in apart)
 
 
 def text_units(text: str) -> float:
