@@ -131,7 +131,7 @@ KINDS = (
         'mine = Figure(figsize=(6.75, 2.2), layout="constrained")\n'
         'left, right = mine.subplots(1, 2, width_ratios=(3, 2))\n'
         'cells = ts.viz.draw(foil, left, title="a", palette="PuOr", values=False)\n'
-        'mine.colorbar(cells, ax=left, label="CTE")\n'
+        'mine.colorbar(cells, ax=left).ax.set_title("CTE", fontsize=7)\n'
         'ts.viz.draw({name: one.per_layer("sum") for name, one in maps.items()}, right, title="b")\n'
         "figure = mine",
     ),
@@ -191,7 +191,7 @@ with booktabs, Markdown, CSV). `make gallery` draws this page again.
 
 | option of `export` | what it does |
 |---|---|
-| `width` | `"icml"` 3.25 in, `"icml-page"` 6.75, `"neurips"` and `"iclr"` 5.5, `"acl"` 3.03, `"acl-page"` 6.30, `"nature"` 3.50 (89 mm), `"nature-page"` 7.20 (183 mm), `"column"` 3.25, `"page"` 6.75, or inches |
+| `width` | `"icml"` 3.25 in, `"icml-page"` 6.75, `"neurips"` and `"iclr"` 5.5, `"acl"` 3.03, `"acl-page"` 6.30, `"nature"` 3.50 (89 mm), `"nature-page"` 7.20 (183 mm), `"column"` 3.25, `"page"` 6.75, a measure (`"89mm"`, `"8.5cm"`, or TeX's points as `\\the\\columnwidth` prints them, `"234.8775pt"`), or inches |
 | `title`, `notes` | a title, and what the numbers stand on; a paper's figure has none by default |
 | `values`, `profile` | the cells' numbers and the profile beside a map, on or off |
 | `palette`, `limit` | `"RdBu"`, `"PuOr"` or `"BrBG"`, safe for colour-blind readers and readable in grey; the end of the colour scale |

@@ -243,7 +243,8 @@ def export(
         to any of these, gives the curves of :func:`profile`, and a Faithfulness those of :func:`faithfulness`; a figure
         of this module gives what it shows (not what was changed in it afterwards).
     width: "column" (3.25 inches), "page" (6.75), "icml", "neurips", "iclr", "acl", "nature" (the template's column or
-        text width; also "icml-page", "acl-page", "nature-page"), or inches; the file is exactly that wide.
+        text width; also "icml-page", "acl-page", "nature-page"), a measure ("89mm", "8.5cm", TeX's "234.8775pt"), or
+        inches; the file is exactly that wide.
     pair: number or id of one pair of a trace.
     title: None = none drawn, because a paper's caption says it; the default title is in the file's metadata.
     notes: whether to write what the numbers stand on (pairs, direction, site, ...) above the cells.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from builders import synthetic_trace
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 import tracescribe as ts
@@ -109,6 +111,19 @@ def test_a_difference_is_the_second_minus_the_first_over_common_rows() -> None:
         panels({"a": first, "b": first, "c": first}, difference="d")
     with pytest.raises(FigureError, match="no token row in common"):
         panels({"a": first, "b": replace(first, rows=tuple("uvwxyz"))}, difference="d")
+
+
+def test_a_token_that_repeats_is_compared_with_itself() -> None:
+    """A name was looked up by its first place, so that a second "no" got the numbers of the first."""
+    rows = ("no", "edema", "no", "effusion", ".")
+    first, second = (replace(a_map(5, 4, seed=seed), rows=rows) for seed in (0, 1))
+    shown = panels({"before": first, "after": second}, difference="d").shown
+    assert isinstance(shown, PanelsData) and shown.views[2].columns == rows
+    np.testing.assert_array_equal(shown.views[2].values, second.values - first.values)
+    moved = replace(a_map(4, 4, seed=1), rows=("effusion", "no", "no", "new"))
+    shown = panels({"before": first, "after": moved}, difference="d").shown
+    assert isinstance(shown, PanelsData) and shown.views[2].columns == ("effusion", "no", "no")
+    np.testing.assert_array_equal(shown.views[2].values, moved.values[:, :3] - first.values[:, [3, 0, 2]])
 
 
 def test_the_bars_of_a_difference_of_traces_have_an_interval_of_what_both_share() -> None:
@@ -349,6 +364,7 @@ def test_an_update_share_is_drawn_as_its_share() -> None:
 
 def test_the_front_holds_what_nothing_beats() -> None:
     points = {"a": (1.0, 3.0), "b": (2.0, 2.0), "c": (1.5, 1.0), "d": (3.0, 1.0), "e": (2.0, 2.0)}
+    assert "Filled and joined by a line: what no other is better than in both." in caption(pareto(points, "x", "y"))
     shown = pareto(points, "x", "y").shown
     assert isinstance(shown, PointsData) and shown.front.tolist() == [True, True, False, True, True]
     lower = pareto(points, "x", "y", better=("lower", "higher")).shown
@@ -425,6 +441,14 @@ def test_widths_are_those_of_the_templates() -> None:
     for name, size in millimetres.items():
         assert inches_of(name) == pytest.approx(size / 25.4, abs=1e-6)
     assert set(WIDTHS) == {*points, *millimetres, "column", "page"}
+
+
+def test_a_width_may_be_a_measure() -> None:
+    for measure, inches in {"89mm": 89 / 25.4, "8.5 cm": 8.5 / 2.54, "234.8775pt": 3.25, "4in": 4.0}.items():
+        assert inches_of(measure) == pytest.approx(inches, abs=1e-9)
+    for wrong in ("3cm", "-8cm", "8", "8em", "1e9cm", "cm", "999in"):  # 3 cm are less than the least
+        with pytest.raises(FigureError, match="width"):
+            inches_of(wrong)
 
 
 def test_size_and_palette_are_the_authors(tmp_path: Path) -> None:
@@ -574,6 +598,36 @@ def test_layers_and_legend_meet_nothing_in_axes_that_a_layout_makes_smaller() ->
     for line in curves_:
         points = right.transData.transform(line.get_xydata())
         assert (points[:, 1] < legend.y0).all()  # below it, and so is what joins them
+
+
+def test_names_in_an_authors_axes_are_text_whatever_the_authors_settings_are() -> None:
+    """The author made the axes, and with them texts: "$T$" was typeset, and usetex lost what follows "%"."""
+    with matplotlib.rc_context({"text.usetex": True, "text.parse_math": True}):
+        left, right = Figure(figsize=(6, 3)).subplots(1, 2)
+        draw(replace(a_map(3, 4, marked=1), rows=("50% of $x_1$", "a_b", "c & d")), left, title="$T$ & co")
+        draw(curves({"$a$": ([0, 1], [0.0, 1.0]), "b_1": ([0, 1], [1.0, 0.0])}, "$x$", "50%"), right)
+        legend = right.get_legend()
+        assert legend is not None
+        named = [text for text in left.get_children() if isinstance(text, Text) and text.get_text() == "$T$ & co"]
+        for text in (*named, *left.get_yticklabels(), right.xaxis.label, right.yaxis.label, *legend.get_texts()):
+            assert not text.get_usetex() and not text.get_parse_math(), text.get_text()
+    assert len(named) == 1
+
+
+def test_numbers_are_left_out_where_a_layout_makes_the_cells_smaller() -> None:
+    figure = Figure(figsize=(8, 2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    draw(a_map(4, 8), axes[0])
+    assert len(axes[0].texts) == 36  # the cells are wide enough now
+
+    def written() -> int:
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            figure.savefig(buffer := io.BytesIO(), format="svg")
+        return len(re.findall(r">−?\d?\.\d\d<", buffer.getvalue().decode()))
+
+    assert written() == 36
+    axes[1].set_ylabel("a name\nthat takes\nmuch of the figure\n" * 8)
+    assert written() == 0
 
 
 def test_what_needs_a_figure_of_its_own_is_refused() -> None:

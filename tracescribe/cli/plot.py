@@ -39,7 +39,10 @@ def plot(
         str | None, typer.Option(help="Heatmaps of two traces: name of a third panel, the second minus the first.")
     ] = None,
     width: Annotated[
-        str, typer.Option(help="Paper figures: column, page, icml, neurips, iclr, acl, nature, or inches.")
+        str,
+        typer.Option(
+            help="Paper figures: column, page, icml, neurips, iclr, acl, nature, a measure such as 89mm, or inches."
+        ),
     ] = "column",
     title: Annotated[str | None, typer.Option(help="A title; a paper's figure has none by default.")] = None,
     notes: Annotated[bool, typer.Option("--notes", help="Paper figures: write what the numbers stand on.")] = False,

@@ -38,6 +38,8 @@ def _reading(data: Data) -> list[str]:
 
 
 def _series(data: ProfileData | AlphaData | PointsData | CurvesData | CurvePanelsData) -> list[str]:
+    if isinstance(data, PointsData):
+        return ["Filled and joined by a line: what no other is better than in both"]
     if not isinstance(data, AlphaData):
         return []
     said = [] if np.allclose(data.multipliers, data.alpha) else [f"Diamonds: the multiplier {data.power}"]

@@ -16,7 +16,7 @@ from ..figure_data.plans import AlphaData
 from ..figure_data.points import CurvesData, PointsData
 from ..figure_data.profile import ProfileData
 from .axes import layer_step, legend_inside, styled
-from .cells import draw_cells, label_layers, label_rows, value_size
+from .cells import draw_cells, label_layers, label_rows, number_room, value_size
 from .fonts import Fonts
 from .plans import draw_weights
 from .points import names_fit, put_curves, put_points
@@ -66,8 +66,14 @@ def put(
             put_curves(axes, view, fonts, transparent=True)
     if len(axes.get_legend_handles_labels()[1]) > 1 and not (isinstance(view, PointsData) and names_fit(view)):
         legend_inside(axes, fonts, wide, high)
+    texts = [axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels()]
     if title:
-        axes.set_title(fonts.drawable(title), loc="left", color=theme.INK, **fonts.style(fonts.title, "bold"))
+        style = fonts.style(fonts.title, "bold")
+        texts.append(axes.set_title(fonts.drawable(title), loc="left", color=theme.INK, **style))
+    for text in texts:  # they were made with the author's settings, where these characters are commands
+        if set(text.get_text()) & set("\\$%&#_{}~^"):
+            text.set_parse_math(False)
+            text.set_usetex(False)
     return cells
 
 
@@ -76,8 +82,11 @@ def _map(axes: Axes, view: HeatmapData, wide: float, high: float, values: Litera
     fonts.admit(*labels)
     n_layers, n_rows = view.values.shape
     pitch, row = wide / n_layers, high / n_rows
-    # numbers leave a margin: an author's layout may still take some of the axes for a colour bar
-    cells = draw_cells(axes, view, pitch, row, value_size(view, 0.85 * pitch, 0.9 * row, fonts, values), fonts)
+    # an author's layout may still take some of the axes for a colour bar: the numbers leave a margin, and are left out
+    # where that is not enough
+    number = value_size(view, 0.85 * pitch, 0.9 * row, fonts, values)
+    room = number_room(view, number, fonts) if number and values == "auto" else (0.0, 0.0)
+    cells = draw_cells(axes, view, pitch, row, number, fonts, room)
     label_rows(axes, tuple(map(fonts.drawable, labels)), np.asarray(view.marked), row, fonts)
     label_layers(axes, view.layers.tolist(), pitch, fonts)
     _thin(axes, list(range(n_layers)), view.layers.tolist(), fonts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import Normalize
+from matplotlib.text import Text
 
 from ...tracer.results.maps import LayerProfile
 from .. import theme
@@ -18,13 +20,46 @@ from ..figure_data.numbers import nice_below, short_number
 from .axes import colours, layer_step, set_ticks, weight_of
 from .fonts import Fonts
 
-__all__ = ["bar_numbers", "draw_bars", "draw_cells", "draw_mesh", "label_layers", "label_rows", "value_size"]
+__all__ = [
+    "bar_numbers",
+    "draw_bars",
+    "draw_cells",
+    "draw_mesh",
+    "label_layers",
+    "label_rows",
+    "number_room",
+    "value_size",
+]
+
+
+class _Number(Text):
+    """A cell's number. room: width and height that a cell needs, in points; in smaller ones it is not drawn.
+
+    A layout of an author's figure changes the size of axes when they are drawn.
+    """
+
+    room = (0.0, 0.0)
+
+    def draw(self, renderer: RendererBase) -> None:
+        axes: Any = self.axes
+        (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)]) * 72 / axes.get_figure(root=True).dpi
+        if abs(x1 - x0) >= self.room[0] and abs(y1 - y0) >= self.room[1]:
+            super().draw(renderer)
 
 
 def draw_mesh(
-    axes: Axes, view: HeatmapData, values: Float[np.ndarray, "down across"], line: float, size: float, fonts: Fonts
+    axes: Axes,
+    view: HeatmapData,
+    values: Float[np.ndarray, "down across"],
+    line: float,
+    size: float,
+    fonts: Fonts,
+    room: tuple[float, float] = (0.0, 0.0),
 ) -> QuadMesh:
-    """Coloured cells around whole coordinates, and numbers in them where ``size`` is not 0. line: between cells."""
+    """Coloured cells around whole coordinates, and numbers in them where ``size`` is not 0. line: between cells.
+
+    room: width and height in points that cells must have when they are drawn, else the numbers are left out.
+    """
     n_down, n_across = values.shape
     mesh = axes.pcolormesh(
         np.arange(n_across + 1) - 0.5, np.arange(n_down + 1) - 0.5, np.ma.masked_invalid(values),
@@ -34,18 +69,31 @@ def draw_mesh(
     for (down, across), value in np.ndenumerate(values if size else np.empty((0, 0))):
         text = cell_text(float(value))
         if text:
-            axes.text(
+            number = _Number(
                 across, down, text, ha="center", va="center_baseline",
                 color=theme.text_colour(float(value), view.limit, view.palette), **fonts.style(size),
             )  # fmt: skip
+            number.room = room
+            axes.add_artist(number).set_clip_path(None)
     return mesh
 
 
-def draw_cells(axes: Axes, view: HeatmapData, pitch: float, row: float, size: float, fonts: Fonts) -> QuadMesh:
-    """Tokens from the top down, layers from left to right; numbers where ``size`` is not 0. pitch, row: in points."""
+def draw_cells(
+    axes: Axes,
+    view: HeatmapData,
+    pitch: float,
+    row: float,
+    size: float,
+    fonts: Fonts,
+    room: tuple[float, float] = (0.0, 0.0),
+) -> QuadMesh:
+    """Tokens from the top down, layers from left to right; numbers where ``size`` is not 0. pitch, row: in points.
+
+    room: as :func:`draw_mesh`.
+    """
     values = view.values.T  # [token, layer]
     n_rows, n_layers = values.shape
-    mesh = draw_mesh(axes, view, values, min(0.3, pitch / 12, row / 12), size, fonts)
+    mesh = draw_mesh(axes, view, values, min(0.3, pitch / 12, row / 12), size, fonts, room)
     axes.set_xlim(-0.5, n_layers - 0.5)
     axes.set_ylim(n_rows - 0.5, -0.5)
     axes.spines[:].set_visible(False)
@@ -97,10 +145,16 @@ def draw_bars(axes: Axes, curve: LayerProfile, span: tuple[float, float], fonts:
 
 def value_size(view: HeatmapData, pitch: float, row: float, fonts: Fonts, values: Literal["auto"] | bool) -> float:
     """Font size of the cells' numbers; 0 = none, because they were not asked for or do not fit."""
-    texts = {cell_text(float(value)) for value in view.values.ravel()} - {""}
-    if values is False or not texts:
+    if values is False or not np.isfinite(view.values).any():
         return 0.0
     for size in (fonts.small, *(fixed for fixed in (5.5, 5.0, 4.5) if fixed < fonts.small)):
-        if max(fonts.width(text, size) for text in texts) <= pitch - 1.2 and size * 1.1 <= row:
+        wide, high = number_room(view, size, fonts)
+        if wide <= pitch and high <= row:
             return size
     return 4.5 if values is True else 0.0
+
+
+def number_room(view: HeatmapData, size: float, fonts: Fonts) -> tuple[float, float]:
+    """Width and height in points of a cell that holds every number of this font size."""
+    texts = {cell_text(float(value)) for value in view.values.ravel()}
+    return max(fonts.width(text, size) for text in texts) + 1.2, size * 1.1

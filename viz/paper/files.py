@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import FigureError
 from ...validation import is_number, is_whole
@@ -47,6 +47,8 @@ WIDTHS = {
     "nature-page": 183 / 25.4,
 }
 
+_PER_INCH = {"in": 1.0, "cm": 2.54, "mm": 25.4, "pt": 72.27}  # TeX's points, as \\the\\columnwidth prints them
+
 _RC = {
     "pdf.fonttype": 42,  # TrueType, which journals ask for; matplotlib's default is Type 3
     "ps.fonttype": 42,
@@ -81,19 +83,27 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
 
 
 def inches_of(width: str | float) -> float:
-    """Inches of a named width, or of a number.
+    """Inches of a named width, of a measure, or of a number.
 
     Raises:
         FigureError: an unknown name, or a width that no figure has.
+
+    >>> inches_of("icml"), inches_of("8.255cm"), inches_of(3.25)
+    (3.25, 3.25, 3.25)
     """
     if isinstance(width, str):
-        if width not in WIDTHS:
+        if width in WIDTHS:
+            return WIDTHS[width]
+        measure = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?(in|cm|mm|pt)", width.strip())
+        if measure is None:
             names = ", ".join(f"{name!r} ({size:.3g} in)" for name, size in WIDTHS.items())
-            raise FigureError(f"unknown width {quoted(width)}; choose {names} or a number of inches")
-        return WIDTHS[width]
-    if not is_number(width, 1.5, 40):
+            raise FigureError(f"unknown width {quoted(width)}; choose {names}, a measure such as '89mm', or inches")
+        inches: Any = float(measure[1]) / _PER_INCH[measure[2]]
+    else:
+        inches = width
+    if not is_number(inches, 1.5, 40):
         raise FigureError(f"width={quoted(width)}: give inches between 1.5 and 40, or a name such as 'column'")
-    return float(width)
+    return float(inches)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def draw_weights(axes: Axes, view: AlphaData, fonts: Fonts) -> None:
     if not np.allclose(view.multipliers, view.alpha):
         axes.plot(
             blocks, view.multipliers, linestyle="", marker="D", markersize=3.2, markeredgewidth=0.5,
-            markeredgecolor="white", color=theme.SERIES[1], label=fonts.drawable(view.power),
+            markeredgecolor="white", color=theme.SERIES[1], label=fonts.drawable(view.power), clip_on=False, zorder=4,
         )  # fmt: skip
     axes.set_ylim(bottom=min(0.0, *([] if view.lo is None else view.lo.tolist()), 0.0))
     axes.set_xlim(0.4, len(blocks) + 0.6)
