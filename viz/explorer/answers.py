@@ -74,9 +74,9 @@ def answer(session: ExplorerSession, panels: Panels | str | None, buffers: Buffe
     n_layers, n_columns = data.values.shape
     if (layer or 0) >= n_layers or (column or 0) >= n_columns:
         return None
-    name = "" if column is None else data.labels[column]
+    name = _column_name(panels, column)
     found: dict[str, Any] = {
-        "title": _title(data, layer, column, by_role=panels.by_role),
+        "title": _title(data, layer, name, by_role=panels.by_role),
         "cells": [{"name": panel.name, "value": _cell(panel, layer, column)} for panel in panels.panels],
         "lines": _lines(data, layer, column),
         "quantity": data.quantity,
@@ -106,10 +106,19 @@ def selected_role(session: ExplorerSession, panels: Panels) -> str | None:
     return None
 
 
-def _title(data: HeatmapData, layer: int | None, column: int | None, *, by_role: bool) -> str:
+def _column_name(panels: Panels, column: int | None) -> str:
+    """The name of a column: of two maps without a difference, which need not have the same tokens, in both."""
+    if column is None:
+        return ""
+    shown = panels.panels if len(panels.panels) == 2 else panels.panels[-1:]
+    labels = [panel.data.labels for panel in shown]
+    return " | ".join(dict.fromkeys(names[column] for names in labels if column < len(names)))
+
+
+def _title(data: HeatmapData, layer: int | None, name: str, *, by_role: bool) -> str:
     parts = [] if layer is None else [f"layer {data.layers[layer]}"]
-    if column is not None:
-        parts.append(f"{'tokens in role' if by_role else 'token'} {data.labels[column]}")
+    if name:
+        parts.append(f"{'tokens in role' if by_role else 'token'} {name}")
     return " · ".join(parts)
 
 

@@ -138,7 +138,10 @@ class Worker:
             finally:
                 with self._change:
                     self._running = None
-                self._ended()  # before join() returns
+                try:
+                    self._ended()  # before join() returns
+                except Exception:  # what cannot be shown must not end the thread
+                    logger.exception("the explorer could not show a result")
                 with self._change:
                     self._ran += 1
                     self._change.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ...tracer.pairs.pairs import Text
@@ -18,16 +19,14 @@ if TYPE_CHECKING:
     from .session import ExplorerSession
     from .tracing import Query
 
-__all__ = ["PHANTOM", "view_code"]
-
-PHANTOM = "fb139701b3d70a784d904d250f4cb3fb5a6a4281e1d93b5494da61cd849f2418"
-"""The fingerprint of the shipped miniature's text tower: a model of this name that was trained since is another one."""
+__all__ = ["view_code"]
 
 
 def view_code(session: ExplorerSession) -> str:
     """Python that computes what is shown.
 
-    It binds ``cells`` (the map; of two traces their difference), ``profile``, ``plan`` and ``shares`` (of the update);
+    It binds ``cells`` (the map; of two traces their difference, or the second one's where their layers differ),
+    ``profile``, ``plan`` and ``shares`` (of the update);
     for a selected cell ``cell`` and ``patched`` (the base caption's score with the patch); and where they are shown
     ``scores`` (of the captions), ``heads``, ``attention`` and ``effects`` (by pair of the data set). The models and
     data sets are those that were given to ``explore``, under the names of its arguments.
@@ -82,7 +81,7 @@ def _imports(lines: list[str]) -> list[str]:
 def _givens(session: ExplorerSession, lines: list[str]) -> list[str]:
     """What the other lines take as given."""
     weights = {trace.provenance.get("weights_sha256") for trace in session.traces_shown()}
-    if session.model.name == "phantom" and weights <= {PHANTOM}:
+    if session.model.name == "phantom" and weights <= {_shipped_weights()}:
         found = ['model = ts.load("phantom")']
     else:
         found = [f"# model: {session.model.name!r}, as it was given to explore(model, ...)"]
@@ -95,6 +94,14 @@ def _givens(session: ExplorerSession, lines: list[str]) -> list[str]:
             read = f"{name} = ts.read_pairs({path!r})"
             found.append(f"# {name}: the pairs that were given to explore(..., {argument})" if path is None else read)
     return found
+
+
+@cache
+def _shipped_weights() -> str:
+    """The fingerprint of the shipped miniature: a model of its name that was trained since is another one."""
+    from ...patching import load
+
+    return load("phantom").text.fingerprint()
 
 
 def _model(name: str) -> str:
@@ -140,7 +147,7 @@ def _retargeted(query: Query, model: str) -> list[str]:
     if "model.encode_images" not in last:
         return []
     return [
-        last.replace("model.encode_images", f"{model}.encode_images"),
+        last.replace("model.encode_images", f"{model}.encode_images", 1),
         f"pair = ts.Pair(correct={query.correct!r}, foil={query.foil!r}, image=target)",
     ]
 
@@ -207,14 +214,17 @@ def _attention(session: ExplorerSession, number: int, column: int) -> list[str]:
 
 
 def _cells(session: ExplorerSession, sources: list[str]) -> list[str]:
-    """Lines that bind the map and the profile beside it; of two, the difference and both profiles."""
+    """Lines that bind the map and the profile beside it; of two, their difference (else B's) and both profiles."""
     panels = session.panels()
     aggregate = session.settings.aggregate
     lines: list[str] = []
+    difference = isinstance(panels, Panels) and len(panels.panels) == 3
     names = ["profile", "profile_b"][: len(sources)]
     if panels is None or isinstance(panels, str) or not panels.by_role:
         maps = [f"{source}.cte[0]" for source in sources]
-        cells = f"cells = {maps[0]}" if len(maps) == 1 else f"cells = {maps[1]}.astype(np.float64) - {maps[0]}"
+        cells = f"cells = {maps[-1]}"
+        if difference:
+            cells = f"cells = {maps[1]}.astype(np.float64) - {maps[0]}"
         made = [f"np.nan{aggregate}({cells_of}.astype(np.float64), axis=1)" for cells_of in maps]
     else:
         single = session.settings.scope == "pair" or len(session.pairs) == 1
@@ -222,8 +232,8 @@ def _cells(session: ExplorerSession, sources: list[str]) -> list[str]:
         maps = ["map_a", "map_b"][: len(sources)]
         for name, source in zip(maps, sources, strict=True):
             lines.append(f"{name} = {source}.map(align='role'{segment})")
-        cells = "cells = map_a.values"
-        if len(maps) == 2:
+        cells = f"cells = {maps[-1]}.values"
+        if difference:
             lines.append("rows = [row for row in map_a.rows if row in map_b.rows]")
             cells = "cells = np.stack([map_b.row(row) - map_a.row(row) for row in rows], axis=1)"
         of = maps if segment else sources

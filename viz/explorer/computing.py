@@ -161,6 +161,18 @@ class Computing:
         kind, _, name = self.settings.compare.partition(":")
         return (kind, name) if (kind == "model" and name in self.models) or kind == "tried" else ("", "")
 
+    def _check_compared(self, chosen: Any) -> None:
+        """Refuse what there is nothing of to compare with.
+
+        Raises:
+            FigureError: no such model, or no such trace in the history.
+        """
+        kind, _, name = str(chosen).partition(":")
+        if kind == "tried":
+            self._entry(name)
+        elif chosen != "" and (kind != "model" or name not in self.models):
+            raise FigureError(f"there is nothing called {shown(chosen)} to compare with")
+
     def traces_shown(self) -> list[CausalTrace]:
         """The traces that are drawn of the explored model."""
         with self.lock:
@@ -301,7 +313,9 @@ class Computing:
         number = self._count if known is None else known.number
         result = Result(number, query, traces, captions, scores, seconds)
         self.result, self.partial = result, None
-        self.tried = [*(one for one in self.tried if one.number != number), result][-KEPT:]
+        tried = [*(one for one in self.tried if one.number != number), result]
+        compared = [one for one in tried[:-KEPT] if self.compared() == ("tried", str(one.number))]
+        self.tried = [*compared, *tried[-KEPT:]]
         self.said = f"traced in {seconds:.2f} s"
 
     def _keep(self, ticket: Ticket, keep: Callable[[], Any]) -> None:

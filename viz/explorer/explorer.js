@@ -11,6 +11,8 @@ const NAMES = {
   blocks: "all blocks", inner: "last block from its neighbour", minmax: "min–max", none: "as they are",
 };
 const FOCUSABLE = ["button", "input", "select", "textarea"];
+const LARGEST = 50e6; // bytes of a file that is dropped
+const PART = 4e6; // of one message: Jupyter's servers close a connection that sends more than 10 MB at once
 const PATIENCE = 3000; // milliseconds without an answer after which the page says so
 let serial = 0;
 
@@ -60,6 +62,13 @@ function short(value) {
   if (Math.abs(Math.abs(value) - 1) < 5e-7) return value < 0 ? "−1" : "1";
   const text = number(value);
   return text.replace(/^(−?)0\./, "$1.");
+}
+
+// At most so many characters, with an ellipsis in the middle: names of findings differ at their ends too.
+function cut(text, most) {
+  const letters = [...text];
+  if (letters.length <= most) return text;
+  return [...letters.slice(0, most >> 1), "…", ...letters.slice(letters.length - ((most - 1) >> 1))].join("");
 }
 
 function percent(value) {
@@ -143,7 +152,8 @@ function prepareCanvas(canvas, width, height) {
 // A grid of cells with names below and at the left. Returns where its cells are, for the pointer.
 // spec: {values, rows (names, from the top), columns (names), marked, limit, numbers, width, cell: [least, most], ink...}
 function drawGrid(canvas, spec, style) {
-  const { rows, columns, marked = [], limit, width } = spec;
+  const { rows, marked = [], limit, width } = spec;
+  const columns = spec.columns.map((name) => cut(name, 30));
   const measure = canvas.getContext("2d");
   measure.font = style.font;
   const left = Math.ceil(Math.max(14, ...rows.map((name) => measure.measureText(name).width))) + 10 + (spec.rowTitle ? 16 : 0);
@@ -399,7 +409,7 @@ class Page {
     const captions = SIDES.map((side) => {
       const id = `${this.id}-${side}`;
       this.inputs[side] = h("input", {
-        id, type: "text", spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-tokens`,
+        id, type: "text", dir: "auto", spellcheck: "false", autocomplete: "off", "aria-describedby": `${id}-tokens`,
         oninput: (event) => { this.touch(side); this.choose({ [side]: event.target.value }); },
       });
       this.chips[side] = h("div", { class: "ts-tokens", id: `${id}-tokens`, role: "list", "aria-label": `tokens of the ${side} caption` });
@@ -442,7 +452,7 @@ class Page {
       onchange: (event) => { this.kind = event.target.value; this.drawTargetKind(); },
     }, [["text", "Text"], ["film", "Phantom film"], ["file", "Image path"]].map(([value, name]) => h("option", { value }, name)));
     this.targetValue = h("input", {
-      type: "text", spellcheck: "false", autocomplete: "off",
+      type: "text", dir: "auto", spellcheck: "false", autocomplete: "off",
       oninput: () => this.touch("target", Infinity), // until it is sent
       onchange: () => this.sendTarget(),
       onkeydown: (event) => { if (event.key === "Enter") this.sendTarget(); },
@@ -484,12 +494,15 @@ class Page {
   async take(files) {
     if (!files || !files.length) return;
     const [file] = files; // the list is emptied when the input is reset for the next choice
-    if (file.size > 50e6) {
+    if (file.size > LARGEST) {
       this.statusText.textContent = "this file is larger than 50 MB: enter its path instead";
       return;
     }
     const content = await file.arrayBuffer();
-    this.send({ do: "target", kind: "dropped", value: file.name }, [content]);
+    const parts = Math.max(1, Math.ceil(content.byteLength / PART));
+    for (let part = 0; part < parts; part++) {
+      this.send({ do: "target", kind: "dropped", value: file.name, part, parts }, [content.slice(part * PART, (part + 1) * PART)]);
+    }
   }
 
   buildTabs() {
@@ -539,7 +552,7 @@ class Page {
     const name = h("input", { type: "text", value: "explored", id: `${this.id}-name`, spellcheck: "false", class: "ts-name" });
     const write = (suffix) => h("button", {
       type: "button", "data-suffix": suffix,
-      onclick: () => this.send({ do: "export", value: name.value.replace(/\.(pdf|svg|png|csv|json)$/i, "") + suffix }),
+      onclick: () => this.send({ do: "export", value: name.value.replace(/\.(pdf|svg|eps|png|csv|tex|md|json)$/i, "") + suffix }),
     }, { ".json": "plan" }[suffix] || suffix.slice(1).toUpperCase());
     put(this.panels.leave,
       h("div", { class: "ts-line" },
@@ -614,14 +627,14 @@ class Page {
       this.lengths[side].textContent = count ? ` ${count} tokens` : "";
       this.once(`tokens ${side}`, captions[side], () => put(this.chips[side],
         captions[side].tokens.map((token, i) => h("span", {
-          role: "listitem", class: captions[side].differs[i] ? "ts-token ts-differs" : "ts-token",
+          role: "listitem", dir: "auto", class: captions[side].differs[i] ? "ts-token ts-differs" : "ts-token",
           "aria-label": captions[side].differs[i] ? `${token}, differs` : undefined,
         }, token))));
       input.setAttribute("aria-invalid", String(Boolean(captions.problem)));
     }
     this.once("fix", [captions.fix, captions.notes, captions.aligned], () => rebuild(this.fix, this.inputs[this.fixed || "foil"],
       captions.fix && h("button", { type: "button", onclick: () => { this.touched = {}; this.fixed = captions.fix.side; this.send({ do: "fix" }); } },
-        "Use “", captions.fix.caption, "”", ` as the ${captions.fix.side === "foil" ? "foil" : "correct caption"}`),
+        "Use “", h("bdi", {}, captions.fix.caption), "”", ` as the ${captions.fix.side === "foil" ? "foil" : "correct caption"}`),
       captions.aligned && !captions.problem ? h("span", { class: "ts-tag" }, "aligned: different lengths") : null,
       captions.notes.map((note) => h("div", { class: "ts-note" }, note))));
   }
@@ -885,7 +898,7 @@ class Page {
     this.root.classList.toggle("ts-pooled", settings.scope === "data");
     this.once("scores", [scores, ranks, this.width], () => {
       if (!scores) {
-        put(this.ranking, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
+        rebuild(this.ranking, this.candidate, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
         return;
       }
       const rows = ranks || scores.rows.map((row) => ({ ...row, patched: false }));
@@ -893,7 +906,7 @@ class Page {
       const all = rows.flatMap((row) => [row.score, row.with]);
       const [low, high] = [Math.min(0, ...all), Math.max(...all, 1e-6)];
       const bar = (value, kind) => h("span", { class: `ts-bar ${kind}`, style: `width:${Math.max(1, (100 * (value - low)) / (high - low))}%` });
-      put(this.ranking,
+      rebuild(this.ranking, this.candidate,
         h("h3", {}, "Which caption wins"),
         h("p", { class: scores.right ? "ts-verdict" : "ts-verdict ts-wrong" },
           scores.right ? "The correct caption scores highest" : scores.winner === scores.rows.find((row) => row.role === "foil")?.caption ? "The foil scores highest" : "Another caption scores highest",
@@ -902,15 +915,22 @@ class Page {
           h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "#"), h("th", { scope: "col" }, "caption"), h("th", { scope: "col" }, ranks ? "without → with" : "score"))),
           h("tbody", {}, rows.map((row) => h("tr", { class: row.patched ? "ts-patched" : null },
             h("td", {}, row.rank === row.rank_with ? String(row.rank) : `${row.rank} → ${row.rank_with}`),
-            h("td", {}, row.caption, roles[row.caption] ? h("span", { class: `ts-tag ts-${roles[row.caption]}` }, roles[row.caption]) : null,
+            h("td", {}, h("bdi", {}, row.caption), roles[row.caption] ? h("span", { class: `ts-tag ts-${roles[row.caption]}` }, roles[row.caption]) : this.dropButton(row.caption),
               h("div", { class: "ts-bars" }, bar(row.score, "ts-before"), row.patched ? bar(row.with, "ts-after") : null)),
             h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))));
     });
   }
 
+  dropButton(caption) {
+    return h("button", {
+      type: "button", class: "ts-drop", title: "rank it no more", "aria-label": `rank “${caption}” no more`,
+      onclick: () => this.send({ do: "no candidate", value: caption }),
+    }, "×");
+  }
+
   buildCandidate() {
-    const input = h("input", {
-      type: "text", placeholder: "another caption to rank", "aria-label": "another caption to rank", spellcheck: "false",
+    const input = this.candidate = h("input", {
+      type: "text", dir: "auto", placeholder: "another caption to rank", "aria-label": "another caption to rank", spellcheck: "false",
       onkeydown: (event) => { if (event.key === "Enter") add(); },
     });
     const add = () => {
@@ -1007,7 +1027,7 @@ class Page {
       const url = this.picture(pair.picture);
       return h("li", {}, h("button", { type: "button", title: "explore this pair", "data-key": `pair ${pair.number}`, onclick: () => { this.touched = {}; this.send({ do: "preset", value: pair.number }); } },
         url ? h("img", { src: url, alt: "" }) : null,
-        h("span", { class: "ts-pair" }, h("b", {}, number(pair.value, 2)), ` ${pair.id}`, h("br"), pair.correct, h("br"), h("span", { class: "ts-muted" }, pair.foil))));
+        h("span", { class: "ts-pair" }, h("b", {}, number(pair.value, 2)), ` ${pair.id}`, h("br"), h("bdi", {}, pair.correct), h("br"), h("bdi", { class: "ts-muted" }, pair.foil))));
     })));
     return [list(`Strongest at ${data.role}`, data.strongest), list(`Weakest at ${data.role}`, data.weakest)];
   }
@@ -1048,7 +1068,8 @@ class Page {
       h("figure", { class: "ts-small" }, h("figcaption", {},
         h("span", { class: "ts-key ts-key-alpha" }), "alpha", plan.lo ? " with its interval" : "", h("span", { class: "ts-key ts-key-multiplier" }), "multiplier alpha^beta"), canvas),
       h("div", { class: "ts-words" },
-        h("h4", {}, "Share of the update, if all blocks would change alike without weights"), h("ul", {}, shares),
+        shares.length ? h("h4", {}, "Share of the update, if all blocks would change alike without weights") : null,
+        h("ul", {}, shares),
         plan.warnings.length ? h("h4", {}, "Before you use these weights") : null,
         h("ul", { class: "ts-warnings" }, plan.warnings.map((line) => h("li", {}, line)))),
     ];

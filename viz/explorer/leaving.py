@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,11 @@ def write_view(drawn: Panels, plan: Plan | str | None, path: str, aggregate: str
     if suffix in FIGURES:
         return export(static_figure(drawn, aggregate), path, "page", notes=True)
     if suffix in TABLES:
-        return export_table(heatmap(drawn.panels[-1].source, aggregate=aggregate), path)
+        last = drawn.panels[-1]
+        if len(drawn.panels) == 2:
+            return export_table(static_figure(drawn, aggregate), path)
+        curve = last.data.profile if len(drawn.panels) == 3 else None  # of a difference: not that of its cells
+        return export_table(heatmap(last.source, aggregate=aggregate, profile=True if curve is None else curve), path)
     if suffix == ".json":
         if not isinstance(plan, Plan):
             raise FigureError(plan or f"there is no plan yet to write to {shown(path)}")
@@ -44,16 +49,24 @@ def write_view(drawn: Panels, plan: Plan | str | None, path: str, aggregate: str
 
 
 def static_figure(drawn: Panels, aggregate: str) -> NotebookFigure | PaperFigure:
-    """The view as a figure: a heatmap, or two maps and their difference side by side."""
+    """The view as a figure: a heatmap, or two maps and, where there is one, their difference side by side."""
     from ..figures import heatmap
     from ..layouts import panels
+    from ..paper.figure import PaperFigure
 
     first = drawn.panels[0]
     if len(drawn.panels) == 1:
         return heatmap(first.source, aggregate=aggregate)
     bars: Any = aggregate
     sources = {panel.name: panel.source for panel in drawn.panels[:2]}
-    return panels(sources, difference=drawn.panels[2].name, bars=bars, limit=drawn.limit)
+    if len(drawn.panels) == 2:
+        return panels(sources, bars=bars, limit=drawn.limit, axis="depth")
+    name, data = drawn.panels[2].name, drawn.panels[2].data
+    if drawn.by_role:
+        return panels(sources, difference=name, bars=bars, limit=drawn.limit)
+    made: Any = panels(sources, bars=bars, limit=drawn.limit).shown
+    view = replace(data, limit=made.limit, palette=made.palette)  # by position, as on the page
+    return PaperFigure(replace(made, views=(*made.views, view), names=(*made.names, name)))
 
 
 def static_forms(drawn: Panels, aggregate: str) -> dict[str, str]:

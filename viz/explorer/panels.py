@@ -1,4 +1,4 @@
-"""What is drawn: one map, or two and their difference on one scale, with the profile beside them."""
+"""What is drawn: one map, or two and, of equally many layers, their difference, with the profile beside them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ...errors import FigureError
 from ...tracer.results.maps import LayerProfile, TraceMap
 from ..figure_data import HeatmapData, Source, Statistics, heatmap_data
+from ..figure_data.labels import tidy_token
 from ..theme import colour_limit
 from .quiet import recorded
 
@@ -50,7 +51,7 @@ class Panels:
 def draw_panels(
     sources: Sequence[tuple[str, CausalTrace]], controls: Sequence[CausalTrace], aggregate: str, *, pooled: bool
 ) -> Panels:
-    """The maps of one or two traces; of two, their difference too.
+    """The maps of one or two traces; of two with the same layers, their difference too.
 
     controls: what is subtracted from each; empty for nothing. pooled: the traces are of data sets, whose tokens are
         rows by role.
@@ -62,21 +63,37 @@ def draw_panels(
     if len(set(scores)) > 1:
         raise FigureError(f"A is scored by {scores[0]} and B by {scores[1]}: choose the score of the earlier trace")
     taken: Sequence[CausalTrace | None] = controls or [None] * len(sources)
+    alike = all(np.array_equal(trace.layers, sources[0][1].layers) for _, trace in sources)
     with recorded() as caught:
-        by_role = pooled or bool(controls) or _shapes_differ([trace for _, trace in sources])
+        by_role = pooled or bool(controls) or (alike and _columns_differ([trace for _, trace in sources]))
         drawn = [
             _panel(name, trace, control, aggregate, by_role=by_role)
             for (name, trace), control in zip(sources, taken, strict=True)
         ]
-        if len(drawn) == 2:
+        if len(drawn) == 2 and alike:
             drawn.append(_difference(drawn[0], drawn[1], aggregate))
     said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+    if not alike:
+        said += ("A and B have different layers, so that there is no difference to show",)
     limit = max(colour_limit(panel.values) for panel in drawn)
     return Panels(tuple(drawn), limit, (*drawn[0].data.notes, *said), by_role)
 
 
-def _shapes_differ(traces: Sequence[CausalTrace]) -> bool:
-    return len({(len(trace.layers), trace.inside.shape[1]) for trace in traces}) > 1
+def _columns_differ(traces: Sequence[CausalTrace]) -> bool:
+    """Whether the columns of one pair's traces do not stand for each other.
+
+    Captions of equally many tokens do, position by position; the same captions only where their tokens are the same.
+    """
+    if len({trace.inside.shape[1] for trace in traces}) > 1:
+        return True
+    same = len({(trace.captions, trace.foil_captions) for trace in traces}) == 1
+    return same and len(set(map(_words, traces))) > 1
+
+
+def _words(trace: CausalTrace) -> tuple[str, ...]:
+    """The tokens of a trace of one pair, whatever their tokenizer calls the special ones and the ends of words."""
+    special = (trace.kinds[0] == 1) | (trace.kinds[0] >= 4)
+    return tuple("" if s else tidy_token(token).casefold() for token, s in zip(trace.tokens[0], special, strict=True))
 
 
 def _panel(name: str, trace: CausalTrace, control: CausalTrace | None, aggregate: str, *, by_role: bool) -> Panel:
@@ -92,20 +109,17 @@ def _panel(name: str, trace: CausalTrace, control: CausalTrace | None, aggregate
 def _difference(one: Panel, other: Panel, aggregate: str) -> Panel:
     """The second minus the first, over the columns that both have."""
     ours, theirs = one.data, other.data
-    if not np.array_equal(ours.layers, theirs.layers):
-        raise FigureError(
-            f"{one.name} has {len(ours.layers)} layers and {other.name} {len(theirs.layers)}: there is no "
-            f"difference to show"
-        )
     if ours.values.shape == theirs.values.shape:
         here = there = list(range(len(ours.columns)))
     else:
         here = [i for i, column in enumerate(ours.columns) if column in theirs.columns]
         there = [theirs.columns.index(ours.columns[i]) for i in here]
     values = theirs.values[:, there] - ours.values[:, here]
+    names = zip((ours.labels[i] for i in here), (theirs.labels[i] for i in there), strict=True)
+    rows = tuple(a if a == b else f"{a} | {b}" for a, b in names)
     cells = TraceMap(
         values=values,
-        rows=tuple(ours.labels[i] for i in here),
+        rows=rows,
         layers=ours.layers,
         counts=np.ones(len(here), dtype=np.int64),
         segment="all",
@@ -115,8 +129,8 @@ def _difference(one: Panel, other: Panel, aggregate: str) -> Panel:
     if ours.profile is not None and theirs.profile is not None:
         curve = LayerProfile(theirs.profile.value - ours.profile.value, ours.layers, aggregate)
     data = heatmap_data(cells, profile=curve, title="B − A")
-    columns, foils = (tuple(names[i] for i in here) for names in (ours.columns, ours.foils))
-    return Panel("B − A", replace(data, marked=ours.marked[here], columns=columns, foils=foils), cells)
+    marked = ours.marked[here] | theirs.marked[there]
+    return Panel("B − A", replace(data, marked=marked, columns=rows), cells)
 
 
 def expected_panel(

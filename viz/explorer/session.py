@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FigureError
@@ -44,6 +45,8 @@ class ExplorerSession(Computing):
     def choose(self, **values: Any) -> None:
         """Change settings by name; what depends on them is computed."""
         with self.lock:
+            if "compare" in values:
+                self._check_compared(values["compare"])
             before, self.settings = self.settings, self.settings.changed(**values)
             self.problem, self.said = None, ""
             other_trace = any(getattr(before, name) != getattr(self.settings, name) for name in OF_TRACE)
@@ -82,6 +85,14 @@ class ExplorerSession(Computing):
         with self.lock:
             if caption not in (*self.candidates, self.settings.correct, self.settings.foil):
                 self.candidates = (*self.candidates, caption)
+        self._retarget(self.target, self.preset_shown)
+
+    def drop_candidate(self, caption: Any) -> None:
+        """Rank a further caption no more."""
+        with self.lock:
+            if caption not in self.candidates:
+                raise FigureError(f"{shown(caption)} is not among the further captions")
+            self.candidates = tuple(one for one in self.candidates if one != caption)
         self._retarget(self.target, self.preset_shown)
 
     def apply_fix(self) -> None:
@@ -171,7 +182,7 @@ class ExplorerSession(Computing):
 
         Of two maps, the figure shows them and their difference, and the table holds the difference.
         """
-        if not isinstance(path, str) or not path.strip():
+        if not isinstance(path, str) or not PurePath(path.strip()).suffix:  # ".pdf" alone is a name without one
             raise FigureError("say where to write: the name of a file that ends in .pdf, .svg, .png, .csv or .json")
         panels, plan = self.panels(), self.plan()
         if panels is None or isinstance(panels, str):
@@ -182,7 +193,7 @@ class ExplorerSession(Computing):
             written = write_view(panels, plan, path.strip(), aggregate)
             self._keep(ticket, lambda: setattr(self, "said", f"wrote {written}"))
 
-        self.worker.submit("export", task, "writing the file")
+        self.worker.submit(f"export {path}", task, "writing the file")  # one for each file that is asked for
         self.changed()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from ...errors import NonFiniteError
 from ...tracer.pairs.pairs import Pair
 from ...tracer.pairs.targets import encode_targets
 from .background import Ticket
@@ -59,10 +60,16 @@ class Result:
 
 
 def score_captions(model: DualEncoder, query: Query, captions: Sequence[str]) -> tuple[float, ...]:
-    """Cosine similarity of each caption with the target."""
+    """Cosine similarity of each caption with the target.
+
+    Raises:
+        NonFiniteError: an embedding holds NaN or infinity.
+    """
+    embeddings = model.encode_texts(list(captions)).float().cpu().numpy().astype(np.float64)
+    if not np.isfinite(embeddings).all():
+        raise NonFiniteError("the embedding of a caption is NaN or infinite: check the text tower's weights")
     row = query.target.embedding(model)
     unit = encode_targets(model, [row], ["explored"]).rows[0].astype(np.float64)  # refuses one of another width
-    embeddings = model.encode_texts(list(captions)).float().cpu().numpy().astype(np.float64)
     return tuple((embeddings @ unit).tolist())
 
 

@@ -12,7 +12,7 @@ import traitlets
 
 from ...errors import FigureError, TracescribeError
 from ...io.quoting import shown
-from ..figure_data.labels import shorten
+from ..figure_data.labels import quoted, shorten
 from ..theme import PALETTE, PALETTES
 from .frame import make_frame
 from .leaving import static_figure, static_forms
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _FIRST = 10.0  # seconds that the static picture waits for the first trace
+_LARGEST = 50_000_000  # bytes of a file that is dropped
 
 
 class Explorer(anywidget.AnyWidget):
@@ -43,6 +44,7 @@ class Explorer(anywidget.AnyWidget):
         self.session = session
         self._showing = threading.RLock()  # taken before the session's lock, never while that is held
         self._answered = 0  # the number of the page's last request
+        self._parts: list[bytes] = []  # of a file that is arriving
         super().__init__()
         self.on_msg(self._receive)
         session.changed = self._show
@@ -76,12 +78,15 @@ class Explorer(anywidget.AnyWidget):
             case "choose":
                 session.choose(**{str(name): chosen for name, chosen in dict(value or {}).items()})
             case "target":
-                dropped = bytes(buffers[0]) if buffers else b""
-                session.set_target(str(content.get("kind")), "" if value is None else value, dropped)
+                dropped = self._arrived(content, bytes(buffers[0]) if buffers else b"")
+                if dropped is not None:
+                    session.set_target(str(content.get("kind")), "" if value is None else value, dropped)
             case "preset":
                 session.preset(value)
             case "candidate":
                 session.add_candidate(value)
+            case "no candidate":
+                session.drop_candidate(value)
             case "restore":
                 session.restore(value)
             case "export":
@@ -99,14 +104,30 @@ class Explorer(anywidget.AnyWidget):
             case other:
                 raise FigureError(f"the explorer does not know the request {shown(other)}")
 
+    def _arrived(self, content: dict[str, Any], part: bytes) -> bytes | None:
+        """What was dropped on the page, once its last part is there: Jupyter closes a connection that gets over 10 MB.
+
+        Raises:
+            FigureError: a part is missing, or all of them are too much.
+        """
+        at, parts = content.get("part", 0), content.get("parts", 1)
+        held, self._parts = (self._parts, []) if at else ([], [])
+        if not isinstance(parts, int) or at != len(held) or sum(map(len, held)) + len(part) > _LARGEST:
+            raise FigureError("the file did not arrive as it was sent: drop it again, or enter its path")
+        if at + 1 < parts:
+            self._parts = [*held, part]
+            self._show()  # the page hears that the kernel is there
+            return None
+        return b"".join([*held, part])
+
     def _say(self, sentence: str) -> None:
         with self.session.lock:
             self.session.problem = sentence
         self._show()
 
     def __repr__(self) -> str:
-        settings = self.session.settings
-        return f"Explorer({shorten(str(self.session.model.name), 60)}: {settings.correct!r} / {settings.foil!r})"
+        correct, foil = (quoted(text) for text in (self.session.settings.correct, self.session.settings.foil))
+        return f"Explorer({shorten(str(self.session.model.name), 60)}: {correct} / {foil})"
 
     def figure(self) -> Any:
         """The view as a static figure, which a notebook keeps and :func:`tracescribe.viz.export` writes.
@@ -140,5 +161,8 @@ class Explorer(anywidget.AnyWidget):
         self.session.wait(_FIRST)
         panels = self.session.panels()
         if isinstance(panels, Panels):
-            forms = {**forms, **static_forms(panels, self.session.settings.aggregate)}
+            try:
+                forms = {**forms, **static_forms(panels, self.session.settings.aggregate)}
+            except FigureError as error:  # such as too many panels for a page: the explorer is shown all the same
+                logger.warning("the notebook keeps no picture of the explorer: %s", error)
         return forms, metadata

@@ -332,6 +332,24 @@ def test_a_view_is_written(page: Any, folder: Path, suffix: str) -> None:
     assert (folder / f"view{suffix}").stat().st_size > 200
 
 
+def test_an_image_larger_than_a_message_is_taken(page: Any, tmp_path: Path) -> None:
+    """Jupyter's server closed the connection to the kernel: it takes messages of 10 MB."""
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (2050, 2050, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=0)
+    assert (tmp_path / "large.png").stat().st_size > 12e6
+    page.set_input_files(".ts-file", tmp_path / "large.png")
+    until_text(page, ".ts-target-label", "large.png")
+    ready(page)
+    assert status(page).startswith("traced in")
+    page.evaluate(
+        """() => document.querySelector(".ts-explorer").explorer.send(
+          { do: "target", kind: "text", value: "The lungs are clear." })"""
+    )
+    ready(page)
+
+
 def test_the_history_restores(page: Any) -> None:
     page.fill("input[id$='-foil']", "There is mild effusion.")
     ready(page)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import csv
 import json
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import synthetic_trace
 
 import tracescribe as ts
 from tracescribe.benchmark.phantom import build_phantom
 from tracescribe.errors import DataFormatError, FigureError, SiteError, TraceError
 from tracescribe.viz.explorer import ExplorerSession, computing, make_session, tracing
 from tracescribe.viz.explorer.frame import make_frame
-from tracescribe.viz.explorer.panels import Panels
+from tracescribe.viz.explorer.leaving import static_figure
+from tracescribe.viz.explorer.panels import Panels, draw_panels
 from tracescribe.viz.explorer.prescribing import Plan
 from tracescribe.viz.explorer.session import MAIN
+from tracescribe.viz.figure_data import PanelsData
 
 CLEAR = ts.Text("The lungs are clear.")
 LONG = 120.0  # seconds until a test gives up; everything here takes well under one on a quiet machine
@@ -390,6 +396,65 @@ def test_two_models_and_their_difference_share_a_scale(model: ts.DualEncoder, tu
     np.testing.assert_array_equal(found["cells"], difference)
 
 
+def test_models_of_different_depths_are_shown_side_by_side(
+    model: ts.DualEncoder, data: dict[str, list[ts.Pair]], tmp_path: Path
+) -> None:
+    """There was a sentence in the place of both maps."""
+    source = copy.deepcopy(model.source)
+    source.transformer.resblocks = source.transformer.resblocks[:5]
+    shallow = ts.wrap(source, tokenizer=model.tokenizer, name="shallow")
+    pairs = [pair.model_copy(update={"image": CLEAR}) for pair in data["existence"]]
+    session = started(model, pairs, {"shallow": shallow}, **CAPTIONS)
+    for scope in ("pair", "data"):
+        session.choose(compare="model:shallow", scope=scope, layer=5, column=2)
+        panels = shown(session)
+        assert [panel.name for panel in panels.panels] == ["A", "B"] and "no difference to show" in panels.notes[-1]
+        assert [panel.values.shape[0] for panel in panels.panels] == [9, 6] and panels.by_role == (scope == "data")
+        compare_with_page(session, run_code(session, compare={"shallow": shallow}, pairs=pairs))
+        session.export(str(tmp_path / f"{scope}.csv"))
+        session.export(str(tmp_path / f"{scope}.svg"))
+        assert session.wait(LONG) and session.problem is None
+        header = (tmp_path / f"{scope}.csv").read_text(encoding="utf-8").splitlines()[0]
+        assert header.startswith("layer,A: ") and ",B: " in header
+
+
+def test_two_pairs_are_compared_position_by_position_on_the_page_and_in_its_files(
+    model: ts.DualEncoder, tmp_path: Path
+) -> None:
+    session = started(model, correct="There is no edema.", foil="There is severe edema.")
+    session.choose(correct="There is no clear lung.", foil="There is severe clear lung.", aggregate="max")
+    assert session.wait(LONG)
+    session.choose(compare="tried:1")
+    panels = shown(session)
+    a, b, difference = panels.panels
+    np.testing.assert_array_equal(difference.values, b.values - a.values)
+    assert not panels.by_role and difference.data.labels[3:6] == ("no / severe", "ede· | clear", "·ma | lung")
+    figure = static_figure(panels, "max").shown
+    assert isinstance(figure, PanelsData)
+    np.testing.assert_array_equal(figure.views[2].values, difference.values)
+    assert figure.limit == panels.limit and figure.views[2].labels == difference.data.labels
+    session.export(str(tmp_path / "a.csv"))
+    assert session.wait(LONG) and session.problem is None
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as handle:
+        header, *lines = csv.reader(handle)
+    assert header[4:7] == ["no / severe", "ede· | clear", "·ma | lung"]
+    written = np.array(lines, dtype=float)[::-1, -1]
+    assert difference.data.profile is not None and a.data.profile is not None and b.data.profile is not None
+    np.testing.assert_array_equal(written, difference.data.profile.value)  # not the largest difference of a cell
+    np.testing.assert_array_equal(written, b.data.profile.value - a.data.profile.value)
+
+
+def test_one_caption_in_other_tokens_is_compared_by_role() -> None:
+    """Two tokenizers may cut one caption into equally many tokens at other places."""
+    one = synthetic_trace(1, 4)
+    [tokens] = one.tokens
+    other_marks = replace(one, tokens=(("[CLS]", *(f"Ġ{token.title()}" for token in tokens[1:-1]), "[SEP]"),))
+    other_cuts = replace(one, tokens=((*tokens[:4], "ede", "ma.", *tokens[6:]),))
+    for other, by_role in ((other_marks, False), (other_cuts, True)):
+        panels = draw_panels([("A", one), ("B", other)], [], "sum", pooled=False)
+        assert panels.by_role == by_role and len(panels.panels) == 3
+
+
 def test_two_pairs_of_different_lengths_are_compared_by_role(model: ts.DualEncoder) -> None:
     session = started(model, correct="There is no edema.", foil="There is severe edema.")
     session.choose(correct="no effusion", foil="large effusion")
@@ -453,6 +518,52 @@ def test_the_pair_that_is_shown_is_the_preset_until_it_is_changed(
         assert session.wait(LONG) and make_frame(session)[0]["preset"] == 3
         change()
         assert session.wait(LONG) and make_frame(session)[0]["preset"] == left
+
+
+def test_a_trace_that_is_compared_with_stays_in_the_history(
+    model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it fell off the end, no frame could be made any more, and the background thread ended."""
+    monkeypatch.setattr(computing, "KEPT", 2)
+    session = started(model, **CAPTIONS)
+    session.choose(compare="tried:1")
+    for word in ("mild", "moderate", "a", "new"):
+        session.choose(foil=f"There is {word} edema.")
+        assert [panel.name for panel in shown(session).panels] == ["A", "B", "B − A"]
+    assert [one["number"] for one in make_frame(session)[0]["history"]] == [5, 4, 1]
+    session.choose(compare="", foil="There is large edema.")
+    assert session.wait(LONG) and [one.number for one in session.tried] == [5, 6]
+
+
+def test_a_page_that_cannot_be_written_to_does_not_end_the_thread(model: ts.DualEncoder) -> None:
+    session = started(model, **CAPTIONS)
+    session.changed = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        session.choose(site="mlp")
+    assert session.wait(LONG)
+    session.changed = lambda: None
+    session.choose(site="attn")
+    assert shown(session) and session.result is not None and session.result.query.options.site == "attn"
+
+
+def test_a_further_caption_is_dropped(model: ts.DualEncoder) -> None:
+    session = started(model, candidates=FURTHER, metric="rank", **CAPTIONS)
+    session.drop_candidate(FURTHER[0])
+    assert shown(session) and session.candidates == tuple(FURTHER[1:])
+    compare_with_page(session, run_code(session))
+    with pytest.raises(FigureError, match="is not among the further captions"):
+        session.drop_candidate(FURTHER[0])
+
+
+def test_weights_that_are_nan_are_a_sentence_and_no_number(model: ts.DualEncoder) -> None:
+    import torch
+
+    broken = ts.load("phantom")
+    with torch.no_grad():
+        broken.source.ln_final.weight.fill_(torch.nan)
+    frame = make_frame(started(broken, **CAPTIONS))[0]
+    assert frame["status"]["text"] == "the embedding of a caption is NaN or infinite: check the text tower's weights"
+    json.dumps(frame, allow_nan=False)
 
 
 def test_the_history_restores_without_computing(model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -698,6 +809,11 @@ def test_wrong_requests_are_refused_and_change_nothing(model: ts.DualEncoder, tm
         lambda: session.choose(layer=-1),
         lambda: session.choose(colour="red"),
         lambda: session.choose(direction="negated->affirmative"),
+        lambda: session.choose(compare="tried:99"),
+        lambda: session.choose(compare="model:none"),
+        lambda: session.choose(compare=3),
+        lambda: session.export(".pdf"),
+        lambda: session.drop_candidate("There is mild edema."),
         lambda: session.set_target("text", " "),
         lambda: session.set_target("film", "-1"),
         lambda: session.set_target("film", "many"),

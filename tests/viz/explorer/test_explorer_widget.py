@@ -69,6 +69,7 @@ def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
     assert ask(explorer, do="restore", value=1)["captions"]["foil"]["text"] == "There is severe edema."
     assert ask(explorer, do="target", kind="film", value="7")["target"]["label"].startswith("phantom film 7")
     assert ask(explorer, do="candidate", value="There is mild edema.")["scores"]["rows"][2]["caption"]
+    assert len(ask(explorer, do="no candidate", value="There is mild edema.")["scores"]["rows"]) == 2
     assert explorer.code() == explorer.frame["code"] and "ts.trace(model, [pair]" in explorer.code()
 
 
@@ -92,6 +93,27 @@ def test_a_dropped_image_is_its_bytes(explorer: Explorer, tmp_path: Path) -> Non
     assert "dropped" in frame["code"]
 
 
+def test_a_large_image_arrives_in_parts(explorer: Explorer, tmp_path: Path) -> None:
+    """Jupyter closes the connection that a message of more than 10 MB comes through."""
+    from PIL import Image
+
+    path = tmp_path / "film.png"
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(path)
+    whole, before = path.read_bytes(), explorer.frame["target"]
+    sent = {"do": "target", "kind": "dropped", "value": "film.png", "parts": 3}
+    cut = [whole[:100], whole[100:150], whole[150:]]
+    for part, content in enumerate(cut):
+        assert explorer.frame["target"] == before
+        frame = ask(explorer, [content], **sent, part=part, number=part + 1)
+        assert frame["answered"] == part + 1 and frame["status"]["kind"] == "ready"
+    assert explorer.session.target.content == whole
+    for wrong in ((1,), (0, 2), (0, 1, 1), ("one",), (None,)):  # parts of which one is missing, or came twice
+        for part in wrong:
+            frame = ask(explorer, [cut[0]], **sent, part=part)
+        assert "drop it again" in frame["status"]["text"] and explorer.session.target.content == whole
+    assert ask(explorer, [whole], do="target", kind="dropped", value="film.png")["status"]["kind"] == "ready"
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -105,6 +127,10 @@ def test_a_dropped_image_is_its_bytes(explorer: Explorer, tmp_path: Path) -> Non
         {"do": "target", "kind": "dropped", "value": "x.png"},
         {"do": "export", "value": "x.exe"},
         {"do": "candidate", "value": ["a"]},
+        {"do": "no candidate", "value": ["a"]},
+        {"do": "choose", "value": {"compare": "tried:99"}},
+        {"do": "choose", "value": {"compare": "model:none"}},
+        {"do": "export", "value": ".pdf"},
     ],
 )
 def test_a_wrong_request_is_a_sentence_in_the_status(explorer: Explorer, content: dict[str, Any]) -> None:
