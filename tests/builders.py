@@ -10,6 +10,7 @@ import numpy as np
 
 import tracescribe as ts
 
+PROFILE = np.array([1.0, 0.9, 1.1, 1.0, 0.8, 1.0])  # of a tower with five blocks
 NOUNS = ("edema", "effusion", "nodule", "device")
 
 
@@ -226,3 +227,11 @@ def _random_embeddings(
         embeddings[text, -1, length - 1] = foil[text]
         embeddings[text, :, length:] = np.nan
     return embeddings, correct, foil
+
+
+def profile_with_draws(draws: np.ndarray, **options: Any) -> ts.LayerProfile:
+    """The profile whose bootstrap replicates are ``draws`` [draw, layer]."""
+    from tracescribe.tracer import LayerProfile
+
+    settings = {"aggregate": "sum", "ci": 0.95, "n_pairs": 100, "n_groups": 100, **options}
+    return LayerProfile.from_replicates(draws.mean(axis=0), draws, **settings)
