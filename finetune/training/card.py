@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...io.quoting import shown
+from ...patching.loading.names import names_weights
 from ..losses.options import Nast
 from .config import TrainConfig
 
@@ -119,7 +120,7 @@ def _files(given: Any) -> str:
 
 
 def _load(config: TrainConfig, base: str) -> str:
-    if base != config.model:
+    if base != config.model or not names_weights(base, config.pretrained):
         return "MODEL"
     return f"ts.load({base!r}{'' if config.pretrained is None else f', pretrained={config.pretrained!r}'})"
 

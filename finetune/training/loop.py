@@ -73,7 +73,8 @@ def train(
     once, before. Runs with equal data, batch size, steps and seed see the same batches and start from the same
     adapters.
 
-    model: the model to start from (``config.model`` is loaded otherwise).
+    model: the model to start from (``config.model`` is loaded otherwise). The result's configuration names it, unless
+        ``config.model`` was set.
     data: prepared by :func:`tracescribe.finetune.training.data.training_data`, to share cached embeddings between runs
         (``config.captions`` and ``config.claims`` are read otherwise).
     callbacks: called after each step, in every process.
@@ -103,8 +104,11 @@ def train(
     if folder is not None and is_first():
         check_checkpoint_folder(folder, resume=resume)
     plan = _plan(config)
+    resolved = config
     if model is None:
         model = load(config.model, pretrained=config.pretrained, device=own_device(config.device))
+    elif "model" not in config.model_fields_set:
+        resolved = config.model_copy(update={"model": model.name})
     check_precision(config, model.device)
     if plan is not None:
         say_if_of_other_weights(plan, model)
@@ -157,7 +161,7 @@ def train(
     seconds = time.perf_counter() - started
     logger.info("fine-tuned %s for %d steps in %.1f s", config.weighting, trained.done, seconds)
     return TrainResult(
-        config,
+        resolved,
         trained.source,
         tuned,
         history,

@@ -87,6 +87,18 @@ def load(
     )
 
 
+def names_weights(name: str, pretrained: str | Path | None = None) -> bool:
+    """Whether :func:`load` knows which weights to take: False for the name of a wrapped module, or a bare architecture.
+
+    >>> names_weights("phantom"), names_weights("CLIPModel"), names_weights("open_clip:ViT-B-32")
+    (True, False, False)
+    """
+    scheme, colon, rest = name.partition(":")
+    if colon and scheme == "open_clip":
+        return pretrained is not None or rest.startswith(("hf-hub:", "local-dir:"))
+    return name in MEDICAL or (bool(colon) and scheme in ("hf", "st")) or scheme in _aliases()
+
+
 def _aliases() -> dict[str, EntryPoint]:
     """The models of installed packages by name.
 

@@ -22,6 +22,7 @@ from tracescribe.errors import DataFormatError, OutputError, PrescriptionError
 from tracescribe.finetune import Prescription, TrainConfig, load_lora, read_config, train
 from tracescribe.finetune.training import runs
 from tracescribe.finetune.training.data import TrainingData, training_data
+from tracescribe.finetune.training.page import run_page
 from tracescribe.finetune.training.runs import load_run
 
 PLAN = Prescription(np.array([0.2, 1.0, 0.6]))
@@ -50,6 +51,22 @@ def run_of(model: ts.DualEncoder, **options):
 def same(one: ts.DualEncoder, other: ts.DualEncoder) -> bool:
     # the adapters are merged in another order of operations: units in the last place
     return torch.allclose(one.encode_texts(TEXTS), other.encode_texts(TEXTS), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["mine", "phantom:elsewhere"])
+def test_a_run_names_the_model_that_it_was_given(make_clip, tmp_path, name):
+    """Not the one that its configuration would have loaded."""
+    model = ts.wrap(make_clip(layers=3), tokenizer=WordTokenizer(), name=name)
+    result = run_of(model)
+    assert repr(result).startswith(f"TrainResult({name}: 2 steps")
+    folder = result.save(tmp_path / "run")
+    assert read_config(folder / "config.json").model == result.config.model == name
+    use = "load_run(MODEL, " if name == "mine" else f"load_run(ts.load({name!r}), "
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert use in card and f"# {name}, fine-tuned" in card
+    assert run_page(folder).title == f"Fine-tuning of {name}"
+    told = TrainConfig(steps=1, batch_size=2, rank=2, model="hf:where-it-is")  # who says it knows better
+    assert train(told, model, data=data_for(model)).config.model == "hf:where-it-is"
 
 
 def test_a_run_of_other_weights_is_refused(model, tmp_path):
