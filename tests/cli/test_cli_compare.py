@@ -39,6 +39,8 @@ def test_tables_plots_and_json(run: Run, paths: list[str], tmp_path: Path) -> No
     [
         (["--layout", "affirmative", "-o", "x.csv"], "image_to_text_r1_affirmative"),
         (["-o", "x.gif"], "x.gif"),
+        (["--segment", "all"], "--segment all is of traces"),
+        (["--reduce", "median"], "--reduce median is of traces"),
         (["-o", "no/such/folder/x.csv"], "folder"),
     ],
 )

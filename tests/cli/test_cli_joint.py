@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,36 @@ def test_a_circuit_is_that_of_the_function(run: Run, files: Path, tmp_path: Path
     document = run(*words, "-o", tmp_path / "one.json", "--share", "0.1", "--layers", "1", "--json").document
     assert [cell["layer"] for cell in document["cells"]] == [1]
     assert run("report", tmp_path / "c.json", "-o", tmp_path / "c.html", "--json").document["kind"] == "circuit"
+
+
+def test_pairs_are_found_by_their_images_folder_and_not_needed_where_the_trace_keeps_its_embeddings(
+    run: Run, files: Path, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "films").mkdir()
+    for number, shade in enumerate((20, 200)):
+        Image.new("L", (64, 64), shade).save(tmp_path / "films" / f"{number}.png")
+    lines = [
+        line.replace('{"text": "The lungs are clear."}', f'"{at}.png"') for at, line in enumerate(PAIRS.split("\n")[:2])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    trace, images = tmp_path / "t.safetensors", ("--images", tmp_path / "films")
+    how = ("--site", "attn", "--positions", "all", "--floor", "0", "-o")
+    assert run("trace", "phantom", tmp_path / "pairs.jsonl", *images, *how, trace).code == 0
+    start = ("phantom", trace, "--segment", "all", "--json")
+    circuit = ("circuit", *start, "--share", "0.1", "-o", tmp_path / "c.json")
+    curves = ("faithfulness", *start, "--sizes", "2", "-o", tmp_path / "f.safetensors")
+    for words in (circuit, curves):
+        refused(run(*words, *images), "--images and --outside-images are about PAIRS")
+        refused(run(*words, "--attribute", "existence"), "--attribute")
+        refused(run(*words, tmp_path / "pairs.jsonl"), "0.png")
+    given, kept = run(*circuit, tmp_path / "pairs.jsonl", *images).document, run(*circuit).document
+    assert given["cells"] == kept["cells"] and given["share"] == kept["share"]
+    assert run(*curves).document["first"]
+    bare = ts.load_trace(trace)
+    replace(bare, target=None, target_embeddings=None).save(trace)
+    refused(run(*circuit), "give either the traced pairs again")
 
 
 def test_what_joint_patches_cannot_do_is_refused(run: Run, files: Path, tmp_path: Path) -> None:
@@ -131,3 +162,18 @@ def test_a_comparison_of_traces_is_saved_and_has_a_page(run: Run, files: Path, t
     pages = [(tmp_path / name).read_text(encoding="utf-8") for name in ("a.html", "b.html")]
     assert pages[0] == pages[1] and "second against trace" in pages[0]
     refused(run("report", out, "-o", tmp_path / "c.html", "--control", first), "is a comparison")
+    how = {"segment": "all", "align": "position", "aggregate": "max", "reduce": "mean_of_ratios"}
+    flags = [word for name, value in how.items() for word in (f"--{name}", value)]
+    document = run("compare", first, second, *flags, "--seed", "3", "--json").document
+    expected = ts.compare(first, second, seed=3, **how).to_frame()  # type: ignore[arg-type]
+    assert [line["difference"] for line in document["differences"]] == expected["difference"].tolist()
+    right = first_trace.denominator > 0
+    for path, turned in ((first, right != [True, True, False]), (second, right != [False, False, True])):
+        correct, foil = first_trace.scores.correct, first_trace.scores.foil
+        scores = replace(
+            first_trace.scores, correct=np.where(turned, foil, correct), foil=np.where(turned, correct, foil)
+        )
+        replace(first_trace, scores=scores).save(tmp_path / f"only {path.name}")
+    others = [tmp_path / f"only {path.name}" for path in (first, second)]
+    refused(run("compare", *others), "no pair enters from both traces", "segment")
+    assert run("compare", *others, "--segment", "all").code == 0

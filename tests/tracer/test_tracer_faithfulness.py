@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,6 +277,34 @@ def test_a_circuit_reaches_its_share_and_no_cell_of_it_can_be_spared() -> None:
     assert len(found) <= len(in_order)
     assert in_order.shares[-1] >= 0.5 > max([0.0, *in_order.shares[:-1]])
     assert np.array_equal(in_order.alone, np.sort(in_order.alone)[::-1])
+
+
+def test_a_trace_has_the_method_circuit_with_the_functions_options(tmp_path: Path) -> None:
+    ours, theirs = (dict(inspect.signature(call).parameters) for call in (ts.CausalTrace.circuit, ts.circuit))
+    assert list(ours)[1:3] == ["model", "pairs"] and set(ours) - {"self"} == set(theirs) - {"trace"}
+    for name in set(ours) - {"self"}:
+        assert (ours[name].default, ours[name].kind) == (theirs[name].default, theirs[name].kind), name
+    traced(site="z", heads="each", keep_embeddings=True).save(tmp_path / "heads.safetensors")
+    heads = ts.load_trace(tmp_path / "heads.safetensors")
+    options = {"share": 0.2, "candidates": 6, "layers": [2, 3], "seed": 1, "progress": False}
+    found, expected = heads.circuit(model(), **options), ts.circuit(model(), heads, pairs(), **options)  # type: ignore[arg-type]
+    assert found.cells == expected.cells and found.share >= 0.2
+    np.testing.assert_array_equal(found.shares, expected.shares)
+    with pytest.raises(ArgumentError, match="circuit: the argument model must be of type DualEncoder, not 'phantom'"):
+        heads.circuit("phantom")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["greedy", "order"])
+def test_rounding_does_not_keep_a_circuit_from_the_whole_effect(method: str) -> None:
+    """The differing token of layer 0 decides all; its CTE is measured as 0.99999996 here."""
+    other = ts.wrap(open_clip_model(seed=1), tokenizer=WordTokenizer(), name="other")
+    trace = ts.trace(other, pairs(), floor=0, progress=False)
+    found = trace.circuit(other, share=1.0, segment="all", method=method, n_boot=0, progress=False, pairs=pairs())  # type: ignore[arg-type]
+    assert found.cells == [(0, "first differing")]
+    assert found.share < 1 and found.share == pytest.approx(1, abs=1e-6)
+    assert "6 pairs" in repr(found) and "1 pair:" in repr(
+        ts.circuit(other, trace[[0]], pairs()[:1], segment="all", n_boot=0, progress=False)
+    )
 
 
 def test_a_share_that_no_circuit_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from ...io.quoting import plural
+
 __all__ = ["Agreement", "measure_agreement"]
 
 
@@ -45,10 +47,11 @@ class Agreement:
         if not self.pairs:
             return "not compared with exact maps"
         if self.rank_correlation is None:
-            return f"no rank correlation with exact maps ({self.cells} free cells of {self.pairs} pairs)"
+            return f"no rank correlation with exact maps ({self.cells} free cells of {plural(self.pairs, 'pair')})"
+        pairs, texts = plural(self.pairs, "pair"), plural(self.text_pairs, "text")
         return (
             f"rank correlation {self.rank_correlation:.2f} (lowest {self.lowest:.2f}) with the exact maps of "
-            f"{self.pairs} pairs ({self.text_pairs} texts), mean error {self.relative_error:.2f} of S_corr - S_foil"
+            f"{pairs} ({texts}), mean error {self.relative_error:.2f} of S_corr - S_foil"
         )
 
 

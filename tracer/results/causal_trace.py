@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int8, Int64
 
 from ...arguments import explains_arguments
+from ...io.quoting import plural
 from ...validation import Number, check_option
 from ..pairs.directions import DIRECTIONS
 from ..pairs.roles import TokenKind
@@ -393,5 +394,5 @@ class CausalTrace(TraceViews, ReadOnlyArrays):
 
     def __repr__(self) -> str:
         cells = f"{self.kinds.shape[1]} tokens" if self.columns is None else f"{len(self.columns)} columns"
-        pairs = f"{self.n_pairs} pair{'s' * (self.n_pairs != 1)}"
+        pairs = plural(self.n_pairs, "pair")
         return f"CausalTrace({pairs}, layers {self.layers[0]}..{self.layers[-1]}, {cells}, {self.site})"

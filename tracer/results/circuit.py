@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, Positiv
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, TraceError
 from ...io.json_lines import read_json
-from ...io.quoting import shown, shown_path
+from ...io.quoting import plural, shown, shown_path
 from ...io.records import read_record, write_record
 from .read_only import ReadOnlyArrays
 
@@ -87,7 +87,7 @@ class Circuit(ReadOnlyArrays):
 
     @property
     def share(self) -> float:
-        """CTE of all its cells patched together: at least ``wanted``."""
+        """CTE of all its cells patched together: at least ``wanted``, within rounding."""
         return float(self.shares[-1])
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ class Circuit(ReadOnlyArrays):
         more = "" if len(self) <= 6 else "; ..."
         return (
             f"Circuit({len(self)} of {self.n_cells} cells carry {self.share:.2f}{spread} of S_corr - S_foil, by "
-            f"{self.method}, {self.n_pairs} pairs: {cells}{more})"
+            f"{self.method}, {plural(self.n_pairs, 'pair')}: {cells}{more})"
         )
 
 

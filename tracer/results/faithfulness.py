@@ -15,7 +15,7 @@ from ...arguments import explains_arguments
 from ...errors import TraceError
 from ...io.atomic import write_atomically
 from ...io.json_lines import parse_json, to_json
-from ...io.quoting import shown, shown_path
+from ...io.quoting import plural, shown, shown_path
 from ...io.tensors import pack_texts, reading_result, unpack_texts, write_tensors
 from .cells import MapCells
 from .read_only import ReadOnlyArrays, set_array
@@ -186,7 +186,7 @@ class Faithfulness(ReadOnlyArrays):
                 one = self.curve(curve, order, ci=None)
                 parts.append(f"{order} CPR {one.cpr:.3f}, CMD {one.cmd:.3f}")
             said.append(f"{curve}: {'; '.join(parts)}")
-        return f"{len(self.cells)} cells, {self.n_pairs} pairs. {'. '.join(said)}"
+        return f"{len(self.cells)} cells, {plural(self.n_pairs, 'pair')}. {'. '.join(said)}"
 
     def plot(
         self,

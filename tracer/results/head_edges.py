@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
-from ...io.quoting import shown
+from ...io.quoting import plural, shown
 from ..choices import Inputs
 from .array_file import ArrayFile, Facts
 from .maps import TraceMap
@@ -163,8 +163,9 @@ class HeadEdges(ReadOnlyArrays):
     def summary(self) -> str:
         """How many edges there are, and the largest one."""
         layer, head, to_layer, to_head, cte = self.to_frame(top=1, ci=None).iloc[0, :5]
+        pairs = plural(self.n_pairs, "pair")
         return (
-            f"{int(np.isfinite(self.cte).sum())} edges between heads, {self.n_pairs} pairs. The largest, from layer "
+            f"{int(np.isfinite(self.cte).sum())} edges between heads, {pairs}. The largest, from layer "
             f"{int(layer)} head {int(head)} to layer {int(to_layer)} head {int(to_head)}: CTE {cte:.3f}"
         )
 
@@ -201,7 +202,7 @@ class HeadEdges(ReadOnlyArrays):
             f"{int(edge.layer)}.{int(edge.head)} → {int(edge.receiver_layer)}.{int(edge.receiver_head)}: {edge.cte:.3f}"
             for edge in self.to_frame(top=4, ci=None).itertuples()
         )
-        return f"HeadEdges({self.n_pairs} pairs, inputs {self.inputs}, layer.head → layer.head: {first})"
+        return f"HeadEdges({plural(self.n_pairs, 'pair')}, inputs {self.inputs}, layer.head → layer.head: {first})"
 
 
 class _HowMeasured(Facts):

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
+from ...io.quoting import plural
 from .alike import check_alike
 from .read_only import ReadOnlyArrays
 from .resampling import FEW
@@ -124,7 +125,7 @@ class LayerProfile(ReadOnlyArrays):
         caution = "" if self.caution is None else f" ({self.caution})"
         return (
             f"LayerProfile(layers {self.layers[0]}..{self.layers[-1]}, {self.aggregate}{spread}, "
-            f"{self.n_pairs} pairs in {self.n_groups} groups{texts}: {values}){caution}"
+            f"{plural(self.n_pairs, 'pair')} in {self.n_groups} groups{texts}: {values}){caution}"
         )
 
     def _repr_html_(self) -> str:
@@ -233,7 +234,7 @@ class TraceMap(ReadOnlyArrays):
     def __repr__(self) -> str:
         return (
             f"TraceMap({len(self.layers)} layers × {len(self.rows)} rows, align={self.align!r}, "
-            f"reduce={self.reduce!r}, {self.n_pairs} pairs ({self.segment}))"
+            f"reduce={self.reduce!r}, {plural(self.n_pairs, 'pair')} ({self.segment}))"
         )
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ...errors import TraceError
-from ...io.quoting import shown
+from ...io.quoting import plural, shown
 from ...validation import check_choice
 from .sides import named_clusters
 
@@ -69,7 +69,7 @@ def match_pairs(first: CausalTrace, second: CausalTrace, pairing: Pairing) -> Ma
     left = [f"{size - number} of the {which}" for size, which in zip(sizes, ("first", "second"), strict=True)]
     alone = "" if max(sizes) == number else f"; {' and '.join(left)} are in one trace only and left out"
     one, two = np.array(places).T
-    said = f"paired: {number} pairs are in both"
+    said = f"paired: {plural(number, 'pair')} {'is' if number == 1 else 'are'} in both"
     if number > len(same):
         said = f"paired by id, as asked: {_changed(number, len(same))}"
     return Matching((one, two), f"{said}{alone}")
@@ -95,7 +95,7 @@ def _in_order(first: CausalTrace, second: CausalTrace) -> Matching:
                 f"pairing='order': pair {place} is {shown(one)} in one trace and {shown(two)} in the other"
             )
     every = np.arange(len(first))
-    return Matching((every, every), f"paired in order, as asked: {len(first)} pairs")
+    return Matching((every, every), f"paired in order, as asked: {plural(len(first), 'pair')}")
 
 
 def _captions(trace: CausalTrace) -> list[Hashable]:

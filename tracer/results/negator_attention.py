@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
+from ...io.quoting import plural
 from ...validation import is_share
 from .array_file import ArrayFile, Facts
 from .maps import TraceMap
@@ -167,7 +168,7 @@ class NegatorAttention(ReadOnlyArrays):
         layer, head, value = self._highest()
         _, n_layers, n_heads = self.negated.shape
         return (
-            f"{self.n_pairs} pairs ({self.words()}), {n_layers} layers × {n_heads} heads. The "
+            f"{plural(self.n_pairs, 'pair')} ({self.words()}), {n_layers} layers × {n_heads} heads. The "
             f"most selective: layer {layer} head {head} with {value:.3f}"
         )
 
@@ -205,7 +206,7 @@ class NegatorAttention(ReadOnlyArrays):
         layer, head, value = self._highest()
         _, n_layers, n_heads = self.negated.shape
         return (
-            f"NegatorAttention({self.n_pairs} pairs, {n_layers} layers × {n_heads} heads, "
+            f"NegatorAttention({plural(self.n_pairs, 'pair')}, {n_layers} layers × {n_heads} heads, "
             f"highest: layer {layer} head {head} with {value:.3f})"
         )
 

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
+from ...io.quoting import plural
 from .array_file import ArrayFile, Facts
 from .maps import TraceMap
 from .pair_effects import check_effects, check_pairs, check_shapes
@@ -198,8 +199,9 @@ class Neurons(ReadOnlyArrays):
 
     def summary(self) -> str:
         """How many neurons there are, what the chosen ones do, and how good the estimates are."""
+        chosen = int(self.chosen.sum())
         return (
-            f"{self.n_cells} cells (layer × row × neuron), {self.n_pairs} pairs. The first {int(self.chosen.sum())} "
+            f"{self.n_cells} cells (layer × row × neuron), {plural(self.n_pairs, 'pair')}. The first {chosen} "
             f"together: CTE {self.share_together:.3f}. Estimates: {self.agreement}"
         )
 
@@ -228,7 +230,9 @@ class Neurons(ReadOnlyArrays):
             f"layer {layer}, {row}, neuron {neuron}: {value:.3f}"
             for layer, row, neuron, value in list(zip(self.layer, self.row, self.neuron, exact, strict=True))[:4]
         )
-        return f"Neurons({int(self.chosen.sum())} of {self.n_cells} cells, {self.n_pairs} pairs: {first}; ...)"
+        return (
+            f"Neurons({int(self.chosen.sum())} of {self.n_cells} cells, {plural(self.n_pairs, 'pair')}: {first}; ...)"
+        )
 
     def _table(self) -> Any:
         has = np.isfinite(self.effects)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from ...io.quoting import plural
 from ..pairs.roles import TokenKind, assign_rows
 from .agreement import Agreement
 from .profiles import pairs_used
@@ -104,7 +105,7 @@ def trace_summary(trace: CausalTrace) -> str:
     measured = f"; {Agreement(**agreement)}" if agreement else ""
     read = what_the_readout_reads(trace.provenance)
     return (
-        f"{trace.n_pairs} pair{'s' * (trace.n_pairs != 1)} ({n_texts} text{'s' * (n_texts != 1)}{_example(trace)}), "
+        f"{plural(trace.n_pairs, 'pair')} ({plural(n_texts, 'text')}{_example(trace)}), "
         f"{trace.n_layers} layers; {invalid} invalid (|S_corr - S_foil| < {trace.floor:g}); {_entered(trace)}"
         f"S_corr <= S_foil in {trace.share_inverted:.0%}; {split}; "
         + ", ".join(_settings(trace))

@@ -1,25 +1,30 @@
-"""What a person takes from a trace: files, tables, pictures, a summary."""
+"""What a person takes from a trace: files, tables, pictures, a summary, a circuit."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ...arguments import explains_arguments
+from ..choices import CircuitMethod
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from ...patching import DualEncoder
+    from ..pairs.pairs import Pair
     from .causal_trace import CausalTrace
+    from .circuit import Circuit
     from .maps import LayerProfile
 
 __all__ = ["TraceViews"]
 
 
 class TraceViews:
-    """Methods of :class:`CausalTrace` that write, tabulate and draw it; it has no other subclass."""
+    """Methods of :class:`CausalTrace` that write, tabulate and draw it, or run it further; it has no other subclass."""
 
     @property
     def _trace(self) -> CausalTrace:
@@ -186,6 +191,59 @@ class TraceViews:
         from ...viz import report, trace_page
 
         return report(path, trace_page(self._trace, control=control, seed=seed))
+
+    def circuit(
+        self,
+        model: DualEncoder,
+        pairs: Sequence[Pair] | None = None,
+        *,
+        share: float = 0.9,
+        method: CircuitMethod = "greedy",
+        candidates: int = 32,
+        targets: Any = None,
+        align: str = "role",
+        reduce: str = "ratio_of_means",
+        segment: str | None = None,
+        layers: Sequence[int] | None = None,
+        ci: float | None = 0.95,
+        n_boot: int = 1000,
+        seed: int = 0,
+        progress: bool | Callable[[int, int], None] = True,
+    ) -> Circuit:
+        """A small set of cells, or heads, that carries a share of the difference; see :func:`tracescribe.circuit`.
+
+        model: the model that was traced. pairs: those that were traced; a trace that keeps its embeddings needs none.
+
+        Raises:
+            TraceError: as :func:`tracescribe.circuit`.
+
+        >>> import tracescribe as ts
+        >>> model, clear = ts.load("phantom"), ts.Text("The lungs are clear.")
+        >>> pairs = [ts.Pair(correct="There is no opacity.", foil="There is severe opacity.", image=clear)]
+        >>> trace = ts.trace(model, pairs, site="z", heads="each", progress=False)
+        >>> found = trace.circuit(model, share=0.3, progress=False)
+        >>> found.share >= 0.3, len(found) < found.n_cells
+        (True, True)
+        """
+        from ..run.circuit import circuit
+
+        return circuit(
+            model,
+            self._trace,
+            pairs,
+            share=share,
+            method=method,
+            candidates=candidates,
+            targets=targets,
+            align=align,
+            reduce=reduce,
+            segment=segment,
+            layers=layers,
+            ci=ci,
+            n_boot=n_boot,
+            seed=seed,
+            progress=progress,
+        )
 
     def summary(self) -> str:
         """What a person wants to know first, in one line."""

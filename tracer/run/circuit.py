@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ...arguments import explains_arguments
 from ...errors import TraceError
+from ..choices import CircuitMethod
 from ..pairs.indexing import distinct
 from ..pairs.pairs import Pair
 from ..results.causal_trace import CausalTrace
@@ -19,7 +20,7 @@ from ..results.resampling import table_interval
 from ..results.sides import cluster_keys, text_keys
 from ..results.statistics import bootstrap, cluster_draws, combine, pair_table, wants_bootstrap
 from .joint import JointRuns
-from .joint_options import CircuitMethod, CircuitOptions
+from .joint_options import CircuitOptions
 from .progress import ProgressCallback, progress_bar
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["circuit"]
 
 _STEP = 16  # sizes that are tried at a time
+_COSINE = 2**-22  # rounding of differences of float32 cosines
+_MOST = 1e-3  # of a CTE: what rounding may do to one at the smallest denominators, see metrics.Metric.floor
 
 
 @explains_arguments
@@ -56,7 +59,7 @@ def circuit(
 
     Args:
         model, trace, pairs, targets, align, reduce, segment, layers: as :func:`faithfulness` takes them.
-        share: CTE that the cells must reach together, such as 0.9.
+        share: CTE that the cells must reach together, such as 0.9, within the rounding of float32 cosines.
         method: "greedy": cell by cell, always the one that adds most to those taken before, and at the end every cell
             that is not needed is dropped again. "order": the shortest beginning of the map's order; with an
             attribution trace that is the order of the gradients, and nothing but the beginnings is run.
@@ -127,6 +130,12 @@ class _Search:
         n = int(self.clusters.max()) + 1
         self.draws = cluster_draws(n, n_boot, seed) if n_boot and n > 1 else None
         self.tried = 0
+        sizes = np.abs([self.denominator.mean()] if reduce == "ratio_of_means" else self.denominator)
+        self.rounding = min(_MOST, float(_COSINE / sizes.min()))
+
+    def reaches(self, shares: Float[np.ndarray, " set"], share: float) -> Bool[np.ndarray, " set"]:
+        """Whether CTEs are a share or more; float32 rounds what is exactly 1 to either side of it."""
+        return shares >= share - self.rounding
 
     def table(self, effects: Float[np.ndarray, "set used"]) -> Any:
         ones = np.ones((len(self.denominator), 1))
@@ -153,7 +162,7 @@ class _Search:
             TraceError: it is less than the share.
         """
         found = float(self.shares(self.runs.effects(np.ones((1, len(self.runs.cells)), dtype=bool)))[0])
-        if found < share:
+        if not self.reaches(np.array([found]), share)[0]:
             raise TraceError(
                 f"share={share:g}: all {len(self.runs.cells)} cells of the map together carry {found:.3f} of S_corr - "
                 f"S_foil: ask for less, or trace another site"
@@ -166,7 +175,7 @@ class _Search:
         order = self.runs.cells.by_effect().tolist()
         for at in range(0, len(order), _STEP):
             sizes = range(at + 1, min(at + _STEP, len(order)) + 1)
-            reached = self.shares(self.run([order[:size] for size in sizes], advance)) >= share
+            reached = self.reaches(self.shares(self.run([order[:size] for size in sizes], advance)), share)
             if reached.any():
                 chosen = order[: sizes[int(reached.argmax())]]
                 return chosen, self._among_first(chosen), whole
@@ -184,7 +193,7 @@ class _Search:
             best = int(shares.argmax())
             stability[pool[best]] = self._wins(effects, best)
             chosen.append(pool.pop(best))
-            if shares[best] >= share:
+            if self.reaches(shares, share)[best]:
                 break
         else:
             reached = float(self.shares(self.run([chosen], advance))[0])
@@ -194,7 +203,7 @@ class _Search:
             )
         for cell in chosen[:-1]:
             without = [other for other in chosen if other != cell]
-            if float(self.shares(self.run([without], advance))[0]) >= share:
+            if self.reaches(self.shares(self.run([without], advance)), share)[0]:
                 chosen = without
         return chosen, np.array([stability[cell] for cell in chosen]), whole
 

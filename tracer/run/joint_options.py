@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from ...validation import MAX_DRAWS, Choice, Nothing, Number, Whole, Wholes
-from ..choices import ALIGNMENTS, REDUCTIONS, SEGMENTS
+from ..choices import ALIGNMENTS, REDUCTIONS, SEGMENTS, CircuitMethod
 from .options import Declared, option
 
-__all__ = ["CircuitMethod", "CircuitOptions", "FaithfulnessOptions"]
-
-CircuitMethod = Literal["greedy", "order"]
+__all__ = ["CircuitOptions", "FaithfulnessOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)

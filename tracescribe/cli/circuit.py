@@ -12,10 +12,10 @@ import typer
 from ..tracer.run.joint_options import CircuitOptions
 from .common import (
     Device,
+    ImagesFolder,
     Json,
     ModelName,
     OutsideImages,
-    PairsFile,
     Pretrained,
     RemoteCode,
     TraceFile,
@@ -26,17 +26,18 @@ from .common import (
     table,
 )
 from .declared import declared_flags
-from .joint import Attribute, read_given
+from .joint import Attribute, TracedPairs, read_given
 
 
 @declared_flags(CircuitOptions)
 def circuit(
     model: ModelName,
     trace: TraceFile,
-    pairs: PairsFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the circuit goes: a .json file.")],
     options: CircuitOptions,
+    pairs: TracedPairs = None,
     attribute: Attribute = None,
+    images: ImagesFolder = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
     trust_remote_code: RemoteCode = False,
@@ -54,6 +55,7 @@ def circuit(
         trace,
         pairs,
         attribute=attribute,
+        images=images,
         outside_images=outside_images,
         pretrained=pretrained,
         trust_remote_code=trust_remote_code,

@@ -50,6 +50,22 @@ def compare(
             "by place; or never."
         ),
     ] = "auto",
+    segment: Annotated[
+        Literal["correct", "ambiguous", "incorrect", "all"] | None,
+        typer.Option(
+            help="Traces: which pairs enter; those that both models get right by default.", show_default=False
+        ),
+    ] = None,
+    align: Annotated[
+        Literal["role", "quantmeyer", "position"], typer.Option(help="Traces: what a row of the map is.")
+    ] = "role",
+    aggregate: Annotated[
+        Literal["sum", "max", "mean", "std", "differing", "pooled", "std_from_differing"],
+        typer.Option(help="Traces: how a layer's tokens become one number."),
+    ] = "sum",
+    reduce: Annotated[
+        Literal["ratio_of_means", "mean_of_ratios", "median"], typer.Option(help="Traces: how pairs are combined.")
+    ] = "ratio_of_means",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -70,12 +86,17 @@ def compare(
         if table != "text" or layout != "tasks":
             option = f"--layout {layout}" if table == "text" else f"--table {table}"
             raise OptionError(f"{option} is of items: a comparison of traces is written with -o differences.csv")
-        _compare_traces(items[0], items[1], pairing, out, seed, json)
+        options = {"pairing": pairing, "segment": segment, "align": align, "aggregate": aggregate, "reduce": reduce}
+        _compare_traces(items[0], items[1], out, json, seed=seed, **options)
         return
     if out is not None and out.suffix.lower() in OF_TRACES:
         raise OptionError(f"--out {str(out)!r} is of traces: a comparison of items is written as .csv or drawn")
     if pairing != "auto":
         raise OptionError(f"--pairing {pairing} is of traces: items are paired by their task and id")
+    defaults = {"segment": (segment, None), "align": (align, "role"), "aggregate": (aggregate, "sum")}
+    for name, (value, default) in {**defaults, "reduce": (reduce, "ratio_of_means")}.items():
+        if value != default:
+            raise OptionError(f"--{name} {value} is of traces: items have no map")
     from ..benchmark import compare as compare_models
 
     with working(json, f"comparing {len(items)} models"):
@@ -90,11 +111,11 @@ def compare(
     show(json, document | {"differences": _records(found)}, text)
 
 
-def _compare_traces(first: Path, second: Path, pairing: Any, out: Path | None, seed: int, json: bool) -> None:
+def _compare_traces(first: Path, second: Path, out: Path | None, json: bool, **options: Any) -> None:
     from ..tracer import compare as compare_traces
 
     with working(json, "comparing 2 traces"):
-        found = compare_traces(first, second, pairing=pairing, seed=seed)
+        found = compare_traces(first, second, **options)
         if out is not None and out.suffix.lower() == ".csv":
             write_csv(found.to_frame(), out)
         elif out is not None:

@@ -13,10 +13,10 @@ from .common import (
     FIGURES,
     Device,
     FigureFile,
+    ImagesFolder,
     Json,
     ModelName,
     OutsideImages,
-    PairsFile,
     Pretrained,
     RemoteCode,
     TraceFile,
@@ -27,18 +27,19 @@ from .common import (
     table,
 )
 from .declared import declared_flags
-from .joint import Attribute, read_given
+from .joint import Attribute, TracedPairs, read_given
 
 
 @declared_flags(FaithfulnessOptions)
 def faithfulness(
     model: ModelName,
     trace: TraceFile,
-    pairs: PairsFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the curves go: a .safetensors file.")],
     options: FaithfulnessOptions,
+    pairs: TracedPairs = None,
     figure: FigureFile = None,
     attribute: Attribute = None,
+    images: ImagesFolder = None,
     outside_images: OutsideImages = False,
     pretrained: Pretrained = None,
     trust_remote_code: RemoteCode = False,
@@ -59,6 +60,7 @@ def faithfulness(
         trace,
         pairs,
         attribute=attribute,
+        images=images,
         outside_images=outside_images,
         pretrained=pretrained,
         trust_remote_code=trust_remote_code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-__all__ = ["shown", "shown_path"]
+__all__ = ["plural", "shown", "shown_path"]
 
 _VALUE, _PATH = 80, 240  # characters
 
@@ -33,3 +33,12 @@ def shown_path(path: str | bytes | os.PathLike[Any]) -> str:
     """
     text = repr(os.fspath(path))
     return text if len(text) <= _PATH else f"{text[: _PATH // 2 - 3]}...{text[-_PATH // 2 :]}"
+
+
+def plural(n: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "pair"), plural(1200, "pair")
+    ('1 pair', '1,200 pairs')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

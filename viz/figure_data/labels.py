@@ -8,6 +8,7 @@ import re
 import textwrap
 import unicodedata
 
+from ...io.quoting import plural
 from ...token_strings import JOIN, bare
 
 __all__ = [
@@ -106,15 +107,6 @@ def quoted(value: object, limit: int = 80) -> str:
     "'xxxxx…xxxx'"
     """
     return shorten(repr(value), limit)
-
-
-def plural(n: int, noun: str) -> str:
-    """A count with its noun.
-
-    >>> plural(1, "pair"), plural(1200, "pair")
-    ('1 pair', '1,200 pairs')
-    """
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def shorten(text: str, limit: int = 24) -> str:
