@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Int
@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from ..towers.text_tower import TextTower
 from . import sentence_encoder
 from .base import Adapter
-from .sentence_encoder import SentenceEncoder, check_modules, pooling_of, sentence_tokenizer
+from .sentence_encoder import (
+    SentenceEncoder,
+    UnitLength,
+    check_dense,
+    check_modules,
+    check_transformer,
+    encoder_of,
+    pooling_of,
+    sentence_tokenizer,
+    without_last_length,
+)
 from .wrappers import class_names, kinds, unwrapped
 
 
@@ -21,12 +31,22 @@ def _described(source: Any) -> SentenceEncoder:
     where = f"this {type(unwrapped(source)).__name__}"
     names = [_package_class(module) for module in modules]
     check_modules(names, where)
+    check_transformer(_settings(modules[0]), where)
     dense: list[nn.Module] = []
     for name, module in zip(names, modules, strict=True):
         if name == "Dense":
+            check_dense(_settings(module), where)
             dense += [module.linear, module.activation_function]
-    pooling = pooling_of(modules[1].get_config_dict(), _prompt(source), dense, where)
-    return SentenceEncoder(modules[0].auto_model, pooling, dense, source.prompts)
+        elif name == "Normalize":
+            dense.append(UnitLength())
+    dense = without_last_length(dense)
+    pooling = pooling_of(_settings(modules[1]), _prompt(source), dense, where)
+    return SentenceEncoder(encoder_of(modules[0].auto_model), pooling, dense, source.prompts)
+
+
+def _settings(module: Any) -> Mapping[str, Any]:
+    """What a module of the package would write into its folder."""
+    return getattr(module, "get_config_dict", dict)()
 
 
 def _package_class(module: nn.Module) -> str:

