@@ -46,20 +46,26 @@ class Dataset:
         """Caption pairs: those of the file, and each contrast set's true claim with each of its wrong ones."""
         found = self.of(Pair)
         for record in self.of(ClaimRecord):
-            for number, claim in enumerate(record.claims):
-                if number != record.label:
-                    name = f"{record.id}-{number}"
-                    found.append(
-                        Pair(
-                            correct=record.correct,
-                            foil=claim,
-                            image=record.image,
-                            id=name,
-                            group=record.group,
-                            attribute=record.attribute,
-                        )
+            for name, claim in _wrong(record).items():
+                found.append(
+                    Pair(
+                        correct=record.correct,
+                        foil=claim,
+                        image=record.image,
+                        id=name,
+                        group=record.group,
+                        attribute=record.attribute,
                     )
+                )
         return found
+
+    @property
+    def candidates(self) -> dict[str, list[str]]:
+        """The claims of each contrast set, by the ids of its pairs in :attr:`pairs`.
+
+        As ``candidates=`` of :func:`tracescribe.trace` they give the rank, or the probability, of the right option.
+        """
+        return {name: list(record.claims) for record in self.of(ClaimRecord) for name in _wrong(record)}
 
     @property
     def claims(self) -> list[ClaimRecord]:
@@ -162,6 +168,11 @@ def read(
 def iterate(source: Source, reader: Reader, folder: ImageFolder) -> Iterator[Any]:
     """Records one after another, those left out among them (as `LeftOut`)."""
     yield from reader.records(source, folder)
+
+
+def _wrong(record: ClaimRecord) -> dict[str, str]:
+    """The wrong claims of a contrast set, by the ids of their pairs."""
+    return {f"{record.id}-{number}": claim for number, claim in enumerate(record.claims) if number != record.label}
 
 
 def _once(records: Sequence[Any], left_out: Counter[str]) -> list[Any]:

@@ -261,6 +261,65 @@ def test_what_cannot_be_compared_is_refused(provenance: Any, options: Any, words
         ts.compare(replace(trace, provenance={"site": "resid", "direction": "foil->correct"}), other, **options)
 
 
+RANK = {"name": "rank", "against": "caption", "candidates": 4, "per_pair": False, "candidates_sha256": "a"}
+CHANCE = {**RANK, "name": "probability", "logit_scale": 100.0}
+UNLIKE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"queries": "[end]"}, {"queries": "all"}, r"differ in their queries \('\[end\]' and 'all'\)"),
+    ({"method": "direct", "through_mlps": True}, {"method": "direct", "through_mlps": False}, "through_mlps"),
+    ({"aligned": "shift"}, {"aligned": "keep"}, "position_policy"),
+    ({"positions": None}, {"positions": "[end]"}, r"differ in their positions \('each' and '\[end\]'\)"),
+    (
+        {"positions": None, "heads": None},
+        {"positions": None, "heads": 1},
+        r"differ in their heads \('all together' and 1\)",
+    ),
+    (
+        {"metric": RANK},
+        {"metric": {**RANK, "candidates": 9}},
+        r"differ in what S is among \(4 captions and 9 captions\)",
+    ),
+    ({"metric": RANK}, {"metric": {**RANK, "candidates": None}}, "4 captions and the pair's foil alone"),
+    ({"metric": RANK}, {"metric": {**RANK, "against": "target"}}, "4 captions and 4 targets"),
+    ({"metric": RANK}, {"metric": {**RANK, "per_pair": True}}, "4 captions and each pair's captions"),
+    (
+        {"metric": CHANCE, "weights_sha256": "w"},
+        {"metric": {**CHANCE, "logit_scale": 20.0}, "weights_sha256": "w"},
+        r"of one model and differ in their logit_scale \(100 and 20\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "words"), UNLIKE, ids=[case[2][:30] for case in UNLIKE])
+def test_other_questions_are_not_compared(first: dict[str, Any], second: dict[str, Any], words: str) -> None:
+    one, two = (replace(named(synthetic_trace()), provenance={"floor": 0.0, **told}) for told in (first, second))
+    with pytest.raises(TraceError, match=words):
+        ts.compare(one, two)
+    assert ts.compare(one, one, n_boot=20).paired  # alike
+
+
+def test_the_same_question_of_two_models_or_populations_is_compared() -> None:
+    alike: list[list[dict[str, Any]]] = [
+        # each model's own logit scale; lists by pair of two populations; the default positions and their name
+        [
+            {"metric": {**CHANCE, "logit_scale": scale}, "weights_sha256": name}
+            for scale, name in ((100.0, "a"), (87.0, "b"))
+        ],
+        [{"metric": {**RANK, "per_pair": True, "candidates": number}} for number in (10, 30)],
+        [{"positions": positions, "heads": "each"} for positions in (None, "all")],
+    ]
+    for told in alike:
+        one, two = (replace(named(synthetic_trace()), provenance={"floor": 0.0, **provenance}) for provenance in told)
+        assert ts.compare(one, two, n_boot=20).paired
+
+
+def test_other_floors_are_said() -> None:
+    trace = named(synthetic_trace(n_pairs=20, share_inverted=0))
+    strict = trace.with_floor(float(np.sort(trace.denominator)[5]))
+    said = ts.compare(trace, strict, n_boot=20).summary()
+    assert f"the least |S_corr - S_foil| of a pair that enters differs: {trace.floor:g} and {strict.floor:g}" in said
+    assert "least |S" not in ts.compare(trace, trace, n_boot=20).summary()
+
+
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
     trace = named(synthetic_trace())
     with pytest.raises(TraceError, match=r"evaluations are compared by tracescribe.benchmark.compare"):

@@ -243,6 +243,26 @@ def test_the_metric_does_not_touch_the_cache(
     np.testing.assert_array_equal(second.scores.patched, again.scores.patched)
 
 
+def test_the_options_of_a_published_question_are_candidates(model: ts.DualEncoder, tmp_path: Path) -> None:
+    """NegBench's questions as they are published: the rank of the right option among the four."""
+    rows = (
+        "image_path,correct_answer,caption_0,caption_1,caption_2,caption_3,correct_answer_template\n"
+        "a.jpg,0,there is no edema,there is some edema,there is no mass,there is some mass,negative\n"
+        "b.jpg,2,there is no edema,there is some nodule,there is no nodule,there is some mass,negative\n"
+    )
+    (tmp_path / "mcq.csv").write_text(rows)
+    data = ts.read(tmp_path / "mcq.csv")
+    pairs = [pair.model_copy(update={"image": image_of(int(str(pair.id)[0]))}) for pair in data.pairs]
+    found = ts.trace(model, pairs, metric="rank", candidates=data.candidates, floor=0, progress=False)
+    options = [embedded(model, claims).numpy() for claims in (record.claims for record in data.claims)]
+    for at, one in enumerate(pairs):
+        number = int(str(one.id)[0])
+        similar = options[number] @ one.image / np.linalg.norm(one.image)
+        assert -found.scores.correct[at] == 1 + (similar > similar[data.claims[number].label]).sum()
+    with pytest.raises(DataFormatError, match=r"options of a published file are tracescribe.read\(FILE\).candidates"):
+        ts.trace(model, pairs, metric="rank", candidates=tmp_path / "mcq.csv", progress=False)
+
+
 # functions ------------------------------------------------------------------------------------------------------------
 
 
@@ -279,21 +299,64 @@ def test_a_function_without_a_name_is_refused(model: ts.DualEncoder) -> None:
         ts.trace(model, [pair()], metric=lambda texts, target: texts @ target, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("returned", "error", "words"),
-    [
-        (np.nan, NonFiniteError, "returned NaN"),
-        (1e300, NonFiniteError, "more than float32 holds"),
-        (None, TraceError, "one number per text"),
-    ],
-)
-def test_what_a_function_may_not_return(model: ts.DualEncoder, returned: Any, error: Any, words: str) -> None:
-    function = register_metric("odd", lambda texts, target: returned and np.full(len(texts), returned))
+DRAWS = np.random.default_rng(0)
+RETURNED: dict[str, tuple[Any, Any, str]] = {
+    "NaN": (lambda texts, target: texts @ target * np.nan, NonFiniteError, "returned NaN"),
+    "too large": (lambda texts, target: texts @ target + 1e300, NonFiniteError, "more than float32 holds"),
+    "nothing": (lambda texts, target: None, TraceError, "one number per text"),
+    "a column": (lambda texts, target: (texts @ target)[:, None], TraceError, "one number per text"),
+    "one number": (lambda texts, target: 0.5, TraceError, "one number per text"),
+    "one too few": (lambda texts, target: (texts @ target)[1:], TraceError, "one number per text"),
+    "texts": (lambda texts, target: ["high"] * len(texts), TraceError, "one number per text"),
+    "lists of two lengths": (lambda texts, target: [[1.0], [1.0, 2.0]], TraceError, "one number per text"),
+    "complex numbers": (lambda texts, target: texts @ target + 0j, TraceError, "one number per text"),
+    "a softmax": (
+        lambda texts, target: np.exp(texts @ target) / np.exp(texts @ target).sum(),
+        TraceError,
+        r"scores a text by what is beside it: 0\.\d+ among \d+ texts and 1 alone, for pair '0'",
+    ),
+    "ranks": (
+        lambda texts, target: np.argsort(np.argsort(texts @ target)),
+        TraceError,
+        "it must score every text by itself",
+    ),
+    "what is drawn": (
+        lambda texts, target: DRAWS.random(len(texts)),
+        TraceError,
+        "it must score every text by itself",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_a_function_may_not_return(model: ts.DualEncoder, case: str) -> None:
+    function, error, words = RETURNED[case]
+    register_metric("odd", function)
     try:
         with pytest.raises(error, match=words):
             ts.trace(model, [pair()], metric=function, progress=False)
     finally:
         del METRICS["odd"]
+
+
+FORMS: dict[str, Any] = {
+    "a list": lambda texts, target: list(texts @ target),
+    "a tensor with a gradient": lambda texts, target: torch.tensor(texts @ target, requires_grad=True) * 1,
+    "a tensor of bfloat16": lambda texts, target: torch.from_numpy(texts @ target).bfloat16(),
+    "a changed argument": lambda texts, target: np.multiply(texts, 1, out=texts) @ np.multiply(target, 1, out=target),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_function_may_return(model: ts.DualEncoder, form: str) -> None:
+    function = register_metric("fine", FORMS[form])
+    try:
+        found = ts.trace(model, [pair()], metric=function, progress=False)
+    finally:
+        del METRICS["fine"]
+    cosine = ts.trace(model, [pair()], progress=False)
+    bound = 2.0**-8 if "bfloat16" in form else 1e-6  # half a unit in the last place of numbers below 1
+    np.testing.assert_allclose(found.scores.patched, cosine.scores.patched, atol=bound)
 
 
 @pytest.mark.parametrize("name", ["cosine", "rank", "", "two words", "x" * 61, None])

@@ -154,7 +154,7 @@ def read_candidates(path: str | os.PathLike[str]) -> Candidates:
     if file.suffix.lower() != ".jsonl":
         raise DataFormatError(
             f"{shown_path(path)} must end in .txt (one caption per line, for all pairs) or .jsonl (a pair's id and its "
-            f"candidates per line)"
+            f"candidates per line); the options of a published file are tracescribe.read(FILE).candidates"
         )
     lists: dict[str, Sequence[str]] = {}
     for line, record in read_jsonl(file):

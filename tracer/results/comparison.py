@@ -236,6 +236,9 @@ class TraceComparison(ReadOnlyArrays):
             f"{self.names[1]} less {self.names[0]}: {self.matching}; {self.n_pairs[0]} and {self.n_pairs[1]} enter"
         ]
         lines += [] if self.interpolated is None else [self.interpolated]
+        floors = [self.provenance.get(side, {}).get("floor") for side in ("first", "second")]
+        if floors[0] != floors[1] and None not in floors:
+            lines.append(f"the least |S_corr - S_foil| of a pair that enters differs: {floors[0]:g} and {floors[1]:g}")
         for name, contrast in (("cells", self.cells), ("layers", self.profile), ("blocks by alpha", self.alpha)):
             lines.append(_told(name, contrast, self))
         if self.n_groups < 2:

@@ -19,6 +19,7 @@ __all__ = ["Scorer", "check_metric", "make_scorer"]
 
 SAME = 1e-5  # embeddings of length 1 this close are one: those of one text in two batches differ by some 1e-7 per entry
 _CELLS = 2**22  # scores of candidates held at once, 32 MiB
+_ALONE = 1e-3  # of the largest score: sums in another order differ by 1e-6 of it in float32
 
 
 def check_metric(metric: str, candidates: Candidates | None, against: Against, logit_scale: float | None) -> None:
@@ -121,7 +122,8 @@ class Scorer:
         texts: the correct caption's first. foil: the foil's row. pairs: the pair that each target belongs to.
 
         Raises:
-            TraceError: a pair has no other candidate than itself; names it.
+            TraceError: a pair has no other candidate than itself; names it. A registered function returned something
+                else than a number for each text, which depends on that text only.
             NonFiniteError: a registered function returned NaN or infinity.
         """
         if self.metric.takes == "cosine":
@@ -174,23 +176,48 @@ class Scorer:
     def _by_function(self, texts: np.ndarray, targets: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         rows, out = texts.astype(np.float64), np.empty((len(targets), len(texts)))
         for member, target in enumerate(targets.astype(np.float64)):
-            found = self.metric.function(rows.copy(), target.copy())
-            if hasattr(found, "detach"):
-                found = found.detach().cpu().numpy()
-            scores = np.asarray(found)
-            if scores.shape != (len(rows),) or scores.dtype.kind not in "fiub":
-                raise TraceError(
-                    f"metric {self.metric.name!r} returned {shown(found)} for {len(rows)} texts: it must return one "
-                    f"number per text"
-                )
-            with np.errstate(over="ignore"):
-                if not np.isfinite(scores.astype(np.float32)).all():
-                    raise NonFiniteError(
-                        f"metric {self.metric.name!r} returned NaN, infinity or more than float32 holds for pair "
-                        f"{shown(self.ids[pairs[member]])}"
-                    )
-            out[member] = scores
+            out[member] = self._returned(rows, target, pairs[member])
+        self._check_alone(rows, targets[0].astype(np.float64), pairs[0], out[0])
         return out
+
+    def _returned(self, rows: np.ndarray, target: np.ndarray, pair: int) -> np.ndarray:
+        """What a registered function returns for some texts, one number for each."""
+        found = self.metric.function(rows.copy(), target.copy())
+        scores = _numbers(found)
+        if scores is None or scores.shape != (len(rows),):
+            raise TraceError(
+                f"metric {self.metric.name!r} returned {shown(found)} for {len(rows)} texts: it must return one number "
+                f"per text"
+            )
+        with np.errstate(over="ignore"):
+            if not np.isfinite(scores.astype(np.float32)).all():
+                raise NonFiniteError(
+                    f"metric {self.metric.name!r} returned NaN, infinity or more than float32 holds for pair "
+                    f"{shown(self.ids[pair])}"
+                )
+        return scores
+
+    def _check_alone(self, rows: np.ndarray, target: np.ndarray, pair: int, scores: np.ndarray) -> None:
+        """Refuse a function whose scores depend on what else it is given: which texts those are is of no meaning."""
+        alone = float(self._returned(rows[-1:], target, pair)[0])
+        if abs(alone - scores[-1]) > _ALONE * max(np.abs(scores).max(), abs(alone)):
+            raise TraceError(
+                f"metric {self.metric.name!r} scores a text by what is beside it: {scores[-1]:.6g} among {len(rows)} "
+                f"texts and {alone:.6g} alone, for pair {shown(self.ids[pair])}; it must score every text by itself"
+            )
+
+
+def _numbers(found: Any) -> np.ndarray | None:
+    """An array of numbers, or None where something is none."""
+    if hasattr(found, "detach"):
+        found = found.detach().cpu()
+        found = found.double() if found.is_floating_point() else found  # numpy has no bfloat16
+        found = found.numpy()
+    try:
+        scores = np.asarray(found)
+    except ValueError:  # lists of several lengths
+        return None
+    return scores if scores.dtype.kind in "fiub" else None
 
 
 def _equal(

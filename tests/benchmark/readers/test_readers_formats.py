@@ -81,6 +81,8 @@ def test_negbench_multiple_choice_keeps_the_template_of_the_right_answer(tmp_pat
     assert second.image is None
     assert data.missing_images == ("/data/coco/val2017/2.jpg",)
     assert [pair.foil for pair in data.pairs[:3]] == ["a cat", "no dog", "a cat and a dog"]
+    assert list(data.candidates) == [pair.id for pair in data.pairs]
+    assert data.candidates["1-3"] == ["a", "b", "c", "d"]
 
 
 def test_negbench_retrieval_reads_lists_without_evaluating_them(tmp_path: Path) -> None:
