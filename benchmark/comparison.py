@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.atomic import write_atomically
-from ..io.quoting import shown
+from ..io.quoting import shown, shown_path
 from ..validation import bootstrap_options
 from .items import FIXED, OPTIONS, items_frame, read_items
 from .layouts import ALL, Layout, layout_rows
@@ -223,6 +223,7 @@ def compare(
     for one in evaluations:
         if not isinstance(one, str | os.PathLike) and not isinstance(getattr(one, "items", None), Mapping):
             raise DataFormatError(f"an evaluation, or the path of its items, is needed, not {shown(one)}")
+    _refuse_one_file_twice(evaluations)
     models = tuple(names) if names is not None else tuple(_names(evaluations))
     if len(models) != len(evaluations) or len(set(models)) != len(models):
         raise DataFormatError(f"{len(evaluations)} models need as many different names, got {shown(models)}")
@@ -238,6 +239,13 @@ def compare(
     _same_items(aligned, models)
     found = [row for part in _parts(aligned, subsets) for row in _compared(*part, models, options)]
     return Comparison(models, tuple(_with_q(found)), unpaired, tuple(_gaps(aligned, models, options)))
+
+
+def _refuse_one_file_twice(evaluations: Sequence[Any]) -> None:
+    paths = [Path(one).resolve() for one in evaluations if isinstance(one, str | os.PathLike)]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise DataFormatError(f"{shown_path(twice)} is given twice; each model has a file of its own")
 
 
 def _names(evaluations: Sequence[Any]) -> list[str]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
 from ..io.atomic import write_atomically
-from ..io.quoting import shown_path
+from ..io.quoting import shown, shown_path
 from ..io.reading import MAX_TEXT, open_regular
+from .metrics import TIE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ __all__ = ["FIXED", "OPTIONS", "items_frame", "read_items", "save_items"]
 
 FIXED = ("task", "id", "group", "hit", "chance", "margin")
 """The columns that every row has."""
+ROUNDED = 1e-6  # of a hit such as 1/3 in a file
 NUMBERS = ("hit", "chance", "margin", "gold")
 OPTIONS = ("gold", "scores", "options")
 """Columns of tasks in which an option is chosen; all further columns are subsets."""
@@ -83,21 +86,14 @@ def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Items that `save_items` wrote.
 
     Raises:
-        DataFormatError: the file cannot be read, lacks a column, or has hits outside 0..1.
+        DataFormatError: the file cannot be read, lacks a column or a cell, or has hits outside 0..1, or other ones than
+            follow from the scores beside them.
     """
     import pandas as pd
 
     with open_regular(path, MAX_TEXT) as file:
         try:
-            if Path(path).suffix == ".parquet":
-                frame = pd.read_parquet(file)
-            else:
-                # texts as they are: "NA" is the name of an item or a subset, and 1 is no 1.0
-                frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-                numbers = [name for name in NUMBERS if name in frame]
-                frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
-                texts = frame.columns.difference([*FIXED, *NUMBERS])
-                frame[texts] = frame[texts].replace("", None)
+            frame = pd.read_parquet(file) if Path(path).suffix == ".parquet" else _read_csv(file)
         except Exception as error:  # parsers of tables raise what they like
             raise DataFormatError(f"{shown_path(path)}: cannot be read as items: {str(error)[:200]}") from None
     missing = [name for name in FIXED if name not in frame]
@@ -106,4 +102,44 @@ def read_items(path: str | os.PathLike[str]) -> pd.DataFrame:
     hits = pd.to_numeric(frame["hit"], errors="coerce")
     if not hits.between(0, 1).all():
         raise DataFormatError(f"{str(path)!r}: column 'hit' must hold numbers from 0 to 1")
-    return frame.assign(hit=hits)
+    frame = frame.assign(hit=hits)
+    _check_scores(frame, path)
+    return frame
+
+
+def _read_csv(file: IO[bytes]) -> pd.DataFrame:
+    """Texts as they are: "NA" is the name of an item or a subset, and 1 is no 1.0; a row that was cut is refused."""
+    import pandas as pd
+
+    with TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        names, *rows = (row for row in csv.reader(text, strict=True) if row)
+    if len(set(names)) < len(names):
+        raise ValueError("a column is given twice")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            raise ValueError(f"row {number} has {len(row)} cells for {len(names)} columns")
+    frame = pd.DataFrame(rows, columns=names, dtype=object)
+    numbers = [name for name in NUMBERS if name in frame]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    texts = frame.columns.difference([*FIXED, *NUMBERS])
+    frame[texts] = frame[texts].replace("", None)
+    return frame
+
+
+def _check_scores(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Refuse a hit that does not follow from the scores and the right option that stand beside it."""
+    if not {"scores", "gold"} <= set(frame):
+        return
+    asked = frame[frame["scores"].notna() & frame["gold"].notna()]
+    for task, name, hit, gold, text in asked[["task", "id", "hit", "gold", "scores"]].itertuples(index=False):
+        where = f"{shown_path(path)}: item {shown(str(name))} of {task}"
+        try:
+            scores = [float(score) for score in json.loads(text)]
+            at_top = [score >= max(scores) - TIE for score in scores]
+            found = at_top[range(len(scores))[int(gold)]] / sum(at_top)
+        except (ValueError, TypeError, IndexError, OverflowError, RecursionError, ZeroDivisionError):
+            raise DataFormatError(
+                f"{where}: columns 'scores' and 'gold' must hold a list of numbers and the number of one of them"
+            ) from None
+        if not abs(found - hit) < ROUNDED:
+            raise DataFormatError(f"{where}: hit {hit:g}, but {found:g} follows from its scores; was the file edited?")

@@ -19,6 +19,7 @@ from .mednega import affirmable, certain
 __all__ = ["caption_items", "contextual_items", "details"]
 
 SIDES = ("left", "right", "bilateral")
+NOTHING_CERTAIN = "no attribute is known for certain"
 BOTH = ((1, 1), (1, 0), (0, 1), (0, 0))
 Key = tuple[str, ...]  # the attribute, then the terms
 
@@ -71,7 +72,7 @@ def contextual_items(
             if block is not None:
                 yield from _worded(block, key, attribute, seed, blocks.completed - 1)
         if not asked:
-            counts["no attribute is known for certain"] = counts.get("no attribute is known for certain", 0) + 1
+            counts[NOTHING_CERTAIN] = counts.get(NOTHING_CERTAIN, 0) + 1
     if blocks.n_waiting:
         counts["questions whose images were not all found"] = blocks.n_waiting
 

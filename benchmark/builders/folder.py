@@ -16,6 +16,7 @@ from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.atomic import ensure_writable, write_atomically
 from ...io.folders import check_folder, file_hash, write_folder
+from ...io.quoting import shown
 from ...io.reading import is_file
 from ...validation import Nothing, Whole, check_option
 from ..readers.dataset import iterate
@@ -51,26 +52,31 @@ def read_facts(
 ) -> Iterator[FactsRecord]:
     """Labels of a published file, one record after another; what is left out is counted in ``report``.
 
-    An image that is not in the folder keeps the path that it would have there.
+    An image that is not in the folder keeps the path that it would have there. A study that is given twice, with the
+    same labels, is taken once.
 
     Args:
         start: how many records of the file are passed over.
         passed: called with the number of records that are done, before the next one is given.
 
     Raises:
-        DataFormatError: the file holds no labels, or a record is not as its format says.
+        DataFormatError: the file holds no labels, a record is not as its format says, or one study is given twice with
+            different labels.
     """
     source = Source(path)
     reader = reader_for(source, format)
     folder = ImageFolder(Path(path).parent if images is None else images, keep_missing=True)
     counts = report if report is not None else {}
+    seen: dict[int, int] = {}  # of a record's name and of what it says, the hashes: a file has millions
     for number, item in enumerate(iterate(source, reader, folder)):
+        again = isinstance(item, FactsRecord) and _is_again(item, seen, path)
         if number < start:
             continue
         if passed is not None:
             passed(number)
-        if isinstance(item, LeftOut):
-            counts[item.why] = counts.get(item.why, 0) + 1
+        if isinstance(item, LeftOut) or again:
+            why = item.why if isinstance(item, LeftOut) else "given twice, with the same labels"
+            counts[why] = counts.get(why, 0) + 1
         elif isinstance(item, FactsRecord):
             yield item
         else:
@@ -78,6 +84,18 @@ def read_facts(
                 f"{path} ({reader.name}) holds {type(item).__name__}, no labels by condition: build from CheXpert, "
                 f"MIMIC-CXR-JPG, CAD-Chest, TAIX-Ray, Open-i or tracescribe's facts"
             )
+
+
+def _is_again(record: FactsRecord, seen: dict[int, int], path: str | os.PathLike[str]) -> bool:
+    """Whether the same was said of the same study before."""
+    facts = ((name, fact.state, fact.location, fact.severity) for name, fact in record.facts.items())
+    name, said = hash(record.id), hash((record.group, *facts))
+    if name not in seen:
+        seen[name] = said
+        return False
+    if seen[name] != said:
+        raise DataFormatError(f"{path}: {shown(record.id)} is given twice, with different labels")
+    return True
 
 
 @explains_arguments

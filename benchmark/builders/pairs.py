@@ -13,7 +13,7 @@ from typing import Any
 
 from ..records import FactsRecord
 from .balance import rng_of, split_of
-from .contextual import SIDES, details
+from .contextual import NOTHING_CERTAIN, SIDES, details
 from .lexicon import TERMS, Term, distinct
 from .mednega import certain
 
@@ -67,7 +67,10 @@ def pair_items(
             counts[TEST_SPLIT] = counts.get(TEST_SPLIT, 0) + 1
             continue
         rng = rng_of(seed, "pairs", record.id)
-        for attribute, found in _candidates(record).items():
+        candidates = _candidates(record)
+        if not any(candidates.values()):
+            counts[NOTHING_CERTAIN] = counts.get(NOTHING_CERTAIN, 0) + 1
+        for attribute, found in candidates.items():
             for place in rng.permutation(len(found)).tolist()[:PER_RECORD]:
                 term, wordings, negation = found[place]
                 fitting = next(((ours, foil) for ours, foil in wordings if length(ours) == length(foil)), None)
@@ -114,8 +117,11 @@ def _captions(term: Term) -> Iterator[str]:
 
 
 def _longer(caption: str) -> list[str]:
-    """Longer wordings of what a caption affirms; none of a negation, which would be of something else."""
-    found = re.fullmatch(r"(There (?:is|are))( an?)? (?!no )(.+)", caption)
+    """Longer wordings of what a caption affirms; none of a negation, which would be of something else.
+
+    Nor of "visible" findings, which would be visible twice.
+    """
+    found = re.fullmatch(r"(There (?:is|are))( an?)? (?!no |visible )(.+)", caption)
     if found is None:
         return []
     there, article, rest = found.groups()

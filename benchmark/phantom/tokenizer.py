@@ -22,7 +22,12 @@ FORMAT = "tracescribe.phantom-vocabulary/1"
 
 
 class UnknownTokenWarning(UserWarning):
-    """A text holds pieces that the miniature has never seen; they became [UNK]."""
+    """A text holds pieces that the miniature has never seen; they became [UNK].
+
+    SHOWN: how many of them a command prints.
+    """
+
+    SHOWN = 3
 
 
 @lru_cache(maxsize=1)

@@ -39,7 +39,7 @@ RENAMED: Mapping[str, str] = {"Airspace Opacity": "Lung Opacity"}  # in MIMIC-CX
 
 
 def _is_chexpert(source: Source) -> bool:
-    return source.kind in ("table", "lines") and set(CONDITIONS) <= source.fields and _path_field(source) is not None
+    return source.kind in ("table", "lines") and source.has_most_of(CONDITIONS) and _path_field(source) is not None
 
 
 def _path_field(source: Source) -> str | None:
@@ -48,8 +48,13 @@ def _path_field(source: Source) -> str | None:
 
 
 def _is_mimic(source: Source) -> bool:
-    conditions = {RENAMED.get(name, name) for name in source.fields}
-    return source.kind == "table" and "study_id" in source.fields and set(CONDITIONS) <= conditions
+    return source.kind == "table" and "study_id" in source.fields and source.has_most_of(_mimic_columns(source))
+
+
+def _mimic_columns(source: Source) -> list[str]:
+    """The conditions by the names that the table gives them."""
+    names = {RENAMED[name]: name for name in RENAMED if name in source.fields}
+    return [names.get(condition, condition) for condition in CONDITIONS]
 
 
 def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
@@ -58,6 +63,7 @@ def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Lef
     Of labels by study it is one per study, with its first frontal image.
     """
     column = _path_field(source) or "Path"
+    source.check_columns(CONDITIONS)
     for where, row in source.records():
         path = fields.text(row, column, where)
         found = PATIENT.search(path)
@@ -78,6 +84,7 @@ def _mimic(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOu
     The labels that radiologists gave (``mimic-cxr-*-test-set-labeled.csv``) name no patient: the split or metadata file
     does.
     """
+    source.check_columns(_mimic_columns(source))
     studies = Studies(source, folder)
     splits, subjects = studies.splits, {} if "subject_id" in source.fields else studies.subjects
     for where, given in source.records():

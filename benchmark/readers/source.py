@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -129,6 +129,24 @@ class Source:
         for _, value in self.records():
             return value
         raise DataFormatError(f"{self.path}: holds no records")
+
+    def has_most_of(self, names: Collection[str]) -> bool:
+        """Whether the first record has more than half of these fields: then the file is meant to have all."""
+        return 2 * len(self.fields & set(names)) > len(names)
+
+    def check_columns(self, names: Collection[str]) -> None:
+        """Refuse a table without all of these columns; one that is spelt otherwise would be read as empty.
+
+        Raises:
+            DataFormatError: names those that are missing.
+        """
+        missing = [name for name in names if name not in self.fields]
+        if missing:
+            them, plural = ("them", "s") if len(missing) > 1 else ("it", "")
+            raise DataFormatError(
+                f"{self.path}: no column{plural} {', '.join(map(repr, missing))}; name {them} so, or add {them}, empty "
+                f"where nothing is known"
+            )
 
     @cached_property
     def fields(self) -> frozenset[str]:

@@ -51,7 +51,7 @@ _PATIENTS = ("PatientID", "patient_id", "Patient")
 
 
 def _matches(source: Source) -> bool:
-    return source.kind == "table" and set(COLUMNS) <= source.fields
+    return source.kind == "table" and source.has_most_of(COLUMNS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
@@ -60,6 +60,7 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Left
     The split is that of the table, or of ``split.csv`` beside it (fold 0), where the download script leaves it; the
     script writes images into a folder ``data`` beside that of the tables.
     """
+    source.check_columns(COLUMNS)
     names = [name for name in _NAMES if name in source.fields]
     patients = [name for name in _PATIENTS if name in source.fields]
     if not names or not patients:

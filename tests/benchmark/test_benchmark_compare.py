@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(models: tuple[Any, An
     assert compare(*paths[:2], n_boot=20, subsets=False).models == ("clip/a/items", "nast/a/items")
     assert compare(paths[0], paths[2], n_boot=20, subsets=False).models == ("a/items", "b/items")
     assert compare(paths[0], models[1], n_boot=20, subsets=False).models == ("items", "model 2")
-    with pytest.raises(DataFormatError, match="need as many different names"):
+    with pytest.raises(DataFormatError, match="is given twice"):
         compare(paths[0], paths[0])
     for other in ({}, [], None, 3):  # a dict has items too
         with pytest.raises(DataFormatError, match="an evaluation, or the path of its items, is needed, not"):
@@ -269,3 +270,45 @@ def test_items_of_one_name_must_be_the_same_question() -> None:
     two = [evaluate(Seeing(0.5, 1, 0), some, n_boot=20) for some in (records, turned)]
     with pytest.raises(DataFormatError, match=r"item '0' of claims has the right option 0 for a and 1 for b"):
         compare(*two, names=("a", "b"))
+
+
+Rows = list[list[str]]
+
+
+def edit(name: str, value: str) -> Callable[[Rows], None]:
+    """Writes a value into a column of the first row."""
+    return lambda rows: rows[1].__setitem__(rows[0].index(name), value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit("hit", "0.25"), r"item 'NA' of claims: hit 0.25, but [01] follows from its scores; was the file edited"),
+        (edit("scores", "[1"), "columns 'scores' and 'gold' must hold a list of numbers and the number of one of them"),
+        (edit("scores", "[]"), "columns 'scores' and 'gold' must hold a list of numbers"),
+        (edit("gold", "3"), "columns 'scores' and 'gold' must hold a list of numbers"),
+        (lambda rows: rows[-1].pop(), r"cannot be read as items: row 68 has 11 cells for 12 columns"),
+        (lambda rows: rows[3].append("x"), r"row 3 has 13 cells for 12 columns"),
+        (lambda rows: rows[0].__setitem__(-1, "hit"), "a column is given twice"),
+    ],
+)
+def test_an_items_file_that_was_edited_or_cut_is_refused(
+    tmp_path: Path, change: Callable[[Rows], object], message: str
+) -> None:
+    base, other = (named(seed).save_items(tmp_path / f"{seed}.csv") for seed in (0, 1))
+    assert compare(base, other, n_boot=20).unpaired == 0
+    with other.open(newline="") as file:
+        rows = list(csv.reader(file))
+    change(rows)
+    with other.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(DataFormatError, match=message):
+        compare(base, other, n_boot=20)
+
+
+def test_one_file_is_not_compared_with_itself(tmp_path: Path) -> None:
+    path = items(tmp_path / "a.csv", {"claims": [1.0, 0.0]}, ["g", "h"])
+    (tmp_path / "b.csv").symlink_to(path)
+    for other in (path, tmp_path / "b.csv", str(tmp_path / "x" / ".." / "a.csv")):
+        with pytest.raises(DataFormatError, match=r"a.csv' is given twice; each model has a file of its own"):
+            compare(path, other)

@@ -57,6 +57,6 @@ def test_one_model_or_one_twice_or_another_file_is_refused(run: Run, paths: list
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "binary.parquet").write_bytes(b"PAR1 not really")
     refused(run("compare", paths[0]), "two models or more")
-    refused(run("compare", paths[0], paths[0]), "different names")
+    refused(run("compare", paths[0], paths[0]), "is given twice")
     refused(run("compare", paths[0], str(tmp_path / "other.csv")), "no column 'task'")
     refused(run("compare", paths[0], str(tmp_path / "binary.parquet")), "cannot be read as items")

@@ -197,14 +197,14 @@ def test_what_a_reader_leaves_out_and_a_split_without_records_are_said(run: Run,
     ("arguments", "message"),
     [
         (("build", "mednega", "{labels}", "-o", "{tmp}/no/x.txt/..", "--limit", 3), "limit"),
-        (("build", "mednega", "{tmp}/empty.csv", "-o", "{tmp}/out"), "must name every column"),
+        (("build", "mednega", "{tmp}/empty.csv", "-o", "{tmp}/out"), "the file is empty"),
         (("build", "contextual", "{tmp}/pairs.jsonl", "-o", "{tmp}/out"), "holds Pair, no labels by condition"),
         (("build", "mednega", "{labels}", "-o", "{tmp}/out", "--format", "vqa"), "unknown format 'vqa'"),
         (("build", "pairs", "phantom", "{labels}", "-o", "{tmp}/out.txt"), "jsonl"),
         (("evaluate", "phantom", "{tmp}/pairs.jsonl"), "none of 1 records has its image"),
         (("evaluate", "phantom", "{tmp}/pairs.jsonl", "--items", "{tmp}/a.txt"), "csv"),
         (("compare", "{tmp}/pairs.jsonl"), "two models or more"),
-        (("compare", "{tmp}/empty.csv", "{tmp}/empty.csv"), "need as many different names"),
+        (("compare", "{tmp}/empty.csv", "{tmp}/empty.csv"), "is given twice; each model has a file of its own"),
         (("compare", "{tmp}/empty.csv", "{tmp}/pairs.jsonl"), "no column|cannot be read"),
     ],
 )
@@ -219,3 +219,15 @@ def test_bad_input_is_one_sentence(
 
     assert re.search(message, done.err), done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.csv", "pairs.jsonl"]
+
+
+def test_words_that_the_phantom_does_not_know_are_named_three_times_at_most(run: Run, tmp_path: Path) -> None:
+    """Once per text, they would hide what else is said."""
+    claims = [
+        {"id": str(i), "image": None, "claims": [f"a giraffe {i}", f"no giraffe {i}"], "label": 0} for i in range(9)
+    ]
+    (tmp_path / "claims.jsonl").write_text("".join(json.dumps(claim) + "\n" for claim in claims))
+    done = run("build", "pairs", "phantom", tmp_path / "claims.jsonl", "-o", tmp_path / "pairs.jsonl")
+    assert done.code == 2
+    assert done.err.count("the phantom miniature does not know") == 3
+    assert done.err.count("further ones of this kind are not shown") == 1

@@ -129,7 +129,12 @@ def test_images_are_looked_up_in_their_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "not JSON"), ("[]", "not VALSE"), ('{"item9": {"mturk": {"caption": 3}}}', "item9"), ('{"a": 5}', "'a'")],
+    [
+        ("{", "not JSON"),
+        ("[]", "not VALSE"),
+        ('{"item9": {"mturk": {"caption": 3}}}', r"item 'item9': field 'provenance_of_foils' is missing; this reads"),
+        ('{"a": 5}', "'a': a field is malformed"),
+    ],
 )
 def test_files_that_are_not_valse_are_refused(tmp_path, content, words):
     path = tmp_path / "existence.json"

@@ -49,10 +49,13 @@ def read_valse(
                 pairs.append(_pair(name, item, images))
         except DataFormatError as error:
             raise DataFormatError(f"{shown_path(file)}, item {shown(name)}: {error}") from None
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
             raise DataFormatError(
-                f"{shown_path(file)}, item {shown(name)}: missing or malformed field {shown(error)}"
+                f"{shown_path(file)}, item {shown(name)}: field {error} is missing; this reads VALSE's existence.json, "
+                f"`tracescribe.read` its other phenomena"
             ) from None
+        except (TypeError, AttributeError) as error:
+            raise DataFormatError(f"{shown_path(file)}, item {shown(name)}: a field is malformed: {error}") from None
     if count_tokens is None:
         return pairs
     return [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -185,7 +187,14 @@ def _warn_in_one_line() -> None:
     for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
         warnings.simplefilter("ignore", category)
 
-    def show(message: Warning | str, *_: object, **__: object) -> None:
-        typer.echo(f"tracescribe: warning: {message}", err=True)
+    counts = Counter[type[Warning]]()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        counts[category] += 1
+        most = getattr(category, "SHOWN", math.inf)  # of those that come once per text
+        if counts[category] <= most:
+            typer.echo(f"tracescribe: warning: {message}", err=True)
+        elif counts[category] == most + 1:
+            typer.echo("tracescribe: warning: further ones of this kind are not shown", err=True)
 
     warnings.showwarning = show

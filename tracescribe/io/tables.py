@@ -68,7 +68,9 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
         csv.field_size_limit(LONGEST_CELL)
         try:
             lines = _lines(text, path)
-            first = next(lines, "")
+            first = next(lines, None)
+            if first is None:
+                raise DataFormatError(f"{path}: the file is empty")
             delimiter = max(DELIMITERS, key=first.count)
             names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
             index = bool(names) and not names[0]

@@ -49,7 +49,7 @@ def test_a_quoted_cell_may_span_lines_and_later_lines_keep_their_numbers(tmp_pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "", "must name every column"),
+        ("a.csv", "", "the file is empty"),
         ("a.csv", "image_path,image_path\n", "given twice"),
         ("a.csv", MCQ + "2.jpg,0,a\n", r"a.csv:3: 3 cells for 4 columns"),
         ("a.csv", "x,y\n1,2\n", "of no known format"),
