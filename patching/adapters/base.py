@@ -45,7 +45,7 @@ class Adapter:
     embedding_stage: Callable[[Any], tuple[nn.Module, bool]]  # where layer 0 shows: (module, read its input?)
     encode_text: Callable[[Any, Int[Tensor, "n context"]], Float[Tensor, "n embed"]]
     encode_image: Callable[[Any, Float[Tensor, "n 3 h w"]], Float[Tensor, "n embed"]]
-    logit_scale: Callable[[Any], float]
+    logit_scale: Callable[[Any], float | None]  # None: the source has none
     sequence_first: bool = False
     own_length: bool = False
     # (source, grid or None for the tower's own); None where no image encoder of the family is read

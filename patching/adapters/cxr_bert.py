@@ -46,5 +46,5 @@ ADAPTER = bert_adapter(
     _build_tower,
     encode_text=lambda source, ids: source.get_projected_text_embeddings(ids, attended(source.bert, ids)),
     encode_image=_no_images,
-    logit_scale=lambda source: 1.0,  # the text model holds no temperature
+    logit_scale=lambda source: None,  # the text model holds no temperature
 )

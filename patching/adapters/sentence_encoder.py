@@ -253,5 +253,5 @@ ADAPTER = Adapter(
     embedding_stage=_embedding_stage,
     encode_text=_encode_text,
     encode_image=_no_images,
-    logit_scale=lambda source: 1.0,
+    logit_scale=lambda source: None,
 )

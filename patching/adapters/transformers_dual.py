@@ -181,11 +181,11 @@ def _embedding_stage(source: Any) -> tuple[nn.Module, bool]:
     return _encoder(source).get_submodule(name), read_input
 
 
-def _logit_scale(source: Any) -> float:
+def _logit_scale(source: Any) -> float | None:
     if hasattr(source, "temperature"):  # ALIGN, TIPSv2
         return 1 / float(source.temperature.detach())
     if not hasattr(source, "logit_scale"):
-        return 1.0
+        return None
     scale = source.logit_scale.detach()
     if hasattr(source, "max_log_logit_scale"):  # AIMv2
         scale = scale.clamp(0.0, source.max_log_logit_scale)

@@ -57,6 +57,9 @@ def test_a_circuit_is_that_of_the_function(run: Run, files: Path, tmp_path: Path
     document = run(*words, "-o", tmp_path / "one.json", "--share", "0.1", "--layers", "1", "--json").document
     assert [cell["layer"] for cell in document["cells"]] == [1]
     assert run("report", tmp_path / "c.json", "-o", tmp_path / "c.html", "--json").document["kind"] == "circuit"
+    alpha = run("prescribe", tmp_path / "c.json", "-o", tmp_path / "plan.json", "--json").document["alpha"]
+    assert alpha == ts.prescribe(expected).alpha.tolist()
+    refused(run("prescribe", tmp_path / "plan.json", "-o", tmp_path / "p2.json"), "expected 'tracescribe.circuit/1'")
 
 
 def test_pairs_are_found_by_their_images_folder_and_not_needed_where_the_trace_keeps_its_embeddings(

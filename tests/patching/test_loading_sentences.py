@@ -137,6 +137,11 @@ def test_embeddings_are_those_of_the_files(tmp_path: Path, pooling: str, dense: 
     np.testing.assert_allclose(trace.scores.patched, generic.scores.patched, atol=1e-6)
     whole = ts.trace(model, [pair], positions="all", floor=0, progress=False)
     np.testing.assert_allclose(whole.cte, 1, atol=1e-3)
+    if not dense:
+        for chance in (ts.trace, lambda *args, **options: trace.rescore(metric=options["metric"])):
+            with pytest.raises(TraceError, match=r"metric='probability' needs a logit scale above 0, not None"):
+                chance(model, [pair], metric="probability", floor=0, progress=False)
+        assert model.logit_scale == 1 and not model.has_logit_scale
 
 
 @pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1)])

@@ -210,7 +210,7 @@ def test_another_model_other_pairs_and_other_images_are_refused() -> None:
     other = ts.wrap(open_clip_model(seed=5), tokenizer=WordTokenizer(), name="other")
     with pytest.raises(TraceError, match="other weights"):
         ts.faithfulness(other, trace, pairs(), progress=False)
-    with pytest.raises(TraceError, match="5 pairs are given, but 6 were traced"):
+    with pytest.raises(TraceError, match="the trace has 6 pairs, but 5 given"):
         ts.faithfulness(model(), trace, pairs()[:5], progress=False)
     with pytest.raises(TraceError, match="was traced with the correct caption"):
         ts.faithfulness(model(), trace, pairs()[::-1], progress=False)

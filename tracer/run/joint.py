@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from ...errors import TraceError
-from ...io.quoting import shown
+from ...io.quoting import plural, shown
 from ...validation import Whole, Wholes, check_option
 from ..pairs.batch import PairBatch, as_pairs
 from ..pairs.pairs import Pair
@@ -166,9 +166,10 @@ def _options(trace: CausalTrace) -> TraceOptions:
     for name, fine in refused.items():
         if said.get(name) not in fine:
             words = ", ".join(repr(value) for value in fine if value is not None) or "not given"
+            advice = "score it by the cosine, trace.rescore(metric='cosine')" if name == "metric" else "trace again"
             raise TraceError(
                 f"this trace has {name}={shown(said[name])}, and sets of cells are patched together where {name} is "
-                f"{words} only: trace again"
+                f"{words} only: {advice}"
             )
     dtype = told.get("dtype")
     return TraceOptions(
@@ -203,7 +204,10 @@ def _chosen(
     if pairs is not None:
         given = as_pairs(pairs)
         if len(given) != trace.n_pairs:
-            raise TraceError(f"{len(given)} pairs are given, but {trace.n_pairs} were traced")
+            raise TraceError(
+                f"the trace has {plural(trace.n_pairs, 'pair')}, but {len(given)} given: give those that were traced, "
+                f"in its order"
+            )
         for name, side in (("captions", "correct"), ("foil_captions", "foil")):
             kept = getattr(trace, name)
             for i in used.tolist() if kept is not None else ():

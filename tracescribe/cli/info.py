@@ -35,14 +35,14 @@ def info(
             "sites": "residual stream" if tower.opaque else "all",
             "path": "resume" if tower.resumable else "generic",
             "text_parameters": sum(parameter.numel() for parameter in tower.parameters()),
-            "logit_scale": float(encoder.logit_scale),
+            "logit_scale": float(encoder.logit_scale) if encoder.has_logit_scale else None,
         }
     read = ", ".join(map(str, tower.readout_layers))
     shown = {
         **shape,
         "readout_layers": read,
         "text_parameters": f"{shape['text_parameters']:,}",
-        "logit_scale": f"{shape['logit_scale']:.2f}",
+        "logit_scale": "none" if shape["logit_scale"] is None else f"{shape['logit_scale']:.2f}",
     }
     show(
         json,

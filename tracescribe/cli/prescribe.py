@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .common import Json, Seed, TraceFile, announce, check_output, show, table, working
+from .common import Json, Seed, announce, check_output, show, table, working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 
 def prescribe(
-    trace: TraceFile,
+    trace: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRACE",
+            help="A saved trace, or a circuit (.json).",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the plan goes: a .json file.")],
     beta: Annotated[float, typer.Option(help="Exponent of alpha; 0 trains uniformly.")] = 1.0,
     aggregate: Annotated[
@@ -53,13 +62,13 @@ def prescribe(
     from ..finetune import prescribe as make_plan
     from ..finetune.prescription.plan import check_beta
     from ..finetune.prescription.selectors import check_by
-    from ..tracer import load_trace
+    from ..tracer import load_circuit, load_trace
 
     check_beta(beta)
     check_by(by, k, decay)
     with working(json, f"reading {trace}"):
         plan = make_plan(
-            load_trace(trace),
+            (load_circuit if trace.suffix.lower() == ".json" else load_trace)(trace),
             by=by,
             beta=beta,
             aggregate=aggregate,
