@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from zoo.building import BERT, shaken
+from zoo.hooks import put_hook
 
 import tracescribe as ts
 from tracescribe.errors import (
@@ -144,11 +146,50 @@ def test_embeddings_are_those_of_the_files(tmp_path: Path, pooling: str, dense: 
         assert model.logit_scale == 1 and not model.has_logit_scale
 
 
-@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1)])
+@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1), ("DistilBert", 0)])
 def test_other_encoders_are_read_too(tmp_path: Path, kind: str, pad: int) -> None:
     place = folder(tmp_path / "model", kind=kind, pad=pad)
     found = ts.load(f"st:{place}").text.encode(TEXTS)
     assert float((found - by_hand(place, TEXTS, "mean_tokens")).abs().max()) < 1e-6
+
+
+def test_every_site_of_distilbert_equals_plain_hooks_on_the_source_model(tmp_path: Path) -> None:
+    model = ts.load(f"st:{folder(tmp_path / 'model', kind='DistilBert')}")
+    source, target = model.source, torch.nn.functional.normalize(torch.linspace(-1, 1, 32), dim=0)
+    pair = ts.Pair(correct="there is no edema .", foil="there is some edema .", image=target.numpy())
+    base, donor = (torch.tensor(model.text.rows([text])) for text in (pair.correct, pair.foil))
+    places = {"resid": "", "attn": "attention", "mlp": "ffn", "q": "attention.q_lin", "v": "attention.v_lin"}
+    inputs = {"neurons": "ffn.lin2", "z": "attention.out_lin"}
+
+    def embedded(
+        ids: torch.Tensor, module: nn.Module, side: str, seen: Callable[[torch.Tensor], torch.Tensor]
+    ) -> float:
+        handle = put_hook(module, side, seen)
+        try:
+            with torch.no_grad():
+                row = source(ids, torch.ones_like(ids))[0]
+        finally:
+            handle.remove()
+        return float(row @ target / row.norm())
+
+    for site, name in {**places, **inputs}.items():
+        side = "in" if site in inputs else "out"
+        trace = ts.trace(model, [pair], site=site, floor=0, progress=False)
+        for layer, position in ((1, 3), (2, 3), (3, 4)):
+            module, kept = source.transformer.transformer.layer[layer - 1].get_submodule(name), {}
+
+            def keep(state: torch.Tensor, kept: dict[str, torch.Tensor] = kept) -> torch.Tensor:
+                kept["state"] = state.clone()
+                return state
+
+            def put(state: torch.Tensor, kept: dict[str, torch.Tensor] = kept, at: int = position) -> torch.Tensor:
+                return torch.cat([state[:, :at], kept["state"][:, at : at + 1], state[:, at + 1 :]], dim=1)
+
+            embedded(donor, module, side, keep)
+            expected = embedded(base, module, side, put)
+            # float32 passes in another order
+            found = trace.scores.patched[0, layer - int(trace.layers[0]), position]
+            assert found == pytest.approx(expected, abs=1e-6), (site, layer)
 
 
 def test_a_mean_scaled_by_the_length_has_the_direction_of_the_mean(tmp_path: Path) -> None:
