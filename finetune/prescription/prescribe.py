@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...patching import DualEncoder
-    from ...tracer import CausalTrace, Excess, LayerProfile, TraceMap
+    from ...tracer import CausalTrace, Circuit, Excess, LayerProfile, TraceMap
     from ..apply.block_gradients import BlockGradients
     from ..apply.update_share import UpdateShare
 
@@ -38,6 +38,7 @@ def prescribe(
     | TraceMap
     | LayerProfile
     | Excess
+    | Circuit
     | Float[np.ndarray, " layer"]
     | Float[np.ndarray, "layer token"]
     | BlockGradients
@@ -64,9 +65,9 @@ def prescribe(
     (arXiv 2602.12498), min-max normalisation and g~_l = alpha_l ** beta g_l. beta and the token aggregation are not
     published; the sum over tokens reproduces the paper's statement that CTE peaks at layer 2.
 
-    source: for ``by="trace"`` a trace, its map or profile, the excess over a control, or an array whose first axis is
-        the layers 0..L (layer 0, the embedding output, is never trained by a block and is left out). The other
-        selectors say below what they take.
+    source: for ``by="trace"`` a trace, its map or profile, the excess over a control, a circuit, or an array whose
+        first axis is the layers 0..L (layer 0, the embedding output, is never trained by a block and is left out). The
+        other selectors say below what they take.
     by: what the blocks are chosen by.
         "trace": the causal effect.
         "gradient": ||g|| / ||theta|| (Auto-RGN, arXiv 2210.11466); "fisher": the mean of g squared. Both take
