@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -109,9 +110,12 @@ SHARES: Sequence[tuple[Split, float]] = (("train", 0.8), ("val", 0.1), ("test", 
 
 def split_of(record: FactsRecord, seed: int) -> Split:
     """The record's own split, or one drawn for its patient: all records of a patient are in one split."""
-    if record.split is not None:
-        return record.split
-    draw = rng_of(seed, "split", record.group).random()
+    return _drawn_split(seed, record.group) if record.split is None else record.split
+
+
+@functools.lru_cache(maxsize=64)  # the studies of a patient follow each other
+def _drawn_split(seed: int, group: str) -> Split:
+    draw = rng_of(seed, "split", group).random()
     for name, share in SHARES:
         if draw < share:
             return name

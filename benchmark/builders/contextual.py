@@ -14,7 +14,7 @@ from ..records import Fact, FactsRecord
 from .balance import Block, Blocks, Study, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
 from .lexicon import TERMS, Term, distinct, term_of
-from .mednega import affirmable, certain
+from .mednega import NOTHING_OPEN, affirmable, certain
 
 __all__ = ["caption_items", "contextual_items", "details"]
 
@@ -57,7 +57,8 @@ def contextual_items(
         rng = rng_of(seed, "contextual", record.id)
         split, asked = split_of(record, seed), False
         study = Study(record.id, record.group, record.image, split)
-        for attribute, choices in _choices(record).items():
+        known = _choices(record)
+        for attribute, choices in known.items():
             open_ones = [
                 (key[0] == ONE_SIDE, missing, float(rng.random()), key, option)
                 for key, option in choices
@@ -72,7 +73,8 @@ def contextual_items(
             if block is not None:
                 yield from _worded(block, key, attribute, seed, blocks.completed - 1)
         if not asked:
-            counts[NOTHING_CERTAIN] = counts.get(NOTHING_CERTAIN, 0) + 1
+            why = NOTHING_OPEN if any(known.values()) else NOTHING_CERTAIN
+            counts[why] = counts.get(why, 0) + 1
     if blocks.n_waiting:
         counts["questions whose images were not all found"] = blocks.n_waiting
 

@@ -22,6 +22,7 @@ from .rewriting import Wordings
 
 __all__ = ["QUESTION", "mednega_items"]
 
+NOTHING_OPEN = "no open question fits the study"
 QUESTION = "Which statement describes this chest radiograph?"
 N_CONDITIONS = 3
 LEAST_PRESENT, LEAST_ABSENT = 2, 3  # of a study, as published
@@ -76,7 +77,7 @@ def mednega_items(
             if block is not None:
                 yield from _worded(block, seed, blocks.completed - 1, reword)
         if not placed:
-            _count(counts, "no open question fits the study")
+            _count(counts, NOTHING_OPEN)
     if blocks.n_waiting:
         counts["questions whose four images were not all found"] = blocks.n_waiting
 

@@ -89,6 +89,8 @@ class Unfinished:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         refused = isinstance(error, TracescribeError) and not isinstance(error, OutputError | RewriterError)
         if kind is not None and self.files and not refused:
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"stopped; the same build goes on from {shown_path(self.folder)}") from None
             return
         self._remove()
         for parent in self._parents if kind is not None else ():

@@ -34,6 +34,7 @@ CONDITIONS = (
 STATES: Mapping[float, Literal["present", "absent", "uncertain"]] = {1: "present", 0: "absent", -1: "uncertain"}
 STUDY = "Study"  # a column of folders, .../patient64741/study1, in the test set's labels by radiologists
 FRONTAL = "view1_frontal.jpg"
+FACTS = {value: Fact(state=state) for value, state in STATES.items()}  # made once: a file has millions of labels
 PATIENT = re.compile(r"(patient\d+)/(study\d+)")
 RENAMED: Mapping[str, str] = {"Airspace Opacity": "Lung Opacity"}  # in MIMIC-CXR-JPG's labels by radiologists
 
@@ -114,7 +115,7 @@ def _labelled(
             raise DataFormatError(
                 f"{where}: field {condition!r}: expected 1, 0, -1 or nothing, not {shown(row[condition])}"
             )
-        facts[condition] = Fact(state=STATES[value])
+        facts[condition] = FACTS[value]
     if not facts:
         return LeftOut(where, "no condition is labelled")
     return FactsRecord(id=name, image=image, group=group, split=split, facts=facts)

@@ -28,7 +28,7 @@ class ImageFolder:
 
     missing: paths that records gave and that were not found, in their order.
     keep_missing: give also the path of an image that is not there, where it would be; for sets that are built on one
-        machine and used on another.
+        machine and used on another. Nothing is remembered then: labels name each image once, and millions of them.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, keep_missing: bool = False) -> None:
@@ -44,16 +44,19 @@ class ImageFolder:
 
         A video is a folder of its frames, named like the video without its ending: `FRAMES` of them, evenly spaced.
         """
-        if name not in self._found:
-            video = PurePosixPath(name).suffix.lower() in VIDEOS
-            self._found[name] = self._frames(name) if video else self._search(name)
-            if self._found[name] is None:
-                self.missing[name] = None
-                self._found[name] = self._would_be(*_parts(name))
-        return self._found[name]
+        if name in self._found:
+            return self._found[name]
+        video = PurePosixPath(name).suffix.lower() in VIDEOS
+        found = self._frames(name) if video else self._search(name)
+        if self._keep:
+            return found or self._would_be(*_parts(name))
+        if found is None:
+            self.missing[name] = None
+        self._found[name] = found
+        return found
 
     def _would_be(self, *parts: str) -> str | None:
-        return str(self.root.joinpath(*parts)) if self._keep and parts else None
+        return str(self.root.joinpath(*parts)) if parts else None
 
     def _search(self, name: str) -> str | None:
         """The file of that name, or else the same image with another ending, in the folder of the longest end."""
@@ -96,23 +99,23 @@ class ImageFolder:
         image: its name without ending; by default the first in alphabetical order.
         """
         name, key = study_folder(subject, study), f"{study}/{image}"
-        if key not in self._studies:
-            self._studies[key] = None
-            with suppress(OSError, ValueError):
-                self._studies[key] = next(
-                    (
-                        str(path)
-                        for top in (self.root / "files", self.root)
-                        for path in sorted((top / name).glob("*"))
-                        if path.suffix.lower() in SUFFIXES and image in (None, path.stem)
-                    ),
-                    None,
-                )
-            if self._studies[key] is None:
-                self.missing[name] = None
-                if image is not None:
-                    self._studies[key] = self._would_be("files", *name.split("/"), f"{image}.jpg")
-        return self._studies[key]
+        if key in self._studies:
+            return self._studies[key]
+        found = self._search_study(name, image)
+        if self._keep:
+            return found or (None if image is None else self._would_be("files", *name.split("/"), f"{image}.jpg"))
+        if found is None:
+            self.missing[name] = None
+        self._studies[key] = found
+        return found
+
+    def _search_study(self, name: str, image: str | None) -> str | None:
+        with suppress(OSError, ValueError):
+            for top in (self.root / "files", self.root):
+                for path in sorted((top / name).glob("*")):
+                    if path.suffix.lower() in SUFFIXES and image in (None, path.stem):
+                        return str(path)
+        return None
 
 
 def study_folder(subject: str, study: str) -> str:

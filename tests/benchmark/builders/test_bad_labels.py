@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import tracescribe as ts
 from tracescribe.benchmark.builders import build_contextual, build_mednega, write_pairs
 from tracescribe.benchmark.readers.chexpert import CONDITIONS
+from tracescribe.benchmark.readers.images import ImageFolder
 from tracescribe.benchmark.readers.taix_ray import COLUMNS
 from tracescribe.errors import DataFormatError
 
@@ -99,3 +101,23 @@ def test_an_empty_table_is_said_to_be_empty(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"")
     with pytest.raises(DataFormatError, match=r"labels.csv: the file is empty$"):
         ts.read(tmp_path / "labels.csv")
+
+
+def test_nothing_is_remembered_of_the_images_that_labels_name(tmp_path: Path) -> None:
+    """Of a million studies whose images are not there, that would be several hundred MiB."""
+    images = ImageFolder(tmp_path, keep_missing=True)
+    assert images.find("train/p1/view1_frontal.jpg") == str(tmp_path / "train/p1/view1_frontal.jpg")
+    size = len(pickle.dumps(vars(images)))
+    for number in range(50):
+        images.find(f"train/p{number}/view1_frontal.jpg")
+        images.find_study("10000032", str(number), "a")
+        images.find_study("10000032", str(number))
+    assert len(pickle.dumps(vars(images))) == size
+
+
+def test_a_study_that_no_open_question_fits_is_not_called_uncertain(tmp_path: Path) -> None:
+    """Of films that show the same two findings four wait per split; there is no place for the others."""
+    path = mimic(tmp_path / "labels.csv", ("",))
+    path.write_text(path.read_text().replace(",,,,,,,,,,,,,", ",1.0,,,1.0,,,,,,,,,"))
+    with pytest.raises(DataFormatError, match=r"\(no open question fits the study: 49; .* not all found: 11\)"):
+        build_contextual(path, tmp_path / "out")

@@ -139,6 +139,24 @@ def test_another_split_file_starts_afresh(tmp_path: Path, monkeypatch: pytest.Mo
     assert {pair["split"] for pair in made} == {"val"}
 
 
+def test_ctrl_c_says_from_where_the_same_build_goes_on(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = folder.read_facts
+
+    def read(*args: Any, **options: Any) -> Any:
+        for number, record in enumerate(original(*args, **options)):
+            if number == 250:
+                raise KeyboardInterrupt
+            yield record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read_facts", read)
+        with pytest.raises(KeyboardInterrupt, match=r"^stopped; the same build goes on from '.*set.part'$"):
+            build_mednega(labels, tmp_path / "set")
+    assert bytes_of(build_mednega(labels, tmp_path / "set")) == bytes_of(build_mednega(labels, tmp_path / "other"))
+
+
 def test_pairs_of_another_tokenizer_start_afresh_and_what_no_wording_fits_is_counted_on(
     tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
