@@ -312,12 +312,16 @@ def test_the_same_question_of_two_models_or_populations_is_compared() -> None:
         assert ts.compare(one, two, n_boot=20).paired
 
 
-def test_other_floors_are_said() -> None:
+def test_other_floors_and_pools_are_said() -> None:
     trace = named(synthetic_trace(n_pairs=20, share_inverted=0))
     strict = trace.with_floor(float(np.sort(trace.denominator)[5]))
     said = ts.compare(trace, strict, n_boot=20).summary()
-    assert f"the least |S_corr - S_foil| of a pair that enters differs: {trace.floor:g} and {strict.floor:g}" in said
+    assert f"the least |S_corr - S_foil| of a pair that enters differs: {trace.floor} and {strict.floor}" in said
     assert "least |S" not in ts.compare(trace, trace, n_boot=20).summary()
+    pools = [{"captions": 1, "sha256": "a"}, {"captions": 20, "sha256": "b"}]
+    one, two = (replace(trace, provenance={"replace": "mean", "pool": pool, "weights_sha256": "w"}) for pool in pools)
+    assert "by those of other captions: the pools differ" in ts.compare(one, two, n_boot=20).summary()
+    assert "pools" not in ts.compare(one, one, n_boot=20).summary()
 
 
 def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:

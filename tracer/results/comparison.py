@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ...errors import TraceError
+from ...io.quoting import shown
 from .maps import LayerProfile, TraceMap
 from .read_only import ReadOnlyArrays
 
@@ -236,9 +237,7 @@ class TraceComparison(ReadOnlyArrays):
             f"{self.names[1]} less {self.names[0]}: {self.matching}; {self.n_pairs[0]} and {self.n_pairs[1]} enter"
         ]
         lines += [] if self.interpolated is None else [self.interpolated]
-        floors = [self.provenance.get(side, {}).get("floor") for side in ("first", "second")]
-        if floors[0] != floors[1] and None not in floors:
-            lines.append(f"the least |S_corr - S_foil| of a pair that enters differs: {floors[0]:g} and {floors[1]:g}")
+        lines += self._unlike()
         for name, contrast in (("cells", self.cells), ("layers", self.profile), ("blocks by alpha", self.alpha)):
             lines.append(_told(name, contrast, self))
         if self.n_groups < 2:
@@ -246,6 +245,18 @@ class TraceComparison(ReadOnlyArrays):
         elif (caution := self.per_layer().caution) is not None:
             lines.append(caution[0].upper() + caution[1:])
         return "\n".join(lines)
+
+    def _unlike(self) -> list[str]:
+        """What is not the same in both traces, although they can be compared."""
+        told = [self.provenance.get(side, {}) for side in ("first", "second")]
+        floors, pools, weights = ([one.get(key) for one in told] for key in ("floor", "pool", "weights_sha256"))
+        lines = []
+        if floors[0] != floors[1] and None not in floors:
+            least = " and ".join(map(shown, floors))
+            lines.append(f"the least |S_corr - S_foil| of a pair that enters differs: {least}")
+        if pools[0] != pools[1] and None not in pools and weights[0] == weights[1]:  # by other tokenizers they differ
+            lines.append("states are replaced by those of other captions: the pools differ")
+        return lines
 
     def _repr_html_(self) -> str:
         from ...viz.notebook.comparisons import comparison_html

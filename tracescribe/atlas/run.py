@@ -131,7 +131,7 @@ def _fixed(content: dict[str, Any]) -> dict[str, Any]:
     fixed = {"format": content["format"], "trace": config["trace"], "seed": config["seed"]}
     for name, spec in config["models"].items():
         fixed[f"models.{name}"] = [spec["model"], spec["pretrained"], spec["dtype"]]
-    return fixed | {f"sets.{name}": told["sha256"] for name, told in content["sets"].items()}
+    return fixed | {f"pairs of the set {name!r}": told["sha256"] for name, told in content["sets"].items()}
 
 
 def _load(name: str, spec: ModelSpec) -> DualEncoder:

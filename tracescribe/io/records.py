@@ -89,7 +89,7 @@ def open_folder(
         different = [name for name in mine if name in theirs and mine[name] != theirs[name]]
         if different:
             raise OutputError(
-                f"{folder} holds a {what} with other settings ({', '.join(different)}); go on with its own, or choose "
+                f"the {what} in {folder} has other settings ({', '.join(different)}): go on with these, or choose "
                 "another folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
