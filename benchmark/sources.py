@@ -16,6 +16,7 @@ from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
 from ..io.reading import is_file, is_folder
 from .readers import Dataset, read
+from .readers.dataset import each_once
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
 from .scoring import Encoder, encoded
 
@@ -55,6 +56,11 @@ def load_records(
         chosen = [record for record in data.records if split is None or getattr(record, "split", None) in (None, split)]
         return Loaded(chosen, data.missing_images, data.left_out)
 
+    def _ours(path: Path, kind: str) -> Loaded:
+        left_out = Counter[str]()
+        records = readers[kind](path, split=split, outside_images=outside_images)
+        return Loaded(each_once(records, left_out, path), (), left_out)
+
     def _some(found: Loaded) -> Loaded:
         if not found and split is not None:
             raise DataFormatError(
@@ -81,19 +87,16 @@ def load_records(
             raise DataFormatError(f"{path}: a folder to evaluate on holds {', '.join(readers)}, or some of them")
         found = Loaded(())
         for name in names:
-            if images is None:
-                found += readers[name](path / name, split=split, outside_images=outside_images)
-            else:
-                more = _published(path / name)
-                left_out = Counter(found.left_out) + Counter(more.left_out)
-                found = Loaded([*found, *more], [*found.missing_images, *more.missing_images], left_out)
+            more = _ours(path / name, name) if images is None else _published(path / name)
+            left_out = Counter(found.left_out) + Counter(more.left_out)
+            found = Loaded([*found, *more], [*found.missing_images, *more.missing_images], left_out)
         return _some(found)
     if path.suffix == ".jsonl" and images is None:
         first = next(read_jsonl(path), (1, {}))[1]
         kinds = {"correct_answer": "mcq.jsonl", "claims": "claims.jsonl", "caption": "captions.jsonl"}
         kind = next((name for key, name in kinds.items() if key in first), None)
         if kind is not None:
-            return Loaded(readers[kind](path, split=split, outside_images=outside_images))
+            return _ours(path, kind)
     return _some(_published(path))
 
 

@@ -18,7 +18,7 @@ from .images import ImageFolder
 from .registry import LeftOut, Reader, reader_for
 from .source import Source
 
-__all__ = ["Dataset", "read"]
+__all__ = ["Dataset", "each_once", "read"]
 
 T = TypeVar("T")
 
@@ -157,11 +157,10 @@ def read(
             raise DataFormatError(
                 f"{path}: the image {shown_path(next(iter(folder.missing)))} is not in {str(folder.root)!r}"
             )
-    records = _once(records, left_out)
+    records = each_once(records, left_out, path)
     if not records:
         why = "; ".join(f"{count} left out ({reason})" for reason, count in left_out.items()) or "it is empty"
         raise DataFormatError(f"{path}: holds no records: {why}")
-    _refuse_equal_ids(records, str(path))
     return Dataset(str(path), reader.name, records, dict(left_out), tuple(folder.missing))
 
 
@@ -175,8 +174,12 @@ def _wrong(record: ClaimRecord) -> dict[str, str]:
     return {f"{record.id}-{number}": claim for number, claim in enumerate(record.claims) if number != record.label}
 
 
-def _once(records: Sequence[Any], left_out: Counter[str]) -> list[Any]:
-    """The records without those that are given again, word for word; they are counted."""
+def each_once(records: Sequence[Any], left_out: Counter[str], path: str | os.PathLike[str]) -> list[Any]:
+    """The records without those that are given again, word for word; they are counted.
+
+    Raises:
+        DataFormatError: different records have one id.
+    """
     seen: dict[Any, Any] = {}
     kept = []
     for record in records:
@@ -185,11 +188,8 @@ def _once(records: Sequence[Any], left_out: Counter[str]) -> list[Any]:
             left_out["given twice, word for word"] += 1
         else:
             kept.append(record)
-    return kept
-
-
-def _refuse_equal_ids(records: Sequence[Any], path: str) -> None:
-    counts = Counter((type(record), record.id) for record in records if getattr(record, "id", None) is not None)
+    counts = Counter((type(record), record.id) for record in kept if getattr(record, "id", None) is not None)
     twice = next((name for (_, name), count in counts.items() if count > 1), None)
     if twice is not None:
         raise DataFormatError(f"{path}: the id {shown(twice)} is given to more than one record")
+    return kept

@@ -308,3 +308,17 @@ def test_few_texts_asked_of_many_images_widen_the_interval() -> None:
     assert found.value == by_image.value == 50
     assert by_image.hi - by_image.lo == 0  # every image has the same share
     assert found.hi - found.lo > 80  # four sets, half of them right: nearly nothing is known
+
+
+@pytest.mark.parametrize("name", ["claims.jsonl", ""])
+def test_a_claim_set_that_is_given_twice_is_scored_once_or_refused(tmp_path: Path, name: str) -> None:
+    """In a folder, and as a file; as `tracescribe.read` does with every file."""
+    first = {"id": "1", "image": None, "claims": ["a", "b"], "label": 0, "attribute": "x", "group": "p"}
+    lines = [json.dumps(one) + "\n" for one in (first, {**first, "id": "2"}, first)]
+    (tmp_path / "claims.jsonl").write_text("".join(lines))
+    found = load_records(tmp_path / name)
+    assert [record.id for record in found] == ["1", "2"]
+    assert found.left_out == {"given twice, word for word": 1}
+    (tmp_path / "claims.jsonl").write_text("".join([*lines, json.dumps({**first, "label": 1})]))
+    with pytest.raises(DataFormatError, match=r"claims.jsonl: the id '1' is given to more than one record"):
+        load_records(tmp_path / name)
