@@ -28,7 +28,8 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help='"phantom" (the shipped miniature), "open_clip:NAME", "hf:NAME", or a medical model such as "biomedclip".',
+        help='"phantom" (the shipped miniature), "open_clip:NAME", "hf:NAME", "st:FOLDER" (a sentence encoder), or a '
+        'medical model such as "biomedclip".',
         show_default=False,
     ),
 ]

@@ -23,7 +23,7 @@ Attribute = Annotated[
 TracedPairs = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[PAIRS]",
+        metavar="PAIRS",
         help="The pairs that were traced: .jsonl, .csv. Not needed if the trace keeps its embeddings.",
         exists=True,
         dir_okay=False,
