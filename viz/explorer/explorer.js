@@ -716,7 +716,7 @@ class Page {
   // -- maps -----------------------------------------------------------------------------------------------------------
 
   drawMaps() {
-    const { maps, settings } = this.frame;
+    const { maps } = this.frame;
     const several = maps.panels.length > 1;
     this.once("panels", [maps.panels.map((panel) => panel.name), this.width], () => {
       this.grids = maps.panels.map((panel, number) => this.buildGrid(number));
@@ -744,7 +744,7 @@ class Page {
         rows: panel.layers.map(String).reverse(), columns: grid.panel.names, marked: panel.marked, limit: maps.limit, width,
         profile, rowTitle: "layer",
         selected: chosen ? { row, column } : null,
-        cone: chosen && layer !== null && column !== null && !maps.by_role ? { row, column, causal: settings.causal } : null,
+        cone: chosen && layer !== null && column !== null && !maps.by_role ? { row, column, causal: panel.causal } : null,
       }, this.style);
       grid.box.setAttribute("aria-rowcount", rows);
       grid.box.setAttribute("aria-colcount", columns);

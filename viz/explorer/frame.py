@@ -81,7 +81,6 @@ def _settings(session: ExplorerSession) -> dict[str, Any]:
         "choices": {name: list(values) for name, values in CHOICES.items()},
         "largest_beta": LARGEST_BETA,
         "model": shorten(str(session.model.name), 60),
-        "causal": text.causal,
         "context": text.context_length,
         "n_pairs": len(session.pairs),
         "n_control": len(session.control),
@@ -122,14 +121,17 @@ def _presets(session: ExplorerSession) -> list[str]:
 def _maps(session: ExplorerSession, panels: Panels | str | None, buffers: Buffers) -> dict[str, Any]:
     if isinstance(panels, Panels):
         return {
-            "panels": [_panel(panel, buffers, _about_panel(session, panel.name)) for panel in panels.panels],
+            "panels": [
+                _panel(panel, buffers, causal, _about_panel(session, panel.name))
+                for panel, causal in zip(panels.panels, _causal(session), strict=False)
+            ],
             "limit": panels.limit,
             "notes": list(panels.notes),
             "finished": True,
             "by_role": panels.by_role,
         }
     data = None if isinstance(panels, str) or session.settings.scope == "data" else _expected(session)
-    drawn = [] if data is None else [_panel(Panel("A", data, None), buffers)]  # type: ignore[arg-type]
+    drawn = [] if data is None else [_panel(Panel("A", data, None), buffers, _causal(session)[0])]  # type: ignore[arg-type]
     return {
         "panels": drawn,
         "limit": 1.0 if data is None else data.limit,
@@ -157,6 +159,14 @@ def _expected(session: ExplorerSession) -> HeatmapData | None:
     return expected_panel(tokens, foils, captions.differs[base], layers, values)
 
 
+def _causal(session: ExplorerSession) -> tuple[bool, bool, bool]:
+    """Whether no token reads a later one, in the models of A, of B and of both."""
+    kind, name = session.compared()
+    one = session.model.text.causal
+    other = session.models[name].text.causal if kind == "model" else one
+    return one, other, one and other
+
+
 def _about_panel(session: ExplorerSession, name: str) -> str:
     """What a panel is of, where two are compared: a model, or an entry of the history."""
     kind, other = session.compared()
@@ -167,7 +177,7 @@ def _about_panel(session: ExplorerSession, name: str) -> str:
     return ""
 
 
-def _panel(panel: Panel, buffers: Buffers, about: str = "") -> dict[str, Any]:
+def _panel(panel: Panel, buffers: Buffers, causal: bool, about: str = "") -> dict[str, Any]:
     data = panel.data
     curve = data.profile
     profile = None
@@ -188,6 +198,7 @@ def _panel(panel: Panel, buffers: Buffers, about: str = "") -> dict[str, Any]:
         "marked": data.marked.tolist(),
         "profile": profile,
         "quantity": data.quantity,
+        "causal": causal,
     }
 
 

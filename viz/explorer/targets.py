@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ...errors import DataFormatError
+from ...errors import DataFormatError, UnsupportedTowerError
 from ...io.quoting import shown
 from ...tracer.pairs.pairs import Pair, Text
 from ..figure_data.labels import shorten
@@ -47,12 +47,19 @@ class Target:
         return self.content if isinstance(self.content, Text) else self.embedding(model)
 
     def embedding(self, model: DualEncoder) -> Any:
-        """The target's embedding, which is computed once for each model."""
+        """The target's embedding, which is computed once for each model.
+
+        Raises:
+            UnsupportedTowerError: the model encodes no images.
+        """
         if _is_row(self.content):
             return self.content
         if model not in self._embeddings:
             of_text = isinstance(self.content, Text)
-            found = model.encode_texts([self.content.text]) if of_text else model.encode_images([self.content])
+            try:
+                found = model.encode_texts([self.content.text]) if of_text else model.encode_images([self.content])
+            except UnsupportedTowerError as error:
+                raise UnsupportedTowerError(f"{error}. A text as the target needs no image encoder") from None
             self._embeddings[model] = found[0]
         return self._embeddings[model]
 

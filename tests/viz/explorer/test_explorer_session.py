@@ -416,6 +416,22 @@ def test_models_of_different_depths_are_shown_side_by_side(
         assert session.wait(LONG) and session.problem is None
         header = (tmp_path / f"{scope}.csv").read_text(encoding="utf-8").splitlines()[0]
         assert header.startswith("layer,A: ") and ",B: " in header
+    alone = started(shallow, **CAPTIONS)
+    alone.set_target("film", 3)
+    assert alone.wait(LONG) and "A text as the target needs no image encoder" in make_frame(alone)[0]["status"]["text"]
+
+
+def test_what_a_patch_can_change_is_shaded_by_each_models_own_attention(
+    model: ts.DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cone of a causal tower that was compared with a bidirectional one began at the first token, too."""
+    other = ts.load("phantom")
+    session = started(model, None, {"other": other}, **CAPTIONS)
+    monkeypatch.setattr(type(other.text), "causal", property(lambda tower: tower is model.text))
+    assert [panel["causal"] for panel in make_frame(session)[0]["maps"]["panels"]] == [True]
+    session.choose(compare="model:other")
+    assert session.wait(LONG) and session.panels() is not None
+    assert [panel["causal"] for panel in make_frame(session)[0]["maps"]["panels"]] == [True, False, False]
 
 
 def test_two_pairs_are_compared_position_by_position_on_the_page_and_in_its_files(
