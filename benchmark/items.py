@@ -112,7 +112,10 @@ def _read_csv(file: IO[bytes]) -> pd.DataFrame:
     import pandas as pd
 
     with TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        names, *rows = (row for row in csv.reader(text, strict=True) if row)
+        rows = [row for row in csv.reader(text, strict=True) if row]
+    if not rows:
+        raise ValueError("the file is empty")
+    names = rows.pop(0)
     if len(set(names)) < len(names):
         raise ValueError("a column is given twice")
     for number, row in enumerate(rows, 1):

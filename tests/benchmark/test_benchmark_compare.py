@@ -290,6 +290,7 @@ def edit(name: str, value: str) -> Callable[[Rows], None]:
         (lambda rows: rows[-1].pop(), r"cannot be read as items: row 68 has 11 cells for 12 columns"),
         (lambda rows: rows[3].append("x"), r"row 3 has 13 cells for 12 columns"),
         (lambda rows: rows[0].__setitem__(-1, "hit"), "a column is given twice"),
+        (lambda rows: rows.clear(), "cannot be read as items: the file is empty"),
     ],
 )
 def test_an_items_file_that_was_edited_or_cut_is_refused(
