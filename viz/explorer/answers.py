@@ -30,7 +30,7 @@ def _candidates(session: ExplorerSession) -> tuple[list[str], list[float]] | Non
             scores[:2] = [float(trace.scores.correct[0]), float(trace.scores.foil[0])]
         return list(session.result.candidates), scores
     if session.scores is not None:
-        return [session.settings.correct, session.settings.foil, *session.candidates], list(session.scores)
+        return [session.settings.correct, session.settings.foil, *session.further], list(session.scores)
     return None
 
 

@@ -116,7 +116,7 @@ def _options(options: TraceOptions, *skip: str) -> str:
 
 def _literal(value: Any) -> str:
     if isinstance(value, Candidates):
-        return repr(list(value.rows))
+        return repr([[value.rows[row] for row in listed] for listed in value.lists or ()])
     return repr(str(value)) if type(value).__module__ == "torch" else repr(value)
 
 
@@ -154,7 +154,7 @@ def _retargeted(query: Query, model: str) -> list[str]:
 
 def _scores(session: ExplorerSession) -> list[str]:
     """The captions' cosines, where others than the two of the trace are ranked with them."""
-    query, further = session.query, session.candidates
+    query, further = session.query, session.further
     if not further:
         return []
     if isinstance(query.target.content, Text):

@@ -96,6 +96,12 @@ class Computing:
             return self._captions[1]
 
     @property
+    def further(self) -> tuple[str, ...]:
+        """The captions that are ranked beside the two, each once: one of the two may be among the candidates."""
+        entered = (self.settings.correct, self.settings.foil)
+        return tuple(dict.fromkeys(caption for caption in self.candidates if caption not in entered))
+
+    @property
     def query(self) -> Query:
         """What the trace of the pair is of."""
         settings = self.settings
@@ -276,7 +282,7 @@ class Computing:
     def _trace(self, ticket: Ticket, models: list[str], delay: float) -> None:
         ticket.wait(delay)
         with self.lock:
-            query, candidates, known = self.query, self.candidates, self.result
+            query, candidates, known = self.query, self.further, self.result
         captions = (query.correct, query.foil, *candidates)
         traces = {} if known is None else dict(known.traces)
         scores = {} if known is None else dict(known.scores)
@@ -331,9 +337,10 @@ class Computing:
 
 @lru_cache(maxsize=8)  # options that hold the same candidates must be equal
 def _rivals(foils: tuple[str, ...], candidates: tuple[str, ...]) -> Candidates:
-    """What the captions of each pair compete with: its foil and the candidates."""
-    lists = [(foil, *candidates) for foil in foils]
-    return given_candidates(lists[0] if len(lists) == 1 else lists)
+    """What the captions of each pair compete with: its foil and the candidates. A list per pair, of one pair too: else
+    its trace could not be compared with a control's.
+    """
+    return given_candidates([(foil, *candidates) for foil in foils])
 
 
 def _tried(make: Callable[[], Any]) -> Any:

@@ -571,6 +571,19 @@ def test_a_further_caption_is_dropped(model: ts.DualEncoder) -> None:
         session.drop_candidate(FURTHER[0])
 
 
+def test_a_caption_among_the_candidates_is_ranked_once(model: ts.DualEncoder) -> None:
+    """It was ranked twice, so that the foil came third of two captions."""
+    mild = "There is mild edema."
+    session = started(model, candidates=[CAPTIONS["correct"], mild, mild, CAPTIONS["foil"]], **CAPTIONS)
+    rows = {row["caption"]: (row["rank"], row["role"]) for row in make_frame(session)[0]["scores"]["rows"]}
+    assert rows == {mild: (1, ""), CAPTIONS["correct"]: (2, "correct"), CAPTIONS["foil"]: (3, "foil")}
+    compare_with_page(session, run_code(session))
+    session.choose(foil=mild)  # what was the foil is now a candidate
+    assert shown(session)
+    rows = {row["caption"]: row["role"] for row in make_frame(session)[0]["scores"]["rows"]}
+    assert rows == {mild: "foil", CAPTIONS["correct"]: "correct", CAPTIONS["foil"]: ""}
+
+
 def test_weights_that_are_nan_are_a_sentence_and_no_number(model: ts.DualEncoder) -> None:
     import torch
 
