@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +42,34 @@ def test_tasks_are_done_beside_each_other() -> None:
 def test_an_error_of_a_task_is_raised_here(processes: int) -> None:
     with pytest.raises(ValueError, match="no 7"):
         list(run_beside(refuse, [7, 7], processes))
+
+
+LONG = """
+import sys, time
+from tracescribe.processes import run_beside
+
+def wait(task):
+    time.sleep(60)
+
+if __name__ == "__main__":
+    print("starting", flush=True)
+    try:
+        list(run_beside(wait, [bytes(10**6)] * 4, 2))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_ctrl_c_while_processes_start_ends_all_without_a_traceback(tmp_path: Path, after: float) -> None:
+    """A terminal sends it to every process, whatever each of them is doing."""
+    (tmp_path / "script.py").write_text(LONG)
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "starting\n"
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]  # ends when no process holds the pipe any more
+    assert (process.returncode, said) == (130, "")

@@ -7,9 +7,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,9 @@ def _by_workers(function: Callable[[T], R], tasks: Sequence[T], processes: int) 
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
     try:
         # as bytes: torch would hand tensors over in shared memory, of which containers often have too little
-        futures = {pool.submit(_call, pickle.dumps((function, task))): index for index, task in enumerate(tasks)}
+        packed = [pickle.dumps((function, task)) for task in tasks]
+        with _interrupts_held():  # workers start here
+            futures = {pool.submit(_call, task): index for index, task in enumerate(packed)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:  # GeneratorExit too
@@ -60,6 +64,31 @@ def _by_workers(function: Callable[[T], R], tasks: Sequence[T], processes: int) 
             worker.terminate()
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended, and never reaches the processes that are started in it.
+
+    A terminal sends it to all processes. A worker that is still importing would die of it with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    waiting: list[Any] = []
+    usual = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread() and callable(usual)
+    if is_main:  # the mask is this thread's, and the system may hand the signal to another one
+        signal.signal(signal.SIGINT, lambda *given: waiting.append(given))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which the workers inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if is_main:
+            signal.signal(signal.SIGINT, usual)
+    if waiting and callable(usual):
+        usual(*waiting[0])
 
 
 def _call(packed: bytes) -> Any:
