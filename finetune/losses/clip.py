@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...contrastive import clip_loss as clip_loss  # which benchmark's pretraining uses too
@@ -24,27 +23,23 @@ def batch_clip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""
         return (by_image + by_text) / 2
     if batch.caption_ids is None:
         return clip_loss(batch.images, batch.captions, scale)
-    same = batch.caption_ids[:, None] == batch.caption_ids
-    return multi_positive_clip_loss(batch.images, batch.captions, scale, same)
+    return multi_positive_clip_loss(batch.images, batch.captions, scale, batch.caption_ids)
 
 
 def multi_positive_clip_loss(
     images: Float[Tensor, "n embed"],
     texts: Float[Tensor, "n embed"],
     scale: float | Tensor,
-    same: Bool[Tensor, "n n"],
+    ids: Int[Tensor, " n"],
 ) -> Float[Tensor, ""]:
-    """Symmetric InfoNCE in which caption j is right for image i wherever ``same[i, j]``: repeats are no negatives.
+    """Symmetric InfoNCE in which captions of equal number are right for each other's images, and no negatives.
 
-    Of a row with k right answers the mean of their k log-likelihoods is taken (Supervised Contrastive Learning, arXiv
-    2004.11362, L_out; UniCL, arXiv 2204.03610). Where ``same`` is the identity this is :func:`clip_loss`.
+    See :func:`info_nce`. Where all numbers differ this is :func:`clip_loss`.
 
     >>> import torch
-    >>> same = torch.ones(2, 2, dtype=torch.bool)  # one caption twice
-    >>> round(multi_positive_clip_loss(torch.eye(2), torch.ones(2, 2) / 2**0.5, 1.0, same).item(), 4)  # log 2
-    0.6931
+    >>> ids = torch.zeros(2, dtype=torch.long)  # one caption twice: nothing is wrong
+    >>> multi_positive_clip_loss(torch.eye(2), torch.ones(2, 2) / 2**0.5, 1.0, ids).item()
+    0.0
     """
     logits = scale * images @ texts.T  # [image, text]
-    right = same.to(logits)
-    target, back = right / right.sum(dim=1, keepdim=True), right.T / right.sum(dim=0)[:, None]
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, back)) / 2
+    return (info_nce(logits, ids) + info_nce(logits.T, ids)) / 2

@@ -68,10 +68,10 @@ def dot(a: list[float], b: list[float]) -> float:
 
 
 def surprise(anchor: list[float], candidates: list[list[float]], right: list[int], scale: float = S) -> float:
-    """-log softmax of the scores of candidates, averaged over the right ones."""
+    """-log softmax of the score of each right candidate among itself and the wrong ones, averaged over the right."""
     scores = [scale * dot(anchor, candidate) for candidate in candidates]
-    total = math.log(sum(math.exp(score) for score in scores))
-    return sum(total - scores[place] for place in right) / len(right)
+    wrong = sum(math.exp(score) for place, score in enumerate(scores) if place not in right)
+    return sum(math.log(math.exp(scores[place]) + wrong) - scores[place] for place in right) / len(right)
 
 
 @dataclass(frozen=True)

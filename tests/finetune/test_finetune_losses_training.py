@@ -70,8 +70,7 @@ def test_the_default_loss_is_what_it_was_to_the_byte(clip, data, options, monkey
         texts = embed(wanted)[place]
         captions, claims = texts[: len(batch.caption)], texts[len(batch.caption) :].unflatten(0, batch.claims.shape)
         if config.repeats == "positives":
-            same = batch.caption[:, None] == batch.caption
-            first = multi_positive_clip_loss(batch.caption_image, captions, scale, same)
+            first = multi_positive_clip_loss(batch.caption_image, captions, scale, batch.caption)
         else:
             first = clip_loss(batch.caption_image, captions, scale)
         second = claim_loss(batch.claim_image, claims, batch.label, scale, batch.present)

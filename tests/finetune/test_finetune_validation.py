@@ -259,7 +259,7 @@ def test_repeated_captions_may_be_positives(model, data):
         for repeats in ("negatives", "positives")
     )
     assert together.claim[0] == apart.claim[0]
-    assert together.clip[0] != apart.clip[0]
+    assert together.clip[0] < apart.clip[0] - 0.1  # copies of the right caption are no negatives
 
 
 def test_the_cte_profile_drifts_while_a_run_trains(tmp_path):
