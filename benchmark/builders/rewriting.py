@@ -129,7 +129,7 @@ class Rewriter:
             self._cached = sqlite3.connect(self.cache, isolation_level=None, timeout=30)  # each reply is kept at once
             self._cached.execute("CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL)")
             self._cached.execute("SELECT key, reply FROM replies LIMIT 1")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:  # a NUL, a lone surrogate
             raise DataFormatError(
                 f"the rewriter's cache {shown_path(self.cache)} cannot be used ({error}); give another file"
             ) from None

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from ...errors import ContextOverflowError, UnsupportedTowerError
+from ...io.quoting import shown
 from ...token_strings import WordMarks
 from ..torch_state import without_function_modes
 
@@ -49,6 +50,12 @@ class TransformersTokenizer:
     """A transformers tokenizer, with the text cleaning that open_clip puts before one where it does."""
 
     def __init__(self, tokenizer: Any, clean: Callable[[str], str] | None = None) -> None:
+        limit = getattr(tokenizer, "model_max_length", 0)
+        if not isinstance(limit, int | float):
+            raise UnsupportedTowerError(
+                f"the tokenizer's model_max_length is {shown(limit)}, which is no number: correct it in "
+                f"tokenizer_config.json"
+            )
         self._tokenizer, self._clean = tokenizer, clean
         self.context_length: int | None = None  # where more is known of it than of the encoder's positions
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

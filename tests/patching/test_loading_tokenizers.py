@@ -166,3 +166,13 @@ def test_openais_own_model_in_mixed_half_precision_says_what_it_says() -> None:
     assert trace.cte[0, -1, -1] == 1
     single = model.text.twin(torch.float32).encode(TEXTS)
     assert (single - expected).abs().max() <= TOLERANCE[torch.float16]
+
+
+def test_a_limit_of_a_tokenizer_that_is_no_number_is_named() -> None:
+    from tracescribe.patching.towers.tokenizers import TransformersTokenizer
+
+    class Tokenizer:
+        model_max_length = ""
+
+    with pytest.raises(UnsupportedTowerError, match=r"model_max_length is '', which is no number.*tokenizer_config"):
+        TransformersTokenizer(Tokenizer())

@@ -24,6 +24,7 @@ from tracescribe.errors import OptionError, OutputError, StaleCacheError
 from tracescribe.patching import PatchingEngine
 from tracescribe.tracer import TraceError, TraceInterrupted, TraceWarning
 from tracescribe.tracer.run import cache
+from tracescribe.tracer.run.cache import check_cache
 from tracescribe.tracer.run.cache_keys import architecture
 from tracescribe.tracer.run.options import TraceOptions
 from tracescribe.tracer.run.trace import fill_cache
@@ -323,6 +324,10 @@ def test_what_is_no_cache_is_refused_and_left_alone(
         ts.trace(model, pairs, cache=file)
     with pytest.raises(StaleCacheError, match=r"is not a tracescribe cache.*holds 'trace\.safetensors'"):
         ts.trace(model, pairs, cache=tmp_path)
+    before = tmp_path.stat().st_mtime_ns
+    with pytest.raises(StaleCacheError):
+        check_cache(tmp_path)
+    assert tmp_path.stat().st_mtime_ns == before  # nothing is tried there
     assert [path.name for path in tmp_path.iterdir()] == ["trace.safetensors"]
     with pytest.raises(OutputError, match="cannot use the folder"):
         ts.trace(model, pairs, cache=file / "cache")

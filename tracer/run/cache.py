@@ -41,6 +41,33 @@ class Shard:
     patched: Float32[np.ndarray, "text_pair layer column embed"]
 
 
+def check_cache(folder: str | os.PathLike[str]) -> None:
+    """Raise if what is at ``folder`` is no cache and no empty folder; nothing is created or changed.
+
+    Raises:
+        StaleCacheError: a file, or a folder that holds something else.
+        OutputError: the folder cannot be listed.
+    """
+    name, place = os.fspath(folder), Path(folder)
+    if not os.path.exists(folder):  # noqa: PTH110 (never raises)
+        return
+    if not is_folder(folder):
+        raise StaleCacheError(
+            f"the cache {name!r} is a file, but a cache is a folder: give a new or empty folder (a saved trace is read "
+            f"by load_trace)"
+        )
+    try:
+        inside = {path.name for path in place.iterdir() if not path.name.startswith(".tracescribe-")}
+    except OSError as error:
+        raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
+    # asked for again: another process may have made the cache while the folder was listed
+    if inside and MARKER not in inside and not (place / MARKER).exists():
+        raise StaleCacheError(
+            f"{name!r} is not a tracescribe cache: it has no {MARKER} and holds {sorted(inside)[0]!r}; give a new or "
+            f"empty folder"
+        )
+
+
 class Store:
     """Shards in a folder.
 
@@ -64,24 +91,13 @@ class Store:
         self._shards = self.folder / "shards"
         self._known: dict[str, tuple[Path, int]] | None = None  # which shard holds a text pair, and in which row
         name = os.fspath(folder)
-        if os.path.exists(folder) and not is_folder(folder):  # noqa: PTH110 (never raises)
-            raise StaleCacheError(
-                f"the cache {name!r} is a file, but a cache is a folder: give a new or empty folder (a saved trace is "
-                f"read by load_trace)"
-            )
+        check_cache(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            inside = {path.name for path in self.folder.iterdir() if not path.name.startswith(".tracescribe-")}
         except OSError as error:
             raise OutputError(f"cannot use the folder {name!r} as a cache: {error.strerror or error}") from error
-        # asked for again: another process may have made the cache while the folder was listed
-        if MARKER in inside or (self.folder / MARKER).exists():
+        if (self.folder / MARKER).exists():
             self._check_marker()
-        elif inside:
-            raise StaleCacheError(
-                f"{name!r} is not a tracescribe cache: it has no {MARKER} and holds {sorted(inside)[0]!r}; give a new "
-                f"or empty folder"
-            )
         else:
             with write_atomically(self.folder / MARKER) as file:
                 json.dump({"format": FORMAT}, file)

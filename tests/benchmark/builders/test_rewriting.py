@@ -248,6 +248,9 @@ def test_a_cache_that_is_something_else_is_refused_and_left_alone(tmp_path: Path
     with pytest.raises(DataFormatError, match="cannot be used"):
         Rewriter("http://127.0.0.1:9", "m", tmp_path / "c")
     assert (tmp_path / "c").read_bytes() == before
+    for name in ("a\0b", "a\ud800b"):  # which no file can have
+        with pytest.raises(DataFormatError, match="cannot be used"):
+            Rewriter("http://127.0.0.1:9", "m", tmp_path / name)
 
 
 @pytest.mark.parametrize("key", ["a b", "schlüssel", "a\nb"])
