@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..io.folders import check_growing_folder
-from ..tracer.run.cache import check_cache
 from ..tracer.run.options import TraceOptions
 from .common import (
     Device,
@@ -79,6 +78,8 @@ def trace(
     """
     check_output(output, (".safetensors",), inputs=[pairs, pool, directions])
     if options.cache is not None:
+        from ..tracer.run.cache import check_cache
+
         check_cache(options.cache)
         check_growing_folder(options.cache)
     announce(json)
