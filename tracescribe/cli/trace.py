@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..io.folders import check_growing_folder
+from ..io.reading import is_folder
 from ..tracer.run.options import TraceOptions
 from .common import (
     Device,
@@ -80,7 +81,8 @@ def trace(
     if options.cache is not None:
         from ..tracer.run.cache import check_cache
 
-        check_cache(options.cache)
+        if is_folder(options.cache):
+            check_cache(options.cache)
         check_growing_folder(options.cache)
     announce(json)
     from ..io.matrices import read_matrix

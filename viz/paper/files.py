@@ -88,8 +88,8 @@ def inches_of(width: str | float) -> float:
     Raises:
         FigureError: an unknown name, or a width that no figure has.
 
-    >>> inches_of("icml"), inches_of("8.255cm"), inches_of(3.25)
-    (3.25, 3.25, 3.25)
+    >>> inches_of("icml"), inches_of("50.8mm"), inches_of(3.25)
+    (3.25, 2.0, 3.25)
     """
     if isinstance(width, str):
         if width in WIDTHS:
