@@ -342,7 +342,10 @@ def _compare(path: Path) -> None:
     read_items(path)
     other = path.with_name("other.csv")  # one file given twice is refused
     shutil.copyfile(path, other)
-    ts.benchmark.compare(path, other, names=("before", "after"), n_boot=10)
+    try:
+        ts.benchmark.compare(path, other, names=("before", "after"), n_boot=10)
+    finally:
+        other.unlink()
 
 
 def _use_comparison(path: Path) -> None:
