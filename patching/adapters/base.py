@@ -10,10 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...errors import UnsupportedTowerError
+from ..towers.block import Block
 from ..towers.image_tower import ImageTower
-from ..towers.spec import Pooling
+from ..towers.layers import TokenEmbedding
+from ..towers.spec import Pooling, TowerSpec
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import TextTokenizer
+from ..towers.tokenizers import TextTokenizer, adapt_tokenizer
 from .weights import linear, stateless
 
 Pooled = tuple[Pooling, list[nn.Module]]
@@ -131,3 +133,30 @@ def context_of(tokenizer: Any, limit: int | None) -> int:
     if limit is None:
         return int(asked or 512)
     return min(limit, int(asked or limit))
+
+
+def masked_tower(
+    tokenizer: Any,
+    places: int | None,
+    embedding: TokenEmbedding,
+    blocks: list[Block],
+    pooling: Pooling,
+    head: list[nn.Module],
+    *,
+    ln_final: nn.Module | None = None,
+    **readout: Any,
+) -> TextTower:
+    """A tower whose tokens see each other and no padding: BERT and its relatives.
+
+    places: how many tokens there are positions for; None: any number. head: what follows the pooled row. readout:
+    further fields of its TowerSpec.
+    """
+    context = context_of(tokenizer, places)
+    return TextTower(
+        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context, **readout),
+        tokenizer=adapt_tokenizer(tokenizer, context),
+        embedding=embedding,
+        blocks=blocks,
+        ln_final=ln_final,
+        projection=nn.Sequential(*head),
+    )

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import SplitQKV, TokenEmbedding
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import Adapter, EncoderReader, context_of
+from .base import Adapter, EncoderReader, masked_tower
 from .weights import has, layer_norm, linear, stateless, table
 from .wrappers import kinds
 
@@ -48,16 +47,9 @@ def bert_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Mod
             f"{getattr(config, 'position_embedding_type', None)!r} is not supported"
         )
     embedding, places = bert_embedding(encoder.embeddings)
-    context = context_of(tokenizer, places)
-    blocks = encoder.encoder.layer if hasattr(encoder.encoder, "layer") else encoder.encoder.layers
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context, **readout),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=embedding,
-        blocks=[_block(layer) for layer in blocks],
-        ln_final=None,
-        projection=nn.Sequential(*head),
-    )
+    layers = encoder.encoder.layer if hasattr(encoder.encoder, "layer") else encoder.encoder.layers
+    blocks = [_block(layer) for layer in layers]
+    return masked_tower(tokenizer, places, embedding, blocks, pooling, head, **readout)
 
 
 def bert_embedding(embeddings: Any) -> tuple[TokenEmbedding, int]:

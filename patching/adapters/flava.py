@@ -8,10 +8,9 @@ from torch import nn
 
 from ..towers.block import Attention, Block
 from ..towers.layers import SplitQKV
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import EncoderReader, context_of
+from .base import EncoderReader, masked_tower
 from .bert import bert_embedding, bert_mlp
 from .weights import layer_norm, linear
 from .wrappers import kinds
@@ -19,15 +18,8 @@ from .wrappers import kinds
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     embedding, places = bert_embedding(encoder.embeddings)
-    context = context_of(tokenizer, places)
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=embedding,
-        blocks=[_block(layer) for layer in encoder.encoder.layer],
-        ln_final=layer_norm(encoder.layernorm),
-        projection=nn.Sequential(*head),
-    )
+    blocks = [_block(layer) for layer in encoder.encoder.layer]
+    return masked_tower(tokenizer, places, embedding, blocks, pooling, head, ln_final=layer_norm(encoder.layernorm))
 
 
 def _block(layer: Any) -> Block:

@@ -8,27 +8,20 @@ from torch import nn
 
 from ..towers.block import MLP, Block
 from ..towers.layers import TokenEmbedding
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import EncoderReader, context_of
+from .base import EncoderReader, masked_tower
 from .weights import attention, layer_norm, linear, stateless, table
 from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     positions, offset = encoder.embed_positions.weights, encoder.padding_idx + 1
-    context = context_of(tokenizer, len(positions) - offset)
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(
-            table(encoder.embed_tokens), positions, offset=offset, scale=encoder.embed_tokens.embed_scale
-        ),
-        blocks=[_block(layer) for layer in encoder.layers],
-        ln_final=layer_norm(encoder.layer_norm),
-        projection=nn.Sequential(*head),
+    embedding = TokenEmbedding(
+        table(encoder.embed_tokens), positions, offset=offset, scale=encoder.embed_tokens.embed_scale
     )
+    blocks, ln_final = [_block(layer) for layer in encoder.layers], layer_norm(encoder.layer_norm)
+    return masked_tower(tokenizer, len(positions) - offset, embedding, blocks, pooling, head, ln_final=ln_final)
 
 
 def _block(layer: Any) -> Block:

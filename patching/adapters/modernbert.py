@@ -10,10 +10,9 @@ from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import FusedQKV, GatedHalves, TokenEmbedding
 from ..towers.relative_positions import Rotary
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import EncoderReader, context_of
+from .base import EncoderReader, masked_tower
 from .weights import layer_norm, linear, plain, stateless, table
 from .wrappers import kinds
 
@@ -21,17 +20,10 @@ _GROWING = {"dynamic", "longrope"}  # whose frequencies depend on the longest te
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
-    context = context_of(tokenizer, encoder.config.max_position_embeddings)
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(
-            table(encoder.embeddings.tok_embeddings), None, norm=layer_norm(encoder.embeddings.norm)
-        ),
-        blocks=[_block(layer, encoder) for layer in encoder.layers],
-        ln_final=layer_norm(encoder.final_norm),
-        projection=nn.Sequential(*head),
-    )
+    embedding = TokenEmbedding(table(encoder.embeddings.tok_embeddings), None, norm=layer_norm(encoder.embeddings.norm))
+    blocks, ln_final = [_block(layer, encoder) for layer in encoder.layers], layer_norm(encoder.final_norm)
+    places = encoder.config.max_position_embeddings
+    return masked_tower(tokenizer, places, embedding, blocks, pooling, head, ln_final=ln_final)
 
 
 def _block(layer: Any, encoder: Any) -> Block:

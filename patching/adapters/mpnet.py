@@ -9,10 +9,9 @@ from torch import nn
 from ..towers.block import Attention, Block
 from ..towers.layers import SplitQKV
 from ..towers.relative_positions import DistanceBias
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import EncoderReader, context_of
+from .base import EncoderReader, masked_tower
 from .bert import bert_embedding, bert_mlp
 from .weights import layer_norm, linear, table
 from .wrappers import kinds
@@ -20,17 +19,10 @@ from .wrappers import kinds
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
     embedding, places = bert_embedding(encoder.embeddings)
-    context = context_of(tokenizer, places)
     trunk = encoder.encoder
     bias = DistanceBias(table(trunk.relative_attention_bias), trunk.relative_position_bucket)
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=embedding,
-        blocks=[_block(layer, bias) for layer in trunk.layer],
-        ln_final=None,
-        projection=nn.Sequential(*head),
-    )
+    blocks = [_block(layer, bias) for layer in trunk.layer]
+    return masked_tower(tokenizer, places, embedding, blocks, pooling, head)
 
 
 def _block(layer: Any, bias: DistanceBias) -> Block:

@@ -10,16 +10,14 @@ from torch import nn
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import SplitQKV, TokenEmbedding
 from ..towers.relative_positions import DistanceBias
-from ..towers.spec import Pooling, TowerSpec
+from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
-from ..towers.tokenizers import adapt_tokenizer
-from .base import EncoderReader, context_of
+from .base import EncoderReader, masked_tower
 from .weights import linear, rms_norm, stateless, table
 from .wrappers import kinds
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
-    context = context_of(tokenizer, None)
     first = encoder.block[0].layer[0].SelfAttention  # its biases serve all blocks
     bucket = partial(
         first._relative_position_bucket,
@@ -28,14 +26,9 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
         max_distance=first.relative_attention_max_distance,
     )
     bias = DistanceBias(table(first.relative_attention_bias), bucket)
-    return TextTower(
-        spec=TowerSpec(causal=False, pooling=pooling, padding="mask", context_length=context),
-        tokenizer=adapt_tokenizer(tokenizer, context),
-        embedding=TokenEmbedding(table(encoder.embed_tokens), None),
-        blocks=[_block(block, bias) for block in encoder.block],
-        ln_final=rms_norm(encoder.final_layer_norm),
-        projection=nn.Sequential(*head),
-    )
+    embedding = TokenEmbedding(table(encoder.embed_tokens), None)
+    blocks, ln_final = [_block(block, bias) for block in encoder.block], rms_norm(encoder.final_layer_norm)
+    return masked_tower(tokenizer, None, embedding, blocks, pooling, head, ln_final=ln_final)
 
 
 def _block(block: Any, bias: DistanceBias) -> Block:
