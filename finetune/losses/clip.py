@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...contrastive import clip_loss as clip_loss  # which benchmark's pretraining uses too
 from .batch import LossBatch
-from .info_nce import info_nce
+from .info_nce import symmetric_info_nce
 
 
 def batch_clip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
@@ -17,13 +17,9 @@ def batch_clip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""
     >>> batch_clip_loss(LossBatch(images=torch.eye(2), captions=torch.eye(2)), 100.0).item()
     0.0
     """
-    if batch.weight is not None:
-        logits = scale * batch.images @ batch.captions.T
-        by_image, by_text = (info_nce(part, batch.caption_ids, batch.weight) for part in (logits, logits.T))
-        return (by_image + by_text) / 2
-    if batch.caption_ids is None:
+    if batch.weight is None and batch.caption_ids is None:
         return clip_loss(batch.images, batch.captions, scale)
-    return multi_positive_clip_loss(batch.images, batch.captions, scale, batch.caption_ids)
+    return symmetric_info_nce(scale * batch.images @ batch.captions.T, batch.caption_ids, batch.weight)
 
 
 def multi_positive_clip_loss(
@@ -41,5 +37,4 @@ def multi_positive_clip_loss(
     >>> multi_positive_clip_loss(torch.eye(2), torch.ones(2, 2) / 2**0.5, 1.0, ids).item()
     0.0
     """
-    logits = scale * images @ texts.T  # [image, text]
-    return (info_nce(logits, ids) + info_nce(logits.T, ids)) / 2
+    return symmetric_info_nce(scale * images @ texts.T, ids)

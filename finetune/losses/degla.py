@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .batch import LossBatch, flat_negatives
-from .info_nce import info_nce
+from .info_nce import symmetric_info_nce
 from .weights import cross_entropy, weighted_mean
 
 TEXT_SCALE = 10.0  # of TGC, fixed in the released code
@@ -42,7 +42,7 @@ def degla_loss(
     flat = torch.cat(flat_negatives(negatives, present))
     logits = scale * batch.images @ torch.cat([batch.captions, flat]).T
     n, ids, weight = len(logits), batch.caption_ids, batch.weight
-    contrast = (info_nce(logits, ids, weight) + info_nce(logits[:, :n].T, ids, weight)) / 2
+    contrast = symmetric_info_nce(logits, ids, weight)
     moved = (batch.captions - teacher).square()
     if weight is None:
         distance = moved.sum() + (flat - torch.cat(flat_negatives(of_negatives, present))).square().sum()

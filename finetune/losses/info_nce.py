@@ -35,3 +35,15 @@ def info_nce(
     wrong = logits.masked_fill(right, lowest).logsumexp(dim=1, keepdim=True)
     surprise = torch.where(right, torch.logaddexp(logits, wrong) - logits, 0)
     return weighted_mean(surprise.sum(dim=1) / right.sum(dim=1), weight)
+
+
+def symmetric_info_nce(
+    logits: Float[Tensor, "n m"], ids: Int[Tensor, " n"] | None = None, weight: Float[Tensor, " n"] | None = None
+) -> Float[Tensor, ""]:
+    """The mean of :func:`info_nce` over rows, and over the first n columns, which have no negatives beside the batch.
+
+    >>> round(symmetric_info_nce(torch.tensor([[1.0, 0.0, 0.0]])).item(), 4)  # log(1 + 2/e) / 2
+    0.2757
+    """
+    n = len(logits)
+    return (info_nce(logits, ids, weight) + info_nce(logits[:, :n].T, ids, weight)) / 2

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .batch import LossBatch, flat_negatives
-from .info_nce import info_nce
+from .info_nce import symmetric_info_nce
 
 
 def negclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
@@ -37,5 +37,4 @@ def negclip_loss(batch: LossBatch, scale: float | Tensor) -> Float[Tensor, ""]:
         negatives += flat_negatives(batch.hard_negatives, batch.hard_negative_present)
     numbers, weight = (torch.cat(parts) if parts else None for parts in (ids, weights))
     logits = scale * torch.cat(images) @ torch.cat([*captions, *negatives]).T
-    n = len(logits)
-    return (info_nce(logits, numbers, weight) + info_nce(logits[:, :n].T, numbers, weight)) / 2
+    return symmetric_info_nce(logits, numbers, weight)
