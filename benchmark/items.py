@@ -12,11 +12,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..arguments import explains_arguments
-from ..errors import DataFormatError
+from ..errors import DataFormatError, NonFiniteError
 from ..io.atomic import write_atomically
 from ..io.quoting import shown, shown_path
 from ..io.reading import MAX_TEXT, open_regular
-from .metrics import TIE
+from .metrics import expected_hits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,10 +137,9 @@ def _check_scores(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     for task, name, hit, gold, text in asked[["task", "id", "hit", "gold", "scores"]].itertuples(index=False):
         where = f"{shown_path(path)}: item {shown(str(name))} of {task}"
         try:
-            scores = [float(score) for score in json.loads(text)]
-            at_top = [score >= max(scores) - TIE for score in scores]
-            found = at_top[range(len(scores))[int(gold)]] / sum(at_top)
-        except (ValueError, TypeError, IndexError, OverflowError, RecursionError, ZeroDivisionError):
+            scores = np.array([json.loads(text)], dtype=np.float64)
+            found = float(expected_hits(scores, np.array([int(gold)]))[0])
+        except (ValueError, TypeError, IndexError, OverflowError, RecursionError, NonFiniteError):
             raise DataFormatError(
                 f"{where}: columns 'scores' and 'gold' must hold a list of numbers and the number of one of them"
             ) from None

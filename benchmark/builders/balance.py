@@ -11,7 +11,7 @@ import numpy as np
 
 from ..records import FactsRecord, Split
 
-__all__ = ["Block", "Blocks", "Study", "rng_of", "split_of"]
+__all__ = ["Block", "Blocks", "Study", "count_one", "rng_of", "split_of"]
 
 T = TypeVar("T")
 
@@ -121,3 +121,8 @@ def _drawn_split(seed: int, group: str) -> Split:
             return name
         draw -= share
     return SHARES[-1][0]
+
+
+def count_one(counts: dict[str, int], why: str) -> None:
+    """Count one more that was left out for a reason."""
+    counts[why] = counts.get(why, 0) + 1

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal, cast
 
 from ..records import Fact, FactsRecord
-from .balance import Block, Blocks, Study, rng_of, split_of
+from .balance import Block, Blocks, Study, count_one, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, Lists, absent, lists, sentence
 from .lexicon import TERMS, Term, distinct, term_of
 from .mednega import NOTHING_OPEN, affirmable, certain
@@ -74,7 +74,7 @@ def contextual_items(
                 yield from _worded(block, key, attribute, seed, blocks.completed - 1)
         if not asked:
             why = NOTHING_OPEN if any(known.values()) else NOTHING_CERTAIN
-            counts[why] = counts.get(why, 0) + 1
+            count_one(counts, why)
     if blocks.n_waiting:
         counts["questions whose images were not all found"] = blocks.n_waiting
 

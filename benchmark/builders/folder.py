@@ -25,7 +25,7 @@ from ..readers.registry import LeftOut, reader_for
 from ..readers.source import Source
 from ..readers.studies import tables_beside
 from ..records import LETTERS, FactsRecord
-from .balance import Blocks, Study
+from .balance import Blocks, Study, count_one
 from .contextual import caption_items, contextual_items
 from .datasheet import datasheet
 from .mednega import PER_STUDY, mednega_items
@@ -76,7 +76,7 @@ def read_facts(
             passed(number)
         if isinstance(item, LeftOut) or again:
             why = item.why if isinstance(item, LeftOut) else "given twice, with the same labels"
-            counts[why] = counts.get(why, 0) + 1
+            count_one(counts, why)
         elif isinstance(item, FactsRecord):
             yield item
         else:

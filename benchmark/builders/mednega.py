@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..records import LETTERS, Fact, FactsRecord, Split
-from .balance import Block, Blocks, Study, rng_of, split_of
+from .balance import Block, Blocks, Study, count_one, rng_of, split_of
 from .grammar import FRAMES, NEGATORS, lists, sentence
 from .lexicon import TERMS, belied, term_of, together
 from .rewriting import Wordings
@@ -66,7 +66,7 @@ def mednega_items(
     for record in records:
         states = certain(record).values()
         if sum(states) < LEAST_PRESENT or len(states) - sum(states) < LEAST_ABSENT:
-            _count(counts, f"fewer than {LEAST_PRESENT} present or {LEAST_ABSENT} absent conditions")
+            count_one(counts, f"fewer than {LEAST_PRESENT} present or {LEAST_ABSENT} absent conditions")
             continue
         known, split, placed = affirmable(record), split_of(record, seed), 0
         study = Study(record.id, record.group, record.image, split)
@@ -77,7 +77,7 @@ def mednega_items(
             if block is not None:
                 yield from _worded(block, seed, blocks.completed - 1, reword)
         if not placed:
-            _count(counts, NOTHING_OPEN)
+            count_one(counts, NOTHING_OPEN)
     if blocks.n_waiting:
         counts["questions whose four images were not all found"] = blocks.n_waiting
 
@@ -199,7 +199,3 @@ def _worded(
             item[f"negation_mcq_choice_{place}"] = worded[source].negated
             item[f"affirmative_mcq_choice_{place}"] = worded[source].affirmative
         yield item
-
-
-def _count(counts: dict[str, int], why: str) -> None:
-    counts[why] = counts.get(why, 0) + 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..records import FactsRecord
-from .balance import rng_of, split_of
+from .balance import count_one, rng_of, split_of
 from .contextual import NOTHING_CERTAIN, SIDES, details
 from .lexicon import TERMS, Term, distinct
 from .mednega import certain
@@ -64,12 +64,12 @@ def pair_items(
     for record in records:
         split = split_of(record, seed)
         if split == "test" and not with_test:
-            counts[TEST_SPLIT] = counts.get(TEST_SPLIT, 0) + 1
+            count_one(counts, TEST_SPLIT)
             continue
         rng = rng_of(seed, "pairs", record.id)
         candidates = _candidates(record)
         if not any(candidates.values()):
-            counts[NOTHING_CERTAIN] = counts.get(NOTHING_CERTAIN, 0) + 1
+            count_one(counts, NOTHING_CERTAIN)
         for attribute, found in candidates.items():
             for place in rng.permutation(len(found)).tolist()[:PER_RECORD]:
                 term, wordings, negation = found[place]
@@ -82,7 +82,7 @@ def pair_items(
                         f"{what}: {UNMATCHED} ({ours!r} has {length(ours)}, {foil!r} {length(foil)}); "
                         f"{_suggested(ours, foil, length)}trace such captions with align='auto'",
                     )
-                    counts[why] = counts.get(why, 0) + 1
+                    count_one(counts, why)
                     continue
                 yield {
                     "correct": fitting[0],
