@@ -56,6 +56,7 @@ def _by_workers(function: Callable[[T], R], tasks: Sequence[T], processes: int) 
         packed = [pickle.dumps((function, task)) for task in tasks]
         with _interrupts_held():  # workers start here
             futures = {pool.submit(_call, task): index for index, task in enumerate(packed)}
+        del packed  # the pool frees each when it is done
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:  # GeneratorExit too

@@ -94,15 +94,15 @@ class DualEncoder:
 
     @property
     def logit_scale(self) -> float:
-        """The factor before the softmax over cosine similarities, 1 where the model has none (see has_logit_scale)."""
-        self._follow_source()
-        found = self._adapter.logit_scale(self._inner)
+        """The factor before the softmax over cosines (CTE does not depend on it); 1 where none is stated."""
+        found = self.stated_logit_scale
         return 1.0 if found is None else found
 
     @property
-    def has_logit_scale(self) -> bool:
-        """Whether the model states a logit scale; encoders of texts alone state none."""
-        return self._adapter.logit_scale(self._inner) is not None
+    def stated_logit_scale(self) -> float | None:
+        """The logit scale that the model states; None for encoders of texts alone."""
+        self._follow_source()
+        return self._adapter.logit_scale(self._inner)
 
     def verify(self) -> dict[str, float]:
         """Compare the text tower with the source model again; see :func:`tracescribe.patching.verify`."""

@@ -143,7 +143,7 @@ def test_embeddings_are_those_of_the_files(tmp_path: Path, pooling: str, dense: 
         for chance in (ts.trace, lambda *args, **options: trace.rescore(metric=options["metric"])):
             with pytest.raises(TraceError, match=r"metric='probability' needs a logit scale above 0, not None"):
                 chance(model, [pair], metric="probability", floor=0, progress=False)
-        assert model.logit_scale == 1 and not model.has_logit_scale
+        assert model.logit_scale == 1 and model.stated_logit_scale is None
 
 
 @pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1), ("DistilBert", 0)])

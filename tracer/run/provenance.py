@@ -33,5 +33,5 @@ def trace_provenance(model: DualEncoder, batch: PairBatch, targets: Targets | No
         tower=model.text,
         facts=_TOWER,
         pairs_sha256=hashlib.sha256(captions + scored).hexdigest(),
-        logit_scale=model.logit_scale if model.has_logit_scale else None,
+        logit_scale=model.stated_logit_scale,
     )

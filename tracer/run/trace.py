@@ -236,7 +236,7 @@ def _scored(watch: WatchMap, batch: PairBatch, targets: Targets) -> Callable[[li
 def _scorer(model: DualEncoder, batch: PairBatch, options: TraceOptions) -> Scorer:
     scale = options.logit_scale
     if scale is None and METRICS[options.metric].scaled:
-        scale = model.logit_scale if model.has_logit_scale else None
+        scale = model.stated_logit_scale
     return make_scorer(
         options.metric,
         options.candidates,

@@ -344,5 +344,5 @@ def _provenance(model: DualEncoder, tower: ImageTower, batch: _Batch, captions: 
         pairs_sha256=hashlib.sha256(batch.digest.encode() + captions.tobytes()).hexdigest(),
         tower=tower,
         facts=_TOWER,
-        logit_scale=model.logit_scale if model.has_logit_scale else None,
+        logit_scale=model.stated_logit_scale,
     )

@@ -35,7 +35,7 @@ def info(
             "sites": "residual stream" if tower.opaque else "all",
             "path": "resume" if tower.resumable else "generic",
             "text_parameters": sum(parameter.numel() for parameter in tower.parameters()),
-            "logit_scale": float(encoder.logit_scale) if encoder.has_logit_scale else None,
+            "logit_scale": encoder.stated_logit_scale,
         }
     read = ", ".join(map(str, tower.readout_layers))
     shown = {

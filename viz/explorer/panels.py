@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...errors import FigureError
+from ...tracer.pairs.roles import TokenKind
 from ...tracer.results.maps import LayerProfile, TraceMap
 from ..figure_data import HeatmapData, Source, Statistics, heatmap_data
 from ..figure_data.labels import tidy_token
@@ -92,7 +93,7 @@ def _columns_differ(traces: Sequence[CausalTrace]) -> bool:
 
 def _words(trace: CausalTrace) -> tuple[str, ...]:
     """The tokens of a trace of one pair, whatever their tokenizer calls the special ones and the ends of words."""
-    special = (trace.kinds[0] == 1) | (trace.kinds[0] >= 4)
+    special = (trace.kinds[0] == TokenKind.START) | (trace.kinds[0] >= TokenKind.END)
     return tuple("" if s else tidy_token(token).casefold() for token, s in zip(trace.tokens[0], special, strict=True))
 
 
