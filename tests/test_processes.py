@@ -46,12 +46,21 @@ def test_an_error_of_a_task_is_raised_here(processes: int) -> None:
 
 LONG = """
 import sys, time
+from concurrent.futures import process
 from tracescribe.processes import run_beside
 
 def wait(task):
     time.sleep(60)
 
+class SlowWakeup(process._ThreadWakeup):
+    def wakeup(self):  # on a busy machine this long may pass between the check and the write
+        if not self._closed:
+            time.sleep(float(sys.argv[1]))
+            self._writer.send_bytes(b"")
+
 if __name__ == "__main__":
+    if float(sys.argv[1]):
+        process._ThreadWakeup = SlowWakeup
     print("starting", flush=True)
     try:
         list(run_beside(wait, [bytes(10**6)] * 4, 2))
@@ -60,14 +69,19 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize("slow", [0.0, 0.3], ids=["", "slow"])
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
-def test_ctrl_c_while_processes_start_ends_all_without_a_traceback(tmp_path: Path, after: float) -> None:
+def test_ctrl_c_while_processes_start_ends_all_without_a_traceback(tmp_path: Path, after: float, slow: float) -> None:
     """A terminal sends it to every process, whatever each of them is doing."""
     (tmp_path / "script.py").write_text(LONG)
     process = subprocess.Popen(
-        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "script.py", str(slow)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.stdout is not None and process.stdout.readline() == "starting\n"
     time.sleep(after)
     os.killpg(process.pid, signal.SIGINT)

@@ -60,9 +60,10 @@ def _by_workers(function: Callable[[T], R], tasks: Sequence[T], processes: int) 
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BaseException:  # GeneratorExit too
-        pool.shutdown(wait=False, cancel_futures=True)
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
+        # the pool's thread ends here: one that ended beside the interpreter would make it print errors
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
 
