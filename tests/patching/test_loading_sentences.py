@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -114,6 +115,11 @@ def package_model(place: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(place), device="cpu")
+
+
+def knows(module: nn.Module, setting: str) -> bool:
+    """Whether this version of the package has the setting; older ones pass over it or refuse the folder."""
+    return setting in inspect.signature(type(module).__init__).parameters
 
 
 def same_as_the_package(model: ts.DualEncoder, source: Any) -> None:
@@ -339,7 +345,8 @@ def test_settings_of_all_versions_of_the_package_are_read(tmp_path: Path) -> Non
     new = ts.load(f"st:{place}")
     assert new.text.context_length == 34  # the positions that there are
     assert float((new.text.encode(TEXTS) - by_hand(place, TEXTS, "lasttoken", dense=True)).abs().max()) < 1e-6
-    same_as_the_package(new, package_model(place))
+    if knows(package_model(folder(tmp_path / "plain"))[0], "modality_config"):
+        same_as_the_package(new, package_model(place))
     half = ts.load(f"st:{place}", dtype="bfloat16")
     assert half.text.dtype == torch.bfloat16
     from transformers import AutoModel
@@ -554,10 +561,12 @@ def test_what_is_not_read_of_the_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a module of type 'LayerNorm'"):
         ts.wrap(source, tokenizer=source.tokenizer)
     source = package_model(folder(tmp_path / "residual", dense=True))
-    source[2].use_residual = True
-    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a dense layer that adds its input"):
-        ts.wrap(source, tokenizer=source.tokenizer)
+    if knows(source[2], "use_residual"):
+        source[2].use_residual = True
+        with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has a dense layer that adds its"):
+            ts.wrap(source, tokenizer=source.tokenizer)
     source = package_model(folder(tmp_path / "tokens"))
-    source[0].processing_kwargs = {"text": {"add_special_tokens": False}}
-    with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has processing_kwargs"):
-        ts.wrap(source, tokenizer=source.tokenizer)
+    if knows(source[0], "processing_kwargs"):
+        source[0].processing_kwargs = {"text": {"add_special_tokens": False}}
+        with pytest.raises(UnsupportedTowerError, match=r"this SentenceTransformer has processing_kwargs"):
+            ts.wrap(source, tokenizer=source.tokenizer)
