@@ -56,35 +56,10 @@ def lora_config(
     """
     from ...patching import lora_targets
 
-    if not is_whole(r, least=1):
-        raise PrescriptionError(f"LoRA's rank r must be a whole number of at least 1, not {shown(r)}")
+    _check_arguments(plan, mode, r, lora_alpha, threshold)
+    _check_options(options)
     r = int(r)
-    if mode is not None and mode not in MODES:
-        raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}, or None")
-    if mode is not None and plan is None:
-        raise PrescriptionError(f"LoRA mode {mode!r} needs a plan (tracescribe.prescribe)")
     source = source_of(module)
-    if plan is not None and not hasattr(plan, "multipliers"):
-        raise PrescriptionError(f"plan must be a plan (tracescribe.prescribe) or None, not {shown(plan)}")
-    given = options.get("target_modules", ".*")
-    if not isinstance(given, str) and not (
-        isinstance(given, list | tuple | set) and all(isinstance(name, str) for name in given)
-    ):
-        raise PrescriptionError(f"target_modules must be a pattern or a list of module names, not {shown(given)}")
-    for name, value in options.items():
-        if hasattr(value, "__array__"):
-            raise PrescriptionError(f"{name} must be an option of peft, not {shown(value)}")
-    for name, number in (("lora_alpha", 1.0 if lora_alpha is None else lora_alpha), ("threshold", threshold)):
-        if not is_number(number):
-            raise PrescriptionError(f"{name} must be a finite number, not {shown(number)}")
-    for name in ("alpha_pattern", "rank_pattern"):
-        if not isinstance(options.get(name, {}), dict):
-            raise PrescriptionError(f"{name} must give numbers by module names, not {shown(options[name])}")
-        for pattern in options.get(name, {}):
-            try:
-                re.compile(rf"(.*\.)?({pattern})$")  # as peft does
-            except re.error as problem:
-                raise PrescriptionError(f"{name}: {shown(pattern)} is no regular expression ({problem})") from problem
     numerator = 2.0 * r if lora_alpha is None else float(lora_alpha)
     settings: dict[str, Any] = {"target_modules": lora_targets(source), **options, "r": r, "lora_alpha": numerator}
     if mode is None or plan is None:
@@ -115,6 +90,40 @@ def lora_config(
     if mode == "rank" or settings.get("rank_pattern"):
         settings["rank_pattern"] = ranks
     return _config({**settings, "alpha_pattern": numerators})
+
+
+def _check_arguments(plan: Any, mode: Any, r: Any, lora_alpha: Any, threshold: Any) -> None:
+    if not is_whole(r, least=1):
+        raise PrescriptionError(f"LoRA's rank r must be a whole number of at least 1, not {shown(r)}")
+    if mode is not None and mode not in MODES:
+        raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}, or None")
+    if mode is not None and plan is None:
+        raise PrescriptionError(f"LoRA mode {mode!r} needs a plan (tracescribe.prescribe)")
+    if plan is not None and not hasattr(plan, "multipliers"):
+        raise PrescriptionError(f"plan must be a plan (tracescribe.prescribe) or None, not {shown(plan)}")
+    for name, number in (("lora_alpha", 1.0 if lora_alpha is None else lora_alpha), ("threshold", threshold)):
+        if not is_number(number):
+            raise PrescriptionError(f"{name} must be a finite number, not {shown(number)}")
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """What is read here of peft's options; the others are checked by peft."""
+    given = options.get("target_modules", ".*")
+    if not isinstance(given, str) and not (
+        isinstance(given, list | tuple | set) and all(isinstance(name, str) for name in given)
+    ):
+        raise PrescriptionError(f"target_modules must be a pattern or a list of module names, not {shown(given)}")
+    for name, value in options.items():
+        if hasattr(value, "__array__"):
+            raise PrescriptionError(f"{name} must be an option of peft, not {shown(value)}")
+    for name in ("alpha_pattern", "rank_pattern"):
+        if not isinstance(options.get(name, {}), dict):
+            raise PrescriptionError(f"{name} must give numbers by module names, not {shown(options[name])}")
+        for pattern in options.get(name, {}):
+            try:
+                re.compile(rf"(.*\.)?({pattern})$")  # as peft does
+            except re.error as problem:
+                raise PrescriptionError(f"{name}: {shown(pattern)} is no regular expression ({problem})") from problem
 
 
 def _config(settings: dict[str, Any]) -> LoraConfig:

@@ -20,10 +20,17 @@ __all__ = ["PAIR_TEXTS", "check_trace"]
 
 
 def check_trace(trace: CausalTrace) -> None:
-    """Refuse a trace whose parts do not fit together: every statistic below relies on it."""
-    n_pairs = len(trace.ids)
-    if n_pairs == 0:
+    """Refuse a trace whose parts do not fit together: every statistic relies on it."""
+    if len(trace.ids) == 0:
         raise DegenerateTraceError("a causal trace needs at least one pair")
+    _check_shapes(trace)
+    check_choice("direction", trace.direction, DIRECTIONS)
+    _check_tokens(trace)
+    _check_finite(trace)
+
+
+def _check_shapes(trace: CausalTrace) -> None:
+    n_pairs = len(trace.ids)
     n_tokens = trace.kinds.shape[1]
     layers = trace.scores.patched.shape[1]
     n_columns = n_tokens if trace.columns is None else len(trace.columns)
@@ -63,11 +70,14 @@ def check_trace(trace: CausalTrace) -> None:
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise TraceError(f"CausalTrace.{name} has shape {found}, expected {expected}")
-    check_choice("direction", trace.direction, DIRECTIONS)
-    if trace.kinds.size and not 0 <= trace.kinds.min() <= trace.kinds.max() < len(TokenKind):
-        raise TraceError(f"kinds must be numbers of a TokenKind, 0 to {len(TokenKind) - 1}")
+
+
+def _check_tokens(trace: CausalTrace) -> None:
+    n_pairs = len(trace.ids)
     if trace.text_pair.min() < 0:
         raise TraceError(f"text_pair must be numbers from 0 on, not {int(trace.text_pair.min())}")
+    if trace.kinds.size and not 0 <= trace.kinds.min() <= trace.kinds.max() < len(TokenKind):
+        raise TraceError(f"kinds must be numbers of a TokenKind, 0 to {len(TokenKind) - 1}")
     tokens = trace.kinds != TokenKind.OUTSIDE
     lengths = tokens.sum(axis=1)
     counts = [np.fromiter(map(len, side), np.int64, n_pairs) for side in (trace.tokens, trace.foil_tokens)]
@@ -81,7 +91,6 @@ def check_trace(trace: CausalTrace) -> None:
             f"pair {trace.ids[i]!r} has {len(trace.tokens[i])} and {len(trace.foil_tokens[i])} tokens, but kinds "
             f"marks {lengths[i]} positions; they must be the first ones and as many"
         )
-    _check_finite(trace)
 
 
 def _check_finite(trace: CausalTrace) -> None:
