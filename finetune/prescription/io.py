@@ -16,6 +16,7 @@ from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_text, shown
 from ...io.quoting import shown_path
 from ...io.reading import is_file
+from .agreement import RankAgreement
 from .plan import Prescription
 from .stability import Stability
 
@@ -35,6 +36,7 @@ class PlanFile(Checked):
     multipliers: list[float] = Field(description="scale * alpha ** beta, for readers without arithmetic")
     ci: list[tuple[float, float]] | None = Field(default=None, description="bounds of alpha over bootstrap draws")
     stability: Stability | None = Field(default=None, description="agreement of bootstrap draws on the ranking")
+    agreement: RankAgreement | None = Field(default=None, description="rank agreement between parts of the trace")
     warnings: list[str] = Field(default_factory=list)
     provenance: dict[str, Any] = Field(default_factory=dict)
     sha256: str | None = Field(
@@ -57,6 +59,8 @@ class PlanFile(Checked):
                 raise ValueError(f"the interval of block {block} has its lower bound {low:g} above the upper {high:g}")
         if self.stability is not None:
             self.stability.check(len(self.alpha))
+        if self.agreement is not None:
+            self.agreement.check()
         with np.errstate(over="ignore", under="ignore"):
             expected = self.scale * np.asarray(self.alpha) ** self.beta
         if not np.allclose(self.multipliers, expected, rtol=1e-9, atol=1e-12):
@@ -100,6 +104,7 @@ def to_record(plan: Prescription) -> PlanFile:
         multipliers=plan.multipliers.tolist(),
         ci=None if plan.ci is None else [(float(low), float(high)) for low, high in plan.ci],
         stability=plan.stability,
+        agreement=plan.agreement,
         warnings=list(plan.warnings),
         provenance=plan.provenance,
     )
@@ -147,6 +152,7 @@ def from_record(record: PlanFile) -> Prescription:
         beta=record.beta,
         ci=None if record.ci is None else np.asarray(record.ci),
         stability=record.stability,
+        agreement=record.agreement,
         warnings=tuple(record.warnings),
         provenance=record.provenance,
         scale=record.scale,

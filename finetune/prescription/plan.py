@@ -14,6 +14,7 @@ from ...errors import PrescriptionError
 from ...io.quoting import shown
 from ...tracer.results.read_only import ReadOnlyArrays
 from ...validation import is_number, is_positive, is_whole
+from .agreement import RankAgreement
 from .arrays import real_array, short
 from .stability import Stability
 
@@ -37,6 +38,7 @@ class Prescription(ReadOnlyArrays):
     scale: a common factor of all multipliers (1 as in the paper; see :meth:`with_budget`).
     ci: lower and upper bound of alpha, renormalised within every bootstrap draw; None without draws.
     stability: how often the draws rank the blocks as the point estimate does; None without draws.
+    agreement: how far parts of the trace (halves of its texts, templates, directions) rank them alike; None for others.
     """
 
     alpha: Float[np.ndarray, " block"]
@@ -46,6 +48,7 @@ class Prescription(ReadOnlyArrays):
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    agreement: RankAgreement | None = None
 
     def __post_init__(self) -> None:
         alpha = real_array(self.alpha, "one number per block")
@@ -167,7 +170,8 @@ class Prescription(ReadOnlyArrays):
 
     def _control(self, alpha: np.ndarray, name: str, scale: float) -> Prescription:
         provenance = {**self.provenance, "control": name}
-        return replace(self, alpha=alpha, scale=scale, ci=None, stability=None, warnings=(), provenance=provenance)
+        unknown: dict[str, Any] = {"ci": None, "stability": None, "agreement": None, "warnings": ()}
+        return replace(self, alpha=alpha, scale=scale, provenance=provenance, **unknown)
 
     # -- use in training: the code is in apply/, imported when it is called ----------------------------------------
 
@@ -211,15 +215,18 @@ class Prescription(ReadOnlyArrays):
 
     @explains_arguments
     def callback(
-        self, mode: Literal["update", "gradient"] = "update", module: torch.nn.Module | None = None
+        self,
+        mode: Literal["update", "gradient"] = "update",
+        module: torch.nn.Module | None = None,
+        others: float = 1.0,
     ) -> TrainerCallback:
         """A transformers.TrainerCallback that attaches this plan when training begins and removes it at the end.
 
-        module: the CLIP inside the Trainer's model, where that is a module of your own.
+        module: the CLIP inside the Trainer's model, where that is a module of your own. others: as of :meth:`attach`.
         """
         from ..apply.trainer_callback import prescription_callback
 
-        return prescription_callback(self, mode, module)
+        return prescription_callback(self, mode, module, others)
 
     @explains_arguments
     def save(self, path: str | Path) -> None:
@@ -250,6 +257,7 @@ class Prescription(ReadOnlyArrays):
                 else f"the highest block is the same in {held.argmax_share:.0%} of "
                 f"{held.n_draws:,} bootstrap draws; rank correlation {held.spearman:.2f}",
             ),
+            ("agreement", None if self.agreement is None else self.agreement.told()),
         ]
         power = f"alpha^{self.beta:g}" + (f" × {self.scale:.3g}" if self.scale != 1 else "")
         bars = bars_svg(self.alpha, list(range(1, self.n_blocks + 1)), "alpha", lo, hi)

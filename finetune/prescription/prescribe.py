@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
+from .agreement import RankAgreement, measure_agreement
 from .arrays import short
 from .normalizers import LAYER_CHOICES, NORMALIZERS, ArrayMap
 from .plan import Prescription, check_beta
@@ -89,6 +90,9 @@ def prescribe(
     ci: level of the interval of alpha, from the profile's bootstrap draws (of gradients: over batches); each draw is
         normalised on its own.
 
+    The plan's ``stability`` says how far these draws agree on the ranking of the blocks, and ``agreement``, of a trace,
+    how far two halves of the texts, the templates, and both directions of negation do.
+
     Raises PrescriptionError for values or options that define no weights, DegenerateTraceError for a trace without a
     usable pair.
 
@@ -141,7 +145,9 @@ def prescribe(
     if profile.draws is not None and ci is not None:
         draws = _normalise_draws(profile.draws, choose_layers, normalizer)
         bounds, stability = measure_stability(alpha, draws, level=ci)
+    agreement = _agreement(source, profile, seed)
     warnings = tuple(_doubts(profile, used, alpha, layers, normalize, stability))
+    warnings += () if agreement is None else tuple(agreement.doubts())
     provenance = {
         **profile.provenance,
         "by": by,
@@ -152,7 +158,7 @@ def prescribe(
         "ci": ci,
         "seed": seed,
     }
-    plan = Prescription(alpha, beta, bounds, stability, warnings, provenance)
+    plan = Prescription(alpha, beta, bounds, stability, warnings, provenance, agreement=agreement)
     return plan if budget == "none" else plan.with_budget(budget)
 
 
@@ -162,6 +168,26 @@ def _fixed(source: Any, by: str, beta: float, k: int | None, decay: float | None
     options = {name: value for name, value in (("k", k), ("decay", decay)) if value is not None}
     seeded = {"seed": seed} if by == "random" else {}
     return Prescription(alpha, beta, provenance={**about, "by": by, **options, **seeded})
+
+
+def _agreement(source: Any, profile: Profile, seed: int) -> RankAgreement | None:
+    """Between parts of a trace, or of what it shows beyond its control's."""
+    from ...tracer import CausalTrace, Excess
+
+    trace, control = (source.trace, source.control) if isinstance(source, Excess) else (source, None)
+    if not isinstance(trace, CausalTrace):
+        return None
+    layers = np.asarray(trace.layers)
+    free = layers > 0
+    if _last_is_forced(profile):
+        free[-1] = False
+    beside = None if control is None else control.per_layer(aggregate=profile.aggregate, ci=None).value
+    return measure_agreement(trace, beside, aggregate=profile.aggregate, free=free, seed=seed)
+
+
+def _last_is_forced(profile: Profile) -> bool:
+    forced = profile.forced_last
+    return forced is not None and abs(profile.values[-1] - forced) <= FORCED_TOLERANCE
 
 
 def _choose(option: str, value: str, choices: Mapping[str, ArrayMap]) -> ArrayMap:
@@ -191,12 +217,12 @@ def _doubts(
     read = what_the_readout_reads(profile.provenance.get("trace", {}))
     if read is not None:
         lines.append(f"{read}; weights from it favour early layers whatever the model does there.")
-    forced = profile.forced_last
-    if layers == "blocks" and forced is not None and abs(profile.values[-1] - forced) <= FORCED_TOLERANCE:
+    if layers == "blocks" and _last_is_forced(profile):
         rank = 1 + int((alpha > alpha[-1]).sum())
         lines.append(
-            f"CTE of layer {last} is {forced:g} by construction (the readout uses the last layer only), not by cause; "
-            f"it gives block {last} alpha {alpha[-1]:.2f} (rank {rank} of {last}). layers='inner' leaves it out."
+            f"CTE of layer {last} is {profile.forced_last:g} by construction (the readout uses the last layer only), "
+            f"not by cause; it gives block {last} alpha {alpha[-1]:.2f} (rank {rank} of {last}). layers='inner' leaves "
+            "it out."
         )
     frozen = [int(block) + 1 for block in np.flatnonzero(alpha == 0)]
     if frozen:

@@ -56,6 +56,8 @@ def identity(config: TrainConfig, base: Mapping[str, Any]) -> dict[str, Any]:
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in IRRELEVANT}
     if settings["loss"] == "nast":  # which checkpoints of versions without other losses do not say
         del settings["loss"]
+    if isinstance(settings["plan"], dict):  # nor this of the plan, which training does not read
+        settings["plan"].pop("agreement", None)
     return {"config": settings, "weights_sha256": base["weights_sha256"], "data_sha256": base["data_sha256"]}
 
 

@@ -24,6 +24,21 @@ def test_saved_plan_is_the_plan(tmp_path):
     assert again.provenance == json.loads(json.dumps(plan.provenance))
 
 
+def test_the_agreement_of_parts_is_saved_and_a_plan_of_before_it_is_read(tmp_path):
+    path = tmp_path / "plan.json"
+    plan = ts.prescribe(synthetic_trace(n_pairs=40, n_layers=6))
+    plan.save(path)
+    assert plan.agreement is not None
+    assert ts.load_plan(path).agreement == plan.agreement
+    content = json.loads(path.read_text(encoding="utf-8"))
+    older = {name: value for name, value in content.items() if name not in ("agreement", "sha256")}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    assert ts.load_plan(path).agreement is None
+    path.write_text(json.dumps(older | {"agreement": {"halves": 1.5}}), encoding="utf-8")
+    with pytest.raises(DataFormatError, match=r"plan\.json: agreement: correlations must lie within -1\.\.1"):
+        ts.load_plan(path)
+
+
 def test_file_follows_its_published_schema(tmp_path):
     schema = ts.finetune.plan_schema()
     ts.prescribe(PROFILE).save(tmp_path / "plan.json")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import warnings
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from builders import PROFILE, profile_with_draws, synthetic_trace
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 import tracescribe as ts
 from tracescribe.errors import PrescriptionError
@@ -124,6 +127,70 @@ def test_noise_is_reported_as_an_unstable_peak():
 def test_flat_draws_are_left_out_of_the_count():
     draws = np.vstack([np.tile(PROFILE, (9, 1)), np.ones((1, 6))])
     assert ts.prescribe(profile_with_draws(draws)).stability.n_draws == 9
+
+
+def in_parts(trace: ts.CausalTrace, *templates: str, negated: bool = False) -> ts.CausalTrace:
+    """The trace, its pairs of these templates in turn, and their captions negated in turn."""
+    n = range(trace.n_pairs)
+    named = replace(trace, templates=tuple(templates[i % len(templates)] for i in n))
+    return replace(named, negated=tuple(("correct", "foil")[i % 2] for i in n)) if negated else named
+
+
+def spearman_of_parts(trace: ts.CausalTrace, field: str) -> list[float]:
+    """Of every two parts, over the blocks but the last, which is 1 by construction: by the trace's own selections."""
+    values = [part.per_layer(ci=None).value[1:-1] for part in trace.by(field).values()]
+    return [spearmanr(one, two).statistic for one, two in combinations(values, 2)]
+
+
+def test_agreement_is_that_of_the_parts_own_profiles():
+    trace = in_parts(synthetic_trace(n_pairs=60, n_layers=7), "there is", "shows", "with", negated=True)
+    found = ts.prescribe(trace).agreement
+    expected = spearman_of_parts(trace, "template")
+    assert (found.templates, found.lowest) == (pytest.approx(np.mean(expected)), pytest.approx(min(expected)))
+    assert found.directions == pytest.approx(spearman_of_parts(trace, "negated")[0])
+    assert ts.prescribe(trace.per_layer()).agreement is None  # a profile does not know its pairs
+    alone = ts.prescribe(synthetic_trace(n_pairs=40, n_layers=6)).agreement
+    assert (alone.templates, alone.lowest, alone.directions) == (None, None, None)
+
+
+def with_profiles(trace: ts.CausalTrace, profile: np.ndarray) -> ts.CausalTrace:
+    """The trace with these values per layer at the differing token of each pair (one profile, or one for each)."""
+    patched = np.where(np.isnan(trace.scores.patched), np.nan, trace.scores.correct[:, None, None]).astype(np.float32)
+    patched[..., 3] = trace.scores.correct[:, None] - trace.denominator[:, None] * profile
+    return replace(trace, scores=replace(trace.scores, patched=patched))
+
+
+def test_halves_of_the_texts_agree_where_all_pairs_are_alike_and_not_on_noise():
+    trace = synthetic_trace(n_pairs=48, n_layers=9, n_texts=12, share_inverted=0.0)
+    alike = with_profiles(trace, np.array([1.0, 0.9, 1.4, 0.6, 0.8, 0.3, 0.5, 0.2, 0.7, 1.0]))
+    assert ts.prescribe(alike).agreement.halves == 1
+    noise = with_profiles(trace, np.random.default_rng(0).normal(size=(12, 10))[trace.text_pair])
+    plan = ts.prescribe(noise)
+    assert abs(plan.agreement.halves) < 0.5  # of 9 blocks; halves of 6 independent profiles
+    assert any("Two halves of the texts do not agree" in line for line in plan.warnings)
+
+
+def test_templates_and_directions_that_disagree_are_a_doubt():
+    trace = synthetic_trace(n_pairs=48, n_layers=7, share_inverted=0.0)
+    rising = np.linspace(0, 1, 8)
+    trace = with_profiles(trace, np.where(np.arange(48)[:, None] % 2, rising, 1 - rising))
+    trace = in_parts(trace, "a", "b", negated=True)
+    plan = ts.prescribe(trace)
+    assert (plan.agreement.templates, plan.agreement.directions) == (-1, -1)
+    assert any("Pairs whose correct caption is negated" in line for line in plan.warnings)
+    assert any("The templates do not agree" in line for line in plan.warnings)
+    one = ts.prescribe(trace.select(negated="correct"))
+    assert one.agreement.directions is None
+    assert not any("negated and pairs" in line for line in one.warnings)
+
+
+def test_agreement_beyond_a_control_is_that_of_what_exceeds_it():
+    trace = in_parts(synthetic_trace(n_pairs=40, n_layers=7), "a", "b")
+    control = synthetic_trace(n_pairs=30, n_layers=7, seed=1)
+    beside = control.per_layer(ci=None).value
+    parts = [part.per_layer(ci=None).value - beside for part in trace.by("template").values()]
+    expected = spearmanr(*(part[1:-1] for part in parts)).statistic
+    assert ts.prescribe(trace.control(control)).agreement.templates == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -87,6 +88,8 @@ def prescribe(
         "beta": plan.beta,
         "multipliers": plan.multipliers,
         "ci": plan.ci,
+        "stability": None if plan.stability is None else asdict(plan.stability),
+        "agreement": None if plan.agreement is None else asdict(plan.agreement),
         "warnings": plan.warnings,
     }
     show(json, document, plan_table(plan), *(f"note: {line}" for line in plan.warnings), f"saved {output}")
