@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
+from ...io.quoting import shown
+from ...validation import is_number
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
 from .gradient import ScaledGradients, scaled_by_hooks, warn_if_scale_invariant
 from .update import ScaledUpdate, earlier_updates
@@ -133,8 +135,7 @@ def attach(
     """
     if mode not in MODES:
         raise PrescriptionError(f"unknown mode {mode!r}; choose one of: {', '.join(MODES)}")
-    if not 0 <= others < float("inf"):
-        raise PrescriptionError(f"others must be a finite multiplier of at least 0, not {others!r}")
+    check_others(others)
     module = source_of(module)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     found = block_parameters(plan, module)
@@ -171,6 +172,12 @@ def attach(
     _refuse_sharded_gradients(module)
     warn_if_scale_invariant(optimizer)
     return Attachment(mode, counts, _scale_gradients(optimizer, groups, multipliers))
+
+
+def check_others(others: float) -> None:
+    """Raises PrescriptionError unless it is a multiplier."""
+    if not is_number(others, 0):
+        raise PrescriptionError(f"others must be a finite multiplier of at least 0, not {shown(others)}")
 
 
 def _scale_gradients(

@@ -48,6 +48,22 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "output": {"checkpoint_every": "checkpoint_every", "trackers": "trackers"},
 }
+# What transformers' TrainingArguments and other loops call these options, where the spelling does not lead there.
+ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "wd": "optim.weight_decay",
+    "bs": "optim.batch_size",
+    "max_grad_norm": "optim.clip_norm",
+    "epochs": "schedule.steps",
+    "max_steps": "schedule.steps",
+    "lr_scheduler_type": "schedule.kind",
+    "scheduler": "schedule.kind",
+    "save_steps": "output.checkpoint_every",
+    "eval_steps": "eval.every",
+    **dict.fromkeys(("dtype", "fp16", "bf16", "amp"), "optim.precision"),
+    **dict.fromkeys(("early_stopping", "early_stopping_patience"), "eval.patience"),
+    **dict.fromkeys(("report_to", "logger", "wandb", "tensorboard", "trackio"), "output.trackers"),
+}
 PLACES = ("captions", "claims", "images", "validation", "plan", "image_cache", "retrace")  # paths, relative to the file
 
 
@@ -159,11 +175,13 @@ def _field(where: str, key: str) -> str:
 
 def _unknown(key: str) -> str:
     known = [f"{section}.{name}".lstrip(".") for section, names in SECTIONS.items() for name in names]
-    wrong_section = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = wrong_section or difflib.get_close_matches(key, [*known, *filter(None, SECTIONS)], n=1, cutoff=0.5)
+    last_word = key.rpartition(".")[2]
+    near = [name for name in known if name.rpartition(".")[2] == last_word]  # in a wrong section
+    near = near or ([ELSEWHERE[last_word]] if last_word in ELSEWHERE else [])
+    near = near or difflib.get_close_matches(key, [*known, *filter(None, SECTIONS)], n=1, cutoff=0.5)
     if not near:
         last = {name.rpartition(".")[2]: name for name in known}
-        near = [last[found] for found in difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.5)]
+        near = [last[found] for found in difflib.get_close_matches(last_word, last, n=1, cutoff=0.5)]
     hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
     return f"there is no option {shown(key)}{hint}"
 

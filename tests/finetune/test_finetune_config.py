@@ -9,7 +9,7 @@ import pytest
 
 from tracescribe.errors import DataFormatError
 from tracescribe.finetune import TrainConfig, read_config
-from tracescribe.finetune.training.config_files import SECTIONS, as_yaml
+from tracescribe.finetune.training.config_files import ELSEWHERE, SECTIONS, as_yaml
 
 EVERYTHING = """
 seed: 3
@@ -56,10 +56,18 @@ def test_what_is_written_is_read_again(tmp_path):
     assert read_config(write(tmp_path, flat, "config.json")) == config
 
 
+def test_every_name_from_elsewhere_stands_for_an_option():
+    known = {f"{section}.{key}" for section, keys in SECTIONS.items() for key in keys}
+    assert set(ELSEWHERE.values()) <= known
+    assert not {name.rpartition(".")[2] for name in known} & set(ELSEWHERE)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("optim: {learning_rate: 1}", r"no option 'optim\.learning_rate'"),
+        ("optim: {learning_rate: 1}", r"no option 'optim\.learning_rate'; did you mean 'optim\.lr'\?"),
+        ("max_grad_norm: 1", r"no option 'max_grad_norm'; did you mean 'optim\.clip_norm'\?"),
+        ("output: {report_to: wandb}", r"no option 'output\.report_to'; did you mean 'output\.trackers'\?"),
         ("optim: {lrr: 1}", r"no option 'optim\.lrr'; did you mean 'optim\.lr'\?"),
         ("optim: {steps: 1}", r"no option 'optim\.steps'; did you mean 'schedule\.steps'\?"),
         ("schedul: {steps: 1}", r"no option 'schedul'; did you mean 'schedule'"),

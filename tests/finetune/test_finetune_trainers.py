@@ -13,6 +13,7 @@ from models import open_clip_model
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from tracescribe.errors import PrescriptionError
 from tracescribe.finetune import Prescription
 from tracescribe.patching import text_blocks
 
@@ -138,6 +139,20 @@ def test_the_trainer_accumulates_and_clips_under_a_plan(tmp_path, mode, optim):
         made.train()
         ends.append(moved(start, module.clip))
     np.testing.assert_allclose(ends[0] / ends[1], ALPHA, atol=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["update", "gradient"])
+def test_the_trainer_holds_still_what_others_says(tmp_path, mode):
+    start = Aligned().clip
+    made, module = trainer(tmp_path, None, 1, optim="sgd", weight_decay=0.1, save_strategy="no")
+    made.add_callback(PLAN.callback(mode, module=module.clip, others=0))
+    made.train()
+    inside = {id(parameter) for block in text_blocks(module.clip) for parameter in block.parameters()}
+    for (name, parameter), before in zip(module.clip.named_parameters(), start.parameters(), strict=True):
+        assert id(parameter) in inside or torch.equal(parameter, before), name
+    assert (moved(start, module.clip)[:2] > 0).all()
+    with pytest.raises(PrescriptionError, match="others must be a finite multiplier of at least 0, not -1"):
+        PLAN.callback(mode, others=-1)
 
 
 def test_a_trainer_that_resumes_ends_where_an_uninterrupted_one_does(tmp_path):
