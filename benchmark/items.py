@@ -16,6 +16,8 @@ from ..errors import DataFormatError, NonFiniteError
 from ..io.atomic import write_atomically
 from ..io.quoting import shown, shown_path
 from ..io.reading import MAX_TEXT, open_regular
+from ..io.spreadsheets import unguarded
+from ..io.tables import write_csv
 from .metrics import expected_hits
 
 if TYPE_CHECKING:
@@ -70,14 +72,11 @@ def save_items(evaluation: Evaluation, path: str | os.PathLike[str]) -> Path:
     target, frame = Path(path), items_frame(evaluation)
     if target.suffix not in (".csv", ".parquet"):
         raise DataFormatError(f"{str(path)!r}: items are written to a .csv or .parquet file")
+    if target.suffix == ".csv":
+        write_csv(frame, target)
+        return target
     with write_atomically(target, binary=True) as handle:
-        if target.suffix == ".csv":
-            # pandas puts no quotes around a lone carriage return, which ends the row where it is read
-            returns = any("\r" in str(name) for column in ("id", "group") for name in frame[column])
-            quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
-            frame.to_csv(handle, index=False, encoding="utf-8", quoting=quoting)
-        else:
-            frame.to_parquet(handle, index=False)
+        frame.to_parquet(handle, index=False)
     return target
 
 
@@ -112,7 +111,7 @@ def _read_csv(file: IO[bytes]) -> pd.DataFrame:
     import pandas as pd
 
     with TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        rows = [row for row in csv.reader(text, strict=True) if row]
+        rows = [[unguarded(cell) for cell in row] for row in csv.reader(text, strict=True) if row]
     if not rows:
         raise ValueError("the file is empty")
     names = rows.pop(0)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from ..errors import DataFormatError
+from ..io.spreadsheets import guarded
 
 __all__ = ["FORMATS", "as_table"]
 
@@ -31,7 +32,7 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[str]], format: str) 
     """
     if format == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        csv.writer(text, lineterminator="\n").writerows([guarded(cell) for cell in row] for row in (header, *rows))
         return text.getvalue().rstrip("\n")
     if format == "markdown":
         marks = ["---", *("---:" for _ in header[1:])]

@@ -14,6 +14,7 @@ import numpy as np
 from ..arguments import explains_arguments
 from ..errors import FigureError
 from ..io.atomic import ensure_writable, write_atomically
+from ..io.spreadsheets import guarded
 from ..tracer.results.maps import LayerProfile
 from ..validation import is_whole
 from .figure_data import AlphaData, CurvePanelsData, Data, HeatmapData, OverlayData, PanelsData, PointsData, ProfileData
@@ -186,15 +187,9 @@ def _markdown(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     return "\n".join(rule if i == 1 else f"| {' | '.join(cells)} |" for i, cells in enumerate(rows)) + "\n"
 
 
-def _no_formula(cell: Cell) -> Cell:
-    """A name that a spreadsheet would run as a formula, such as =HYPERLINK(...), after an apostrophe."""
-    runs = isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@"
-    return f"'{cell}" if runs else cell
-
-
 def _csv(names: list[str], lines: list[list[Cell]], decimals: int) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(_no_formula, names))
-    writer.writerows([["" if value != value else _no_formula(value) for value in line] for line in lines])
+    writer.writerow(map(guarded, names))
+    writer.writerows([["" if value != value else guarded(value) for value in line] for line in lines])
     return buffer.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from typing import IO, Any, NoReturn, cast
 from ..errors import DataFormatError, OutputError
 from .packed import BROKEN, unpacked
 from .quoting import shown, shown_path
-from .reading import MAX_DOCUMENT, not_utf8, open_regular, read_text
+from .reading import MAX_DOCUMENT, encoding_of, not_utf8, open_regular, read_text
 
 __all__ = [
     "MAX_DEPTH",
@@ -44,8 +43,10 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_DOCUMENT, *, lone_s
     return parse_json(read_text(path, limit), os.fspath(path), lone_surrogates=lone_surrogates)
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | os.PathLike[str], *, nan: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of every line that is not blank, read one by one; UTF-8 or UTF-16, packed or not.
+
+    nan: accept NaN and give None for it, as `parse_json` does.
 
     Raises:
         DataFormatError: the file cannot be read or has more than `MAX_LINES` bytes, or a line has more than `MAX_LINE`
@@ -68,7 +69,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, An
                 raise DataFormatError(not_utf8(path, number, raw[error.start])) from None
             if not line.strip():
                 continue
-            value = parse_json(line, os.fspath(path), number)
+            value = parse_json(line, os.fspath(path), number, nan=nan)
             if not isinstance(value, dict):
                 raise DataFormatError(f'{path}:{number}: expected a JSON object, {{"field": ...}}, not {shown(value)}')
             yield number, value
@@ -81,10 +82,12 @@ def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
         raw = cast("IO[bytes]", handles.enter_context(open_regular(path, MAX_LINES)))
         try:
             raw = unpacked(raw, handles)
-            if _start(raw) not in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            start = raw.read(4)
+            raw.seek(0)
+            if encoding_of(start).startswith("utf-8"):
                 yield raw.readline
                 return
-            text = handles.enter_context(TextIOWrapper(raw, encoding="utf-16", newline="\n"))
+            text = handles.enter_context(TextIOWrapper(raw, encoding=encoding_of(start), newline="\n"))
             yield lambda size: text.readline(size).encode("utf-8", "surrogatepass")
         except UnicodeDecodeError as error:
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
@@ -92,17 +95,14 @@ def _readline(path: str | os.PathLike[str]) -> Iterator[Callable[[int], bytes]]:
             raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
 
 
-def _start(raw: IO[bytes]) -> bytes:
-    start = raw.read(2)
-    raw.seek(0)
-    return start
-
-
-def parse_json(text: str, where: str, line: int | None = None, *, lone_surrogates: bool = False) -> Any:
+def parse_json(
+    text: str, where: str, line: int | None = None, *, lone_surrogates: bool = False, nan: bool = False
+) -> Any:
     """The value of a JSON text.
 
     where, line: the file and line that errors name; without a line, the line of the text where reading stopped.
     lone_surrogates: accept strings that no file of UTF-8 text can hold, such as "\\\\ud800".
+    nan: accept NaN, which Python and pandas write for an empty cell, and give None for it.
 
     Raises:
         DataFormatError: not JSON; a field given twice; NaN, infinity or a number of more than 20 digits; brackets
@@ -117,7 +117,11 @@ def parse_json(text: str, where: str, line: int | None = None, *, lone_surrogate
     place = where if line is None else f"{where}:{line}"
     try:
         value = json.loads(
-            text, object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_float=_finite, parse_int=_integer
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_nan_as_none if nan else _refuse,
+            parse_float=_finite,
+            parse_int=_integer,
         )
     except json.JSONDecodeError as error:
         place = place if line is not None else f"{where}:{error.lineno}"
@@ -174,6 +178,11 @@ def _no_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in items]
         raise ValueError(f"field {shown(next(n for n in names if names.count(n) > 1))} is given twice")
     return record
+
+
+def _nan_as_none(constant: str) -> None:
+    if constant != "NaN":
+        _refuse(constant)
 
 
 def _refuse(constant: str) -> NoReturn:

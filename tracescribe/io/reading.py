@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -10,10 +11,40 @@ from typing import BinaryIO
 from ..errors import DataFormatError
 from .quoting import shown_path
 
-__all__ = ["MAX_DOCUMENT", "MAX_TEXT", "is_file", "is_folder", "open_regular", "read_bytes", "read_text"]
+__all__ = [
+    "MAX_DOCUMENT",
+    "MAX_TEXT",
+    "encoding_of",
+    "is_file",
+    "is_folder",
+    "not_utf8",
+    "open_regular",
+    "read_bytes",
+    "read_text",
+]
 
 MAX_TEXT = 2**30  # bytes of a table that is read as a whole
 MAX_DOCUMENT = 2**28  # bytes of a JSON document: a plan, a configuration, a manifest
+
+
+_MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding of a text by its first four bytes: what its mark says, UTF-16 also without one, else UTF-8.
+
+    Of UTF-16 without a mark every second byte of ASCII characters is 0, which no UTF-8 text holds.
+
+    >>> [encoding_of("a;b".encode(name)[:4]) for name in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")]
+    ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be']
+    """
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return name
+    first, second = start[:1], start[1:2]
+    if (first == b"\0") == (second == b"\0"):
+        return "utf-8"
+    return "utf-16-be" if first == b"\0" else "utf-16-le"
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import os
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from .atomic import write_atomically
 from .json_lines import MAX_LINES
 from .packed import BROKEN, unpacked
 from .quoting import shown, shown_path
-from .reading import open_regular
+from .reading import encoding_of, open_regular
+from .spreadsheets import guarded_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,6 @@ __all__ = ["open_text", "read_parquet", "read_table", "write_csv"]
 DELIMITERS = ",;\t"
 LONGEST_CELL = 10_000_000  # characters; csv's own limit of 131,072 is shorter than a base64 image
 LONGEST_LINE = 2**26  # characters
-_MARKS = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"), (codecs.BOM_UTF8, "utf-8-sig"))
 
 
 @contextmanager
@@ -43,8 +42,7 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
             raw.seek(0)
         except BROKEN as error:
             raise DataFormatError(f"cannot read {shown_path(path)}: {error}") from error
-        encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
-        yield handles.enter_context(TextIOWrapper(raw, encoding=encoding, newline=""))
+        yield handles.enter_context(TextIOWrapper(raw, encoding=encoding_of(start), newline=""))
 
 
 def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -133,11 +131,23 @@ def read_parquet(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, 
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """A pandas table as a CSV file, without its row numbers; no half-written file is left.
 
+    A text that a spreadsheet would run as a formula stands after an apostrophe, see :mod:`.spreadsheets`.
+
     Raises:
         OutputError: the file cannot be written.
     """
-    with write_atomically(path) as handle:
-        frame.to_csv(handle, index=False)
+    frame = guarded_frame(frame)
+    # pandas puts no quotes around a lone carriage return, which ends the row where it is read
+    texts = [frame[name] for name in frame if frame[name].dtype.kind not in "biufcmM"]
+    returns = any("\r" in cell for column in texts for cell in column if isinstance(cell, str))
+    with write_atomically(path, binary=True) as handle:
+        frame.to_csv(
+            handle,
+            index=False,
+            encoding="utf-8",
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+        )
 
 
 def _as_text(value: object) -> str:
