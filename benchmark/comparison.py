@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -249,15 +250,16 @@ def _refuse_one_file_twice(evaluations: Sequence[Any]) -> None:
 
 
 def _names(evaluations: Sequence[Any]) -> list[str]:
-    """Files by their name, or by as much of their path as tells them apart ("clip/items", "nast/items")."""
-    paths = {
-        n: Path(e).absolute().with_suffix("").parts
-        for n, e in enumerate(evaluations)
-        if hasattr(e, "__fspath__") or isinstance(e, str)
-    }
+    """Files by their name, or by as much of their path as tells them apart ("clip/items", "nast/items").
+
+    The ending is a part of the name only where it alone differs ("items.csv", "items.parquet").
+    """
+    paths = {n: Path(e).absolute() for n, e in enumerate(evaluations) if hasattr(e, "__fspath__") or isinstance(e, str)}
+    if len({path.with_suffix("") for path in paths.values()}) == len(paths):
+        paths = {number: path.with_suffix("") for number, path in paths.items()}
     found: dict[int, str] = {}
-    for length in range(1, 1 + max(map(len, paths.values()), default=0)):
-        found = {number: "/".join(parts[-length:]) for number, parts in paths.items()}
+    for length in range(1, 1 + max((len(path.parts) for path in paths.values()), default=0)):
+        found = {number: Path(*path.parts[-length:]).as_posix() for number, path in paths.items()}
         if len(set(found.values())) == len(found):
             break
     return [found.get(number, f"model {number + 1}") for number in range(len(evaluations))]
@@ -272,36 +274,53 @@ def _indexed(frame: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def _same_items(frames: Sequence[pd.DataFrame], models: Sequence[str]) -> None:
-    """Refuse items of one name that are not the same question: of another group, chance or right option."""
-    for frame, model in zip(frames[1:], models[1:], strict=True):
-        for column, what in (("group", "group"), ("chance", "chance"), ("gold", "right option")):
-            if column not in frame or column not in frames[0]:
+    """Refuse items of one name that are not the same question: of another group, chance, right option or label."""
+    for (base, first), (frame, model) in combinations(zip(frames, models, strict=True), 2):
+        for column in frame.columns.intersection(base.columns):
+            if column in ("hit", "margin", "scores", "options"):
                 continue
-            one, other = frames[0][column], frame[column]
-            differs = one != other if column == "group" else ~np.isclose(one, other, equal_nan=True)
+            what = "right option" if column == "gold" else str(column)
+            hint = f", or {column!r} is not of the items: remove that column from the files"
+            hint = "" if column in (*FIXED, *OPTIONS) else hint
+            one, other = base[column], frame[column]
+            if column in ("chance", "gold"):
+                differs = ~np.isclose(one, other, equal_nan=True)
+            else:
+                differs = one.notna() & other.notna() & (one.astype(str) != other.astype(str))
             if differs.any():
                 at = int(np.asarray(differs).argmax())
                 task, item = frame.index[at]
                 values = (shown(v) if isinstance(v, str) else f"{v:g}" for v in (one.iloc[at], other.iloc[at]))
                 raise DataFormatError(
-                    f"item {shown(item)} of {task} has the {what} {next(values)} for {models[0]} and {next(values)} "
-                    f"for {model}: these are other items"
+                    f"item {shown(item)} of {task} has the {what} {next(values)} for {first} and {next(values)} "
+                    f"for {model}: these are other items{hint}"
                 )
 
 
+def _subsets(frames: Sequence[pd.DataFrame]) -> dict[str, pd.Series[Any]]:
+    """The label of every item by subset: what the models' files agree on, and what only some of them know."""
+    found: dict[str, pd.Series[Any]] = {}
+    for frame in frames:
+        for column in frame.columns.difference([*FIXED, *OPTIONS], sort=False):
+            labels = frame[column].astype(object)
+            found[str(column)] = found[str(column)].combine_first(labels) if column in found else labels
+    return found
+
+
 def _parts(frames: Sequence[pd.DataFrame], subsets: bool) -> Iterator[tuple[str, str, str, Sequence[pd.DataFrame]]]:
+    labels = _subsets(frames) if subsets else {}
     base = frames[0].index.get_level_values("task")
     for task in dict.fromkeys(base):
         of_task = [frame[base == task] for frame in frames]
         yield task, ALL, ALL, of_task
-        for column in of_task[0].columns if subsets else ():
-            values = of_task[0][column]
-            if column in (*FIXED, *OPTIONS) or values.nunique() < 2:
+        for column, label in labels.items():
+            values = label[base == task]
+            if values.nunique() < 2:
                 continue
             for value in sorted(values.dropna().astype(str).unique()):
                 chosen = (values.astype(str) == value).to_numpy()
                 if chosen.sum() >= LEAST_ITEMS:
-                    yield task, str(column), value, [frame[chosen] for frame in of_task]
+                    yield task, column, value, [frame[chosen] for frame in of_task]
 
 
 def _compared(

@@ -26,7 +26,7 @@ from .records import (
 from .retrieval import POOLED, pool_items, retrieval_items
 from .scoring import Encoder, Images, Texts, scores_of
 from .shortcuts import SHORTCUTS, other_images, shortcuts
-from .sources import Source, has_image, images_of, load_records
+from .sources import Source, has_image, images_of, load_records, named
 from .tasks import Embed, Items, both_captions, questions_of, winoground_items
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def evaluate(
     options = bootstrap_options(n_boot, seed, ci)
     pool = check_option("pool", pool, (Whole(2),))
     everything = load_records(source, split=split, images=images, strict=strict, outside_images=outside_images)
-    records = [record for record in everything if has_image(record)]
+    records = [record for record in named(everything) if has_image(record)]
     if strict and len(records) < len(everything):
         first = next(record for record in everything if not has_image(record))
         raise DataFormatError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from ..errors import DataFormatError
 from ..io.json_lines import read_jsonl
 from ..io.quoting import shown
 from ..io.reading import is_file, is_folder
+from ..tracer import Pair
 from .readers import Dataset, read
 from .readers.dataset import each_once
 from .records import Record, Split, WinogroundRecord, read_captions, read_claims, read_mcq
 from .scoring import Encoder, encoded
 
-__all__ = ["Loaded", "Source", "embed_images", "has_image", "images_of", "load_records"]
+__all__ = ["Loaded", "Source", "embed_images", "has_image", "images_of", "load_records", "named"]
 
 Source = str | os.PathLike[str] | Dataset | Sequence[Any]
 
@@ -121,3 +122,14 @@ def images_of(record: Any) -> tuple[Any, ...]:
 
 def has_image(record: Any) -> bool:
     return all(image is not None for image in images_of(record))
+
+
+def named(records: Sequence[Any]) -> Iterator[Any]:
+    """The records; a pair without an id by its number among the pairs, whatever images of others are missing."""
+    number = 0
+    for record in records:
+        if isinstance(record, Pair):
+            yield record.model_copy(update={"id": str(number)}) if record.id is None else record
+            number += 1
+        else:
+            yield record

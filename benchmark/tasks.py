@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -100,7 +101,7 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
         labels |= _by_condition([record.states[record.label] for record in mcq])
         for task, options in (("mcq_affirmative", "affirmative"), ("mcq_negated", "negated")):
             texts = [tuple(getattr(record, options)) for record in mcq]
-            found.append(_questions(task, mcq, texts, [record.label for record in mcq], labels, _study))
+            found.append(_questions(task, mcq, texts, [record.label for record in mcq], labels, _of_studies(mcq)))
     if claims:
         labels = {
             "attribute": tuple(record.attribute for record in claims),
@@ -109,7 +110,7 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
             **_by_condition([(record.provenance or {}).get("conditions") or {} for record in claims]),
         }
         texts = [tuple(record.claims) for record in claims]
-        found.append(_questions("claims", claims, texts, [record.label for record in claims], labels, _id))
+        found.append(_questions("claims", claims, texts, [record.label for record in claims], labels, _ids(claims)))
     if pairs:
         labels = {
             "attribute": tuple(pair.attribute for pair in pairs),
@@ -117,11 +118,11 @@ def questions_of(records: Sequence[Any]) -> list[Questions]:
             "negation": tuple(pair.negation for pair in pairs),
         }
         texts = [(pair.correct, pair.foil) for pair in pairs]
-        found.append(_questions("pairs", pairs, texts, [0] * len(pairs), labels, _id))
+        found.append(_questions("pairs", pairs, texts, [0] * len(pairs), labels, _ids(pairs)))
     hard = [record for record in records if isinstance(record, CaptionRecord) and _false_ones(record)]
     if hard:
         texts = [(record.caption, *_false_ones(record)) for record in hard]
-        found.append(_questions("captions", hard, texts, [0] * len(hard), {}, _id))
+        found.append(_questions("captions", hard, texts, [0] * len(hard), {}, _ids(hard)))
     return found
 
 
@@ -137,12 +138,21 @@ def _by_condition(stated: Sequence[Mapping[str, int]]) -> dict[str, tuple[str | 
     return {f"condition {name}": tuple(words[states.get(name)] for states in stated) for name in names}
 
 
-def _study(number: int, record: Any) -> str:
-    return f"{record.study_id}#{number}"
+def _of_studies(records: Sequence[McqRecord]) -> list[str]:
+    """Names of questions, which have none in files: the study, and the question's number among those of the study.
+
+    The same whatever other studies were left out, since their images are missing.
+    """
+    seen = Counter[str]()
+    names = []
+    for record in records:
+        names.append(f"{record.study_id}#{seen[record.study_id]}")
+        seen[record.study_id] += 1
+    return names
 
 
-def _id(number: int, record: Any) -> str:
-    return str(number if record.id is None else record.id)
+def _ids(records: Sequence[Any]) -> list[str]:
+    return [str(number if record.id is None else record.id) for number, record in enumerate(records)]
 
 
 def _questions(
@@ -151,12 +161,11 @@ def _questions(
     options: Sequence[tuple[str, ...]],
     gold: Sequence[int],
     labels: Mapping[str, tuple[str | None, ...]],
-    name: Callable[[int, Any], str],
+    ids: Sequence[str],
 ) -> Questions:
-    ids = tuple(name(number, record) for number, record in enumerate(records))
     return Questions(
         task=task,
-        ids=ids,
+        ids=tuple(ids),
         groups=tuple(one if record.group is None else record.group for one, record in zip(ids, records, strict=True)),
         images=tuple(record.image for record in records),
         options=tuple(options),

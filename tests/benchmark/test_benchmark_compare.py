@@ -18,6 +18,7 @@ from test_benchmark_protocols import PROTOCOLS, mcq_record
 from tracescribe.benchmark import ClaimRecord, compare, evaluate
 from tracescribe.benchmark.metrics import mcnemar, paired_difference
 from tracescribe.errors import DataFormatError
+from tracescribe.tracer import Pair
 
 
 def exact_mcnemar(b: int, c: int) -> float:
@@ -190,7 +191,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(models: tuple[Any, An
             compare(paths[0], other)  # type: ignore[arg-type]
 
 
-NAMES = ["NA", "None", "nan", "null", "a\rb", "a\nb", "1.0", "1", 'é, "q"', "=1+1", "N/A", "x; y"]
+NAMES = ["NA", "None", "nan", "null", "a\rb", "a\nb", "1.0", "'-1", 'é, "q"', "=1+1", "N/A", "x; y"]
 
 
 def named(seed: int, kinds: Sequence[str] = ("NA", "1", "none"), options: int = 3) -> Any:
@@ -270,6 +271,51 @@ def test_items_of_one_name_must_be_the_same_question() -> None:
     two = [evaluate(Seeing(0.5, 1, 0), some, n_boot=20) for some in (records, turned)]
     with pytest.raises(DataFormatError, match=r"item '0' of claims has the right option 0 for a and 1 for b"):
         compare(*two, names=("a", "b"))
+
+
+def test_items_keep_their_names_where_the_images_of_others_are_missing() -> None:
+    """Questions and pairs without an id are named by their place: of the source, not of what could be scored."""
+    records: list[Any] = [mcq_record(i) for i in range(12)]
+    records += [Pair(correct=f"pair {i} +", foil=f"pair {i} -", image=f"{i}", group=f"g{i}") for i in range(6)]
+    for number, record in enumerate(records[:12]):  # three questions per study, each in words of its own
+        renamed = {"study_id": f"s{number // 3}", "group": f"p{number // 3}", "image": f"film {number // 3}"}
+        records[number] = record.model_copy(update=renamed)
+    partly = [
+        record.model_copy(update={"image": None}) if record.image in ("film 1", "2") else record for record in records
+    ]
+    one, other = (evaluate(Seeing(0.5, 1, seed), some, n_boot=20) for seed, some in ((0, records), (1, partly)))
+    found = compare(one, other, n_boot=20)
+    assert {row.task: row.n for row in found.differences} == {"mcq_affirmative": 9, "mcq_negated": 9, "pairs": 5}
+    assert found.unpaired == 7
+    for task, scored in other.items.items():
+        of_one = dict(zip(one.items[task].ids, one.items[task].groups, strict=True))
+        assert all(of_one[name] == group for name, group in zip(scored.ids, scored.groups, strict=True))
+
+
+def test_labels_of_every_file_are_subsets_and_must_agree(tmp_path: Path) -> None:
+    groups, kinds = [f"g{i}" for i in range(40)], ["left", "right"] * 20
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(2, size=(2, 40)).astype(float)
+    plain = items(tmp_path / "plain.csv", {"claims": one}, groups)
+    known = items(tmp_path / "known.csv", {"claims": other}, groups, side=kinds)
+    partly = items(tmp_path / "partly.csv", {"claims": other}, groups, side=[*kinds[:20], *([""] * 20)])
+    turned = items(tmp_path / "turned.csv", {"claims": other}, groups, side=kinds[::-1])
+    for pair in ((known, plain), (plain, known), (partly, known), (known, partly)):
+        found = compare(*pair, n_boot=20)
+        assert {(row.subset, row.value): row.n for row in found.differences} == {
+            ("all items", "all items"): 40,
+            ("side", "left"): 20,
+            ("side", "right"): 20,
+        }
+    with pytest.raises(DataFormatError, match=r"item '0' of claims has the side 'left' for known and 'right' for turn"):
+        compare(known, turned)
+    with pytest.raises(DataFormatError, match=r"other items, or 'side' is not of the items: remove that column"):
+        compare(plain, known, turned)
+
+
+def test_files_that_differ_in_their_ending_alone_are_told_apart_by_it(tmp_path: Path) -> None:
+    files = [named(seed).save_items(tmp_path / f"clip.{ending}") for seed, ending in enumerate(("csv", "parquet"))]
+    assert compare(*files, n_boot=20, subsets=False).models == ("clip.csv", "clip.parquet")
 
 
 Rows = list[list[str]]
