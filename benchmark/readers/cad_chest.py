@@ -23,7 +23,7 @@ SEVERITIES: dict[str, Literal[1, 2, 3]] = {
 
 
 def _matches(source: Source) -> bool:
-    return source.kind == "array" and {"study_id", "subject_id", "entity"} <= source.fields
+    return source.kind in ("array", "lines") and {"study_id", "subject_id", "entity"} <= source.fields
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:

@@ -13,6 +13,7 @@ from ...arguments import explains_arguments
 from ...errors import DataFormatError
 from ...io.quoting import shown, shown_path
 from ...tracer import Pair
+from ...warn import warn_user
 from ..records import CaptionRecord, ClaimRecord, FactsRecord, McqRecord, RetrievalRecord, WinogroundRecord
 from .images import ImageFolder
 from .registry import LeftOut, Reader, reader_for
@@ -166,6 +167,8 @@ def read(
 
 def iterate(source: Source, reader: Reader, folder: ImageFolder) -> Iterator[Any]:
     """Records one after another, those left out among them (as `LeftOut`)."""
+    if source.is_one_record:
+        warn_user(f"{source.path} holds one JSON object, which is read as one record of the format {reader.name}")
     yield from reader.records(source, folder)
 
 
@@ -183,8 +186,9 @@ def each_once(records: Sequence[Any], left_out: Counter[str], path: str | os.Pat
     seen: dict[Any, Any] = {}
     kept = []
     for record in records:
-        key = (type(record), getattr(record, "id", None))
-        if key[1] is not None and seen.setdefault(key, record) is not record and seen[key] == record:
+        name = _words(record) if isinstance(record, McqRecord) else getattr(record, "id", None)
+        key = (type(record), name)
+        if name is not None and seen.setdefault(key, record) is not record and seen[key] == record:
             left_out["given twice, word for word"] += 1
         else:
             kept.append(record)
@@ -193,3 +197,8 @@ def each_once(records: Sequence[Any], left_out: Counter[str], path: str | os.Pat
     if twice is not None:
         raise DataFormatError(f"{path}: the id {shown(twice)} is given to more than one record")
     return kept
+
+
+def _words(record: McqRecord) -> tuple[str, ...]:
+    """What names a question, which has no id: its study and its words."""
+    return (record.study_id, record.question, *record.negated, *record.affirmative, record.correct_answer)

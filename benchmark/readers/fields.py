@@ -23,6 +23,8 @@ def checked(where: str) -> Iterator[None]:
     try:
         yield
     except DataFormatError as error:
+        if str(error).startswith(where):  # a field of it was found wrong before
+            raise
         raise DataFormatError(f"{where}: {error}") from None
 
 

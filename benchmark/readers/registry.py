@@ -119,6 +119,8 @@ def reader_for(source: Source, name: str | None = None) -> Reader:
     if name is not None:
         if name not in readers:
             raise DataFormatError(f"unknown format {name!r}; choose one of: {', '.join(readers)}")
+        if source.is_one_record and not readers[name].matches(source):
+            source.take_for_items()
         return readers[name]
     found = [reader for reader in readers.values() if reader.matches(source)]
     if len(found) == 1:

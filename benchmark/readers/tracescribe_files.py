@@ -22,7 +22,7 @@ def _matches(kind: type[Checked]) -> Callable[[Source], bool]:
     needed = {name for name, info in kind.model_fields.items() if info.is_required() and name != "image"}
 
     def matches(source: Source) -> bool:
-        return source.kind in ("lines", "table") and needed <= source.fields <= set(kind.model_fields)
+        return source.kind in ("lines", "table", "array") and needed <= source.fields <= set(kind.model_fields)
 
     return matches
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,7 @@ def read_pairs(
     [Pair(correct='no edema', foil='mild edema', image=None, id='p1', group=None, ...
     """
     file = Path(path)
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]]
     readers = {".jsonl": read_jsonl, ".csv": _csv_records}
     if file.suffix.lower() not in readers:
         raise DataFormatError(f"{str(file)!r} must end in .jsonl or .csv, which says how to read its pairs")

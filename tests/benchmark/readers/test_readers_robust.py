@@ -62,7 +62,7 @@ def test_a_quoted_cell_may_span_lines_and_later_lines_keep_their_numbers(tmp_pat
             r"a.jsonl:1: field 'tag': .*, not True",
         ),
         ("a.json", "[", "not JSON"),
-        ("a.json", "[" * 5000, "not JSON"),
+        ("a.json", "[" * 5000, "nested deeper than 64 levels"),
         ("a.json", "7", "must hold an array or an object"),
         ("a.json", "[]", "holds no records"),
         ("a.json", '{"a": {"filename": "1.jpg", "caption": 3, "negative_caption": "x"}}', "item 'a': field 'caption'"),

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from published import PUBLISHED
 from test_readers_formats import film, written
 
 import tracescribe as ts
+from tracescribe.benchmark.readers.source import _Utf8
 from tracescribe.errors import DataFormatError
 
 TABLES = [name for name, (file, _) in PUBLISHED.items() if ".csv" in file or ".tsv" in file]
@@ -203,7 +207,7 @@ def test_a_record_that_is_given_twice_is_read_once(tmp_path: Path, format: str) 
     name, value = PUBLISHED[format]
     data = ts.read(written(tmp_path / name, [*value, *value]))
     once = records(written(tmp_path / name, value))
-    if format in ("mednega", "sugarcrepe++"):  # no id of their own: the place in the file tells them apart
+    if format == "sugarcrepe++":  # no id of its own: the place in the file tells them apart
         assert len(data.records) == 2 * len(once)
     else:
         assert [record.model_dump() for record in data.records] == once
@@ -394,3 +398,86 @@ def test_any_field_may_be_of_another_type(tmp_path: Path, format: str, odd: Any)
             ts.read(path, format=format)
         except DataFormatError as error:
             assert str(path) in str(error) and len(str(error)) < 1000, place
+
+
+OBJECTS = ["pairs", "claims", "captions", "retrieval", "facts", "mednega", "sugarcrepe++", "aro", "winoground"]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("format", [*OBJECTS, "cad-chest", "valse", "sugarcrepe"])
+def test_one_object_that_is_a_record_is_read_as_one_and_said(tmp_path: Path, format: str, indent: int | None) -> None:
+    """JSON lines of one line in a .json file; the same object over several lines, too."""
+    name, value = PUBLISHED[format]
+    item = next(iter(value.values() if isinstance(value, dict) else value))
+    listed = ts.read(written(tmp_path / name, [item])).records
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(item, indent=indent))
+    with pytest.warns(UserWarning, match="holds one JSON object, which is read as one record of the format"):
+        data = ts.read(path)
+    unnamed = {"id", "attribute"} if format in ("valse", "sugarcrepe", "sugarcrepe++") else set()  # by key or file name
+    assert data.format == format
+    assert [one.model_dump(exclude=unnamed) for one in data.records] == [
+        one.model_dump(exclude=unnamed) for one in listed
+    ]
+
+
+@pytest.mark.parametrize("format", ["coco", "karpathy"])
+def test_an_object_of_lists_is_none(tmp_path: Path, format: str) -> None:
+    """Beside their lists, published files have texts ("dataset": "coco", "type": "captions")."""
+    name, value = PUBLISHED[format]
+    assert ts.read(written(tmp_path / name, {"type": "captions", **value} if format == "coco" else value)).format
+
+
+@pytest.mark.parametrize("format", [name for name, (_, value) in PUBLISHED.items() if isinstance(value, list)])
+def test_our_lists_may_be_an_array_or_lines(tmp_path: Path, format: str) -> None:
+    name, value = PUBLISHED[format]
+    (tmp_path / "array.json").write_text(json.dumps(value))
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, value)))
+    if not name.startswith(("coco_", "swap")):  # one of which is an array by its rule, the other named by its file
+        array, lines = (ts.read(tmp_path / file) for file in ("array.json", "lines.jsonl"))
+        assert (array.format, len(array)) == (lines.format, len(lines)) == (format, len(value))
+
+
+@pytest.mark.parametrize("how", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("format", TEXTS)
+def test_utf_16_may_lack_its_mark(tmp_path: Path, format: str, how: str) -> None:
+    path = file_of(tmp_path, format)
+    plain = records(path)
+    assert records(saved(path, text_of(path).encode(how))) == plain
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_nan_in_json_is_an_empty_cell(tmp_path: Path, lines: bool) -> None:
+    """What Python's json and pandas write of a cell that is empty."""
+    label = {"study_id": 1, "subject_id": 2, "dicom_id": math.nan}
+    value = [{**label, "entity": {"edema": {"level": math.nan, "location": ["the NaN lobe"], "x": "\\"}}}]
+    path = tmp_path / ("cad.jsonl" if lines else "cad.json")
+    path.write_text(json.dumps(value[0] if lines else value))
+    fact = ts.read(path).facts[0].facts["edema"]
+    assert (fact.severity, fact.location) == (None, ("the NaN lobe",))
+    (tmp_path / "a.json").write_text(json.dumps({"7": {**PUBLISHED["sugarcrepe"][1]["0"], "caption": math.nan}}))
+    with pytest.raises(DataFormatError, match=r"^\S+a.json, item '7': field 'caption': expected a text, not None$"):
+        ts.read(tmp_path / "a.json")
+
+
+@given(
+    st.recursive(
+        st.sampled_from([math.nan, "NaN", 'a"NaN"\\', "\\NaN", "N", "Na\n", 1, None, ""]),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["NaN", 'a"', "\\"]), inner),
+    ),
+    st.sampled_from([1, 2, 3, 7, 64]),
+)
+def test_only_nan_itself_becomes_null_wherever_a_file_is_cut(value: Any, size: int) -> None:
+    stream, found = _Utf8(io.StringIO(json.dumps(value))), b""
+    while part := stream.read(size):
+        found += part
+    assert json.loads(found) == json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["sugarcrepe", "aro"])
+def test_a_document_that_is_cut_names_its_line(tmp_path: Path, name: str) -> None:
+    file, value = PUBLISHED[name]
+    text = json.dumps(value, indent=1)
+    (tmp_path / file).write_text(text[:-5])
+    with pytest.raises(DataFormatError, match=rf"{file}:\d+: not JSON: .* at column \d+$"):
+        ts.read(tmp_path / file)
