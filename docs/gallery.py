@@ -194,7 +194,7 @@ with booktabs, Markdown, CSV). `make gallery` draws this page again.
 | `width` | `"icml"` 3.25 in, `"icml-page"` 6.75, `"neurips"` and `"iclr"` 5.5, `"acl"` 3.03, `"acl-page"` 6.30, `"nature"` 3.50 (89 mm), `"nature-page"` 7.20 (183 mm), `"column"` 3.25, `"page"` 6.75, a measure (`"89mm"`, `"8.5cm"`, or TeX's points as `\\the\\columnwidth` prints them, `"234.8775pt"`), or inches |
 | `title`, `notes` | a title, and what the numbers stand on; a paper's figure has none by default |
 | `values`, `profile` | the cells' numbers and the profile beside a map, on or off |
-| `palette`, `limit` | `"RdBu"`, `"PuOr"` or `"BrBG"`, safe for colour-blind readers and readable in grey; the end of the colour scale |
+| `palette`, `limit` | `"RdBu"`, `"PuOr"` or `"BrBG"`, safe for colour-blind readers and readable in grey, where a dash marks cells below 0 that have no number; the end of the colour scale |
 | `font`, `size` | an installed family; the size of ticks in points, from which the others follow |
 
 PGF needs no LaTeX to be written and takes the document's font. PDF and EPS hold embedded TrueType (Type 42) fonts, but for scripts whose

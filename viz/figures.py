@@ -74,9 +74,10 @@ def heatmap(
     align, reduce, segment: as in :meth:`CausalTrace.map`.
     aggregate, ci, n_boot, seed: of the profile beside the cells, as in :meth:`CausalTrace.per_layer`.
 
-    Colours are safe for colour-blind readers and centred at 0. Tokens that differ between the captions
-    are in bold under a mark; for one pair the foil's token follows a stroke: "severe / no". Parts of a word are marked:
-    "no·", "·dule". The notes say which pairs entered and how they were traced.
+    Colours are safe for colour-blind readers and centred at 0; a cell below 0 without a number has a dash, which is
+    read in grey too. Tokens that differ between the captions are in bold under a mark; for one pair the foil's token
+    follows a stroke: "severe / no". Parts of a word are marked: "no·", "·dule". The notes say which pairs entered and
+    how they were traced.
 
     Raises:
         FigureError: something that is no trace, no such pair, an option that does not apply.

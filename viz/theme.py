@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 __all__ = [
     "ACCENT",
@@ -16,8 +17,10 @@ __all__ = [
     "PALETTES",
     "SERIES",
     "axis_ends",
+    "below_zero",
     "colour_at",
     "colour_limit",
+    "ink_on",
     "over_white",
     "series_style",
     "text_colour",
@@ -78,6 +81,18 @@ def axis_ends(*values: np.ndarray | None) -> tuple[float, float]:
     return low, high
 
 
+def below_zero(values: Float[np.ndarray, "*cell"], limit: float) -> Bool[np.ndarray, "*cell"]:
+    """Cells that are negative by more than a tenth of the scale: in grey, v and -v look alike, and 0 as what is nearer.
+
+    Where such a cell has no number, it is drawn with a dash.
+
+    >>> below_zero(np.array([-0.5, -0.04, 0.5, np.nan]), 1.0).tolist()
+    [True, False, False, False]
+    """
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values < -0.1 * limit)
+
+
 def series_style(i: int, forms: int) -> tuple[str, int]:
     """Colour of the i-th curve or point of a figure, and which of so many markers it has: 49 look different.
 
@@ -105,7 +120,16 @@ def text_colour(value: float, limit: float, palette: str = PALETTE) -> str:
     >>> text_colour(0.0, 1.0) == INK, text_colour(1.0, 1.0), text_colour(-1.0, 1.0)
     (True, '#ffffff', '#ffffff')
     """
-    cell = _luminance(colour_at(value, limit, palette))
+    return ink_on(colour_at(value, limit, palette))
+
+
+def ink_on(colour: tuple[float, float, float]) -> str:
+    """The one of ink and white that has more contrast with a colour (red, green, blue, 0..1).
+
+    >>> ink_on((1.0, 1.0, 0.9)) == INK, ink_on((0.2, 0.2, 0.2))
+    (True, '#ffffff')
+    """
+    cell = _luminance(colour)
     with_white = 1.05 / (cell + 0.05)
     with_ink = (cell + 0.05) / (_luminance(_rgb(INK)) + 0.05)
     return "#ffffff" if with_white > with_ink else INK

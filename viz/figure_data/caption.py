@@ -24,6 +24,8 @@ def _reading(data: Data) -> list[str]:
     ends = " and ".join(name for name, there in beyond if there)
     said = [f"Colours are symmetric about 0 and run from −{data.limit:g} to {data.limit:g}"]
     said += [f"Values {ends} have the colour of the limit"] if ends else []
+    if data.below_zero.any():
+        said.append("A dash in the place of a number: below 0")
     if isinstance(data, HeatmapData) and data.marked.any():
         said.append("Bold names under a mark: the tokens in which the two captions differ")
     if isinstance(data, PanelsData) and any(view.marked.any() for view in data.views):

@@ -83,6 +83,11 @@ class HeatmapData:
         return "layer (0 = embedding output)" if len(self.layers) and self.layers[0] == 0 else "layer"
 
     @property
+    def below_zero(self) -> Bool[np.ndarray, "layer column"]:
+        """Cells whose colour is seen to be that of a negative value."""
+        return theme.below_zero(self.values, self.limit)
+
+    @property
     def clipped(self) -> Bool[np.ndarray, "layer column"]:
         """Cells beyond the colour range, whose colour is that of the limit."""
         with np.errstate(invalid="ignore"):

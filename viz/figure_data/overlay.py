@@ -18,11 +18,13 @@ from .notes import model_suffix, settings
 from .options import check_palette
 from .select import pair_number
 
-__all__ = ["OUTLINE", "OverlayData", "blended", "overlay_data"]
+__all__ = ["OUTLINE", "OverlayData", "Segment", "blended", "overlay_data"]
 
 MAX_PANELS = 8
 OUTLINE = "#ffd400"  # yellow: on no grey image and on no red-blue scale
 _ARROWS = {"foil->correct": "counterfactual → image", "correct->foil": "image → counterfactual"}
+
+Segment = tuple[tuple[float, float], tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class OverlayData:
         return bool((self.values < -bound).any()), bool((self.values > bound).any())
 
     @property
-    def borders(self) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    def borders(self) -> list[Segment]:
         """Line segments (x0, y0), (x1, y1) around the outlined cells, in cells."""
         inside = np.pad(self.outlined, 1)
         segments = []
@@ -69,6 +71,23 @@ class OverlayData:
         for row, column in np.argwhere(inside[:, 1:] != inside[:, :-1]):
             segments.append(((float(column), row - 1.0), (float(column), float(row))))
         return segments
+
+    @property
+    def below_zero(self) -> Bool[np.ndarray, "layer row column"]:
+        """Patches whose colour is seen to be that of a negative value."""
+        return theme.below_zero(self.values, self.limit)
+
+    def dashes(self, at: int) -> dict[str, list[Segment]]:
+        """The signs of patches below 0, in the colour that contrasts with what they stand on: segments in cells."""
+        picture = blended(self.film, self.values[at], self.limit, self.palette)
+        rows, columns = self.outlined.shape
+        shades = picture.reshape(rows, picture.shape[0] // rows, columns, -1, 3).mean(axis=(1, 3))
+        found: dict[str, list[Segment]] = {}
+        for row, column in np.argwhere(self.below_zero[at]).tolist():
+            red, green, blue = shades[row, column].tolist()
+            segment = ((column + 0.3, row + 0.5), (column + 0.7, row + 0.5))
+            found.setdefault(theme.ink_on((red, green, blue)), []).append(segment)
+        return found
 
     def panel_title(self, at: int) -> str:
         """The layer's name, with the effect of tokens that have no place on the film."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Bool
 
 from ...errors import FigureError
 from ...tracer.results.causal_trace import CausalTrace
@@ -74,6 +75,11 @@ class PanelsData:
     def quantity(self) -> str:
         """What a cell is."""
         return self.views[0].quantity
+
+    @property
+    def below_zero(self) -> Bool[np.ndarray, "cell"]:
+        """Cells of all panels whose colour is seen to be that of a negative value."""
+        return np.concatenate([view.below_zero.ravel() for view in self.views])
 
     @property
     def clipped_ends(self) -> tuple[bool, bool]:

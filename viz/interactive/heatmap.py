@@ -36,7 +36,10 @@ def draw_heatmap(
     check_size("height", height)
     frame = _Frame(view, width, height)
     figure = NotebookFigure(layout=plotly_layout())
-    figure.add_trace(_cells(view, frame.values_fit if values == "auto" else bool(values)))
+    written = frame.values_fit if values == "auto" else bool(values)
+    figure.add_trace(_cells(view, written))
+    if not written and view.below_zero.any():
+        _add_dashes(figure, view, frame)
     if view.profile is not None:
         _add_profile(figure, view.profile, plotly_text(view.profile_name))
     if not np.isfinite(view.values).all():
@@ -124,6 +127,29 @@ def _cells(view: HeatmapData, written: bool) -> go.Heatmap:
             "tickfont": {"size": 10.5, "color": theme.INK},
             "ticks": "",
         },
+    )
+
+
+def _add_dashes(figure: go.Figure, view: HeatmapData, frame: _Frame) -> None:
+    """A dash, as of a minus, in cells below 0 that have no number: printed in grey, colours lose their sign."""
+    import plotly.graph_objects as go
+
+    places = np.argwhere(view.below_zero).tolist()
+    inks = [theme.text_colour(float(view.values[layer, column]), view.limit, view.palette) for layer, column in places]
+    figure.add_trace(
+        go.Scatter(
+            x=[column for _, column in places],
+            y=[int(view.layers[layer]) for layer, _ in places],
+            mode="markers",
+            marker={
+                "symbol": "line-ew",
+                "size": min(7.0, 0.5 * frame.pitch),
+                "line": {"width": min(1.25, 0.2 * frame.row), "color": inks},
+            },
+            hoverinfo="skip",
+            showlegend=False,
+            name="below 0",
+        )
     )
 
 

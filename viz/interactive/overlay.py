@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from .. import theme
 from ..figure_data.labels import number, plotly_text, wrap_phrases
-from ..figure_data.overlay import OUTLINE, OverlayData, blended
+from ..figure_data.overlay import OUTLINE, OverlayData, Segment, blended
 from .layout import check_size, plotly_axis, plotly_layout, scale_ticks
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def draw_overlay(view: OverlayData, width: int | None) -> NotebookFigure:
         # plotly puts a pixel's centre, not its corner, at x0, y0
         figure.add_trace(go.Image(source=_png(picture), x0=dx / 2, y0=dy / 2, dx=dx, dy=dy, hoverinfo="skip"), **where)
         figure.add_trace(_hover_cells(view, at), **where)
+        for ink, segments in view.dashes(at).items():
+            figure.add_trace(_dashes(segments, ink), **where)
         for (x0, y0), (x1, y1) in view.borders:
             figure.add_shape(type="line", x0=x0, y0=y0, x1=x1, y1=y1, line={"color": OUTLINE, "width": 1.5}, **where)
     figure.add_trace(_colour_bar(view), row=1, col=1)
@@ -96,6 +98,21 @@ def _hover_cells(view: OverlayData, at: int) -> go.Heatmap:
         ],
         hoverinfo="text",
         name=f"layer {view.layers[at]}",
+    )
+
+
+def _dashes(segments: list[Segment], ink: str) -> go.Scatter:
+    """The signs of patches below 0."""
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[x for (x0, _), (x1, _) in segments for x in (x0, x1, None)],
+        y=[y for (_, y0), (_, y1) in segments for y in (y0, y1, None)],
+        mode="lines",
+        line={"color": ink, "width": 1.5},
+        hoverinfo="skip",
+        showlegend=False,
+        name="below 0",
     )
 
 

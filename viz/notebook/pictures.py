@@ -28,7 +28,8 @@ def cells_svg(view: HeatmapData) -> Markup:
     bars = view.profile
     foot = 16 + (46 if bars is not None else 0)
     width, height = _LABELS + wide * n_layers + 8, _CELL * n_rows + foot
-    parts = [*_shades(view, wide), *_names(view)]
+    places = [(at, row, at, row) for row in range(n_rows) for at in range(n_layers)]
+    parts = [*_cells(view, places, f"translate({_LABELS} 0) scale({wide:.4g} {_CELL})"), *_names(view)]
     step = next(s for s in (1, 2, 4, 8, 16, 32, 64) if s * wide >= 18 or s == 64)
     for at, layer in enumerate(view.layers.tolist()):
         if at % step == 0:
@@ -52,13 +53,9 @@ def patches_svg(view: HeatmapData) -> Markup | None:
     high, wide = (max(place[axis] for place in places.values()) + 1 for axis in (0, 1))
     size = max(3.0, min(10.0, 96 / max(high, wide)))
     drawn = []
-    for layer, values in zip(view.layers.tolist(), view.values, strict=True):
-        cells: dict[str, list[str]] = {}
-        for at, (row, column) in places.items():
-            cells.setdefault(_shade(float(values[at]), view), []).append(
-                f"M{column * size:.4g} {row * size + 14:.4g}h{size:.3g}v{size:.3g}h-{size:.3g}z"
-            )
-        paths = [f'<path fill="{shade}" d="{"".join(parts)}"/>' for shade, parts in cells.items()]
+    for i, layer in enumerate(view.layers.tolist()):
+        boxes = [(i, at, column, row) for at, (row, column) in places.items()]
+        paths = _cells(view, boxes, f"translate(0 14) scale({size:.4g})")
         named = f'<text x="0" y="10">layer {layer}</text>'
         drawn.append(
             _svg(max(wide * size, 48), high * size + 14, f"{view.quantity} by patch, layer {layer}", [named, *paths])
@@ -66,8 +63,8 @@ def patches_svg(view: HeatmapData) -> Markup | None:
     rest = len(view.columns) - len(places)
     more = f"<div>{rest} other columns are in .heatmap()</div>" if rest else ""
     scale = f"<div>colours from −{view.limit:.3g} (blue) to {view.limit:.3g} (red)</div>"
-    boxes = f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin:4px 0">{"".join(drawn)}</div>'
-    return Markup(f'<div style="max-height:{_TALLEST}px;overflow:auto">{boxes}{scale}{more}</div>')
+    grids = f'<div style="display:flex;flex-wrap:wrap;gap:8px;margin:4px 0">{"".join(drawn)}</div>'
+    return Markup(f'<div style="max-height:{_TALLEST}px;overflow:auto">{grids}{scale}{more}</div>')
 
 
 def bars_svg(
@@ -110,15 +107,23 @@ def _names(view: HeatmapData) -> list[str]:
     ]
 
 
-def _shades(view: HeatmapData, wide: float) -> list[str]:
-    """One path per colour: thousands of cells stay a few kilobytes."""
-    drawn: dict[str, list[str]] = {}
-    for row in range(view.values.shape[1]):
-        for at, value in enumerate(view.values[:, row].tolist()):
-            drawn.setdefault(_shade(value, view), []).append(
-                f"M{_LABELS + at * wide:.4g} {row * _CELL}h{wide - 0.5:.3g}v14.5h-{wide - 0.5:.3g}z"
-            )
-    return [f'<path fill="{shade}" d="{"".join(cells)}"/>' for shade, cells in drawn.items()]
+def _cells(view: HeatmapData, places: list[tuple[int, int, int, int]], transform: str) -> list[str]:
+    """Cells by colour, and a dash in those below 0, whose colour alone does not tell its sign in grey.
+
+    places: layer and column of a cell, and where it stands, in cells. transform: from cells to pixels. One path per
+    colour: thousands of cells stay a few kilobytes.
+    """
+    below = view.below_zero
+    shades: dict[str, list[str]] = {}
+    dashes: dict[str, list[str]] = {}
+    for layer, column, x, y in places:
+        value = float(view.values[layer, column])
+        shades.setdefault(_shade(value, view), []).append(f"M{x} {y}h.97v.97h-.97z")
+        if below[layer, column]:
+            dashes.setdefault(theme.text_colour(value, view.limit, view.palette), []).append(f"M{x}.3 {y}.5h.4")
+    drawn = [f'<path fill="{shade}" d="{"".join(cells)}"/>' for shade, cells in shades.items()]
+    drawn += [f'<path stroke="{ink}" stroke-width=".08" d="{"".join(lines)}"/>' for ink, lines in dashes.items()]
+    return [f'<g transform="{transform}">', *drawn, "</g>"]
 
 
 def _shade(value: float, view: HeatmapData) -> str:

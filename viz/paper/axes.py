@@ -40,6 +40,7 @@ __all__ = [
     "legend_inside",
     "legend_over",
     "legend_size",
+    "mark_below",
     "mark_clipped",
     "new_figure",
     "place_axes",
@@ -188,6 +189,15 @@ def mark_clipped(axes: Axes, ends: tuple[bool, bool], palette: str, *, horizonta
             )  # fmt: skip
 
 
+def mark_below(axes: Axes, palette: str, *, horizontal: bool) -> None:
+    """A dash in the half of a colour bar that is below 0, as in the cells there; no number stands so near to 0."""
+    place = (0.35, 0.5) if horizontal else (0.5, 0.35)
+    axes.plot(
+        *([value] for value in place), marker="_", markersize=3.4, markeredgewidth=0.75,
+        color=theme.text_colour(-0.3, 1.0, palette), transform=axes.transAxes,
+    )  # fmt: skip
+
+
 class Scaled(Protocol):
     """What has a colour scale."""
 
@@ -221,8 +231,13 @@ def _scale_numbers(view: Scaled) -> tuple[float, float, float]:
     return -step, 0.0, step
 
 
-def draw_scale(figure: Figure, left: float, top: float, high: float, view: Scaled, name: str, fonts: Fonts) -> None:
-    """An upright colour bar at a place given in points, its name above it. :func:`scale_room` says what it needs."""
+def draw_scale(
+    figure: Figure, left: float, top: float, high: float, view: Scaled, name: str, fonts: Fonts, *, dashes: bool
+) -> None:
+    """An upright colour bar at a place given in points, its name above it. :func:`scale_room` says what it needs.
+
+    dashes: whether cells below 0 have one.
+    """
     bar = place_axes(figure, left, top, _BAR, high)
     edges = np.linspace(-view.limit, view.limit, 129)
     bar.pcolormesh(
@@ -238,6 +253,8 @@ def draw_scale(figure: Figure, left: float, top: float, high: float, view: Scale
     bar.set_yticks(numbers, [short_number(value) for value in numbers], **fonts.style(fonts.tick))
     bar.spines[:].set_visible(False)
     mark_clipped(bar, view.clipped_ends, view.palette, horizontal=False)
+    if dashes:
+        mark_below(bar, view.palette, horizontal=False)
     pad = 8 if view.clipped_ends[1] else 6
     lines = _scale_name(name, fonts)
     size = fonts.label * min(1.0, _WIDEST_NAME / max(fonts.width(line, fonts.label) for line in lines))

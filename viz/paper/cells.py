@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import Normalize
 from matplotlib.text import Text
 
@@ -24,6 +25,7 @@ __all__ = [
     "bar_numbers",
     "draw_bars",
     "draw_cells",
+    "draw_dashes",
     "draw_mesh",
     "label_layers",
     "label_rows",
@@ -32,18 +34,29 @@ __all__ = [
 ]
 
 
-class _Number(Text):
-    """A cell's number. room: width and height that a cell needs, in points; in smaller ones it is not drawn.
+def _holds(axes: Any, room: tuple[float, float]) -> bool:
+    """Whether a cell has this width and height in points now: an author's layout changes axes when they are drawn."""
+    (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)]) * 72 / axes.get_figure(root=True).dpi
+    return bool(abs(x1 - x0) >= room[0] and abs(y1 - y0) >= room[1])
 
-    A layout of an author's figure changes the size of axes when they are drawn.
-    """
+
+class _Number(Text):
+    """A cell's number. room: width and height in points that a cell needs; in a smaller one it is not drawn."""
 
     room = (0.0, 0.0)
 
     def draw(self, renderer: RendererBase) -> None:
-        axes: Any = self.axes
-        (x0, y0), (x1, y1) = axes.transData.transform([(0, 0), (1, 1)]) * 72 / axes.get_figure(root=True).dpi
-        if abs(x1 - x0) >= self.room[0] and abs(y1 - y0) >= self.room[1]:
+        if _holds(self.axes, self.room):
+            super().draw(renderer)
+
+
+class _Dashes(LineCollection):
+    """The signs of cells whose numbers are not drawn. room: as of the numbers."""
+
+    room = (math.inf, math.inf)
+
+    def draw(self, renderer: RendererBase) -> None:
+        if not _holds(self.axes, self.room):
             super().draw(renderer)
 
 
@@ -51,20 +64,21 @@ def draw_mesh(
     axes: Axes,
     view: HeatmapData,
     values: Float[np.ndarray, "down across"],
-    line: float,
+    cell: tuple[float, float],
     size: float,
     fonts: Fonts,
     room: tuple[float, float] = (0.0, 0.0),
 ) -> QuadMesh:
-    """Coloured cells around whole coordinates, and numbers in them where ``size`` is not 0. line: between cells.
+    """Coloured cells around whole coordinates, with numbers where ``size`` is not 0, else with dashes below 0.
 
-    room: width and height in points that cells must have when they are drawn, else the numbers are left out.
+    cell: width and height in points. room: what cells must have when they are drawn, else the numbers are left out.
     """
+    pitch, row = cell
     n_down, n_across = values.shape
     mesh = axes.pcolormesh(
         np.arange(n_across + 1) - 0.5, np.arange(n_down + 1) - 0.5, np.ma.masked_invalid(values),
         cmap=colours(view.palette), norm=Normalize(-view.limit, view.limit),
-        edgecolors="white", linewidth=line,
+        edgecolors="white", linewidth=min(0.3, pitch / 12, row / 12),
     )  # fmt: skip
     for (down, across), value in np.ndenumerate(values if size else np.empty((0, 0))):
         text = cell_text(float(value))
@@ -75,7 +89,29 @@ def draw_mesh(
             )  # fmt: skip
             number.room = room
             axes.add_artist(number).set_clip_path(None)
+    if not size or any(room):
+        dashes = draw_dashes(axes, values, view.limit, view.palette, cell)
+        dashes.room = room if size else dashes.room
     return mesh
+
+
+def draw_dashes(
+    axes: Axes, values: Float[np.ndarray, "down across"], limit: float, palette: str, cell: tuple[float, float]
+) -> _Dashes:
+    """A dash, as of a minus, in each cell below 0: printed in grey, its colour is that of the cell above 0.
+
+    cell: width and height in points.
+    """
+    pitch, row = cell
+    places = np.argwhere(theme.below_zero(values, limit))
+    half = min(0.25, 2.6 / pitch)
+    inks = [theme.text_colour(float(values[down, across]), limit, palette) for down, across in places]
+    dashes = _Dashes(
+        [[(across - half, down), (across + half, down)] for down, across in places],
+        colors=inks, linewidths=min(0.75, 0.3 * row), capstyle="butt", zorder=1.5,
+    )  # fmt: skip
+    axes.add_collection(dashes, autolim=False)
+    return dashes
 
 
 def draw_cells(
@@ -87,13 +123,13 @@ def draw_cells(
     fonts: Fonts,
     room: tuple[float, float] = (0.0, 0.0),
 ) -> QuadMesh:
-    """Tokens from the top down, layers from left to right; numbers where ``size`` is not 0. pitch, row: in points.
+    """Tokens from the top down, layers from left to right. pitch, row: in points.
 
-    room: as :func:`draw_mesh`.
+    size, room: as :func:`draw_mesh`.
     """
     values = view.values.T  # [token, layer]
     n_rows, n_layers = values.shape
-    mesh = draw_mesh(axes, view, values, min(0.3, pitch / 12, row / 12), size, fonts, room)
+    mesh = draw_mesh(axes, view, values, (pitch, row), size, fonts, room)
     axes.set_xlim(-0.5, n_layers - 0.5)
     axes.set_ylim(n_rows - 0.5, -0.5)
     axes.spines[:].set_visible(False)

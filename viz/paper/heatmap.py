@@ -26,6 +26,7 @@ from .axes import (
     colours,
     header_height,
     layer_step,
+    mark_below,
     mark_clipped,
     new_figure,
     place_axes,
@@ -94,7 +95,7 @@ def draw_heatmap(
         _label_tokens(cells, plan.labels[chosen], view.marked[chosen], plan, fonts)
         _label_layers(cells, view, plan, fonts)
         if line == 0:
-            _draw_scale(figure, view, plan, fonts)
+            _draw_scale(figure, view, plan, fonts, dashes=not size and bool(view.below_zero.any()))
             if view.profile is not None:
                 left = plan.left + plan.cells + _gap(inches)
                 beside = place_axes(figure, left, top, plan.beside, plan.row * n_layers)
@@ -188,7 +189,7 @@ def _reach(label: str, size: float, angle: int, fonts: Fonts, mark: Any) -> floa
 def _draw_cells(axes: Axes, view: HeatmapData, chosen: slice, size: float, plan: _Plan, fonts: Fonts) -> None:
     values = view.values[:, chosen]
     n_layers, n_columns = values.shape
-    draw_mesh(axes, view, values, min(0.3, plan.pitch / 12), size, fonts)
+    draw_mesh(axes, view, values, (plan.pitch, plan.row), size, fonts)
     columns = np.flatnonzero(view.marked[chosen])
     if len(columns):
         axes.plot(
@@ -225,7 +226,7 @@ def _label_layers(axes: Axes, view: HeatmapData, plan: _Plan, fonts: Fonts) -> N
     axes.set_ylabel("layer", labelpad=2, **fonts.style(fonts.label))
 
 
-def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) -> None:
+def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts, *, dashes: bool) -> None:
     """The colour scale: many small vector boxes above the cells, right-aligned with them; its name is left of it.
 
     A long name makes the scale shorter, and one that has no room even so is written smaller.
@@ -245,6 +246,8 @@ def _draw_scale(figure: Figure, view: HeatmapData, plan: _Plan, fonts: Fonts) ->
     axes.set(xlim=(-bound, bound), ylim=(0, 1), yticks=[])
     axes.spines[:].set_visible(False)
     mark_clipped(axes, view.clipped_ends, view.palette, horizontal=True)
+    if dashes:
+        mark_below(axes, view.palette, horizontal=True)
     step = nice_below(bound)
     axes.xaxis.set_ticks_position("top")
     set_ticks(axes.xaxis, [-step, 0, step], fonts, [short_number(v) for v in (-step, 0.0, step)], size=fonts.small)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from .. import theme
@@ -54,11 +55,14 @@ def draw_overlay(view: OverlayData, fonts: Fonts, inches: float, header: Header)
         else:
             picture = blended(view.film, view.values[panel - 1], view.limit, view.palette)
             axes.imshow(picture, extent=(0, columns, rows, 0), aspect="auto", interpolation="nearest")
+            for ink, segments in view.dashes(panel - 1).items():
+                axes.add_collection(LineCollection(segments, colors=ink, linewidths=0.9), autolim=False)
         for (x0, y0), (x1, y1) in view.borders:
             axes.plot([x0, x1], [y0, y1], color=OUTLINE, linewidth=0.7, solid_capstyle="projecting")
         axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_title(fonts.drawable(caption), pad=2, color=theme.INK, loc="left", **fonts.style(fonts.tick))
     high = min(down * (tall + _CAPTION) - _CAPTION, 110.0) - 4  # its highest number must not touch its name
-    draw_scale(figure, wide - EDGE - bar + _BESIDE, head + EDGE + _CAPTION + 4, high, view, "CTE", fonts)
+    left, dashes = wide - EDGE - bar + _BESIDE, bool(view.below_zero.any())
+    draw_scale(figure, left, head + EDGE + _CAPTION + 4, high, view, "CTE", fonts, dashes=dashes)
     return figure

@@ -107,6 +107,7 @@ def draw_panels(
     draw_scale(
         figure, inches * 72 - plan.beside + _GAP, plan.head + EDGE + plan.names + above,
         max(min(tallest, 90.0) - above, 20.0), view, view.quantity, fonts,
+        dashes=not size and bool(view.below_zero.any()),
     )  # fmt: skip
     return figure
 
