@@ -1,4 +1,4 @@
-"""What the page shows of scores, and of a selected cell, row or column, as plain data."""
+"""What the page shows of a selected cell, row or column, as plain data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import TracescribeError
 from ..figure_data.labels import tidy_token
-from .asking import Ranked, extreme_pairs, rank_captions, role_of
+from .asking import extreme_pairs, role_of
 from .buffers import Buffers
 from .computing import MAIN
 from .panels import Panel, Panels
@@ -18,51 +18,7 @@ if TYPE_CHECKING:
     from ..figure_data import HeatmapData
     from .session import ExplorerSession
 
-__all__ = ["alone", "answer", "scores_before", "selected_role"]
-
-
-def _candidates(session: ExplorerSession) -> tuple[list[str], list[float]] | None:
-    """Candidate captions and their scores with the explored model, as far as they are known."""
-    if session.result is not None:
-        trace = session.result.traces[MAIN]
-        scores = list(session.result.scores[MAIN])
-        if trace.metric.name == "cosine":
-            scores[:2] = [float(trace.scores.correct[0]), float(trace.scores.foil[0])]
-        return list(session.result.candidates), scores
-    if session.scores is not None:
-        return [session.settings.correct, session.settings.foil, *session.further], list(session.scores)
-    return None
-
-
-def _ranked(ranked: list[Ranked]) -> list[dict[str, Any]]:
-    return [
-        {
-            "caption": one.caption,
-            "score": one.score,
-            "rank": one.rank,
-            "with": one.score_with,
-            "rank_with": one.rank_with,
-            "patched": one.patched,
-        }
-        for one in ranked
-    ]
-
-
-def scores_before(session: ExplorerSession) -> dict[str, Any] | None:
-    """Before any patch: which candidate would win."""
-    known = _candidates(session)
-    if known is None:
-        return None
-    captions, scores = known
-    roles = {0: "correct", 1: "foil"}
-    ranked = rank_captions(captions, scores, -1, None)
-    winner = ranked[0].caption
-    return {
-        "rows": [{**row, "role": roles.get(captions.index(row["caption"]), "")} for row in _ranked(ranked)],
-        "winner": winner,
-        "right": winner == captions[0],
-        "margin": scores[0] - scores[1],
-    }
+__all__ = ["alone", "answer", "selected_role"]
 
 
 def answer(session: ExplorerSession, panels: Panels | str | None, buffers: Buffers) -> dict[str, Any] | None:
@@ -151,18 +107,11 @@ def _lines(data: HeatmapData, layer: int | None, column: int | None) -> list[dic
 def _of_one_pair(
     session: ExplorerSession, trace: CausalTrace, layer: int | None, column: int | None, buffers: Buffers
 ) -> dict[str, Any]:
-    """Scores and ranks with the patch, heads and attention: of the pair that is entered."""
-    known = _candidates(session)
+    """Heads and attention: of the pair that is entered."""
     result = session.result
-    assert known is not None and result is not None
-    captions, scores = known
+    assert result is not None
     found: dict[str, Any] = {"can_split": session.settings.site == "resid"}
-    base = 0 if trace.direction == "foil->correct" else 1
     if layer is not None and column is not None:
-        cosines = trace if trace.metric.name == "cosine" else trace.rescore(metric="cosine")
-        patched = float(cosines.scores.patched[0, layer, column])
-        if np.isfinite(patched):
-            found["ranks"] = _ranked(rank_captions(captions, scores, base, patched))
         attention = session.attention.get((result.number, layer, column))
         if attention is not None:
             found["attention"] = [

@@ -12,6 +12,7 @@ from ...tracer.results.candidates import Candidates
 from .answers import alone, selected_role
 from .computing import MAIN
 from .panels import Panels
+from .rankings import rankings
 from .tracing import BATCH
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def view_code(session: ExplorerSession) -> str:
     It binds ``cells`` (the map; of two traces their difference, or the second one's where their layers differ),
     ``profile``, ``plan`` and ``shares`` (of the update);
     for a selected cell ``cell`` and ``patched`` (the base caption's score with the patch); and where they are shown
-    ``scores`` (of the captions), ``heads``, ``attention`` and ``effects`` (by pair of the data set). The models and
-    data sets are those that were given to ``explore``, under the names of its arguments.
+    ``scores`` (of the captions), ``heads``, ``attention`` and ``effects`` (by pair of the data set). Of a second trace,
+    ``profile_b``, ``scores_b`` and ``patched_b``. The models and data sets are those that were given to ``explore``,
+    under the names of its arguments.
     """
     settings = session.settings
     kind, name = session.compared()
@@ -40,16 +42,17 @@ def view_code(session: ExplorerSession) -> str:
             lines.append(_traced_set(session, "trace_b", _model(name), "pairs"))
             traces.append("trace_b")
     elif kind == "tried":
-        before = next((one.query for one in session.tried if str(one.number) == name), session.query)
-        lines = [*_pair(before, "trace", "model"), "", *_pair(session.query, "trace_b", "model")]
-        lines += _scores(session)
+        before = session.entry(name)
+        lines = [*_pair(before.query, "trace", "model"), *_scores(before.query, before.candidates[2:]), ""]
+        lines += [*_pair(session.query, "trace_b", "model"), *_scores(session.query, session.further, "_b")]
         traces.append("trace_b")
     else:
-        lines = [*_pair(session.query, "trace", "model"), *_scores(session)]
+        lines = [*_pair(session.query, "trace", "model"), *_scores(session.query, session.further)]
         if kind == "model":
             lines += [
                 *_retargeted(session.query, _model(name)),
                 *_traced(session.query, "trace_b", _model(name)),
+                *_scores(session.query, session.further, "_b", _model(name)),
             ]
             traces.append("trace_b")
     sources = traces
@@ -152,21 +155,20 @@ def _retargeted(query: Query, model: str) -> list[str]:
     ]
 
 
-def _scores(session: ExplorerSession) -> list[str]:
+def _scores(query: Query, further: tuple[str, ...], suffix: str = "", model: str = "model") -> list[str]:
     """The captions' cosines, where others than the two of the trace are ranked with them."""
-    query, further = session.query, session.further
     if not further:
         return []
     if isinstance(query.target.content, Text):
-        unit = "model.encode_texts([target.text])[0].float().cpu().numpy()"
+        unit = f"{model}.encode_texts([target.text])[0].float().cpu().numpy()"
     elif "encode_images" in query.target.code[-1]:
         unit = "target.float().cpu().numpy()"
     else:
         unit = "np.asarray(target) / np.linalg.norm(target)"
     captions = "".join(f", {caption!r}" for caption in further)
     return [
-        f"captions = [pair.correct, pair.foil{captions}]",
-        f"scores = model.encode_texts(captions).float().cpu().numpy() @ ({unit})",
+        f"captions{suffix} = [pair.correct, pair.foil{captions}]",
+        f"scores{suffix} = {model}.encode_texts(captions{suffix}).float().cpu().numpy() @ ({unit})",
     ]
 
 
@@ -180,11 +182,12 @@ def _asked(session: ExplorerSession) -> list[str]:
     if column >= columns or (layer or 0) >= rows:  # of a map that is not shown any more
         return []
     lines = [] if layer is None else [f"cell = cells[{layer}, {column}]"]
+    for one, suffix in zip(rankings(session, panels), ("", "_b"), strict=False):
+        if one.patched is not None and one.trace is not None:
+            cosines = "" if one.trace.metric.name == "cosine" else ".rescore(metric='cosine')"
+            lines.append(f"patched{suffix} = trace{suffix}{cosines}.scores.patched[0, {layer}, {column}]")
     if alone(session, panels) and session.result is not None:
         trace, query = session.result.traces[MAIN], session.result.query
-        if layer is not None:
-            cosines = "" if trace.metric.name == "cosine" else ".rescore(metric='cosine')"
-            lines.append(f"patched = trace{cosines}.scores.patched[0, {layer}, {column}]")
         if (session.result.number, column) in session.heads:
             options = _options(replace(query.options, site="z", positions=(column,), heads="each"))
             lines.append(f"heads = ts.trace(model, [pair]{options}, progress=False).cte[0]")

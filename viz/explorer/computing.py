@@ -175,7 +175,7 @@ class Computing:
         """
         kind, _, name = str(chosen).partition(":")
         if kind == "tried":
-            self._entry(name)
+            self.entry(name)
         elif chosen != "" and (kind != "model" or name not in self.models):
             raise FigureError(f"there is nothing called {shown(chosen)} to compare with")
 
@@ -196,7 +196,7 @@ class Computing:
             traces = {} if self.result is None else self.result.traces
             found = [traces.get(model) for model in models]
             if kind == "tried" and self.result is not None:
-                found.insert(0, self._entry(name).traces[MAIN])
+                found.insert(0, self.entry(name).traces[MAIN])
         if any(trace is None for trace in found):
             return None
         names = ["A"] if len(found) == 1 else ["A", "B"]
@@ -216,7 +216,12 @@ class Computing:
     def _pooled(self, kind: str, model: str) -> CausalTrace | None:
         return self.pooled.get((kind, model, self.pooled_options(kind)))
 
-    def _entry(self, number: Any) -> Result:
+    def entry(self, number: Any) -> Result:
+        """A trace of the history.
+
+        Raises:
+            FigureError: there is none of this number.
+        """
         found = [result for result in self.tried if str(result.number) == str(number)]
         if not found:
             raise FigureError(f"the history has no trace {shown(number)}")

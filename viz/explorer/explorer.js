@@ -24,6 +24,7 @@ function h(tag, attributes = {}, ...children) {
     if (value === undefined || value === null || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "class") node.className = value;
+    else if (name === "style") node.style.cssText = value; // a strict content policy refuses the attribute
     else node.setAttribute(name, value === true ? "" : String(value));
   }
   // JupyterLab binds arrow keys, Enter and letters outside of text fields, and looks at the focused element for this mark
@@ -171,7 +172,7 @@ function drawGrid(canvas, spec, style) {
   const gridWidth = cellWidth * columns.length;
   const total = Math.ceil(left + gridWidth + right);
   const context = prepareCanvas(canvas, Math.max(total, 60), Math.ceil(height));
-  const at = { left, top, cellWidth, cellHeight, rows: rows.length, columns: columns.length, gridWidth };
+  const at = { left, top, cellWidth, cellHeight, rows: rows.length, columns: columns.length, gridWidth, dashes: false };
   context.textBaseline = "middle";
   for (let i = 0; i < rows.length; i++) {
     for (let j = 0; j < columns.length; j++) {
@@ -192,6 +193,11 @@ function drawGrid(canvas, spec, style) {
         context.textAlign = "center";
         context.fillStyle = textColour(shade);
         context.fillText(short(value), x + cellWidth / 2, y + cellHeight / 2 + 0.5);
+      } else if (value < -0.1 * limit) { // in grey, its colour is that of the cell above 0
+        const half = Math.min(4, cellWidth * 0.3);
+        context.fillStyle = textColour(shade);
+        context.fillRect(x + cellWidth / 2 - half, Math.round(y + cellHeight / 2 - 0.5), 2 * half, 1);
+        at.dashes = true;
       }
     }
   }
@@ -291,7 +297,8 @@ function drawProfile(context, profile, at, width, style) {
   }
   context.fillStyle = style.muted;
   const foot = at.top + value.length * at.cellHeight + 12;
-  context.fillText(short(low), x(low), foot);
+  const half = context.measureText(short(low)).width / 2;
+  context.fillText(short(low), Math.max(x(low), at.left + at.gridWidth + 4 + half), foot); // not into the last token's name
   context.fillText(short(high), x(high), foot);
 }
 
@@ -881,6 +888,10 @@ class Page {
       context.fillStyle = `rgb(${colour((x / (width - 31)) * 2 - 1, 1, this.style.stops).join(",")})`;
       context.fillRect(15 + x, 4, 1.5, 9);
     }
+    if (this.grids.some(({ at }) => at?.dashes)) {
+      context.fillStyle = textColour(colour(-0.5, 1, this.style.stops));
+      context.fillRect(width / 4 + 3, 8, 8, 1);
+    }
     context.font = this.style.small;
     context.fillStyle = this.style.muted;
     context.textBaseline = "middle";
@@ -893,32 +904,33 @@ class Page {
   // -- scores and answers ---------------------------------------------------------------------------------------------
 
   drawScores() {
-    const { scores, ask, settings } = this.frame;
-    const ranks = ask && ask.ranks;
+    const { scores, settings } = this.frame;
     this.root.classList.toggle("ts-pooled", settings.scope === "data");
-    this.once("scores", [scores, ranks, this.width], () => {
-      if (!scores) {
-        rebuild(this.ranking, this.candidate, h("h3", {}, "Scores"), h("p", { class: "ts-empty" }, "Scores appear with the trace."));
-        return;
-      }
-      const rows = ranks || scores.rows.map((row) => ({ ...row, patched: false }));
-      const roles = Object.fromEntries(scores.rows.map((row) => [row.caption, row.role]));
-      const all = rows.flatMap((row) => [row.score, row.with]);
-      const [low, high] = [Math.min(0, ...all), Math.max(...all, 1e-6)];
-      const bar = (value, kind) => h("span", { class: `ts-bar ${kind}`, style: `width:${Math.max(1, (100 * (value - low)) / (high - low))}%` });
+    this.once("scores", [scores, this.width], () => {
+      const all = scores.flatMap(({ rows }) => rows.flatMap((row) => [row.score, row.with]));
+      const ends = [Math.min(0, ...all), Math.max(...all, 1e-6)];
       rebuild(this.ranking, this.candidate,
-        h("h3", {}, "Which caption wins"),
-        h("p", { class: scores.right ? "ts-verdict" : "ts-verdict ts-wrong" },
-          scores.right ? "The correct caption scores highest" : scores.winner === scores.rows.find((row) => row.role === "foil")?.caption ? "The foil scores highest" : "Another caption scores highest",
-          ` (S_corr − S_foil = ${number(scores.margin, 3)})`),
-        h("table", {},
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "#"), h("th", { scope: "col" }, "caption"), h("th", { scope: "col" }, ranks ? "without → with" : "score"))),
-          h("tbody", {}, rows.map((row) => h("tr", { class: row.patched ? "ts-patched" : null },
-            h("td", {}, row.rank === row.rank_with ? String(row.rank) : `${row.rank} → ${row.rank_with}`),
-            h("td", {}, h("bdi", {}, row.caption), roles[row.caption] ? h("span", { class: `ts-tag ts-${roles[row.caption]}` }, roles[row.caption]) : this.dropButton(row.caption),
-              h("div", { class: "ts-bars" }, bar(row.score, "ts-before"), row.patched ? bar(row.with, "ts-after") : null)),
-            h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))));
+        h("h3", {}, scores.length ? "Which caption wins" : "Scores"),
+        scores.length ? h("div", { class: "ts-rankings" }, scores.map((ranking) => this.drawRanking(ranking, ends)))
+          : h("p", { class: "ts-empty" }, "Scores appear with the trace."));
     });
+  }
+
+  // ends: of the bars' common scale
+  drawRanking({ name, about, rows, winner, margin, entered }, [low, high]) {
+    const bar = (value, kind) => h("span", { class: `ts-bar ${kind}`, style: `width:${Math.max(1, (100 * (value - low)) / (high - low))}%` });
+    const patched = rows.some((row) => row.patched);
+    const wins = { correct: "The correct caption", foil: "The foil" }[winner] ?? "Another caption";
+    return h("div", { class: "ts-ranking-of" },
+      name ? h("div", { class: "ts-map-name" }, name, h("span", { class: "ts-muted" }, ` ${about}`)) : null,
+      h("p", { class: winner === "correct" ? "ts-verdict" : "ts-verdict ts-wrong" }, `${wins} scores highest (S_corr − S_foil = ${number(margin, 3)})`),
+      h("table", {},
+        h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "#"), h("th", { scope: "col" }, "caption"), h("th", { scope: "col" }, patched ? "without → with" : "score"))),
+        h("tbody", {}, rows.map((row) => h("tr", { class: row.patched ? "ts-patched" : null },
+          h("td", {}, row.rank === row.rank_with ? String(row.rank) : `${row.rank} → ${row.rank_with}`),
+          h("td", {}, h("bdi", {}, row.caption), row.role ? h("span", { class: `ts-tag ts-${row.role}` }, row.role) : entered ? this.dropButton(row.caption) : null,
+            h("div", { class: "ts-bars" }, bar(row.score, "ts-before"), row.patched ? bar(row.with, "ts-after") : null)),
+          h("td", { class: "ts-number" }, row.patched ? `${number(row.score, 3)} → ${number(row.with, 3)}` : number(row.score, 3)))))));
   }
 
   dropButton(caption) {

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..figure_data.labels import MINUS, number, shorten
-from .answers import answer, scores_before
+from .answers import answer
 from .buffers import Buffers
 from .captions import SIDES
 from .code import view_code
 from .computing import MAIN
 from .panels import Panel, Panels, expected_panel
 from .prescribing import Plan
+from .rankings import shown_rankings
 from .settings import CHOICES, LARGEST_BETA
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def make_frame(session: ExplorerSession, answered: int = 0) -> tuple[dict[str, A
             "presets": _presets(session),
             "preset": session.preset_shown,
             "maps": _maps(session, panels, buffers),
-            "scores": scores_before(session),
+            "scores": shown_rankings(session, panels),
             "ask": answer(session, panels, buffers),
             "compare": _compare(session),
             "plan": _plan(plan, buffers),

@@ -105,7 +105,7 @@ class ExplorerSession(Computing):
     def restore(self, number: Any) -> None:
         """Captions, target, options and trace of an entry of the history, without computing it again."""
         with self.lock:
-            result = self._entry(number)
+            result = self.entry(number)
             query, options = result.query, result.query.options
             self.settings = self.settings.changed(
                 correct=query.correct,

@@ -138,6 +138,8 @@ def test_axe_finds_no_violation_in_any_state(page: Any) -> None:
     assert page.locator(".ts-small").count() == 3 and page.locator(".ts-extremes").count() == 2
     check("asked")
     page.select_option("[data-name=compare]", "model:tuned")
+    settle(page)
+    assert page.locator(".ts-ranking-of").count() == 2  # each model's own
     for tab in ("Prescribe", "History", "Copy and export"):
         open_tab(page, tab)
         check(f"{tab}, two models")
@@ -400,6 +402,39 @@ def large_frame(explorer: Any, n_layers: int, n_tokens: int) -> tuple[dict[str, 
     frame |= {"plan": None, "ask": None}
     frame["target"]["picture"] = None
     return frame, b"".join(part.tobytes() for part in parts)
+
+
+@pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
+def test_signs_of_cells_without_numbers_can_be_read_in_grey(page: Any, explorer: Any) -> None:
+    """Both ends of the colours have the same grey. A contrast of 3:1 is what graphics need (WCAG)."""
+    frame, data = large_frame(explorer, 33, 77)
+    frame["maps"]["limit"] = 1.0
+    cells = np.frombuffer(data, "<f4", 33 * 77)
+    contrasts = page.evaluate(
+        """([frame, data]) => {
+          const page = document.querySelector(".ts-explorer").explorer;
+          window.take({ frame, data, palette: page.model.get("palette") });
+          const [{ canvas, at }] = page.grids;
+          const scale = window.devicePixelRatio;
+          const { width, height } = canvas;
+          const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+          const light = (x, y) => {
+            const from = 4 * (Math.round(y * scale) * width + Math.round(x * scale));
+            const linear = [0, 1, 2].map((i) => (pixels[from + i] / 255) ** 2.2);
+            return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05;
+          };
+          return Array.from({ length: 33 * 77 }, (_, i) => {
+            const x = at.left + (i % 77 + 0.5) * at.cellWidth;
+            const y = at.top + (32 - Math.floor(i / 77) + 0.5) * at.cellHeight;
+            const around = light(x, y - 0.3 * at.cellHeight);
+            return Math.max(...[-1, 0, 1].map((by) => Math.max(light(x, y + by) / around, around / light(x, y + by))));
+          });
+        }""",
+        [frame, base64.b64encode(data).decode()],
+    )
+    signs = np.array(contrasts) > 3
+    far = np.abs(cells) > 0.11
+    np.testing.assert_array_equal(signs[far], cells[far] < 0)
 
 
 def test_77_tokens_by_33_layers_are_drawn_within_a_frame_of_the_screen(page: Any, explorer: Any) -> None:

@@ -165,7 +165,7 @@ def test_results_of_what_has_changed_are_never_shown(model: ts.DualEncoder, monk
     assert session.result is None and session.panels() is None
     assert [one.query.foil for one in session.tried] == ["There is mild edema."]
     frame, _ = make_frame(session)
-    assert frame["maps"]["panels"] == [] and frame["scores"] is None and frame["code"] == ""
+    assert frame["maps"]["panels"] == [] and frame["scores"] == [] and frame["code"] == ""
     assert "8 and 7 tokens" in frame["status"]["text"] and frame["status"]["kind"] == "problem"
 
 
@@ -251,17 +251,51 @@ def test_a_suggested_caption_fits_and_alignment_serves_where_none_is_taken(model
 def test_scores_say_which_caption_wins(model: ts.DualEncoder) -> None:
     further = ("There is no effusion.", "The lungs are clear.")
     session = started(model, correct="There is no edema.", foil="There is severe edema.", candidates=further)
-    scores = make_frame(session)[0]["scores"]
+    [scores] = make_frame(session)[0]["scores"]
     captions = ["There is no edema.", "There is severe edema.", *further]
     unit = model.encode_texts([CLEAR.text])[0].numpy()
     expected = dict(zip(captions, (model.encode_texts(captions).numpy() @ unit).tolist(), strict=True))
     for row in scores["rows"]:
         assert row["score"] == pytest.approx(expected[row["caption"]], abs=1e-6)
     assert [row["caption"] for row in scores["rows"]] == sorted(captions, key=lambda text: -expected[text])
-    assert scores["winner"] == CLEAR.text and not scores["right"]
+    assert scores["rows"][0]["caption"] == CLEAR.text and scores["winner"] == "other"
 
 
 FURTHER = ("There is no effusion.", "There is mild edema.", "The lungs are clear.")
+
+
+def test_each_of_two_models_has_its_ranking_and_its_patch(model: ts.DualEncoder, tuned: ts.DualEncoder) -> None:
+    """Both were ranked by the first model's scores."""
+    session = started(model, compare={"tuned": tuned}, candidates=FURTHER, **CAPTIONS)
+    session.choose(compare="model:tuned", layer=0, column=3)
+    shown(session)
+    rankings = make_frame(session)[0]["scores"]
+    assert [(one["name"], one["about"]) for one in rankings] == [("A", "phantom"), ("B", "tuned")]
+    captions = [*CAPTIONS.values(), *FURTHER]
+    for one, of in zip(rankings, (model, tuned), strict=True):
+        unit = of.encode_texts([CLEAR.text])[0].numpy()
+        expected = dict(zip(captions, (of.encode_texts(captions).numpy() @ unit).tolist(), strict=True))
+        assert {row["caption"]: row["score"] for row in one["rows"]} == pytest.approx(expected, abs=1e-6)
+        # layer 0 at the only differing token: the base becomes the foil
+        [patched] = [row for row in one["rows"] if row["patched"]]
+        assert patched["role"] == "correct"
+        assert patched["with"] == pytest.approx(expected[CAPTIONS["foil"]], abs=1e-6)
+    assert rankings[0]["margin"] != rankings[1]["margin"]
+
+
+def test_an_earlier_trace_has_its_own_ranking(model: ts.DualEncoder) -> None:
+    session = started(model, candidates=FURTHER[:1], **CAPTIONS)
+    first = make_frame(session)[0]["scores"][0]
+    session.choose(foil="There is mild edema.")
+    session.drop_candidate(FURTHER[0])
+    session.choose(compare="tried:1", **CELL)
+    shown(session)
+    a, b = make_frame(session)[0]["scores"]
+    assert (a["name"], a["about"], a["entered"]) == ("A", "trace 1", False)
+    assert [row["caption"] for row in a["rows"]] == [row["caption"] for row in first["rows"]]
+    assert a["margin"] == first["margin"]
+    assert b["entered"] and {row["caption"] for row in b["rows"]} == {CAPTIONS["correct"], "There is mild edema."}
+    compare_with_page(session, run_code(session))
 
 
 @pytest.mark.parametrize("metric", ["margin", "probability", "rank"])
@@ -295,7 +329,7 @@ def test_scores_and_ranks_of_captions_are_of_cosines_whatever_the_map_is_of(mode
     session.choose(metric="rank")
     assert session.wait(LONG)
     after = make_frame(session)[0]
-    for one, two in zip(before["ask"]["ranks"], after["ask"]["ranks"], strict=True):
+    for one, two in zip(before["scores"][0]["rows"], after["scores"][0]["rows"], strict=True):
         assert one["caption"] == two["caption"] and (one["rank"], one["rank_with"]) == (two["rank"], two["rank_with"])
         assert (one["score"], one["with"]) == pytest.approx((two["score"], two["with"]), abs=1e-6)
     assert "rank" in " ".join(after["maps"]["notes"]) and after["history"][0]["about"].endswith("(rank)")
@@ -315,8 +349,8 @@ def test_a_cell_gives_scores_and_ranks_with_the_patch(model: ts.DualEncoder) -> 
     session.choose(layer=0, column=3)
     assert session.result is not None
     trace = session.result.traces[MAIN]
-    ask = make_frame(session)[0]["ask"]
-    by_caption = {row["caption"]: row for row in ask["ranks"]}
+    frame = make_frame(session)[0]
+    ask, by_caption = frame["ask"], {row["caption"]: row for row in frame["scores"][0]["rows"]}
     # layer 0 at the only differing token is the foil by construction
     patched = by_caption["There is no edema."]
     assert patched["patched"] and patched["with"] == pytest.approx(float(trace.scores.foil[0]), abs=1e-6)
@@ -575,12 +609,12 @@ def test_a_caption_among_the_candidates_is_ranked_once(model: ts.DualEncoder) ->
     """It was ranked twice, so that the foil came third of two captions."""
     mild = "There is mild edema."
     session = started(model, candidates=[CAPTIONS["correct"], mild, mild, CAPTIONS["foil"]], **CAPTIONS)
-    rows = {row["caption"]: (row["rank"], row["role"]) for row in make_frame(session)[0]["scores"]["rows"]}
+    rows = {row["caption"]: (row["rank"], row["role"]) for row in make_frame(session)[0]["scores"][0]["rows"]}
     assert rows == {mild: (1, ""), CAPTIONS["correct"]: (2, "correct"), CAPTIONS["foil"]: (3, "foil")}
     compare_with_page(session, run_code(session))
     session.choose(foil=mild)  # what was the foil is now a candidate
     assert shown(session)
-    rows = {row["caption"]: row["role"] for row in make_frame(session)[0]["scores"]["rows"]}
+    rows = {row["caption"]: row["role"] for row in make_frame(session)[0]["scores"][0]["rows"]}
     assert rows == {mild: "foil", CAPTIONS["correct"]: "correct", CAPTIONS["foil"]: ""}
 
 
@@ -712,19 +746,19 @@ def compare_with_page(session: ExplorerSession, found: dict[str, Any]) -> None:
         np.testing.assert_array_equal(np.float32(getattr(found["plan"], part)), sent(plan[part]))
     np.testing.assert_array_equal(np.float32(found["shares"]), sent(plan["shares"]))
     assert tuple(plan["warnings"]) == found["plan"].warnings
-    if settings["scope"] == "pair" and session.candidates:
-        by_caption = dict(zip(found["captions"], found["scores"], strict=True))
-        for row in frame["scores"]["rows"]:  # a product in float32 here, in float64 there
-            assert row["score"] == pytest.approx(by_caption[row["caption"]], abs=1e-6)
+    for ranking, suffix in zip(frame["scores"] if settings["scope"] == "pair" else [], ("", "_b"), strict=False):
+        if len(ranking["rows"]) > 2:
+            by_caption = dict(zip(found[f"captions{suffix}"], found[f"scores{suffix}"], strict=True))
+            for row in ranking["rows"]:  # a product in float32 here, in float64 there
+                assert row["score"] == pytest.approx(by_caption[row["caption"]], abs=1e-6)
+        patched = [row["with"] for row in ranking["rows"] if row["patched"]]
+        assert patched == ([float(found[f"patched{suffix}"])] if f"patched{suffix}" in found else [])
     cell = settings["layer"] is not None and settings["column"] is not None
     assert ("cell" in found) == (cell and ask is not None)
     if ask is None:
         return
     if cell:
         assert np.float32(found["cell"]) == np.float32(ask["cells"][-1]["value"])
-    if "ranks" in ask:
-        [patched] = [row["with"] for row in ask["ranks"] if row["patched"]]
-        assert float(found["patched"]) == patched
     if ask.get("heads") is not None:
         np.testing.assert_array_equal(found["heads"], sent(ask["heads"]))
     for read, where in zip(found.get("attention", []), ask.get("attention", []), strict=True):

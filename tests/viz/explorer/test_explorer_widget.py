@@ -68,8 +68,8 @@ def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
     assert ask(explorer, do="fix")["captions"]["problem"] is None
     assert ask(explorer, do="restore", value=1)["captions"]["foil"]["text"] == "There is severe edema."
     assert ask(explorer, do="target", kind="film", value="7")["target"]["label"].startswith("phantom film 7")
-    assert ask(explorer, do="candidate", value="There is mild edema.")["scores"]["rows"][2]["caption"]
-    assert len(ask(explorer, do="no candidate", value="There is mild edema.")["scores"]["rows"]) == 2
+    assert ask(explorer, do="candidate", value="There is mild edema.")["scores"][0]["rows"][2]["caption"]
+    assert len(ask(explorer, do="no candidate", value="There is mild edema.")["scores"][0]["rows"]) == 2
     assert explorer.code() == explorer.frame["code"] and "ts.trace(model, [pair]" in explorer.code()
 
 
