@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from ...processes import is_first
 
 if TYPE_CHECKING:
     from .config import TrainConfig
-    from .data import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +32,7 @@ IRRELEVANT = (
     *("checkpoint_every", "images", "outside_images", "image_cache"),
     *("trackers", "captions", "claims", "validation"),
 )
+BY_CONTENT = {"weights_sha256": "model's weights", "data_sha256": "training data", "plan_sha256": "plan"}
 MAY_CHANGE = ("lr", "clip_norm")  # of a run that goes on, for instance after a loss that was not finite
 
 
@@ -51,30 +50,15 @@ class Record:
     stopped: str | None = None
 
 
-def identity(config: TrainConfig, base: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint belongs to: the configuration, the weights that were started from, the data."""
+def identity(config: TrainConfig, base: Mapping[str, Any], untrained: Mapping[str, float]) -> dict[str, Any]:
+    """What a checkpoint belongs to: the configuration, the weights that were started from, the data, the plan.
+
+    untrained: scores of the model before training, by which other validation data are noticed.
+    """
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in IRRELEVANT}
     if settings["loss"] == "nast":  # which checkpoints of versions without other losses do not say
         del settings["loss"]
-    if isinstance(settings["plan"], dict):  # nor this of the plan, which training does not read
-        settings["plan"].pop("agreement", None)
-    return {"config": settings, "weights_sha256": base["weights_sha256"], "data_sha256": base["data_sha256"]}
-
-
-def data_hash(data: TrainingData) -> str:
-    """SHA-256 of everything that training reads: token ids, image embeddings, contrast sets."""
-    digest = hashlib.sha256()
-    for part in fields(data):
-        value = getattr(data, part.name)
-        if value is None:  # what only some losses read
-            continue
-        if isinstance(value, Tensor):
-            digest.update(f"{part.name} {value.dtype} {tuple(value.shape)}".encode())
-            for rows in value.split(1 << 16):  # embeddings may be mapped from a disk, and larger than memory
-                digest.update(rows.cpu().contiguous().numpy().data)
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()
+    return {"config": settings, **{name: base[name] for name in BY_CONTENT}, "untrained": dict(untrained)}
 
 
 def save_checkpoint(
@@ -190,20 +174,44 @@ def check_checkpoint_folder(folder: Path, *, resume: bool) -> None:
 
 
 def _check_same(folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    different = [name for name in ("weights_sha256", "data_sha256") if theirs.get(name) != ours[name]]
-    what = {"weights_sha256": "model's weights", "data_sha256": "training data"}
+    known = [name for name in BY_CONTENT if name in theirs or name != "plan_sha256"]  # older versions kept no such hash
+    different, what = [name for name in known if theirs.get(name) != ours[name]], dict(BY_CONTENT)
     if not different:
         their_config, our_config = dict(theirs["config"]), dict(ours["config"])
         names = sorted(n for n in {*their_config, *our_config} if their_config.get(n) != our_config.get(n))
+        names = [name for name in names if name != "plan" or not _one_plan(theirs, ours)]
         for name in (n for n in names if n in MAY_CHANGE):
             logger.warning("going on with %s %s in place of %s", name, our_config.get(name), their_config.get(name))
         names = [name for name in names if name not in MAY_CHANGE]
         different, what = names, dict(zip(names, names, strict=True))
+        before, now = theirs.get("untrained", ours["untrained"]), ours["untrained"]
+        other = next((name for name in now if before.get(name) != now[name]), None)
+        if other is not None:
+            logger.warning(
+                "the model before training has %s %s on the validation data, and had %s when this run began: the data "
+                "were changed, or this is another machine; its evaluations until now cannot be compared with the next",
+                *(other, now[other], before.get(other)),
+            )
     if different:
         raise DataFormatError(
             f"the checkpoint {shown_path(folder)} is of a run with other settings ({_listed(different, what)}): go on "
             "with the same ones, or delete it and begin anew"
         )
+
+
+def _one_plan(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether two plans that are told differently are the same to training."""
+    if "plan_sha256" in theirs:
+        return bool(theirs["plan_sha256"] == ours["plan_sha256"])
+    before, now = theirs["config"].get("plan"), ours["config"]["plan"]
+    if isinstance(before, dict) and isinstance(now, dict):
+        return bool(before["multipliers"] == now["multipliers"])
+    if isinstance(before, str) and isinstance(now, dict):
+        logger.warning(
+            "going on with the plan that is there now; the checkpoint names %s, and does not hold it", before
+        )
+        return True
+    return False
 
 
 def _listed(names: Sequence[str], what: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
@@ -25,13 +24,11 @@ from ...progress import bars
 from ..apply.adapters import merged_copy
 from ..apply.blocks import say_if_of_other_weights
 from ..apply.update_share import update_share
-from ..prescription.plan import Prescription
 from .accelerating import accelerator_for, check_precision, own_device
 from .adapted import rewrap
 from .checkpoints import (
     Record,
     check_checkpoint_folder,
-    data_hash,
     explaining_checkpoint,
     identity,
     load_checkpoint,
@@ -41,6 +38,7 @@ from .checkpoints import (
 from .config import TrainConfig
 from .data import TrainingData, training_data
 from .embedded import check_data
+from .inputs import applied_plan, data_hash, files_hash, plan_hash, with_plan
 from .progress import Progress, rate_factor
 from .result import History, Step, TrainResult
 from .trackers import Track, tracking
@@ -103,8 +101,8 @@ def train(
         raise DataFormatError("resume and checkpoint_every need a folder: train(..., checkpoints=)")
     if folder is not None and is_first():
         check_checkpoint_folder(folder, resume=resume)
-    plan = _plan(config)
-    resolved = config
+    resolved = config = with_plan(config)
+    plan = applied_plan(config)
     if model is None:
         model = load(config.model, pretrained=config.pretrained, device=own_device(config.device))
     elif "model" not in config.model_fields_set:
@@ -113,6 +111,7 @@ def train(
     if plan is not None:
         say_if_of_other_weights(plan, model)
     validation = Validation.of(config, model) if config.evaluate_every else None
+    files = None
     if data is None:
         if config.captions is None or config.claims is None:
             raise DataFormatError(
@@ -128,13 +127,15 @@ def train(
             image_cache=config.image_cache,
             needs=config.loss.needs,
         )
+        files = files_hash(config)
     check_data(config, data, model.embed_dim)
 
     base = {
         "model": model.name,
         "weights_sha256": model.text.fingerprint(),
         "data_sha256": data_hash(data),
-        "plan_sha256": None if plan is None else hashlib.sha256(plan.multipliers.tobytes()).hexdigest(),
+        "plan_sha256": plan_hash(plan),
+        "files_sha256": files,
     }
     known = None if plan is None else replace(plan, provenance={})  # what is odd about its origin was said above
     with accelerator_for(config, model.device) as accelerator, only_one(folder):
@@ -193,7 +194,7 @@ class _Run:
         self.main = self.accelerator is None or self.accelerator.is_main_process
         self.record = Record()
         self.best: dict[str, torch.Tensor] = {}
-        self._identity = identity(config, base)
+        self._identity = identity(config, base, {} if validation is None else validation.untrained)
         self._saved = 0
 
     def go_on(self) -> None:
@@ -299,10 +300,3 @@ class _Run:
 
 def _silent(values: dict[str, float], step: int) -> None:
     """What processes other than the first track."""
-
-
-def _plan(config: TrainConfig) -> Prescription | None:
-    from ..prescription.io import load_plan
-
-    plan = load_plan(config.plan) if isinstance(config.plan, Path) else config.plan
-    return None if plan is None else plan.with_budget(config.budget)

@@ -18,6 +18,7 @@ from ...io.quoting import shown, shown_path
 from .card import model_card
 from .config_files import PLACES, moved
 from .environment import environment
+from .inputs import applied_plan, files_hash, plan_hash
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
@@ -64,18 +65,25 @@ def check_run_folder(folder: str | Path, *, overwrite: bool = False) -> Path:
 
 @explains_arguments
 def is_finished(folder: str | Path, config: TrainConfig) -> bool:
-    """Whether ``folder`` holds a complete run of this very configuration."""
+    """Whether ``folder`` holds a complete run of this very configuration, plan and data files."""
     from .config_files import read_config
 
     def told(given: TrainConfig) -> dict[str, Any]:
-        values = given.model_dump(mode="json")
-        return values | {name: moved(values[name], os.path.realpath) for name in PLACES}
+        values = given.model_dump(mode="json", exclude={"plan"})
+        return values | {name: moved(values[name], os.path.realpath) for name in PLACES if name != "plan"}
 
+    path = Path(folder)
     try:
         read_folder(folder, FORMAT, needs=NEEDED)
-        return told(read_config(Path(folder) / CONFIG)) == told(config)
-    except DataFormatError:
+        base = read_json(path / RESULT)["base"]
+        if told(read_config(path / CONFIG)) != told(config) or base["plan_sha256"] != plan_hash(applied_plan(config)):
+            return False
+    except (DataFormatError, KeyError, TypeError):
         return False
+    try:  # of versions that kept no such hash, and of files that are gone since, nothing more can be told
+        return base.get("files_sha256") in (None, files_hash(config))
+    except OSError:
+        return True
 
 
 @explains_arguments

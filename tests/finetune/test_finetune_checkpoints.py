@@ -22,6 +22,8 @@ from tracescribe.benchmark import CaptionRecord, ClaimRecord
 from tracescribe.errors import DataFormatError, NonFiniteError, OutputError
 from tracescribe.finetune import Prescription, TrainConfig, train
 from tracescribe.finetune.training import checkpoints as checkpoints_module
+from tracescribe.finetune.training import loop
+from tracescribe.finetune.training.checkpoints import identity
 from tracescribe.finetune.training.data import training_data
 from tracescribe.finetune.training.progress import rate_factor
 
@@ -193,6 +195,45 @@ def test_checkpoints_of_other_runs_are_refused(model, data, tmp_path):
         train(settings(), model, data=data, checkpoints=tmp_path / "mine", resume=True)
     with pytest.raises(DataFormatError, match="need a folder"):
         train(settings(), model, data=data)
+
+
+def test_a_plan_file_that_was_changed_since_is_refused_and_one_that_was_moved_is_not(model, data, tmp_path):
+    plan = PLANS["update"]["plan"]
+    first, moved = tmp_path / "plan.json", tmp_path / "elsewhere.json"
+    plan.save(first)
+    expected = files_of(
+        train(settings("update"), model, data=data, checkpoints=tmp_path / "w").save(tmp_path / "whole")
+    )
+    with pytest.raises(Stop):
+        train(settings("update", plan=first), model, data=data, checkpoints=tmp_path / "c", callbacks=[stop_after(3)])
+    plan.inverse().save(first)
+    with pytest.raises(DataFormatError, match=r"of a run with other settings \(plan\)"):
+        train(settings("update", plan=first), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    replace(plan, warnings=("said since",)).save(moved)  # training reads the multipliers
+    result = train(settings("update", plan=moved), model, data=data, checkpoints=tmp_path / "c", resume=True)
+    found = files_of(result.save(tmp_path / "run"))
+    assert found["adapter/adapter_model.safetensors"] == expected["adapter/adapter_model.safetensors"]
+    assert found["log.csv"] == expected["log.csv"]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_checkpoint_of_before_plans_had_a_hash_goes_on(named, model, data, tmp_path, monkeypatch, caplog):
+    plan = PLANS["update"]["plan"]
+    plan.save(tmp_path / "plan.json")
+
+    def older(config, base, untrained):
+        found = identity(config, base, untrained)
+        del found["plan_sha256"], found["untrained"]
+        found["config"]["plan"] = "plan.json" if named else {**found["config"]["plan"], "warnings": ["of then"]}
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "identity", older)
+        with pytest.raises(Stop):
+            train(settings("update"), model, data=data, checkpoints=tmp_path / "c", callbacks=[stop_after(3)])
+    given = settings("update", plan=tmp_path / "plan.json")
+    assert len(train(given, model, data=data, checkpoints=tmp_path / "c", resume=True).history.loss) == STEPS
+    assert ("names plan.json, and does not hold it" in caplog.text) == named
 
 
 def test_a_damaged_checkpoint_is_refused(model, data, tmp_path):

@@ -23,7 +23,7 @@ from tracescribe.finetune import Prescription, TrainConfig, load_lora, read_conf
 from tracescribe.finetune.training import runs
 from tracescribe.finetune.training.data import TrainingData, training_data
 from tracescribe.finetune.training.page import run_page
-from tracescribe.finetune.training.runs import load_run
+from tracescribe.finetune.training.runs import is_finished, load_run
 
 PLAN = Prescription(np.array([0.2, 1.0, 0.6]))
 TEXTS = ["there is effusion .", "there is no effusion ."]
@@ -201,9 +201,38 @@ def test_the_configuration_of_a_run_is_read_back_and_gives_the_same_run(model, t
     again = train(config, model, data=data_for(model))
     np.testing.assert_array_equal(again.history.loss, first.history.loss)
     by_path = run_of(model, weighting="update", plan=Path("plan.json"))
+    Path("plan.json").unlink()  # the run holds its plan in full
     config = read_config(by_path.save("runs/second") / "config.json")
-    assert config.plan.resolve() == tmp_path / "work" / "plan.json"
+    np.testing.assert_array_equal(config.plan.alpha, PLAN.alpha)
     np.testing.assert_array_equal(train(config, model, data=data_for(model)).history.loss, first.history.loss)
+
+
+def test_a_run_is_finished_with_the_plan_and_the_data_that_it_was_trained_with(make_clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ts.wrap(make_clip(layers=3), tokenizer=WordTokenizer())
+    PLAN.save("plan.json")
+    said = {"group": "p", "image": {"text": TEXTS[0]}}
+    captions = [{"id": str(i), "caption": text, **said} for i, text in enumerate(TEXTS)]
+    claims = [{"id": str(i), "claims": TEXTS, "label": i, "attribute": "existence", **said} for i in range(2)]
+    for name, records in (("captions", captions), ("claims", claims)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    files = {"captions": Path("captions.jsonl"), "claims": Path("claims.jsonl"), "split": None}
+    config = TrainConfig(steps=1, batch_size=2, rank=2, weighting="update", plan=Path("plan.json"), **files)
+    folder = train(config, model, progress=False).save("run")
+    config = config.model_copy(update={"model": read_config(folder / "config.json").model})
+    assert is_finished(folder, config)
+    assert is_finished(folder, config.model_copy(update={"plan": PLAN}))
+    assert not is_finished(folder, config.model_copy(update={"steps": 2}))
+    PLAN.inverse().save("plan.json")
+    assert not is_finished(folder, config)
+    PLAN.save("plan.json")
+    before = Path("claims.jsonl").read_text()
+    Path("claims.jsonl").write_text(before.replace('"label": 0', '"label": 1'))
+    assert not is_finished(folder, config)
+    Path("claims.jsonl").unlink()  # then nobody can train on other ones
+    assert is_finished(folder, config)
+    Path("plan.json").unlink()
+    assert not is_finished(folder, config)
 
 
 def test_the_adapters_scale_is_2_for_every_rank_unless_it_is_said():

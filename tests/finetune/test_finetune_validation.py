@@ -117,6 +117,28 @@ def test_evaluations_survive_a_stop(model, data, scripted, tmp_path):
     assert result.history.scores == expected.history.scores
 
 
+def test_other_validation_data_than_a_run_began_with_are_said(model, data, scripted, tmp_path, monkeypatch, caplog):
+    config = TrainConfig(**OPTIONS)
+
+    def stop(step):
+        if step.step == 3:
+            raise KeyboardInterrupt
+
+    def go_on(untrained):
+        scripted([20, 25, 30])
+        monkeypatch.setattr(Validation.of(config, model).__class__, "untrained", {"claims": untrained})
+        caplog.clear()
+        train(config, model, data=data, checkpoints=tmp_path / "c", resume=True)
+
+    scripted([10])
+    with pytest.raises(KeyboardInterrupt):
+        train(config, model, data=data, checkpoints=tmp_path / "c", callbacks=[stop])
+    go_on(5.0)
+    assert "validation data" not in caplog.text
+    go_on(6.0)
+    assert "has claims 6.0 on the validation data, and had 5.0 when this run began" in caplog.text
+
+
 def test_a_source_without_the_selected_score_is_refused(model, data, tmp_path):
     with pytest.raises(DataFormatError, match="set validation"):
         train(TrainConfig(**OPTIONS), model, data=data)

@@ -14,9 +14,9 @@ from tracescribe.benchmark import CaptionRecord, ClaimRecord, evaluate
 from tracescribe.errors import DataFormatError
 from tracescribe.finetune import TrainConfig, train
 from tracescribe.finetune.losses.options import KINDS
-from tracescribe.finetune.training.checkpoints import data_hash
 from tracescribe.finetune.training.data import TrainingData, training_data
 from tracescribe.finetune.training.embedded import embedded
+from tracescribe.finetune.training.inputs import data_hash
 from tracescribe.finetune.training.progress import Progress
 
 FINDINGS = ("effusion", "edema", "nodule", "device")
