@@ -48,19 +48,21 @@ def block_gradients(
     loss: computes a scalar through ``module`` for one batch.
     max_batches: 5 as in Lee et al. 2023.
 
-    Raises PrescriptionError when there is no batch or the loss does not depend on the text blocks, NonFiniteError for a
-    loss or gradient that is not finite.
+    Raises PrescriptionError when there is no batch, the loss does not depend on the text blocks or blocks share
+    parameters, NonFiniteError for a loss or gradient that is not finite.
     """
     import torch
 
     from ...patching import text_blocks
-    from .blocks import source_of
+    from .blocks import refuse_shared_parameters, source_of
 
     if not is_whole(max_batches, least=1):
         raise PrescriptionError(f"max_batches must be a whole number of at least 1, not {shown(max_batches)}")
+    modules = text_blocks(source_of(module))
+    refuse_shared_parameters(modules)
     blocks = [
         [p for name, p in block.named_parameters() if ".lora_" not in name and p.is_floating_point()]
-        for block in text_blocks(source_of(module))
+        for block in modules
     ]
     flat = [parameter for block in blocks for parameter in block]
     wanted = [parameter.requires_grad for parameter in flat]

@@ -51,16 +51,23 @@ def block_parameters(plan: Prescription, module: nn.Module) -> list[list[nn.Para
         raise PrescriptionError(
             f"the plan has weights for {plan.n_blocks} blocks, but this module's text tower has {len(blocks)}{hint}"
         )
-    found = [list(block.parameters()) for block in blocks]
+    refuse_shared_parameters(blocks)
+    _refuse_flat_parameters(module, blocks)
+    return [list(block.parameters()) for block in blocks]
+
+
+def refuse_shared_parameters(blocks: Sequence[nn.Module]) -> None:
+    """Refuse blocks that share parameters (ALBERT), which have no layer of their own.
+
+    Raises PrescriptionError.
+    """
     owner: dict[int, int] = {}
-    for layer, parameters in enumerate(found, start=1):
-        for parameter in parameters:
+    for layer, block in enumerate(blocks, start=1):
+        for parameter in block.parameters():
             if owner.setdefault(id(parameter), layer) != layer:
                 raise PrescriptionError(
                     f"blocks {owner[id(parameter)]} and {layer} share a parameter, which cannot have two weights"
                 )
-    _refuse_flat_parameters(module, blocks)
-    return found
 
 
 def _refuse_flat_parameters(module: nn.Module, blocks: Sequence[nn.Module]) -> None:

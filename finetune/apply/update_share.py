@@ -85,7 +85,7 @@ def update_share(before: nn.Module, after: nn.Module, plan: Prescription | None 
     one matrix: stored as three they would otherwise count up to sqrt(3) times as much. Source: NAST (arXiv 2602.12498),
     Table 4, whose "top-k" are the k layers of highest CTE.
 
-    Raises PrescriptionError when the two towers, or the plan, have different blocks.
+    Raises PrescriptionError when the two towers, or the plan, have different blocks, or blocks share parameters.
     """
     old, new = _block_weights(before), _block_weights(after)
     if [set(block) for block in old] != [set(block) for block in new]:
@@ -114,5 +114,8 @@ def _change(then: dict[str, Tensor], now: dict[str, Tensor]) -> float:
 def _block_weights(module: nn.Module) -> list[dict[str, Tensor]]:
     from ...patching import text_blocks
     from .adapters import effective_weights
+    from .blocks import refuse_shared_parameters
 
-    return [{name: w.detach() for name, w in effective_weights(block).items()} for block in text_blocks(module)]
+    blocks = text_blocks(module)
+    refuse_shared_parameters(blocks)
+    return [{name: w.detach() for name, w in effective_weights(block).items()} for block in blocks]

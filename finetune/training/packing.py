@@ -44,6 +44,12 @@ class Bucket:
         n, m = self.shape
         return torch.arange(start, start + n * m, m, device=self.pooled.device) + self.pooled
 
+    @property
+    def first_read(self) -> int:
+        """The position that is read out of the first text."""
+        assert self.pooled is not None
+        return int(self.pooled[0])
+
     def pooled_mask(self) -> Bool[Tensor, "n *heads one m"] | None:
         """What the row that is read out may attend to."""
         assert self.pooled is not None
@@ -77,8 +83,10 @@ class PackedTexts:
         # blocks that are not taken apart, and readouts of more than one row, take the tower's own pass, by bucket
         self._whole = not tower.resumable or tower.pooling == "mean"
         self.frozen = frozen = 0 if self._whole else frozen
-        # a row read at its last position, or to which padding matters, must not be padded
-        self._bucket_rows = BUCKET_ROWS if tower.spec.padding != "attend" and tower.pooling != "last" else 0
+        # a row read at its last position, or to which padding matters, must not be padded; nor may the rows that are
+        # read stand at several positions where attention knows them
+        fixed = tower.pooling == "last" or (tower.pooling in ("eos", "argmax") and not tower.movable)
+        self._bucket_rows = 0 if fixed or tower.spec.padding in ("attend", "own") else BUCKET_ROWS
         longest = max(self.lengths)
         capacity = min(len(ids), budget // (longest * tower.d_model * tower.dtype.itemsize)) if frozen else 0
         self._kept = torch.zeros(capacity, longest, tower.d_model, dtype=tower.dtype, device=ids.device)
@@ -121,7 +129,8 @@ class PackedTexts:
             for bucket, *rows in zip(buckets, q.split(queries), k.split(sizes), v.split(sizes), strict=True):
                 own_q, own_k, own_v = (part.unflatten(0, (bucket.shape[0], -1)) for part in rows)
                 mask = bucket.pooled_mask() if last else bucket.mask
-                out.append(attention.mix(own_q, own_k, own_v, mask).flatten(0, 1))
+                first = bucket.first_read if last and attention.relative is not None else 0
+                out.append(attention.mix(own_q, own_k, own_v, mask, first).flatten(0, 1))
             return torch.cat(out)
 
         x = torch.cat([self._enter(bucket).flatten(0, 1) for bucket in buckets])  # [rows, d_model]

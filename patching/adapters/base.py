@@ -65,8 +65,8 @@ def padding_mask(encoder: Any, ids: Int[Tensor, "n context"]) -> Int[Tensor, "n 
     return (ids != pad).long()
 
 
-def bert_pooled(encoder: Any) -> Pooled:
-    """BERT's pooler: the first token through a linear layer and an activation.
+def pooler_of(encoder: Any) -> Any:
+    """The encoder's own pooler.
 
     Raises:
         UnsupportedTowerError: the encoder was built without one.
@@ -76,6 +76,16 @@ def bert_pooled(encoder: Any) -> Pooled:
         raise UnsupportedTowerError(
             f"the text encoder ({type(encoder).__name__}) has no pooler, but it is read through one"
         )
+    return pooler
+
+
+def bert_pooled(encoder: Any) -> Pooled:
+    """BERT's pooler: the first token through a linear layer and an activation.
+
+    Raises:
+        UnsupportedTowerError: the encoder was built without one.
+    """
+    pooler = pooler_of(encoder)
     return "first", [linear(pooler.dense), stateless(pooler.activation)]
 
 
@@ -84,19 +94,24 @@ class EncoderReader:
     """One kind of text encoder.
 
     build: (encoder, tokenizer, pooling, head) -> tower; ``head`` is what follows the pooled row. blocks: dotted name of
-    the list of blocks. block_linears: regex of the linear layers below one block. embedding_stage: (dotted name of the
-    module where layer 0 shows, read its input?). pooled: how the encoder's own ``pooler_output`` comes about: the row,
-    and the modules behind it. mask: the attention mask that the source is called with; None for none.
+    the list of blocks, or a function that lists them as they run, where one runs several times. block_linears: regex of
+    the linear layers below one block. embedding_stage: (dotted name of the module where layer 0 shows, read its
+    input?). pooled: how the encoder's own ``pooler_output`` comes about: the row, and the modules behind it. mask: the
+    attention mask that the source is called with; None for none.
     """
 
     name: str
     matches: Callable[[Any], bool]
     build: Callable[[Any, Any, Pooling, list[nn.Module]], TextTower]
-    blocks: str
+    blocks: str | Callable[[Any], list[nn.Module]]
     block_linears: str
     embedding_stage: tuple[str, bool]
     pooled: Callable[[Any], Pooled] = bert_pooled
     mask: Callable[[Any, Int[Tensor, "n context"]], Tensor | None] = padding_mask
+
+    def blocks_of(self, encoder: Any) -> list[nn.Module]:
+        """The encoder's own blocks 1..L."""
+        return list(encoder.get_submodule(self.blocks)) if isinstance(self.blocks, str) else self.blocks(encoder)
 
     def tower(self, encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
         """The tower over ``encoder``.

@@ -46,14 +46,17 @@ def bert_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Mod
             f"a {type(encoder).__name__} with is_decoder or position_embedding_type="
             f"{getattr(config, 'position_embedding_type', None)!r} is not supported"
         )
-    embedding, places = bert_embedding(encoder.embeddings)
+    embedding, places = bert_embedding(encoder.embeddings, getattr(encoder, "embeddings_project", None))
     layers = encoder.encoder.layer if hasattr(encoder.encoder, "layer") else encoder.encoder.layers
     blocks = [_block(layer) for layer in layers]
     return masked_tower(tokenizer, places, embedding, blocks, pooling, head, **readout)
 
 
-def bert_embedding(embeddings: Any) -> tuple[TokenEmbedding, int]:
-    """BERT's embeddings (token types only where there are any), and how many tokens they have positions for."""
+def bert_embedding(embeddings: Any, widen: nn.Module | None = None) -> tuple[TokenEmbedding, int]:
+    """BERT's embeddings (token types only where there are any), and how many tokens they have positions for.
+
+    widen: a linear layer behind them, to the width of the states.
+    """
     positions = embeddings.position_embeddings
     # RoBERTa counts positions from padding_idx + 1; its embedding says so by a padding index of its own
     offset = 0 if positions.padding_idx is None else positions.padding_idx + 1
@@ -63,6 +66,7 @@ def bert_embedding(embeddings: Any) -> tuple[TokenEmbedding, int]:
         table(positions),
         types=None if types is None else table(types),
         norm=layer_norm(embeddings.LayerNorm),
+        widen=None if widen is None else linear(widen),
         offset=offset,
     )
     return embedding, len(table(positions)) - offset
@@ -99,7 +103,14 @@ READER = EncoderReader(
 )
 # AltCLIP's copy of XLM-R
 _ALT = replace(READER, name="altclip", matches=lambda encoder: is_bert_like(encoder, "layers"), blocks="encoder.layers")
-READERS = (READER, _ALT)
+# whose embeddings may be narrower than the states
+_ELECTRA = replace(
+    READER,
+    name="electra",
+    matches=lambda encoder: "transformers.ElectraModel" in kinds(encoder),
+    embedding_stage=("encoder.layer.0", True),
+)
+READERS = (_ELECTRA, READER, _ALT)
 
 
 def bert_adapter(
@@ -110,13 +121,12 @@ def bert_adapter(
     **reading: Any,
 ) -> Adapter:
     """The adapter of source models that keep a BERT at ``path``; ``reading``: the remaining fields of the adapter."""
-    blocks = f"{path}.{READER.blocks}"
     stage, read_input = READER.embedding_stage
     return Adapter(
         name=name,
         matches=lambda source: bool(kinds(source) & classes),
         build_tower=build_tower,
-        blocks=lambda source: list(source.get_submodule(blocks)),
+        blocks=lambda source: READER.blocks_of(source.get_submodule(path)),
         block_linears=lambda source: READER.block_linears,
         embedding_stage=lambda source: (source.get_submodule(f"{path}.{stage}"), read_input),
         **reading,

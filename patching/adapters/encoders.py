@@ -9,9 +9,9 @@ from .base import EncoderReader
 
 
 def _readers() -> tuple[EncoderReader, ...]:
-    from . import aimv2, bert, clip_text, distilbert, flava, m2m100, modernbert, mpnet, t5
+    from . import aimv2, albert, bert, clip_text, decoders, distilbert, flava, m2m100, modernbert, mpnet, t5
 
-    families = (clip_text, aimv2, bert, distilbert, flava, mpnet, modernbert, m2m100, t5)
+    families = (clip_text, aimv2, bert, albert, distilbert, flava, mpnet, modernbert, m2m100, t5, decoders)
     return tuple(reader for family in families for reader in family.READERS)
 
 

@@ -6,17 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from ...errors import UnsupportedTowerError
 from ..towers.block import MLP, Attention, Block
 from ..towers.layers import FusedQKV, GatedHalves, TokenEmbedding
-from ..towers.relative_positions import Rotary
 from ..towers.spec import Pooling
 from ..towers.text_tower import TextTower
 from .base import EncoderReader, masked_tower
-from .weights import layer_norm, linear, plain, stateless, table
+from .weights import layer_norm, linear, plain, rotary, stateless, table
 from .wrappers import kinds
-
-_GROWING = {"dynamic", "longrope"}  # whose frequencies depend on the longest text seen so far
 
 
 def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]) -> TextTower:
@@ -35,24 +31,15 @@ def _block(layer: Any, encoder: Any) -> Block:
             FusedQKV(qkv.weight, qkv.bias),
             linear(attention.Wo),
             encoder.config.num_attention_heads,
-            relative=_rotary(layer.attention_type, encoder),
+            relative=rotary(
+                encoder,
+                encoder.rotary_emb,
+                layer.attention_type,
+                encoder.config.sliding_window if layer.attention_type == "sliding_attention" else None,
+            ),
         ),
         ln_2=layer_norm(layer.mlp_norm),
         mlp=MLP(linear(layer.mlp.Wi), GatedHalves(stateless(layer.mlp.act)), linear(layer.mlp.Wo)),
-    )
-
-
-def _rotary(kind: str, encoder: Any) -> Rotary:
-    rotary = encoder.rotary_emb
-    if rotary.rope_type[kind] in _GROWING:
-        raise UnsupportedTowerError(
-            f"ModernBERT with rotary positions of type {rotary.rope_type[kind]!r} is not supported: what a text means "
-            f"would depend on the texts before it"
-        )
-    return Rotary(
-        getattr(rotary, f"{kind}_inv_freq"),
-        scaling=getattr(rotary, f"{kind}_attention_scaling"),
-        window=encoder.config.sliding_window if kind == "sliding_attention" else None,
     )
 
 

@@ -126,7 +126,8 @@ def lora_targets(module: Any) -> str:
     adapter, source = adapter_for(module)
     blocks = adapter.blocks(source)
     names = {id(block): name for name, block in peft_root(module).named_modules()}
-    prefix = re.escape(names[id(blocks[0])].rpartition(".")[0])
+    lists = dict.fromkeys(re.escape(names[id(block)].rpartition(".")[0]) for block in blocks)  # ALBERT has several
+    prefix = next(iter(lists)) if len(lists) == 1 else f"({'|'.join(lists)})"
     # a block that is compiled or sharded by itself has its layers one name further down
     inner = next((rf"{name}\." for name, child in blocks[0].named_children() if child is unwrapped(blocks[0])), "")
     return rf"{prefix}\.\d+\.{inner}({adapter.block_linears(source)})"

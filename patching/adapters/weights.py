@@ -12,6 +12,7 @@ from ..towers.block import Attention
 from ..towers.hooks import share
 from ..towers.image_tower import ImageTower
 from ..towers.layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
+from ..towers.relative_positions import Rotary
 from .wrappers import class_names, unwrapped
 
 
@@ -117,6 +118,24 @@ def attention(source: Any) -> Attention:
         linear(source.out_proj),
         source.num_heads,
     )
+
+
+def rotary(encoder: Any, source: Any, kind: str | None = None, window: int | None = None) -> Rotary:
+    """Our rotary positions over the frequencies of one of transformers' rotary embeddings.
+
+    kind: of the blocks, where ``source`` has frequencies by kind (ModernBERT). window: see :class:`Rotary`.
+
+    Raises:
+        UnsupportedTowerError: the frequencies change with the texts that the source has seen.
+    """
+    name, prefix = (source.rope_type, "") if kind is None else (source.rope_type[kind], f"{kind}_")
+    if name in ("dynamic", "longrope"):
+        raise UnsupportedTowerError(
+            f"{type(encoder).__name__} with rotary positions of type {name!r} is not supported: what a text means "
+            f"would depend on the texts before it"
+        )
+    frequencies, scaling = getattr(source, f"{prefix}inv_freq"), getattr(source, f"{prefix}attention_scaling")
+    return Rotary(frequencies, scaling=scaling, window=window)
 
 
 def stateless(activation: nn.Module) -> nn.Module:

@@ -52,7 +52,8 @@ def from_sentence_transformers(rest: str, request: Request) -> DualEncoder:
     pooling = pooling_of(found.pooling, found.prompt, dense, shown_path(folder))
     transformer, tokenizer = _transformer(found, request)
     model = SentenceEncoder(transformer, pooling, dense, found.prompts)
-    model.to(request.dtype or next(transformer.parameters()).dtype)  # a dense layer may be stored in another precision
+    # a dense layer may be stored in another precision; rotary frequencies of the transformer stay in float32
+    model.dense.to(request.dtype or next(transformer.parameters()).dtype)
     with loading(f"{shown(request.name)} cannot be put on {shown(str(request.device))}"):
         model.to(request.device)
     return wrap(model.eval(), tokenizer=tokenizer, name=request.name)

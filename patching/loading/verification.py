@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...arguments import explains_arguments
-from ...errors import ContextOverflowError, NonFiniteError, TowerMismatchError, UnsupportedTowerError
+from ...errors import ContextOverflowError, DataFormatError, NonFiniteError, TowerMismatchError, UnsupportedTowerError
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
 from ..adapters.wrappers import class_names
@@ -77,7 +77,7 @@ def verify(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small vocabulary may not know the sample words; unknown ids serve as well
         fitting = [text for text in texts if _fits(tower, text)] or [""]
-        if adapter.own_length:  # text by text: padding would change what the source says
+        if adapter.own_length or tower.spec.padding == "own":  # padding would change what the source says
             batches = [tower.collate([tower.token_ids(text)]) for text in fitting]
         else:
             batches = [tower.tokenize(fitting)]
@@ -91,7 +91,7 @@ def verify(
 
 def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
     """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
-    stages = [adapter.embedding_stage(source), *((block, False) for block in adapter.blocks(source))]
+    stages = [adapter.embedding_stage(source), *((block, False) for block in dict.fromkeys(adapter.blocks(source)))]
     with neutral_state(source), eagerly(source):
         try:
             theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
@@ -171,7 +171,7 @@ def _judged(
 def _fits(tower: TextTower, text: str) -> bool:
     try:
         tower.token_ids(text)
-    except ContextOverflowError:
+    except (ContextOverflowError, DataFormatError):  # too long, or without any token that the tokenizer knows
         return False
     return True
 

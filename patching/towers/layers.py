@@ -134,6 +134,11 @@ class FusedQKV(nn.Module):
         k, v = F.linear(x, self.weight[d:], bias_kv).chunk(2, dim=-1)
         return F.linear(x.index_select(0, queries), self.weight[:d], bias_q), k, v
 
+    def parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of the queries, of the keys and of the values."""
+        biases = [None] * 3 if self.bias is None else self.bias.chunk(3)
+        return list(zip(self.weight.chunk(3), biases, strict=True))
+
 
 class SplitQKV(nn.Module):
     """Queries, keys and values from three linear layers, as transformers keeps them."""
@@ -145,6 +150,39 @@ class SplitQKV(nn.Module):
     def forward(self, x: Float[Tensor, "*rows d"], queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values of all rows; queries of all, or of the rows numbered ``queries``."""
         return self.q(x if queries is None else x.index_select(0, queries)), self.k(x), self.v(x)
+
+    def parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of the queries, of the keys and of the values."""
+        return [(linear.weight, linear.bias) for linear in (self.q, self.k, self.v)]
+
+
+class GroupedQKV(SplitQKV):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): several heads share keys and values.
+
+    Every head of queries gets a copy of the keys and values that it reads, so that those of one head can be replaced
+    alone (TransformerLens' ``ungroup_grouped_query_attention``).
+
+    d_head: width of a head. group: heads of queries, in a row, that share one head of keys and values.
+    """
+
+    def __init__(self, q: Linear, k: Linear, v: Linear, d_head: int, group: int) -> None:
+        super().__init__(q, k, v)
+        self.d_head, self.group = d_head, group
+
+    def forward(self, x: Float[Tensor, "*rows d"], queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values of all rows, once for each head of queries; queries of all rows, or of ``queries``."""
+        q, k, v = super().forward(x, queries)
+        return q, self._copied(k, -1), self._copied(v, -1)
+
+    def parts(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of the queries, and of each head's copy of the keys and of the values."""
+        queries, *shared = super().parts()
+        return [queries, *((self._copied(w, 0), None if b is None else self._copied(b, 0)) for w, b in shared)]
+
+    def _copied(self, x: Tensor, dim: int) -> Tensor:
+        heads = x.unflatten(dim, (-1, self.d_head))
+        of_heads = dim - 1 if dim < 0 else dim
+        return heads.repeat_interleave(self.group, dim=of_heads).flatten(of_heads, of_heads + 1)
 
 
 class Scale(nn.Module):
@@ -164,10 +202,10 @@ class TokenEmbedding(nn.Module):
     """Layer 0: token plus position embeddings, and what some families add to them.
 
     positions: None for towers whose blocks know positions by themselves (rotary). types: BERT's token-type embedding.
-    norm: BERT's layer norm. offset: the first position used (RoBERTa starts after its padding index). scale: a factor
-    on the token embeddings (NLLB). appended: CoCa's token behind the text, with the id behind the vocabulary's last;
-    its position is always the last one. cast: the precision of the states, where the vectors are kept
-    in another (open_clip's ``precision="fp16"`` and ``"bf16"``).
+    norm: BERT's layer norm. widen: ALBERT's map to the width of the states, which is another one. offset: the first
+    position used (RoBERTa starts after its padding index). scale: a factor on the token embeddings (NLLB). appended:
+    CoCa's token behind the text, with the id behind the vocabulary's last; its position is always the last one. cast:
+    the precision of the states, where the vectors are kept in another (open_clip's ``precision="fp16"``, ``"bf16"``).
     """
 
     tokens: Tensor
@@ -182,6 +220,7 @@ class TokenEmbedding(nn.Module):
         *,
         types: Float[Tensor, "kinds d_model"] | None = None,
         norm: nn.Module | None = None,
+        widen: Linear | None = None,
         offset: int = 0,
         scale: float = 1.0,
         appended: Float[Tensor, " d_model"] | None = None,
@@ -192,7 +231,12 @@ class TokenEmbedding(nn.Module):
         hold(self, "positions", positions)
         hold(self, "types", types)
         hold(self, "appended", appended)
-        self.norm, self.offset, self.scale, self.cast = norm, offset, scale, cast
+        self.norm, self.widen, self.offset, self.scale, self.cast = norm, widen, offset, scale, cast
+
+    @property
+    def d_model(self) -> int:
+        """Width of the states."""
+        return self.tokens.shape[-1] if self.widen is None else self.widen.weight.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -217,7 +261,8 @@ class TokenEmbedding(nn.Module):
             x = x + self.types[0]
         if self.positions is not None:
             x = x + (self._at(ids.shape[1]) if places is None else self.positions[self.offset + places]).to(self.dtype)
-        return x if self.norm is None else self.norm(x)
+        x = x if self.norm is None else self.norm(x)
+        return x if self.widen is None else self.widen(x)
 
     def _at(self, length: int) -> Float[Tensor, "pos d_model"]:
         assert self.positions is not None

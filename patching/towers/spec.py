@@ -12,7 +12,7 @@ import torch
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 Pooling = Literal["argmax", "eos", "last", "first", "mean", "head"]
-Padding = Literal["trim", "attend", "mask"]
+Padding = Literal["trim", "attend", "mask", "own"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class TowerSpec:
     pooling: which position is read out, or "mean" over those that are not padding, or "head": a module of its own reads
         all of them (attention pooling).
     padding: "trim": padding never reaches the readout and is cut off; "mask": neither, and whole passes mask it out;
-        "attend": the model attends to it, so it stays.
+        "attend": the model attends to it, so it stays; "own": every text runs in its own length, since the id that
+        pads also stands in texts (decoders pad with the token that ends a text).
     eos_id: for pooling="eos".
     readout_layers: the states that the readout averages, for towers that read more than the last layer's.
     appended: a learned token stands behind every text and is read out (CoCa). Its mask is shifted by one in the weights

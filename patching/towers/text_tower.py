@@ -8,7 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, ContextOverflowError, UnsupportedTowerError
+from ...errors import (
+    ArgumentError,
+    ContextOverflowError,
+    DataFormatError,
+    LengthMismatchError,
+    UnsupportedTowerError,
+)
 from ...io.quoting import shown
 from ..torch_state import neutral_state
 from .block import Block, OpaqueBlock
@@ -58,7 +64,7 @@ class TextTower(Tower):
 
     @property
     def d_model(self) -> int:
-        return self.embedding.tokens.shape[-1]
+        return self.embedding.d_model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,6 +91,10 @@ class TextTower(Tower):
                 f"the tokenizer gives id {max(ids)} for {text[:80]!r}, but the model's vocabulary has only "
                 f"{len(self.embedding.tokens)} entries: this tokenizer does not belong to this model"
             )
+        if not ids:
+            raise DataFormatError(
+                f"the tokenizer makes no token of the text {shown(text)}, so that there is nothing to encode"
+            )
         if len(ids) > self.context_length:
             raise ContextOverflowError(
                 f"the text has {len(ids)} tokens but the model's context holds {self.context_length}, and "
@@ -95,15 +105,26 @@ class TextTower(Tower):
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "batch context"]:
         """Token ids padded to the context length, as the source model's own encoder takes them.
 
+        They are not padded where the tower runs every text in its own length (``spec.padding`` is "own").
+
         Raises:
             ContextOverflowError: a text has more tokens than the context.
+            LengthMismatchError: the texts have different lengths, and the tower takes no padding.
         """
         if isinstance(texts, str):
             raise ArgumentError(
                 f"tokenize takes a list of texts, got the single string {shown(texts)}: put it in a list"
             )
-        rows = [self._pad(self.token_ids(text)) for text in texts]
-        return torch.tensor(rows, dtype=torch.long, device=self.device).reshape(len(rows), self.context_length)
+        rows = [self.token_ids(text) for text in texts]
+        if self.spec.padding != "own":
+            rows = [self._pad(row) for row in rows]
+        elif len({len(row) for row in rows}) > 1:
+            raise LengthMismatchError(
+                f"the texts have {', '.join(str(len(row)) for row in rows)} tokens, and this model's texts are never "
+                f"padded: tokenize texts of one length together, or one by one (encode takes any)"
+            )
+        width = len(rows[0]) if rows and self.spec.padding == "own" else self.context_length
+        return torch.tensor(rows, dtype=torch.long, device=self.device).reshape(len(rows), width)
 
     def rows(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids that really have to be run.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ...errors import LengthMismatchError, UnsupportedTowerError
 from .block import MLP, Attention, Block
 from .hooks import HookPoint, share
-from .layers import FusedQKV
 from .text_tower import TextTower
 
 if TYPE_CHECKING:
@@ -167,21 +166,14 @@ class LensAttention(Attention):
 
     def head_inputs(self) -> list[tuple[nn.Module, Float[Tensor, "head d_model d_head"], Tensor | None]]:
         """For queries, keys and values: where their input is patched, their weight, and their bias [head, d_head]."""
-        if isinstance(self.qkv, FusedQKV):
-            weights: Sequence[Tensor] = self.qkv.weight.chunk(3)
-            biases: Sequence[Tensor | None] = [None] * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        else:
-            linears = (self.qkv.q, self.qkv.k, self.qkv.v)
-            weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+        points = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
         return [
             (
                 point,
                 weight.unflatten(0, (self.n_heads, -1)).mT,
                 None if bias is None else bias.unflatten(0, (self.n_heads, -1)),
             )
-            for point, weight, bias in zip(
-                (self.hook_q_input, self.hook_k_input, self.hook_v_input), weights, biases, strict=True
-            )
+            for point, (weight, bias) in zip(points, self.qkv.parts(), strict=True)
         ]
 
     @property

@@ -152,7 +152,7 @@ def test_embeddings_are_those_of_the_files(tmp_path: Path, pooling: str, dense: 
         assert model.logit_scale == 1 and model.stated_logit_scale is None
 
 
-@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1), ("DistilBert", 0)])
+@pytest.mark.parametrize(("kind", "pad"), [("Roberta", 1), ("MPNet", 1), ("DistilBert", 0), ("Electra", 0)])
 def test_other_encoders_are_read_too(tmp_path: Path, kind: str, pad: int) -> None:
     place = folder(tmp_path / "model", kind=kind, pad=pad)
     found = ts.load(f"st:{place}").text.encode(TEXTS)
@@ -455,15 +455,15 @@ def test_settings_that_are_none_are_refused(tmp_path: Path, file: str, settings:
         ts.load(f"st:{place}")
 
 
-def test_a_decoder_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_encoder_that_no_reader_knows_is_refused_by_name(tmp_path: Path) -> None:
     import transformers
 
     place = folder(tmp_path / "model", "lasttoken")
     (place / "config.json").unlink()
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
-    config = transformers.Qwen3Config(**sizes, intermediate_size=32, vocab_size=len(WORDS), head_dim=8)
-    transformers.Qwen3Model(config).save_pretrained(place)
-    with pytest.raises(UnsupportedTowerError, match="the text encoder is a Qwen3Model"):
+    config = transformers.Gemma2Config(**sizes, intermediate_size=32, vocab_size=len(WORDS), head_dim=8)
+    transformers.Gemma2Model(config).save_pretrained(place)
+    with pytest.raises(UnsupportedTowerError, match="the text encoder is a Gemma2Model"):
         ts.load(f"st:{place}")
 
 

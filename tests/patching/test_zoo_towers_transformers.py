@@ -171,23 +171,18 @@ def test_the_attention_pattern_and_transformer_lens_see_the_same_tower(name: str
 
 def test_an_encoder_that_no_reader_knows_is_named_with_the_way_to_add_it() -> None:
     from transformers import (
-        AlbertConfig,
+        DebertaV2Config,
         VisionTextDualEncoderConfig,
         VisionTextDualEncoderModel,
         ViTConfig,
     )
 
-    text = AlbertConfig(
-        vocab_size=64,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
+    text = DebertaV2Config(
+        vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
     )
     vision = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text)
-    with pytest.raises(UnsupportedTowerError, match=r"AlbertModel \(embeddings.*docs/add_a_tower\.md"):
+    with pytest.raises(UnsupportedTowerError, match=r"DebertaV2Model \(embeddings.*docs/add_a_tower\.md"):
         ts.wrap(VisionTextDualEncoderModel(config), tokenizer=ZOO[MPNET].tokenizer)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import WordTokenizer, open_clip_hf_model, open_clip_model, source_blocks, source_encoder, word_tokenizer
 from zoo.entry import Reading
-from zoo.hooks import put_hook, recording, site_of
+from zoo.hooks import put_hook_at, recording
 from zoo.open_clip_models import BERT_SITES, NATIVE_SITES
 
 import tracescribe as ts
@@ -50,8 +50,7 @@ def test_each_cell_equals_plain_hooks_on_the_source_model(name: str, site: str) 
                     ours[at] = ours[at] + (theirs[at] - ours[at]) @ projection
                     return state
 
-                module, place = site_of(reading, source, layer, site)
-                handle = put_hook(module, place.side, put)
+                handle = put_hook_at(reading, source, layer, site, put)
                 expected = torch.nn.functional.normalize(reading.embed(source, base), dim=-1)[0].numpy()
                 handle.remove()
                 np.testing.assert_allclose(fast.embeddings[0, layer - first, position], expected, atol=TOLERANCE)

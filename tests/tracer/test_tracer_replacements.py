@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import WordTokenizer, open_clip_hf_model, open_clip_model, source_blocks, source_encoder, word_tokenizer
-from zoo.hooks import Reading, put_hook, site_of
+from zoo.hooks import Reading, put_hook_at, recording
 from zoo.open_clip_models import BERT_SITES, NATIVE_SITES
 
 import tracescribe as ts
@@ -30,7 +30,6 @@ def pairs() -> list[ts.Pair]:
 
 def by_hooks(source, reading: Reading, ids: torch.Tensor, layer: int, position: int, site: str, states) -> torch.Tensor:
     """The source model's own embedding with one state overwritten."""
-    module, place = site_of(reading, source, layer, site)
 
     def put(state: torch.Tensor) -> torch.Tensor:
         state = state.clone()
@@ -38,7 +37,7 @@ def by_hooks(source, reading: Reading, ids: torch.Tensor, layer: int, position: 
         rows[position] = states.movedim(reading.time_axis, 0)[position]
         return state
 
-    handle = put_hook(module, place.side, put)
+    handle = put_hook_at(reading, source, layer, site, put)
     try:
         return torch.nn.functional.normalize(reading.embed(source, ids), dim=-1)[0]
     finally:
@@ -46,13 +45,8 @@ def by_hooks(source, reading: Reading, ids: torch.Tensor, layer: int, position: 
 
 
 def recorded(source, reading: Reading, ids: torch.Tensor, layer: int, site: str) -> torch.Tensor:
-    kept = []
-    module, place = site_of(reading, source, layer, site)
-    handle = put_hook(module, place.side, lambda state: (kept.append(state.detach().clone()), state)[1])
-    try:
+    with recording(reading, source, layer, site) as kept:
         reading.embed(source, ids)
-    finally:
-        handle.remove()
     return kept[0]
 
 

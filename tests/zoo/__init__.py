@@ -17,6 +17,8 @@ def entries() -> tuple[Entry, ...]:
     from zoo.medical_models import medical_entries
     from zoo.open_clip_models import open_clip_entries
     from zoo.open_clip_variants import open_clip_variants
+    from zoo.sentence_models import sentence_entries
     from zoo.transformers_models import transformers_entries
 
-    return (*open_clip_entries(), *open_clip_variants(), *transformers_entries(), *medical_entries())
+    dual = (*open_clip_entries(), *open_clip_variants(), *transformers_entries(), *medical_entries())
+    return (*dual, *sentence_entries())

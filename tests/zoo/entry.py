@@ -74,7 +74,7 @@ class Entry:
     """One source model of the zoo. ``origin``: the real one's configuration, class or hub id."""
 
     name: str
-    group: Literal["open_clip", "transformers", "medical"]
+    group: Literal["open_clip", "transformers", "medical", "sentence"]
     reading: Reading
     build: Callable[[int], nn.Module]
     origin: str = ""

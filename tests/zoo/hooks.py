@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -12,19 +13,28 @@ from torch import Tensor, nn
 from zoo.entry import Place, Reading
 
 
-def put_hook(module: nn.Module, side: str, seen: Callable[[Tensor], Tensor]) -> torch.utils.hooks.RemovableHandle:
+def put_hook(
+    module: nn.Module, side: str, seen: Callable[[Tensor], Tensor], call: int = 0, of: int = 1
+) -> torch.utils.hooks.RemovableHandle:
     """Let ``seen`` read, and replace, the first input or the (first) output tensor of ``module``.
 
-    Ahead of all other hooks: transformers 5 collects ``hidden_states`` by hooks of its own, which must see the patch.
+    A module that runs ``of`` times in a pass is seen in its run number ``call`` only (ALBERT's blocks). Ahead of all
+    other hooks: transformers 5 collects ``hidden_states`` by hooks of its own, which must see the patch.
     """
+    runs = itertools.cycle(range(of))
+
     if side == "out":
 
         def after(_: nn.Module, args: Any, out: Any) -> Any:
+            if next(runs) != call:
+                return None
             return (seen(out[0]), *out[1:]) if isinstance(out, tuple) else seen(out)
 
         return module.register_forward_hook(after, prepend=True)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if next(runs) != call:
+            return None
         if args:
             return (seen(args[0]), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": seen(kwargs["hidden_states"])}
@@ -32,8 +42,10 @@ def put_hook(module: nn.Module, side: str, seen: Callable[[Tensor], Tensor]) -> 
     return module.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
 
 
-def site_of(reading: Reading, model: nn.Module, layer: int, site: str) -> tuple[nn.Module, Place]:
-    """The module and its side that show ``site`` at ``layer``; layer 0 is the embedding output.
+def put_hook_at(
+    reading: Reading, model: nn.Module, layer: int, site: str, seen: Callable[[Tensor], Tensor]
+) -> torch.utils.hooks.RemovableHandle:
+    """A hook where the source shows ``site`` at ``layer``; layer 0 is the embedding output.
 
     Sites: ``in`` and ``resid`` are what a block takes and gives; ``attn``, ``mid``, ``mlp`` lie inside.
     """
@@ -41,9 +53,11 @@ def site_of(reading: Reading, model: nn.Module, layer: int, site: str) -> tuple[
     if layer == 0:
         if site != "resid":
             raise ValueError(f"layer 0 is the embedding output: it has no site {site!r}")
-        return blocks[0], Place(side="in")
-    place = reading.sites.at(site)
-    return blocks[layer - 1].get_submodule(place.path), place
+        block, place, earlier = blocks[0], Place(side="in"), blocks[:0]
+    else:
+        block, place, earlier = blocks[layer - 1], reading.sites.at(site), blocks[: layer - 1]
+    module = block.get_submodule(place.path)
+    return put_hook(module, place.side, seen, sum(one is block for one in earlier), sum(one is block for one in blocks))
 
 
 @contextmanager
@@ -55,8 +69,7 @@ def recording(reading: Reading, model: nn.Module, layer: int, site: str = "resid
         kept.append(state.detach().clone())
         return state
 
-    module, place = site_of(reading, model, layer, site)
-    handle = put_hook(module, place.side, keep)
+    handle = put_hook_at(reading, model, layer, site, keep)
     try:
         yield kept
     finally:
@@ -94,9 +107,8 @@ def patched_by_hooks(
     # The state between attention and MLP of a pre-norm block is no module's output: what is added to the block's
     # input is chosen such that their sum is the donor's.
     between = site == "mid" and reading.sites.norms is None
-    module, place = site_of(reading, model, layer, "attn" if between else site)
     with recording(reading, model, layer, "in") if between else nullcontext() as entering:
-        handle = put_hook(module, place.side, put)
+        handle = put_hook_at(reading, model, layer, "attn" if between else site, put)
         try:
             patched = reading.embed(model, base)[0]
         finally:
@@ -126,6 +138,5 @@ def patched_together(
                 new.movedim(reading.time_axis, 0)[where] = state.movedim(reading.time_axis, 0)[where]
                 return new
 
-            module, place = site_of(reading, model, at + first, site)
-            stack.callback(put_hook(module, place.side, put).remove)
+            stack.callback(put_hook_at(reading, model, at + first, site, put).remove)
         return nn.functional.normalize(reading.embed(model, base), dim=-1)[0]
