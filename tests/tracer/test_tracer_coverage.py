@@ -174,6 +174,8 @@ TRUE_CELLS = TRUTH[1:-1, None] * SHARES / TRUTH[1:-1].sum()  # CTE by inner laye
 class AdditiveRuns:
     """Stands in for the runs of a model: cells that are patched together do what they do alone, added up."""
 
+    coarseness = 1.0  # of cosines
+
     def __init__(self, trace: ts.CausalTrace) -> None:
         self.trace, self.n_texts = trace, 1
         self.cells, self.used = used_cells(trace, "role", "ratio_of_means", None, range(1, len(TRUTH) - 1))

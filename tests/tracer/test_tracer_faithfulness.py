@@ -196,13 +196,115 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
         ({"window": 3}, "window=3"),
         ({"method": "direct"}, "method='direct'"),
         ({"replace": "mean"}, "replace='mean'"),
-        ({"metric": {"name": "rank"}}, "metric='rank'"),
     ],
 )
 def test_traces_whose_cells_cannot_be_joined_are_refused(change: dict, message: str) -> None:
     trace = traced()
     with pytest.raises(TraceError, match=message):
         curves(replace(trace, provenance={**trace.provenance, **change}))
+
+
+POOL = ["a small nodule", "this is some edema", "no mass is there"]
+SCALE = 5.0
+
+
+def squared(texts: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return -(((texts - target) ** 2).sum(axis=1) ** 2)
+
+
+def rivals_of_all() -> np.ndarray:
+    """Candidates: some captions, and what lies between the captions of each pair, so that ranks change."""
+    a, b, others = (model().encode_texts(list(texts)).numpy() for texts in (*zip(*TEXTS, strict=True), POOL))
+    between = a + b
+    return np.concatenate([others, between / np.linalg.norm(between, axis=1, keepdims=True)])
+
+
+def by_formula(metric: str, t: np.ndarray, image: np.ndarray, correct: np.ndarray, foil: np.ndarray) -> dict:
+    """S of a caption t, as docs/method.md has it, among the foil (log_probability) or the pool (the others)."""
+    pool = rivals_of_all().astype(np.float64)
+    cosine, odds = t @ image, lambda rivals: np.exp(SCALE * (rivals - t @ image)).sum()
+    return {
+        "distance": -np.linalg.norm(t - image),
+        "squared": -(((t - image) ** 2).sum() ** 2),
+        "log_probability": -np.log1p(odds(np.array([foil @ image]))),
+        "probability": 1 / (1 + odds(pool @ image)),
+        "margin": cosine - (pool @ t).max(),
+        "rank": -(1.0 + (pool @ image > cosine).sum()),
+    }[metric]
+
+
+METRICS = {
+    "distance": {},
+    "squared": {},
+    "log_probability": {"logit_scale": SCALE},
+    "probability": {"logit_scale": SCALE, "candidates": ...},
+    "margin": {"candidates": ..., "against": "target"},
+    "rank": {"candidates": ...},
+}
+
+
+@pytest.mark.parametrize("direction", ["foil->correct", "correct->foil"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_joint_patches_are_scored_as_the_trace_is(monkeypatch: pytest.MonkeyPatch, metric: str, direction: str) -> None:
+    """By formulas of their own, on the embeddings of plain hooks on the source model; as made, and as rescored."""
+    from tracescribe.tracer.results.metrics import METRICS as known
+
+    monkeypatch.delitem(known, "squared", raising=False)
+    ts.tracer.register_metric("squared", squared)
+    given = {name: rivals_of_all() if value is ... else value for name, value in METRICS[metric].items()}
+    among = {"among": given["candidates"]} if "candidates" in given else {}
+    cosines = traced(site="mlp", direction=direction, keep_embeddings=True)
+    asked = traced(site="mlp", direction=direction, metric=metric, **given)
+    rescored = cosines.rescore(metric=metric, **given)
+    reading = Reading("", source_encoder, source_blocks, NATIVE_SITES, WordTokenizer)
+    options = {"sizes": [2, 7], "random": 1, "progress": False, "align": "position"}
+    found = ts.faithfulness(model(), rescored, **among, **options)
+    again = ts.faithfulness(model(), asked, pairs(), **among, **options)
+    np.testing.assert_allclose(again.sufficiency, found.sufficiency, atol=1e-5)
+    used, images = np.flatnonzero(rescored.denominator > 0), cosines.target_embeddings[cosines.target]
+    assert found.n_pairs == len(used) >= 1
+    for at, pair in enumerate(used.tolist()):
+        image, texts = images[pair].astype(np.float64), [pairs()[pair].correct, pairs()[pair].foil]
+        ids = [model().text.tokenize([text]) for text in texts]
+        ends = [row.astype(np.float64) for row in model().encode_texts(texts).numpy()]
+        base = int(direction == "correct->foil")
+        score = [by_formula(metric, t, image, *ends) for t in ends]
+        assert found.denominator[at] == pytest.approx(score[0] - score[1], abs=2e-5)
+        for size in range(len(found.sizes)):
+            cells = np.zeros((len(cosines.layers), cosines.kinds.shape[1]), dtype=bool)
+            for cell in found.permutations[0][: found.sizes[size]]:
+                cells[found.cells.layer[cell] - 1, int(found.cells.rows[found.cells.row[cell]])] = True
+            t = patched_together(reading, SOURCE, ids[base], ids[1 - base], cells, 1, site="mlp").double().numpy()
+            effect = (score[base] - by_formula(metric, t, image, *ends)) * (1, -1)[base]
+            # rounding of cosines (1e-6) times what a metric makes of it at this scale
+            assert found.sufficiency[0, size, at] == pytest.approx(effect, abs=2e-5)
+
+
+def test_a_circuit_is_of_the_traces_score() -> None:
+    kept = traced(site="mlp", keep_embeddings=True)
+    trace = kept.rescore(metric="log_probability", candidates=POOL, logit_scale=SCALE, model=model())
+    found = trace.circuit(model(), share=0.5, among=POOL, progress=False)
+    assert found.share >= 0.5 and found.provenance["metric"]["name"] == "log_probability"
+    curve = ts.faithfulness(model(), trace, among=POOL, sizes=2, progress=False)
+    assert found.whole == pytest.approx(curve.values("sufficiency")[0, -1], abs=1e-6)
+    assert found.whole != pytest.approx(kept.circuit(model(), share=0.5, progress=False).whole, abs=1e-4)
+
+
+def test_candidates_that_are_not_the_traces_are_refused() -> None:
+    kept = traced(site="mlp", keep_embeddings=True)
+    trace = kept.rescore(metric="probability", candidates=POOL, logit_scale=SCALE, model=model())
+    for among, message in (
+        (None, r"scored by probability among candidates that it does not keep: give them again \(among="),
+        (POOL[:2], "among= holds 2 candidates, but the trace was scored among 3"),
+        ([*POOL[:2], "some large old lung"], "give the images, targets and candidates it was traced"),
+    ):
+        with pytest.raises(TraceError, match=message):
+            ts.faithfulness(model(), trace, among=among, progress=False)
+    with pytest.raises(TraceError, match=r"this trace was scored by cosine without candidates"):
+        ts.faithfulness(model(), kept, among=POOL, progress=False)
+    unknown = replace(kept, provenance={**kept.provenance, "metric": {"name": "theirs", "unit": 1.0}})
+    with pytest.raises(TraceError, match="'theirs', which is not registered in this process"):
+        ts.circuit(model(), unknown, progress=False)
 
 
 def test_another_model_other_pairs_and_other_images_are_refused() -> None:

@@ -75,7 +75,7 @@ class Faithfulness(ReadOnlyArrays):
     cells: the map's cells. orders: names of the orders: "effect" (CTE, the largest first), "magnitude" (|CTE|),
         "random 0", "random 1", ... permutations: the cells' numbers in each order.
     sizes: the k of the curves, from 0 to all cells.
-    sufficiency, necessity: the numerator of CTE (a difference of cosines) by order, k and pair.
+    sufficiency, necessity: the numerator of CTE (a difference of the trace's S) by order, k and pair.
     denominator: S_corr - S_foil of each pair. clusters, texts: numbers, for the bootstrap.
     reduce: how pairs are combined, see :meth:`CausalTrace.map`.
     """

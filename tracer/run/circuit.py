@@ -47,6 +47,7 @@ def circuit(
     reduce: str = CircuitOptions.reduce,
     segment: str | None = CircuitOptions.segment,
     layers: Sequence[int] | None = CircuitOptions.layers,
+    among: Any = CircuitOptions.among,
     ci: float | None = CircuitOptions.ci,
     n_boot: int = CircuitOptions.n_boot,
     seed: int = CircuitOptions.seed,
@@ -58,8 +59,8 @@ def circuit(
     all sets; what is returned is the smallest that the method finds.
 
     Args:
-        model, trace, pairs, targets, align, reduce, segment, layers: as :func:`faithfulness` takes them.
-        share: CTE that the cells must reach together, such as 0.9, within the rounding of float32 cosines.
+        model, trace, pairs, targets, align, reduce, segment, layers, among: as :func:`faithfulness` takes them.
+        share: CTE that the cells must reach together, such as 0.9, within the rounding of float32 scores.
         method: "greedy": cell by cell, always the one that adds most to those taken before, and at the end every cell
             that is not needed is dropped again. "order": the shortest beginning of the map's order; with an
             attribution trace that is the order of the gradients, and nothing but the beginnings is run.
@@ -131,7 +132,7 @@ class _Search:
         self.draws = cluster_draws(n, n_boot, seed) if n_boot and n > 1 else None
         self.tried = 0
         sizes = np.abs([self.denominator.mean()] if reduce == "ratio_of_means" else self.denominator)
-        self.rounding = min(_MOST, float(_COSINE / sizes.min()))
+        self.rounding = min(_MOST, float(_COSINE * runs.coarseness / sizes.min()))
 
     def reaches(self, shares: Float[np.ndarray, " set"], share: float) -> Bool[np.ndarray, " set"]:
         """Whether CTEs are a share or more; float32 rounds what is exactly 1 to either side of it."""

@@ -39,6 +39,7 @@ def faithfulness(
     reduce: str = FaithfulnessOptions.reduce,
     segment: str | None = FaithfulnessOptions.segment,
     layers: Sequence[int] | None = FaithfulnessOptions.layers,
+    among: Any = FaithfulnessOptions.among,
     seed: int = FaithfulnessOptions.seed,
     progress: bool | ProgressCallback = True,
 ) -> Faithfulness:
@@ -64,6 +65,8 @@ def faithfulness(
         align, reduce, segment: of the map and of the pairs that enter it, as in :meth:`CausalTrace.map`.
         layers: the layers whose cells count; by default all. Of the residual stream, layer 0 and layer L decide
             everything by construction: ``layers=range(1, trace.n_layers)`` asks about those between.
+        among: the trace's ``candidates``, given again where it was scored among some (by margin, probability or rank).
+            Joint patches are scored as the trace is, by any metric.
         seed: of the random orders, and of the sets that are checked against the generic path.
         progress: a bar, or a callback ``(done, total)`` over text pairs.
 

@@ -13,11 +13,15 @@ from ...errors import TraceError
 from ...io.quoting import plural, shown
 from ...validation import Whole, Wholes, check_option
 from ..pairs.batch import PairBatch, as_pairs
+from ..pairs.indexing import distinct
 from ..pairs.pairs import Pair
 from ..pairs.targets import encode_targets
 from ..pairs.unit_rows import normalise_rows
+from ..results.candidates import text_encoder
 from ..results.causal_trace import CausalTrace
 from ..results.cells import MapCells, used_cells
+from ..results.metrics import METRICS
+from ..results.scorer import Scorer, make_scorer
 from .joint_options import JointOptions
 from .options import TraceOptions
 from .prepared import prepare
@@ -36,6 +40,8 @@ class JointRuns:
     """What it takes to replace sets of a map's cells together, in the runs of the pairs that enter the map.
 
     used: numbers of these pairs in the trace; ``batch`` holds them. columns_of: the map's row of each of their columns.
+    scorer: makes the trace's scores of the cosines; None: the cosines themselves. captions: embeddings of the correct
+    captions and of the foils.
     """
 
     trace: CausalTrace
@@ -44,6 +50,8 @@ class JointRuns:
     columns_of: Int[np.ndarray, "used column"]
     batch: PairBatch
     images: Float32[np.ndarray, "used embed"]
+    captions: Float32[np.ndarray, "two used embed"]
+    scorer: Scorer | None
     engine: JointEngine
     prepared: Prepared
     seed: int
@@ -76,6 +84,7 @@ class JointRuns:
         chosen = _chosen(trace, used, pairs, targets)
         prepared = prepare(model, chosen, options)
         images = encode_targets(model, prepared.batch.images, prepared.batch.ids).of_pairs
+        engine = JointEngine(model.text, dtype=options.torch_dtype)
         runs = cls(
             trace=trace,
             cells=cells,
@@ -83,7 +92,9 @@ class JointRuns:
             columns_of=cells.columns_of(trace, used, asked.align),
             batch=prepared.batch,
             images=images,
-            engine=JointEngine(model.text, dtype=options.torch_dtype),
+            captions=_captions(model, engine, chosen),
+            scorer=_scorer(model, trace, asked.among),
+            engine=engine,
             prepared=prepared.shards.prepared,
             seed=asked.seed,
         )
@@ -98,7 +109,7 @@ class JointRuns:
     def effects(
         self, sets: Bool[np.ndarray, "set cell"], progress: Progress | None = None
     ) -> Float[np.ndarray, "set used"]:
-        """The numerator of CTE of every set of cells, all replaced together, in every pair (differences of cosines)."""
+        """The numerator of CTE of every set of cells, all replaced together, in every pair (differences of S)."""
         layers = self.trace.layers
         by_row = self.cells.as_map(sets, len(layers), int(layers[0]))
         none = np.zeros((*by_row.shape[:2], 1), dtype=bool)
@@ -108,24 +119,51 @@ class JointRuns:
             n_columns = len(self.prepared.columns[text])
             asked[text] = by_row[:, :, self.columns_of[pair, :n_columns]]
         found = self.engine.patch_sets(self.prepared, asked, seed=self.seed, progress=progress)
-        return effects_of_sets(found, self.batch.patched_pair, np.where(self.batch.noising, 1.0, -1.0), self.images)
+        run, noising = self.batch.patched_pair, self.batch.noising
+        if self.scorer is None:
+            return effects_of_sets(found, run, np.where(noising, 1.0, -1.0), self.images)
+        effects = np.empty((len(sets), len(run)))
+        for number, one in found.items():
+            clean, patched = (side.float().cpu().numpy() for side in (one.base[None], one.patched))
+            for base in (0, 1):  # the run that is patched is the correct caption's, or the foil's
+                members = np.flatnonzero((run == number) & (noising == (base == 0)))
+                if len(members):
+                    both = self.captions[:, members[0]].copy()
+                    both[base] = clean
+                    scores = self._scores(np.concatenate([both, patched]), members)
+                    effects[:, members] = (1, -1)[base] * (scores[:, [base]] - scores[:, 2:]).T
+        return effects
+
+    @property
+    def coarseness(self) -> float:
+        """How much rounding moves S, beside a cosine."""
+        return 1.0 if self.scorer is None else self.scorer.metric.floor / METRICS["cosine"].floor
+
+    def _scores(
+        self, texts: Float32[np.ndarray, "row embed"], members: Int[np.ndarray, " member"]
+    ) -> Float[np.ndarray, "member row"]:
+        """S of texts (the correct caption and the foil first) in some of the pairs."""
+        targets = self.images[members]
+        cosines = targets.astype(np.float64) @ texts.astype(np.float64).T
+        return cosines if self.scorer is None else self.scorer(texts, 1, targets, cosines, self.used[members])
 
     def _check_scores(self, model: DualEncoder) -> None:
-        """Refuse targets that give other similarities than the trace has."""
+        """Refuse targets and candidates that give other scores than the trace has."""
         from ...patching.towers.spec import TOLERANCE
 
-        embeddings = self.engine.encode(self.batch.base).double().cpu().numpy()
-        scores = np.einsum("pe,pe->p", embeddings[self.batch.patched_pair], self.images.astype(np.float64))
-        kept = np.where(self.batch.noising, self.trace.scores.correct[self.used], self.trace.scores.foil[self.used])
+        members = np.arange(len(self.used))[:, None]
+        scores = np.array([self._scores(self.captions[:, at[0]], at)[0] for at in members])  # [used, two]
+        kept = np.stack([self.trace.scores.correct[self.used], self.trace.scores.foil[self.used]], axis=1)
         far = np.abs(scores - kept)
         # a trace in half precision has such scores, and any trace keeps them in float32
         rounded = float(np.finfo(np.float32).eps)
-        allowed = 10 * max(TOLERANCE[self.engine.tower.dtype], TOLERANCE[model.text.dtype], rounded)
+        allowed = 10 * max(TOLERANCE[self.engine.tower.dtype], TOLERANCE[model.text.dtype], rounded) * self.coarseness
         if (far > allowed).any():
-            worst = int(far.argmax())
+            worst, side = np.unravel_index(int(far.argmax()), far.shape)
+            what = "images or targets" if self.scorer is None else "images, targets and candidates"
             raise TraceError(
-                f"pair {self.trace.ids[self.used[worst]]!r} has S = {kept[worst]:.4f} in the trace and "
-                f"{scores[worst]:.4f} with what is given: give the images or targets it was traced (or rescored) with"
+                f"pair {self.trace.ids[self.used[worst]]!r} has S = {kept[worst, side]:.4f} in the trace and "
+                f"{scores[worst, side]:.4f} with what is given: give the {what} it was traced (or rescored) with"
             )
 
 
@@ -158,18 +196,14 @@ def _options(trace: CausalTrace) -> TraceOptions:
         "window": (None, 1),
         "method": (None, "exact", "attribution"),
         "replace": (None, "foil", "zero"),
-        "metric": (None, "cosine"),
         "directions": (None,),
     }
-    metric = told.get("metric")
-    said = {**told, "metric": metric.get("name") if isinstance(metric, dict) else metric}
     for name, fine in refused.items():
-        if said.get(name) not in fine:
+        if told.get(name) not in fine:
             words = ", ".join(repr(value) for value in fine if value is not None) or "not given"
-            advice = "score it by the cosine, trace.rescore(metric='cosine')" if name == "metric" else "trace again"
             raise TraceError(
-                f"this trace has {name}={shown(said[name])}, and sets of cells are patched together where {name} is "
-                f"{words} only: {advice}"
+                f"this trace has {name}={shown(told[name])}, and sets of cells are patched together where {name} is "
+                f"{words} only: trace again"
             )
     dtype = told.get("dtype")
     return TraceOptions(
@@ -182,6 +216,52 @@ def _options(trace: CausalTrace) -> TraceOptions:
         position_policy=told.get("aligned") or "shift",
         dtype=dtype,
     )
+
+
+def _captions(model: DualEncoder, engine: JointEngine, pairs: Sequence[Pair]) -> Float32[np.ndarray, "two used embed"]:
+    sides = (distinct([pair.correct for pair in pairs]), distinct([pair.foil for pair in pairs]))
+    return np.stack([engine.encode(model.text.rows(texts)).float().cpu().numpy()[of_pair] for texts, of_pair in sides])
+
+
+def _scorer(model: DualEncoder, trace: CausalTrace, among: Any) -> Scorer | None:
+    """What made the trace's scores of its cosines, with the candidates given again.
+
+    Raises:
+        TraceError: the metric is not known here, or these are other candidates than the trace has.
+    """
+    told = dict(trace.provenance.get("metric") or {"name": "cosine"})
+    name, count = trace.metric.name, told.get("candidates")
+    if name not in METRICS:
+        raise TraceError(
+            f"the trace was scored by {name!r}, which is not registered in this process: call "
+            f"tracescribe.tracer.register_metric, or score it by another, trace.rescore(metric='cosine')"
+        )
+    if (count is None) != (among is None):
+        if count is None:
+            raise TraceError(f"among={shown(among)}: this trace was scored by {name} without candidates")
+        raise TraceError(
+            f"the trace was scored by {name} among candidates that it does not keep: give them again (among=...), or "
+            f"score it by the cosine, trace.rescore(metric='cosine')"
+        )
+    if name == "cosine":
+        return None
+    scorer = make_scorer(
+        name,
+        among,
+        told.get("against", "caption"),
+        told.get("logit_scale"),
+        encode=text_encoder(model),
+        ids=trace.ids,
+        width=model.embed_dim,
+        captions=trace.captions,
+        targets=None,
+    )
+    if scorer.provenance.get("candidates") != count:
+        raise TraceError(
+            f"among= holds {scorer.provenance.get('candidates')} candidates, but the trace was scored among {count}: "
+            f"give those"
+        )
+    return scorer
 
 
 def _layers(trace: CausalTrace, layers: Sequence[int]) -> tuple[int, ...]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from ...validation import MAX_DRAWS, Choice, Nothing, Number, Whole, Wholes
 from ..choices import ALIGNMENTS, REDUCTIONS, SEGMENTS, CircuitMethod
+from ..results.metric_options import CandidateList
 from .options import Declared, option
 
 __all__ = ["CircuitOptions", "FaithfulnessOptions"]
@@ -25,6 +26,13 @@ class JointOptions(Declared):
     )
     layers: Sequence[int] | None = option(
         None, Nothing(), Wholes(Whole(0)), help="Layers whose cells count; all by default."
+    )
+    among: Any = option(
+        None,
+        Nothing(),
+        CandidateList(),
+        help="The candidates that the trace was scored among, given again: a .txt or .jsonl file as of trace "
+        "--candidates.",
     )
     seed: int = option(0, Whole(0), help="Seed of random orders, of intervals, and of the sets that are checked.")
 

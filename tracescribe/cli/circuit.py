@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +64,7 @@ def circuit(
     from ..tracer import circuit as search
 
     with progress_bar(json, "sets of cells", 1) as bar:
-        found = search(*given, **asdict(options), progress=lambda done, total: bar.to(done, total))
+        found = search(*given, **vars(options), progress=lambda done, total: bar.to(done, total))
     found.save(output)
     frame = found.to_frame()
     document = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +70,7 @@ def faithfulness(
     from ..tracer import faithfulness as compute
 
     with progress_bar(json, "joint patches", 1) as bar:
-        found = compute(*given, **asdict(options), progress=lambda done, total: bar.to(done, total))
+        found = compute(*given, **vars(options), progress=lambda done, total: bar.to(done, total))
     found.save(output)
     if figure is not None:
         viz.export(found, figure)
