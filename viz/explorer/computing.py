@@ -53,13 +53,15 @@ class Computing:
         control: Sequence[Pair] = (),
         candidates: Iterable[str] = (),
         options: TraceOptions,
+        logit_scale: float | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
         self.models = {MAIN: model, **(models or {})}
         self.pairs, self.control = list(pairs), list(control)
         self.files = dict(files or {})  # from which "pairs" and "control_pairs" were read, for the copied code
         self.settings, self.target, self.candidates = settings, target, tuple(candidates)
-        self.options = options
+        self.options, self.logit_scale = options, logit_scale
+        self._check_scale(settings)
         self.pictures = Pictures(self.pairs)
         self.changed: Callable[[], Any] = lambda: None
         self.lock = threading.RLock()
@@ -119,6 +121,8 @@ class Computing:
         if self.candidates and foils and METRICS[settings.metric].takes == "candidates":
             rivals = _rivals(foils, self.candidates)
         chosen: dict[str, Any] = {"direction": settings.direction, "site": settings.site, "metric": settings.metric}
+        if METRICS[settings.metric].scaled:
+            chosen["logit_scale"] = self.logit_scale
         return replace(self.options, **chosen, candidates=rivals, align="auto" if aligned else "none")
 
     def panels(self) -> Panels | str | None:
@@ -166,6 +170,23 @@ class Computing:
         """What is compared with: "model" and its name, "tried" and its number, or nothing."""
         kind, _, name = self.settings.compare.partition(":")
         return (kind, name) if (kind == "model" and name in self.models) or kind == "tried" else ("", "")
+
+    def _check_scale(self, settings: Settings) -> None:
+        """Refuse probabilities by a model that states no logit scale, as encoders of texts alone.
+
+        Raises:
+            FigureError: none is known of a model that is shown.
+        """
+        if self.logit_scale is not None or not METRICS[settings.metric].scaled:
+            return
+        kind, _, name = settings.compare.partition(":")
+        for shown_model in (MAIN, name) if kind == "model" else (MAIN,):
+            model = self.models.get(shown_model)
+            if model is not None and model.stated_logit_scale is None:
+                raise FigureError(
+                    f"a {settings.metric} needs a logit scale, and the model {shown(model.name)} has none: choose "
+                    f"another score, or give one, explore(..., logit_scale=20)"
+                )
 
     def _check_compared(self, chosen: Any) -> None:
         """Refuse what there is nothing of to compare with.

@@ -32,6 +32,7 @@ class ExplorerSession(Computing):
 
     model: what is explored. models: others to compare it with, by name. pairs: a data set, and presets. control: pairs
     whose map can be subtracted. candidates: captions that are ranked beside the two. options: of every trace.
+    logit_scale: factor of cosines in probabilities; None: each model's own.
 
     >>> import tracescribe as ts
     >>> from tracescribe.viz.explorer import make_session
@@ -47,7 +48,9 @@ class ExplorerSession(Computing):
         with self.lock:
             if "compare" in values:
                 self._check_compared(values["compare"])
-            before, self.settings = self.settings, self.settings.changed(**values)
+            before, after = self.settings, self.settings.changed(**values)
+            self._check_scale(after)
+            self.settings = after
             self.problem, self.said = None, ""
             other_trace = any(getattr(before, name) != getattr(self.settings, name) for name in OF_TRACE)
             if other_trace:

@@ -11,6 +11,7 @@ from ...errors import FigureError
 from ...io.quoting import shown
 from ...tracer.pairs.directions import Direction
 from ...tracer.pairs.pairs import Pair
+from ...validation import Nothing, Number, check_option
 from . import targets
 from .session import ExplorerSession
 from .settings import Settings
@@ -42,6 +43,7 @@ def explore(
     direction: Direction = "foil->correct",
     site: str = "resid",
     metric: str = "cosine",
+    logit_scale: float | None = None,
     floor: float | None = None,
 ) -> Explorer:
     """An explorer of a model's text encoder for a notebook: type two captions, see their map, ask, compare, prescribe.
@@ -58,6 +60,7 @@ def explore(
         direction, site: as in :func:`tracescribe.trace`; both can be changed on the page.
         metric: what S is: "cosine", or "margin", "probability" or "rank" among the foil and the candidates; can be
             changed on the page.
+        logit_scale: factor of cosines in probabilities; the model's own by default. Encoders of texts alone have none.
         floor: as in :func:`tracescribe.trace`.
 
     Everything is computed by the API in a background thread of the kernel; "copy as code" shows by which calls. The
@@ -83,6 +86,7 @@ def explore(
         "direction": direction,
         "site": site,
         "metric": metric,
+        "logit_scale": logit_scale,
         "floor": floor,
     }
     try:
@@ -109,6 +113,7 @@ def make_session(
     direction: str = "foil->correct",
     site: str = "resid",
     metric: str = "cosine",
+    logit_scale: float | None = None,
     floor: float | None = None,
 ) -> ExplorerSession:
     """The session of :func:`explore`, without a page; it takes the same arguments and raises the same errors."""
@@ -128,6 +133,7 @@ def make_session(
         site=site,
         metric=metric,
     )
+    scale: float | None = check_option("logit_scale", logit_scale, (Nothing(), Number(1e-6)))
     session = ExplorerSession(
         model,
         settings,
@@ -137,6 +143,7 @@ def make_session(
         control=_read(control),
         candidates=candidates,
         options=TraceOptions(floor=floor),
+        logit_scale=scale,
         files={
             name: os.fspath(given)
             for name, given in (("pairs", pairs), ("control_pairs", control))

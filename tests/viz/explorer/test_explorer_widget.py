@@ -14,6 +14,8 @@ import nbformat
 import numpy as np
 import pytest
 from nbconvert import HTMLExporter
+from zoo.sentence_models import ALBERT, sentence
+from zoo.tokens import WordTokenizer
 
 import tracescribe as ts
 from tracescribe.viz.explorer import start
@@ -173,6 +175,48 @@ def test_texts_are_never_markup() -> None:
     for network in ("http://", "https://", "fetch(", "XMLHttpRequest", "import(", "WebSocket"):
         assert network not in script
     assert "url(" not in (FOLDER / "explorer.css").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ts.DualEncoder:
+    """A sentence encoder: it states no logit scale."""
+    return ts.wrap(sentence("Albert", "mean", **ALBERT)(0), tokenizer=WordTokenizer(sot_id=61, eot_id=62))
+
+
+def test_probabilities_by_a_sentence_encoder_ask_for_a_logit_scale(encoder: ts.DualEncoder) -> None:
+    target = ts.Text("There is no edema.")  # the correct caption wins
+    captions = {"correct": "There is no edema.", "foil": "There is some edema.", "target": target}
+    bare = ts.viz.explore(encoder, **captions)
+    assert bare.session.wait(120)
+    before = ask(bare, do="candidate", value="The lungs are dark.")
+    frame = ask(bare, do="choose", value={"metric": "probability"})
+    assert frame["status"]["kind"] == "problem"
+    assert frame["status"]["text"].endswith("has none: choose another score, or give one, explore(..., logit_scale=20)")
+    assert frame["settings"]["metric"] == "cosine" and frame["maps"] == before["maps"]  # what was shown stays
+    assert ask(bare, do="choose", value={"metric": "rank"})["status"]["kind"] == "ready"
+    bare.close()
+    with pytest.raises(ts.errors.FigureError, match=r"a probability needs a logit scale, and the model .* has none"):
+        ts.viz.explore(encoder, metric="probability", **captions)
+    scaled = ts.viz.explore(encoder, logit_scale=20, **captions)
+    frame = ask(scaled, do="choose", value={"metric": "probability"})
+    assert frame["status"]["kind"] == "ready", frame["status"]["text"]
+    shown = scaled.session.result.traces[""]
+    pair = ts.Pair(correct=captions["correct"], foil=captions["foil"], image=target)
+    trace = ts.trace(encoder, [pair], metric="probability", logit_scale=20, progress=False)
+    assert np.array_equal(shown.cte, trace.cte)
+    space = {"model": encoder}
+    exec(compile(scaled.code(), "copied", "exec"), space)
+    assert "logit_scale=20" in scaled.code() and np.array_equal(space["cells"], shown.cte[0])
+    assert ask(scaled, do="choose", value={"metric": "cosine"})["status"]["kind"] == "ready"
+    scaled.close()
+
+
+def test_a_compared_sentence_encoder_asks_for_a_logit_scale_too(model: ts.DualEncoder, encoder: ts.DualEncoder) -> None:
+    both = ts.viz.explore(model, compare={"B": encoder}, metric="probability", target=CLEAR)
+    frame = ask(both, do="choose", value={"compare": "model:B"})
+    assert frame["status"]["kind"] == "problem" and "has none" in frame["status"]["text"]
+    assert both.session.settings.compare == ""
+    both.close()
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
