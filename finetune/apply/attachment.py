@@ -246,11 +246,16 @@ def _refuse_sharded_gradients(module: nn.Module) -> None:
 
 
 def _replace_earlier(parameters: list[nn.Parameter], optimizer: Any) -> None:
-    """A cell run twice, or a Trainer interrupted and started again, must not multiply twice."""
+    """A cell run twice, or a Trainer interrupted and started again, must not multiply twice.
+
+    A plan on other parameters of the optimiser, of a second model, stays.
+    """
+    ours = set(map(id, parameters))
+    left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]} - ours
     earlier: list[ScaledUpdate | ScaledGradients] = [*scaled_by_hooks(parameters)]
     for inner in optimizer_chain(optimizer):
         if hasattr(inner, "_optimizer_step_pre_hooks"):
-            earlier += earlier_updates(inner)
+            earlier += [scaled for scaled in earlier_updates(inner) if not scaled.scales_only(left)]
     for scaled in earlier:
         scaled.remove()
     if earlier:

@@ -13,7 +13,7 @@ from ...io.quoting import shown
 from ...validation import is_number, is_positive
 from .blocks import block_parameters, refuse_scaled_adapters, say_if_of_other_weights, source_of
 from .gradient import scaled_by_hooks
-from .rates import check_rates_at_every_step
+from .rates import PLANNED, check_rates_at_every_step
 
 if TYPE_CHECKING:
     from ..prescription.plan import Prescription
@@ -82,6 +82,7 @@ def param_groups(
     def add(layer: int | None, parameters: list[nn.Parameter], multiplier: float, rate: float) -> None:
         scaled = {"lr": lr, "lr_scale": rate / lr} if lr_scale else {"lr": rate}
         settings = {**defaults, **scaled, "layer": layer, "multiplier": multiplier}
+        PLANNED.update((parameter, multiplier) for parameter in parameters)
         vectors = [parameter for parameter in parameters if no_decay and parameter.ndim < 2]
         apart = set(map(id, vectors))
         if matrices := [parameter for parameter in parameters if id(parameter) not in apart]:

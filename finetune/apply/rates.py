@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from functools import cache
 from typing import Any
 from weakref import WeakSet
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...errors import PrescriptionWarning
 from ...warn import warn_user
@@ -16,6 +18,7 @@ _WHY = {
     "(LambdaLR)",
     True: "No scheduler has multiplied by the groups' lr_scale: use one that does (timm's), or leave lr_scale out",
 }
+PLANNED: MutableMapping[Any, float] = WeakTensorKeyDictionary()  # multipliers by parameter, of its last plan
 TOLERANCE = 1e-3  # relative; schedulers that compute rates recursively lose 1e-16 per step
 
 
@@ -28,12 +31,26 @@ def check_rates_at_every_step() -> None:
 
     def before_step(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         if "multiplier" in optimizer.param_groups[0] and optimizer not in warned:
-            message = rates_off_plan(optimizer.param_groups) or rates_without_effect(optimizer)
+            groups = optimizer.param_groups
+            message = rates_of_another_plan(groups) or rates_off_plan(groups) or rates_without_effect(optimizer)
             if message is not None:
                 warned.add(optimizer)
                 warn_user(message, PrescriptionWarning)
 
     register_optimizer_step_pre_hook(torch.compiler.disable(before_step))
+
+
+def rates_of_another_plan(groups: list[dict[str, Any]]) -> str | None:
+    """A sentence when the groups' multipliers are not those that ``param_groups`` gave their parameters, else None."""
+    for group in groups:
+        planned = PLANNED.get(group["params"][0]) if group["params"] and "multiplier" in group else None
+        if planned is not None and planned != group["multiplier"]:
+            return (
+                f"block {group.get('layer')} has multiplier {group['multiplier']:.3g} where the plan says "
+                f"{planned:.3g}: a checkpoint brings the rates of the run that it is of (load_state_dict). Set each "
+                "group's lr, initial_lr and multiplier again to train by the new plan"
+            )
+    return None
 
 
 def rates_off_plan(groups: list[dict[str, Any]]) -> str | None:

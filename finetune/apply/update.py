@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class ScaledUpdate:
         """Take the hooks off."""
         while self.handles:
             self.handles.pop().remove()
+
+    def scales_only(self, parameters: Collection[int]) -> bool:
+        """Whether all that it scales is among these, by id."""
+        return all(id(parameter) in parameters for parameter in self._parameters)
 
     def state(self) -> dict[str, Tensor]:
         """The unrounded values of parameters in half precision, by number."""

@@ -151,6 +151,25 @@ def test_a_cell_that_is_run_twice_multiplies_once(make_clip, mode, again, caplog
         assert "attached here before; it is replaced" in caplog.text
 
 
+@pytest.mark.parametrize("modes", [("update", "update"), ("gradient", "update"), ("gradient", "gradient")])
+def test_plans_of_two_models_in_one_optimiser_both_hold(make_clip, modes, caplog):
+    pair = torch.nn.ModuleList([make_clip(layers=3), make_clip(layers=3)])
+    start, free = copy.deepcopy(pair), copy.deepcopy(pair)
+    plans = PLAN, Prescription(ALPHA[::-1].copy())
+    optimizer = sgd(pair.parameters())
+    handles = [plan.attach(m, optimizer, mode, others=0) for plan, m, mode in zip(plans, pair, modes, strict=True)]
+    step(pair, optimizer)
+    step(free, sgd(free.parameters()))
+    for plan, before, scaled, whole in zip(plans, start, pair, free, strict=True):
+        np.testing.assert_allclose(moved(before, scaled) / moved(before, whole), plan.alpha, atol=1e-5)
+    assert "it is replaced" not in caplog.text
+    handles[0] = PLAN.attach(pair[0], optimizer, modes[0], others=0)
+    assert "it is replaced" in caplog.text
+    step(pair, optimizer, seed=1)
+    if modes[1] == "update":
+        np.testing.assert_allclose(handles[1].realised(), plans[1].alpha, atol=1e-5)
+
+
 def test_a_trainer_that_is_interrupted_and_started_again(make_clip):
     base = make_clip(layers=3)
 
@@ -299,6 +318,24 @@ def test_schedulers_that_multiply_are_fine(make_clip, schedule):
 
 
 # -- optimisers that wrap, or keep copies ---------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_brings_the_rates_of_another_plan_is_said_once(make_clip):
+    module = make_clip(layers=3)
+    first = torch.optim.AdamW(PLAN.param_groups(module, lr=1e-2))
+    step(module, first)
+    second = torch.optim.AdamW(Prescription(ALPHA[::-1].copy()).param_groups(module, lr=1e-2))
+    second.load_state_dict(first.state_dict())
+    with pytest.warns(
+        PrescriptionWarning, match=r"block 1 has multiplier 0.3 where the plan says 0: a checkpoint brings"
+    ):
+        step(module, second)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(module, second)
+        again = torch.optim.AdamW(PLAN.param_groups(module, lr=1e-2))
+        again.load_state_dict(first.state_dict())
+        step(module, again)
 
 
 def test_schedule_free_is_refused_and_works_by_groups(make_clip):
