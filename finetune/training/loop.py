@@ -280,7 +280,8 @@ class _Run:
         try:
             self._save()
         except OutputError as problem:
-            logger.warning("no checkpoint of step %d, the earlier one stays: %s", self.progress.done, problem)
+            kept = f"that of step {self._saved} stays" if self._saved else "there is no earlier one"
+            logger.warning("no checkpoint of step %d, %s: %s", self.progress.done, kept, problem)
 
     def _save(self) -> None:
         if self.folder is None or self._saved == self.progress.done or not self.main:

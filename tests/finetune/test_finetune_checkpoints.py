@@ -281,8 +281,10 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_stops_no_training(model, d
     monkeypatch.setattr("safetensors.torch.save_file", full)
     ended = train(settings(), model, data=data, checkpoints=tmp_path / "c", resume=True)
     np.testing.assert_array_equal(ended.history.loss, expected.history.loss)
-    said = [record.getMessage() for record in caplog.records if "the earlier one stays" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "that of step 2 stays" in record.getMessage()]
     assert said and all("No space left" in text for text in said) and len(set(said)) == len(said)
+    train(settings(), model, data=data, checkpoints=tmp_path / "none")
+    assert "no checkpoint of step 2, there is no earlier one: " in caplog.text
     monkeypatch.undo()
     assert files_of(tmp_path / "c") == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
