@@ -240,7 +240,7 @@ def _against(frame: pd.DataFrame, score: str, arm: str, against: str, prefix: st
 def read_study_result(folder: str | Path) -> StudyResult:
     """The runs of a study that are finished, at the rate that each arm was tuned to.
 
-    Raises DataFormatError when the folder holds no study, a run is damaged, or tuning is not finished.
+    Raises DataFormatError when the folder holds no study, a run is damaged, or no run or tuning is finished.
     """
     folder = Path(folder)
     if not is_file(folder / "study.json"):
@@ -278,6 +278,8 @@ def _result(folder: Path) -> StudyResult:
         runs.append({**key, "rate": rates[arm], **_scores(found), **update, "diverged": bool(found.get("diverged"))})
         curves.append({**key, "share": 0.0, **_of(base)})
         curves.extend({**key, "share": float(at), **_of(of)} for at, of in found.get("interpolation", {}).items())
+    if not runs:
+        raise DataFormatError(f"{folder}: no run is finished yet; run the study on")
     return StudyResult(config, pd.DataFrame(runs), base, pd.DataFrame(curves))
 
 

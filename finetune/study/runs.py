@@ -121,6 +121,7 @@ def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable
     write_record(folder / "base.json", base)
 
     tuning = [Run(a, rate, seed) for seed in range(config.tuning_seeds) for a in config.arms for rate in config.rates]
+    tuning = tuning if len(config.rates) > 1 else []  # of one rate there is nothing to choose
     _do(config, folder, tuning, processes, notify, "tuning rates", interpolate=False)
     chosen = best_rates(config, folder)
     final = [Run(a, chosen[a], seed) for seed in range(config.seeds) for a in config.arms]
@@ -129,7 +130,9 @@ def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable
 
 
 def best_rates(config: StudyConfig, folder: Path) -> dict[str, float]:
-    """The rate of each arm that is best on validation, over the tuning seeds."""
+    """The rate of each arm that is best on validation, over the tuning seeds; of one rate that one."""
+    if len(config.rates) == 1:
+        return dict.fromkeys(config.arms, config.rates[0])
     best = {}
     for arm in config.arms:
         means = {

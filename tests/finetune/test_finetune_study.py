@@ -201,6 +201,28 @@ def test_data_that_changed_since_the_last_study_of_this_process_is_read_again(tm
     assert two == three != one
 
 
+def test_of_one_rate_nothing_is_tuned(config, tmp_path, monkeypatch):
+    made = []
+
+    def one_then_stop(task, run=study_runs._run):
+        if len(made) in stops:
+            raise KeyboardInterrupt
+        made.append(task.run)
+        return run(task)
+
+    monkeypatch.setattr(study_runs, "_run", one_then_stop)
+    single = config.model_copy(update={"rates": (1e-3,), "arms": {"front": config.arms["front"]}})
+    stops = [0]
+    with pytest.raises(KeyboardInterrupt):
+        run_study(single, tmp_path / "out", progress=False)
+    with pytest.raises(DataFormatError, match="no run is finished yet; run the study on"):
+        read_study_result(tmp_path / "out")
+    stops = []
+    run_study(single, tmp_path / "out", progress=False)
+    assert made == [study_runs.Run("front", 1e-3, seed) for seed in range(2)]
+    assert set(read_study_result(tmp_path / "out").runs["rate"]) == {1e-3}
+
+
 def test_a_study_of_a_version_that_knew_fewer_options_goes_on(config, folder):
     path = folder / "study.json"
     record = read_record(path)
