@@ -88,9 +88,10 @@ class PhantomTokenizer:
         Pieces outside the vocabulary become [UNK], with an `UnknownTokenWarning` that names them.
         """
         bpe = _bpe().encode(text)
-        unknown = [i for i in bpe if i not in self._of_bpe]
-        if unknown:
-            pieces = ", ".join(repr(_bpe().decoder[i].replace("</w>", "")) for i in dict.fromkeys(unknown))
+        if any(i not in self._of_bpe for i in bpe):
+            names = WordMarks("</w>", byte_level=True).strings([_bpe().decoder[i] for i in bpe])
+            unknown = dict.fromkeys(name for name, i in zip(names, bpe, strict=True) if i not in self._of_bpe)
+            pieces = ", ".join(map(repr, unknown))
             warn_user(f"the phantom miniature does not know {pieces} in {text!r}: read as [UNK]", UnknownTokenWarning)
         return [self.sot_id, *(self._of_bpe.get(i, self.unk_id) for i in bpe), self.eot_id]
 

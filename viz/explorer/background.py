@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import TracescribeError
+from ...warn import heard
 
 __all__ = ["Stopped", "Ticket", "Worker"]
 
@@ -46,18 +47,21 @@ class Ticket:
 class Worker:
     """Runs tasks in one daemon thread, started with the first.
 
-    failed: called with the sentence of a task that raised. ended: called after every task.
+    failed: called with the sentence of a task that raised. warned: with the sentences that a task warned of, which are
+    not shown elsewhere. ended: called after every task.
 
     >>> found = []
-    >>> worker = Worker(found.append, lambda: None)
+    >>> worker = Worker(found.append, found.extend, lambda: None)
     >>> worker.submit("trace", lambda ticket: found.append("done")).wanted
     True
     >>> worker.join(), found
     (True, ['done'])
     """
 
-    def __init__(self, failed: Callable[[str], Any], ended: Callable[[], Any]) -> None:
-        self._failed, self._ended = failed, ended
+    def __init__(
+        self, failed: Callable[[str], Any], warned: Callable[[list[str]], Any], ended: Callable[[], Any]
+    ) -> None:
+        self._failed, self._warned, self._ended = failed, warned, ended
         self._change = threading.Condition()
         self._waiting: list[tuple[str, Ticket, Callable[[Ticket], Any]]] = []
         self._running: tuple[str, Ticket] | None = None
@@ -125,7 +129,10 @@ class Worker:
                 self._running = (name, ticket)
                 self._taken += 1
             try:
-                task(ticket)
+                with heard() as sentences:
+                    task(ticket)
+                if ticket.wanted:
+                    self._warned(sentences)
             except Stopped:
                 pass
             except TracescribeError as error:

@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ...errors import TracescribeError
+from ...warn import heard
 from ..figure_data.labels import tidy_token
-from .quiet import recorded
 
 if TYPE_CHECKING:
     from ...patching import TextTower
@@ -62,7 +62,7 @@ def read_captions(tower: TextTower, correct: str, foil: str, *, align: bool = Fa
     """
     texts = (correct, foil)
     ids: list[list[int]] = []
-    with recorded() as caught:
+    with heard() as caught:
         for side, text in zip(SIDES, texts, strict=True):
             if len(text) > LONGEST:
                 return _refused(texts, f"the {side} caption has {len(text):,} characters: shorten it")
@@ -74,7 +74,7 @@ def read_captions(tower: TextTower, correct: str, foil: str, *, align: bool = Fa
                 ids.append(tower.token_ids(text))
             except TracescribeError as error:
                 return _refused(texts, f"the {side} caption cannot be read: {error}")
-    notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+    notes = tuple(dict.fromkeys(caught))
     differs = _differences(ids[0], ids[1])
     problem, fix = None, None
     if ids[0] == ids[1]:
@@ -115,7 +115,7 @@ def _fix(tower: TextTower, texts: tuple[str, str], ids: Sequence[Sequence[int]])
     wanted, other = len(ids[1 - short]), list(ids[1 - short])
     for side, caption in _rewordings(texts[short], texts[1 - short], abs(len(ids[0]) - len(ids[1])), short):
         length, against = (wanted, other) if side == short else (len(ids[short]), list(ids[short]))
-        with recorded() as caught:
+        with heard() as caught:
             try:
                 row = tower.token_ids(caption)
             except TracescribeError:

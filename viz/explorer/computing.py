@@ -65,9 +65,10 @@ class Computing:
         self.pictures = Pictures(self.pairs)
         self.changed: Callable[[], Any] = lambda: None
         self.lock = threading.RLock()
-        self.worker = Worker(self._failed, lambda: self.changed())
+        self.worker = Worker(self._failed, self.doubt, lambda: self.changed())
         self.problem: str | None = None  # what failed last, as a sentence
         self.said = ""  # what was done last
+        self.doubts: tuple[str, ...] = ()  # what was warned of since the captions, the target or the options changed
         self.partial: np.ndarray | None = None  # cells of the trace that is being computed
         self.scores: tuple[float, ...] | None = None  # of its candidates
         self.result: Result | None = None  # of what is entered now
@@ -270,6 +271,7 @@ class Computing:
         """Drop what belonged to other captions, targets or options."""
         self.worker.cancel("trace", "heads", "attention")
         self.result = self.partial = self.scores = None
+        self.doubts = ()
 
     def _ensure(self, delay: float) -> None:
         """Start what the view lacks."""
@@ -355,6 +357,11 @@ class Computing:
         with self.lock:
             ticket.check()
             keep()
+
+    def doubt(self, sentences: Iterable[str]) -> None:
+        """Keep what was warned of, for the page to show; of the captions it is said beside them."""
+        with self.lock:
+            self.doubts = tuple(dict.fromkeys([*self.doubts, *sentences]))
 
     def _failed(self, sentence: str) -> None:
         with self.lock:

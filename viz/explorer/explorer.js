@@ -150,6 +150,16 @@ function prepareCanvas(canvas, width, height) {
   return context;
 }
 
+// Columns whose names have room, so many apart: the marked ones first, then the ends, then the others in order.
+function namedColumns(n, marked, apart) {
+  const named = new Set();
+  const all = Array.from({ length: n }, (_, j) => j);
+  for (const j of [...all.filter((i) => marked[i]), 0, n - 1, ...all.filter((i) => i % apart === 0), ...all]) {
+    if (!all.slice(Math.max(0, j - apart + 1), j + apart).some((i) => named.has(i))) named.add(j);
+  }
+  return named;
+}
+
 // A grid of cells with names below and at the left. Returns where its cells are, for the pointer.
 // spec: {values, rows (names, from the top), columns (names), marked, limit, numbers, width, cell: [least, most], ink...}
 function drawGrid(canvas, spec, style) {
@@ -220,14 +230,14 @@ function drawGrid(canvas, spec, style) {
     context.restore();
   }
   const foot = top + rows.length * cellHeight;
-  const every = Math.ceil((turned ? 13 : 10) / cellWidth);
+  const named = namedColumns(columns.length, marked, Math.ceil((turned ? 17 : 10) / cellWidth));
   columns.forEach((name, j) => {
     const x = left + (j + 0.5) * cellWidth;
     if (marked[j]) {
       context.fillStyle = style.accent;
       context.fillRect(left + j * cellWidth + 2, foot + 2, Math.max(1, cellWidth - 4), 3);
     }
-    if (j % every && !marked[j]) return;
+    if (!named.has(j)) return;
     context.fillStyle = marked[j] ? style.accent : style.ink;
     context.font = marked[j] ? style.bold : style.font;
     if (!turned) {

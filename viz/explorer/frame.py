@@ -127,7 +127,7 @@ def _maps(session: ExplorerSession, panels: Panels | str | None, buffers: Buffer
                 for panel, causal in zip(panels.panels, _causal(session), strict=False)
             ],
             "limit": panels.limit,
-            "notes": list(panels.notes),
+            "notes": [*panels.notes, *(one for one in session.doubts if one not in session.captions.notes)],
             "finished": True,
             "by_role": panels.by_role,
         }

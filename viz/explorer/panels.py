@@ -12,10 +12,10 @@ from jaxtyping import Float
 from ...errors import FigureError
 from ...tracer.pairs.roles import TokenKind
 from ...tracer.results.maps import LayerProfile, TraceMap
+from ...warn import heard
 from ..figure_data import HeatmapData, Source, Statistics, heatmap_data
 from ..figure_data.labels import tidy_token
 from ..theme import colour_limit
-from .quiet import recorded
 
 if TYPE_CHECKING:
     from ...tracer import CausalTrace
@@ -65,7 +65,7 @@ def draw_panels(
         raise FigureError(f"A is scored by {scores[0]} and B by {scores[1]}: choose the score of the earlier trace")
     taken: Sequence[CausalTrace | None] = controls or [None] * len(sources)
     alike = all(np.array_equal(trace.layers, sources[0][1].layers) for _, trace in sources)
-    with recorded() as caught:
+    with heard() as caught:
         by_role = pooled or bool(controls) or (alike and _columns_differ([trace for _, trace in sources]))
         drawn = [
             _panel(name, trace, control, aggregate, by_role=by_role)
@@ -73,7 +73,7 @@ def draw_panels(
         ]
         if len(drawn) == 2 and alike:
             drawn.append(_difference(drawn[0], drawn[1], aggregate))
-    said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+    said = tuple(dict.fromkeys(caught))
     if not alike:
         said += ("A and B have different layers, so that there is no difference to show",)
     limit = max(colour_limit(panel.values) for panel in drawn)
@@ -131,7 +131,7 @@ def _difference(one: Panel, other: Panel, aggregate: str) -> Panel:
         curve = LayerProfile(theirs.profile.value - ours.profile.value, ours.layers, aggregate)
     data = heatmap_data(cells, profile=curve, title="B − A")
     marked = ours.marked[here] | theirs.marked[there]
-    return Panel("B − A", replace(data, marked=marked, columns=rows), cells)
+    return Panel("B − A", replace(data, marked=marked, columns=rows, unit=ours.unit), cells)
 
 
 def expected_panel(

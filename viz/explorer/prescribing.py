@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .quiet import recorded
+from ...warn import heard
 
 __all__ = ["Plan", "make_plan"]
 
@@ -43,6 +43,6 @@ def make_plan(source: Any, *, beta: float, aggregate: str, layers: str, normaliz
     # an application over all parts, so that it may use the part behind viz: imported when it is called
     from ...finetune import prescribe
 
-    with recorded():
+    with heard():
         plan = prescribe(source, aggregate=aggregate, layers=layers, normalize=normalize)
     return Plan(replace(plan, beta=beta))

@@ -12,6 +12,7 @@ import traitlets
 
 from ...errors import FigureError, TracescribeError
 from ...io.quoting import shown
+from ...warn import heard
 from ..figure_data.labels import quoted, shorten
 from ..theme import PALETTE, PALETTES
 from .frame import make_frame
@@ -65,7 +66,11 @@ class Explorer(anywidget.AnyWidget):
             if isinstance(number, int):
                 self._answered = max(self._answered, number)  # views of one explorer count on from each other
             try:
-                self._answer(content if isinstance(content, dict) else {}, buffers)
+                with heard() as sentences:
+                    self._answer(content if isinstance(content, dict) else {}, buffers)
+                if sentences:
+                    self.session.doubt(sentences)
+                    self._show()
             except TracescribeError as error:
                 self._say(str(error))
             except Exception as error:  # a request that no button sends

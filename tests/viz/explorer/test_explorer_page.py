@@ -180,6 +180,25 @@ def test_numbers_in_cells_are_readable_on_every_colour(page: Any) -> None:
     assert least >= 4.5
 
 
+def test_names_of_columns_do_not_meet(page: Any) -> None:
+    """The names beside a marked token were written over its own."""
+    rng = np.random.default_rng(0)
+    for n, apart in ((77, 2), (77, 5), (8, 1), (1, 3)):
+        marked = (rng.uniform(size=n) < 0.1).tolist()
+        named = page.evaluate(
+            """async ([script, n, marked, apart]) => {
+              const exported = script + "; export { namedColumns };";
+              const made = URL.createObjectURL(new Blob([exported], { type: "text/javascript" }));
+              return [...(await import(made)).namedColumns(n, marked, apart)].sort((a, b) => a - b);
+            }""",
+            [str(page.evaluate("() => window.script")), n, marked, apart],
+        )
+        assert all(two - one >= apart for one, two in pairwise(named))
+        assert all(two - one < 2 * apart for one, two in pairwise([-apart, *named, n - 1 + apart]))  # no room is left
+        alone = [i for i in range(n) if marked[i] and not any(marked[max(0, i - apart + 1) : i])]
+        assert set(alone) <= set(named)
+
+
 def test_the_page_follows_the_theme_of_vs_code_and_colab(page: Any) -> None:
     marks = [("vscode-light", "light"), ("vscode-dark", "dark"), ("vscode-high-contrast", "dark")]
     marks += [("vscode-high-contrast-light", "light"), ("colab dark", "dark"), ("colab light", "light")]

@@ -269,7 +269,9 @@ def test_each_of_two_models_has_its_ranking_and_its_patch(model: ts.DualEncoder,
     session = started(model, compare={"tuned": tuned}, candidates=FURTHER, **CAPTIONS)
     session.choose(compare="model:tuned", layer=0, column=3)
     shown(session)
-    rankings = make_frame(session)[0]["scores"]
+    frame = make_frame(session)[0]
+    rankings = frame["scores"]
+    assert {panel["profile"]["name"] for panel in frame["maps"]["panels"]} == {"sum over tokens"}
     assert [(one["name"], one["about"]) for one in rankings] == [("A", "phantom"), ("B", "tuned")]
     captions = [*CAPTIONS.values(), *FURTHER]
     for one, of in zip(rankings, (model, tuned), strict=True):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import builtins
+import io
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,28 @@ def test_the_page_gets_arrays_as_bytes_and_everything_else_as_json(explorer: Exp
 
 def test_an_explorer_says_what_it_explores(explorer: Explorer) -> None:
     assert repr(explorer) == "Explorer(phantom: 'There is no edema.' / 'There is severe edema.')"
+
+
+def test_what_is_warned_of_is_on_the_page_and_not_below_the_cell(explorer: Explorer) -> None:
+    """Each key of an unknown word wrote to the kernel's log, which a notebook shows below the cell."""
+    from PIL import Image
+
+    film = io.BytesIO()
+    Image.new("LA", (64, 64), (90, 100)).save(film, format="PNG")
+    with warnings.catch_warnings(record=True) as logged:
+        warnings.simplefilter("always")
+        chosen = {"foil": "There is giraffe edema.", "align": True, "layer": 2, "column": 7}
+        ask(explorer, do="choose", value=chosen)
+        first = ask(explorer, do="heads")
+        second = ask(explorer, [film.getvalue()], do="target", kind="dropped", value="film.png")
+        third = ask(explorer, do="target", kind="text", value=CLEAR.text)
+    assert logged == []
+    assert "giraffe" in " ".join(first["captions"]["notes"])
+    transparent = "partly transparent and is put on black"
+    for frame, there in ((first, 0), (second, 1), (third, 0)):  # said while it is of what is shown
+        notes = frame["maps"]["notes"]
+        assert sum("giraffe" in note for note in notes) == 0  # once, beside the captions
+        assert sum(transparent in note for note in notes) == there
 
 
 def test_requests_are_answered_by_frames(explorer: Explorer) -> None:
