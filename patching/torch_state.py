@@ -30,9 +30,10 @@ def neutral_state(*modules: nn.Module, grad: bool = False) -> Iterator[None]:
     as they are), no torch function mode (a default device is one).
 
     In the whole process, from the first block that is entered in any thread to the last that is left: default dtype
-    float32; float32 products and convolutions in float32 (no TF32, no bfloat16); deterministic algorithms not enforced
-    (every operation used is deterministic without it); all attention kernels, cuDNN and oneDNN available, with their
-    default settings; and ``modules`` in evaluation mode. A setting that the caller changes meanwhile is left alone.
+    float32; float32 products and convolutions in float32 (no TF32, no bfloat16); no anomaly detection; deterministic
+    algorithms not enforced (every operation used is deterministic without it); all attention kernels, cuDNN and oneDNN
+    available, with their default settings; and ``modules`` in evaluation mode. A setting that the caller changes
+    meanwhile is left alone.
 
     The number of threads stays the caller's: it changes the order of summation, that is the last bits.
 
@@ -124,6 +125,7 @@ def _set_evaluating(module: nn.Module) -> Callable[[], None]:
 def _switches() -> Iterator[tuple[Callable[[], Any], Callable[[Any], None], Any]]:
     """Process-wide settings as (how it is read, how it is set, its neutral value)."""
     yield torch.get_default_dtype, torch.set_default_dtype, torch.float32
+    yield _anomaly, lambda value: torch.set_anomaly_enabled(*value), (False, True)
     yield _deterministic, lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]), (False, False)
     for owner, name, neutral in (
         (torch.backends.cudnn, "enabled", True),
@@ -162,6 +164,10 @@ def without_function_modes() -> Iterator[None]:
 
 def _unchanged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
 def _deterministic() -> tuple[bool, bool]:

@@ -63,6 +63,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "without oneDNN": lambda: setting(
         lambda: torch.backends.mkldnn.enabled, lambda on: torch._C._set_mkldnn_enabled(on), False
     ),
+    "anomaly detection": lambda: setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly, True),
     "attention by products": lambda: sdpa_kernel(SDPBackend.MATH),
     "saved tensors rounded": lambda: torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: tensor.bfloat16(), lambda tensor: tensor.float()
@@ -84,6 +85,7 @@ def state_of_torch() -> dict[str, Any]:
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "inference": torch.is_inference_mode_enabled(),
         "grad": torch.is_grad_enabled(),
+        "anomaly": (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
         "dtype": torch.get_default_dtype(),
         "modes": torch._C._len_torch_function_stack(),
         "functions": torch._C._is_torch_function_enabled(),

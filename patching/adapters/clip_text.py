@@ -6,6 +6,7 @@ SigLIP and SigLIP 2 are bidirectional, attend to padding and read the last place
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from ..towers.tokenizers import adapt_tokenizer
 from .base import EncoderReader, Pooled, padding_mask
 from .weights import attention, head, layer_norm, linear, stateless, table
 from .wrappers import kinds
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
             f"a {type(encoder).__name__} is read at {reading.pooling(encoder)!r}, not at {pooling!r}"
         )
     context = encoder.config.max_position_embeddings
+    adapted = adapt_tokenizer(tokenizer, context)
+    if reading.padding == "attend" and getattr(adapted, "gives_mask", False):
+        logger.warning(
+            "the tokenizer gives an attention mask, which hides padding where it is passed on; a %s was trained to "
+            "attend to padding, and is traced so: its embeddings are those of input_ids alone",
+            type(encoder).__name__,
+        )
     return TextTower(
         spec=TowerSpec(
             causal=reading.causal,
@@ -89,7 +99,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
             context_length=context,
             eos_id=encoder.config.eos_token_id if pooling == "eos" else None,
         ),
-        tokenizer=adapt_tokenizer(tokenizer, context),
+        tokenizer=adapted,
         embedding=TokenEmbedding(
             table(embeddings.token_embedding), reading.positions(embeddings), scale=reading.scale(embeddings)
         ),

@@ -58,6 +58,7 @@ def native_tower(text: Any, tokenizer: Any, context_length: int) -> TextTower:
             context_length=context_length,
             eos_id=getattr(text, "eos_id", None) if hasattr(text, "pool_type") else getattr(text, "text_eos_id", None),
             appended=appended,
+            pad_in_text=True,
         ),
         tokenizer=adapted,
         embedding=TokenEmbedding(
@@ -150,9 +151,10 @@ def _scale(layer: Any) -> Scale | None:
 
 
 def _projection(projection: Any) -> nn.Module | None:
+    # a tensor that is no parameter: a parametrized one
     if projection is None:
         return None
-    return Project(projection) if isinstance(projection, nn.Parameter) else linear(projection)
+    return Project(projection) if isinstance(projection, Tensor) else linear(projection)
 
 
 def clip_logit_scale(source: Any) -> float:

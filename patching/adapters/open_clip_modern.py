@@ -40,6 +40,7 @@ def _build_tower(source: Any, tokenizer: Any) -> TextTower:
             padding=padding,
             context_length=text.context_length,
             eos_id=text.eos_id if pooling == "eos" else None,
+            pad_in_text=True,
         ),
         tokenizer=adapted,
         embedding=TokenEmbedding(

@@ -13,7 +13,7 @@ from ..towers.hooks import share
 from ..towers.image_tower import ImageTower
 from ..towers.layers import BatchNorm, LayerNorm, Linear, RMSNorm, SplitQKV
 from ..towers.relative_positions import Rotary
-from .wrappers import class_names, unwrapped
+from .wrappers import class_names, computing_hooks, unwrapped
 
 
 def has_adapters(module: nn.Module) -> bool:
@@ -39,7 +39,7 @@ def plain(layer: nn.Module) -> nn.Module:
     if "peft.TrainableTokensWrapper" in found:
         return plain(wrapper.token_adapter)
     if "peft.BaseTunerLayer" not in found:
-        return layer
+        return _with_current_weights(layer)
     if wrapper.disable_adapters == wrapper.merged:
         wrapper = copy.deepcopy(wrapper)
         try:
@@ -49,7 +49,19 @@ def plain(layer: nn.Module) -> nn.Module:
                 f"the adapter layer {type(wrapper).__name__} cannot be merged into its {type(layer).__name__} "
                 f"({error or 'its kind has no merged form'}): merge or remove this adapter before wrapping"
             ) from error
-    return unwrapped(wrapper.get_base_layer())
+    return _with_current_weights(unwrapped(wrapper.get_base_layer()))
+
+
+def _with_current_weights(layer: nn.Module) -> nn.Module:
+    """``layer``, or where torch.nn.utils computes its weight at each pass: a copy that shows what a pass would use."""
+    hooks = computing_hooks(layer)
+    if not hooks:
+        return layer
+    shown = copy.copy(layer)  # holds the same parameters; the computed weight is an attribute of the copy alone
+    shown.training = False  # spectral_norm moves its vectors in training
+    for hook in hooks:
+        hook(shown, ())
+    return shown
 
 
 def table(embedding: nn.Module) -> Tensor:

@@ -67,6 +67,14 @@ def inner_source(thing: Any) -> nn.Module:
     return source
 
 
+def computing_hooks(layer: nn.Module) -> list[Callable[[nn.Module, Any], Any]]:
+    """The hooks by which torch.nn.utils computes a weight at each pass: weight_norm, spectral_norm, prune.
+
+    Between two passes such a layer holds the weight that its last pass computed, which may be out of date.
+    """
+    return [hook for hook in layer._forward_pre_hooks.values() if type(hook).__module__.startswith("torch.nn.utils.")]
+
+
 def peft_root(thing: Any) -> nn.Module:
     """The module whose layers peft names: below any :class:`DualEncoder` and peft model, other wrappers included."""
     root = thing
@@ -119,10 +127,11 @@ def check_unsharded(source: nn.Module) -> None:
             f"all of them: load torch.distributed.checkpoint.state_dict.get_model_state_dict(model, "
             f"options=StateDictOptions(full_state_dict=True)) into an unsharded model and wrap that"
         )
-    meta = next((name for name, parameter in source.named_parameters() if parameter.is_meta), None)
+    tensors = [*source.named_parameters(), *source.named_buffers()]
+    meta = next((name for name, tensor in tensors if tensor.is_meta), None)
     if meta is not None:
         raise UnsupportedTowerError(
-            f"the weight {meta!r} of this {type(source).__name__} is on the meta device, which holds no values: load "
+            f"the tensor {meta!r} of this {type(source).__name__} is on the meta device, which holds no values: load "
             f"the weights before wrapping"
         )
 

@@ -22,7 +22,7 @@ from ..towers.text_tower import TextTower
 from ..towers.tower import Tower
 from .image_encoder import ImageEncoder, Preprocess
 from .source_state import SourceState
-from .verification import verify, verify_images
+from .verification import taken_apart, verify, verify_images
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,8 @@ class DualEncoder:
         adapter, inner = adapter_for(self.source)
         check_unsharded(inner)
         check_unquantised(inner, adapter.blocks(inner))
-        text = adapter.build_tower(inner, self.tokenizer)
+        with taken_apart(adapter, inner):
+            text = adapter.build_tower(inner, self.tokenizer)
         text.source_state = SourceState(self.source, text)
         self.verified = verify(text, adapter, inner)
         self._adapter, self._inner, self._text = adapter, inner, text
@@ -142,7 +143,8 @@ class DualEncoder:
                 f"the adapter {self._adapter.name!r} reads text towers only: the image encoder cannot be traced"
             )
         check_unquantised(self._inner, [self._inner])
-        reading = build(self._inner, grid)
+        with taken_apart(self._adapter, self._inner):
+            reading = build(self._inner, grid)
         reading.tower.source_state = SourceState(self.source, reading.tower)
         verify_images(reading, self._adapter, self._inner)
         return reading.tower

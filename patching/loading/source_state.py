@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...errors import StaleTowerError
-from ..adapters.wrappers import class_names, inner_source
+from ..adapters.wrappers import class_names, computing_hooks, inner_source
+from ..torch_state import neutral_state
 from ..towers.tower import Tower, byte_sum
 
 # What peft layers and wrappers say of themselves: which adapters act, whether they are merged, by which factors.
 _PEFT_STATE = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 _PEFT_KINDS = {"peft.BaseTunerLayer", "peft.AuxiliaryTrainingWrapper"}
 _PLAIN = (bool, int, float, str)  # the kinds of attributes that are compared
+_CODE = (FunctionType, MethodType, partial)  # a method that was replaced in one module, as ``forward`` or encode_text
 
 
 class SourceState:
@@ -26,8 +30,8 @@ class SourceState:
 
     What is compared: the identity of every module, parameter and buffer; plain attributes and the state of adapters;
     and, only where the tower holds computed tensors, the memory address and version of every tensor that it does not
-    share, and a sum over the bytes of the tensors in layers with adapters or parametrizations, since writes through
-    ``.data`` count in no version.
+    share. Writes through ``.data`` count in no version: of the tensors in layers with adapters or parametrizations, and
+    of small constants (attention masks, position ids), a sum over their bytes is compared.
     """
 
     def __init__(self, source: Any, tower: Tower) -> None:
@@ -69,6 +73,7 @@ class SourceState:
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
+    @neutral_state()
     def _look(self) -> tuple[list[object], list[object]]:
         """What must be the same objects, and what must be equal."""
         # peft's attention registers its parameters anew whenever its modules are listed: those are not compared
@@ -80,7 +85,7 @@ class SourceState:
         for module in modules:
             content = vars(module)
             tensors = [tensor for tensor in _tensors(module) if tensor is not None]
-            objects += [module, type(module), content.get("forward")]
+            objects += [module, type(module), *(value for value in content.values() if type(value) in _CODE)]
             facts.append(len(module._forward_hooks) + len(module._forward_pre_hooks))
             facts += [
                 (name, value)
@@ -90,6 +95,7 @@ class SourceState:
             if class_names(module) & _PEFT_KINDS:
                 facts += [repr(getattr(module, name, None)) for name in _PEFT_STATE]
             facts += [tensor.dtype for tensor in tensors]
+            facts += [byte_sum(tensor) for tensor in self._constants(module)]
             if id(module) not in computed:
                 objects += _tensors(module)
                 if self._computes:
@@ -98,10 +104,19 @@ class SourceState:
                 facts += [byte_sum(tensor) for tensor in tensors]
         return objects, facts
 
+    def _constants(self, module: nn.Module) -> list[Tensor]:
+        """Buffers outside the state dict, which an adapter reads once."""
+        buffers = (module._buffers.get(name) for name in sorted(module._non_persistent_buffers_set))
+        return [buffer for buffer in buffers if buffer is not None and id(buffer) not in self._shared]
+
 
 def _computes_weights(module: nn.Module) -> bool:
-    """Whether the weight of this layer is computed from several: with peft adapters, or parametrized."""
-    return "peft.BaseTunerLayer" in class_names(module) or "parametrizations" in module._modules
+    """Whether the weight of this layer is computed from several: with peft adapters, parametrized, or by a hook."""
+    return (
+        "peft.BaseTunerLayer" in class_names(module)
+        or "parametrizations" in module._modules
+        or bool(computing_hooks(module))
+    )
 
 
 def _tensors(module: nn.Module) -> list[Tensor | None]:

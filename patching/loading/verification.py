@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...arguments import explains_arguments
-from ...errors import ContextOverflowError, DataFormatError, NonFiniteError, TowerMismatchError, UnsupportedTowerError
+from ...errors import (
+    ContextOverflowError,
+    DataFormatError,
+    NonFiniteError,
+    TowerMismatchError,
+    TracescribeError,
+    UnsupportedTowerError,
+)
 from ..adapters.base import Adapter, ImageReading
 from ..adapters.weights import has_adapters
 from ..adapters.wrappers import class_names
@@ -42,6 +49,24 @@ def eagerly(source: nn.Module) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
+@contextmanager
+def taken_apart(adapter: Adapter, source: nn.Module) -> Iterator[None]:
+    """A block that builds or runs a tower over ``source``.
+
+    Raises:
+        UnsupportedTowerError: it fails, since the source is built otherwise than the adapter takes for granted.
+    """
+    try:
+        yield
+    except (TracescribeError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedTowerError(
+            f"this {type(source).__name__} is built otherwise than the adapter {adapter.name!r} reads it "
+            f"({type(error).__name__}: {str(error)[:200]}); docs/add_a_tower.md says how to add an adapter"
+        ) from error
+
+
 def check_finite(tower: Tower) -> None:
     """Raise if a weight of the tower is NaN or infinite.
 
@@ -69,15 +94,19 @@ def verify(
 
     Raises:
         NonFiniteError: a weight is NaN or infinite.
-        UnsupportedTowerError: the source model fails on the texts.
+        UnsupportedTowerError: the source model fails on the texts, or says something else of a text that is padded.
         TowerMismatchError: the embeddings differ by more than the tolerance of the tower's precision; the message is
             a table of the differences by stage, so that the first wrong stage shows.
     """
     check_finite(tower)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small vocabulary may not know the sample words; unknown ids serve as well
-        fitting = [text for text in texts if _fits(tower, text)] or [""]
-        if adapter.own_length or tower.spec.padding == "own":  # padding would change what the source says
+        fitting = [text for text in texts if _fits(tower, text)]
+        rows = tower.rows(fitting)
+        if not fitting:  # a context of a few tokens, or a function that stands in where only images are encoded
+            width = 1 if tower.spec.padding == "own" else tower.context_length
+            batches = [tower.collate([[tower.tokenizer.pad_id] * width])]
+        elif adapter.own_length or tower.spec.padding == "own":  # padding would change what the source says
             batches = [tower.collate([tower.token_ids(text)]) for text in fitting]
         else:
             batches = [tower.tokenize(fitting)]
@@ -86,7 +115,28 @@ def verify(
     # torch's maximum keeps a NaN, Python's may lose it
     by_stage = torch.tensor([differ for differ, _, _ in found], dtype=torch.float64).amax(dim=0).tolist()
     got, expected = torch.cat([ours for _, ours, _ in found]), torch.cat([theirs for _, _, theirs in found])
-    return _judged(tower, adapter, source, by_stage, got, expected)
+    differences = _judged(tower, adapter, source, by_stage, got, expected)
+    _check_without_padding(tower, source, rows, expected)
+    return differences
+
+
+def _check_without_padding(tower: TextTower, source: nn.Module, rows: Sequence[list[int]], expected: Tensor) -> None:
+    """Make sure that texts in their own length, as they are traced, have the embeddings that padded ones have.
+
+    Raises:
+        UnsupportedTowerError: padding reaches the readout of a model that should not see it.
+    """
+    if all(len(row) == tower.context_length for row in rows):
+        return
+    with neutral_state(tower):
+        got = torch.cat([tower(tower.collate([row])) for row in rows])
+    gap = float((normalise(got) - normalise(expected)).abs().max())
+    if not gap <= TOLERANCE[tower.dtype]:
+        raise UnsupportedTowerError(
+            f"padding changes what {type(source).__name__} says of a text (its embedding by {gap:.1e}), though a model "
+            f"that is read at {tower.pooling!r} should not see it: the tokenizer pads with id "
+            f"{tower.tokenizer.pad_id}, which this model was not trained with; pass the tokenizer that belongs to it"
+        )
 
 
 def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
@@ -103,7 +153,7 @@ def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor
     if adapter.sequence_first:
         theirs = [state.transpose(0, 1) for state in theirs]
     rows = tower.from_source(ids)
-    with neutral_state(tower):
+    with neutral_state(tower), taken_apart(adapter, source):
         ours, got = _tower_stages(tower, rows)
     if got.shape != expected.shape:
         raise TowerMismatchError(
@@ -136,7 +186,7 @@ def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) ->
     reference = _untouchable(source)
     with neutral_state(reference), eagerly(reference):
         theirs, expected = _source_stages(reading.stages(reference), lambda: adapter.encode_image(reference, pixels))
-    with neutral_state(tower):
+    with neutral_state(tower), taken_apart(adapter, source):
         ours, got = _tower_stages(tower, pixels)
     stages_differ = [_relative(a, tower.as_positions(b)) for a, b in zip(ours, theirs, strict=True)]
     return _judged(tower, adapter, source, stages_differ, got, expected)

@@ -26,6 +26,8 @@ class TowerSpec:
         pads also stands in texts (decoders pad with the token that ends a text).
     eos_id: for pooling="eos".
     readout_layers: the states that the readout averages, for towers that read more than the last layer's.
+    pad_in_text: for padding="mask": the model tells padding by its id, also inside a text. Elsewhere it depends on the
+        call whether a padding token that a text itself holds is hidden, and such a text is refused.
     appended: a learned token stands behind every text and is read out (CoCa). Its mask is shifted by one in the weights
         that exist ("legacy"): it sees the first padding token and not itself.
     """
@@ -36,6 +38,7 @@ class TowerSpec:
     context_length: int
     eos_id: int | None = None
     readout_layers: tuple[int, ...] = ()
+    pad_in_text: bool = False
     appended: Literal["legacy", "correct"] | None = None
 
     @property

@@ -58,6 +58,11 @@ class TextTower(Tower):
                 "this model attends to padding, and the tokenizer does not tell which id it pads with: make it pad to "
                 "the context length, or give it an attribute pad_token_id"
             )
+        if spec.padding != "own" and getattr(tokenizer, "pads_left", False):
+            raise UnsupportedTowerError(
+                "the tokenizer pads on the left, which moves every token of a text, while text encoders of this kind "
+                "are padded on the right: set tokenizer.padding_side = 'right'"
+            )
         self.tokenizer = tokenizer
         self.embedding, self.hook_embed = embedding, HookPoint()
         self.eval()
@@ -82,6 +87,7 @@ class TextTower(Tower):
 
         Raises:
             ContextOverflowError: the text has more tokens than the context; it is never truncated.
+            DataFormatError: the text has no token, or holds the padding token itself where the model hides padding.
         """
         if not isinstance(text, str):
             raise TypeError(f"a text must be a string, got {type(text).__name__}: {text!r}")
@@ -99,6 +105,11 @@ class TextTower(Tower):
             raise ContextOverflowError(
                 f"the text has {len(ids)} tokens but the model's context holds {self.context_length}, and "
                 f"tracescribe never truncates: shorten {text[:80] + '…' if len(text) > 80 else text!r}"
+            )
+        if self.spec.padding == "mask" and not self.spec.pad_in_text and self.tokenizer.pad_id in ids:
+            raise DataFormatError(
+                f"the text {text[:80]!r} holds the padding token itself (id {self.tokenizer.pad_id}), which the model "
+                f"hides in some calls and reads in others: take it out of the text"
             )
         return ids
 

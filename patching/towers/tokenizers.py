@@ -30,11 +30,12 @@ class TextTokenizer(Protocol):
 
 
 class OpenClipBpe:
-    """open_clip's ``SimpleTokenizer`` (OpenAI's byte-pair encoding)."""
+    """``SimpleTokenizer`` (byte-pair encoding), OpenAI's or open_clip's, which alone tells the ids of its ends."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.sot_id, self.eot_id, self.pad_id = int(tokenizer.sot_token_id), int(tokenizer.eot_token_id), 0
+        ends = [_end_token(tokenizer, "sot", "start"), _end_token(tokenizer, "eot", "end")]
+        self.sot_id, self.eot_id, self.pad_id = *ends, 0
         self.special_ids = frozenset((self.sot_id, self.eot_id))
 
     def encode(self, text: str) -> list[int]:
@@ -46,8 +47,26 @@ class OpenClipBpe:
         return WordMarks("</w>", byte_level=True).strings(pieces, [names.get(i) for i in ids])
 
 
+def _end_token(tokenizer: Any, name: str, word: str) -> int:
+    """The id of the token that starts or ends a text."""
+    known = getattr(tokenizer, "encoder", {})
+    found = getattr(tokenizer, f"{name}_token_id", known.get(f"<|{word}oftext|>", known.get(f"<{word}_of_text>")))
+    if found is None:
+        raise UnsupportedTowerError(
+            f"a {type(tokenizer).__module__}.{type(tokenizer).__name__} has neither the attribute {name}_token_id nor "
+            f"the token <|{word}oftext|>: pass open_clip.get_tokenizer(...), or a function from texts to token ids"
+        )
+    return int(found)
+
+
 class TransformersTokenizer:
-    """A transformers tokenizer, with the text cleaning that open_clip puts before one where it does."""
+    """A transformers tokenizer, with the text cleaning that open_clip puts before one where it does.
+
+    gives_mask: whether it tells the source model to hide padding.
+
+    Raises:
+        UnsupportedTowerError: its limit is no number.
+    """
 
     def __init__(self, tokenizer: Any, clean: Callable[[str], str] | None = None) -> None:
         limit = getattr(tokenizer, "model_max_length", 0)
@@ -57,6 +76,8 @@ class TransformersTokenizer:
                 f"tokenizer_config.json"
             )
         self._tokenizer, self._clean = tokenizer, clean
+        self.pads_left = getattr(tokenizer, "padding_side", "right") != "right"
+        self.gives_mask = "attention_mask" in getattr(tokenizer, "model_input_names", ())
         self.context_length: int | None = None  # where more is known of it than of the encoder's positions
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.special_ids = frozenset(map(int, tokenizer.all_special_ids))

@@ -180,6 +180,20 @@ def test_closed_and_full_streams_of_a_real_process(tmp_path: Path, redirection: 
         assert done.stderr == "tracescribe: No space left on device\n" or "No space left" in done.stderr
 
 
+def test_bad_input_ends_with_its_code_also_where_stderr_is_full() -> None:
+    command = f"{sys.executable} -m tracescribe info nosuch 2> /dev/full"
+    assert subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False).returncode == 2
+
+
+def test_a_current_folder_that_was_deleted_is_said(tmp_path: Path) -> None:
+    """oneMKL would end the process with a sentence about itself."""
+    (tmp_path / "gone").mkdir()
+    command = f"cd gone && rmdir ../gone && {sys.executable} -m tracescribe info phantom"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tracescribe: the current folder has been deleted: change to another one (cd)\n"
+
+
 def test_finetune_reads_a_yaml_file_with_changes(run: Run, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(f"data: {{captions: {data}/captions.jsonl, claims: {data}/claims.jsonl}}\nschedule: {{steps: 9}}\n")

@@ -16,9 +16,10 @@ import torch
 from adapted import optimiser_step, with_lora
 from models import WordTokenizer, open_clip_model, source_encoder, transformers_model
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import tracescribe as ts
-from tracescribe.errors import StaleTowerError, UnsupportedTowerError
+from tracescribe.errors import StaleTowerError, TowerMismatchError, UnsupportedTowerError
 from tracescribe.patching.adapters.wrappers import inner_source
 
 TEXTS = ["there is no edema.", "no", "there is severe edema in the left lung."]
@@ -52,7 +53,46 @@ def parametrize(source: Any) -> None:
     layer.parametrizations.weight.original0.data.mul_(1.5)
 
 
+def computed_by(way: Callable[[nn.Module], Any], trained: str) -> Callable[[Any], None]:
+    """A hook computes a weight at each pass, and what it is computed from moves on without one."""
+
+    def change(source: Any) -> None:
+        layer = source.transformer.resblocks[1].mlp.c_fc
+        way(layer)
+        stretch(layer, trained)
+
+    return change
+
+
+def stretch(layer: nn.Module, weight: str) -> None:
+    getattr(layer, weight).data.mul_(torch.linspace(0.5, 2, 128)[:, None])
+
+
+def pruned(layer: nn.Module) -> None:
+    prune.random_unstructured(layer, "weight", 0.5)
+
+
+def weight_norm_by_hook(layer: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has another since
+        nn.utils.weight_norm(layer)
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def parametrize_root(source: Any) -> None:
+    source.text_projection.data.copy_(torch.eye(32, 16))
+    nn.utils.parametrize.register_parametrization(source, "text_projection", Doubled())
+
+
 CHANGES: dict[str, Callable[[Any], Any]] = {
+    "weight_norm by a hook": computed_by(weight_norm_by_hook, "weight_g"),
+    "spectral_norm by a hook": computed_by(nn.utils.spectral_norm, "weight_orig"),
+    "a weight pruned": computed_by(pruned, "weight_orig"),
+    "the projection parametrized": parametrize_root,
     "LoRA put into the source": with_lora,
     "load_state_dict(assign=True)": assign,
     "a module replaced": replace_module,
@@ -74,6 +114,45 @@ def test_after_a_change_of_the_source_its_own_numbers_are_given(change: str) -> 
     if change != "another precision":
         assert (after - before).abs().max() > 1e-3
     assert model.text is model.text  # unchanged since: nothing is built again
+
+
+@pytest.mark.parametrize(("way", "weight"), [(weight_norm_by_hook, "weight_g"), (pruned, "weight_orig")])
+def test_a_weight_that_a_hook_computes_follows_what_is_trained(way: Callable[[nn.Module], Any], weight: str) -> None:
+    source: Any = open_clip_model()
+    layer = source.transformer.resblocks[1].mlp.c_fc
+    way(layer)
+    model = ts.wrap(source, tokenizer=WordTokenizer())
+    before = model.encode_texts(TEXTS)
+    stretch(layer, weight)
+    after = model.encode_texts(TEXTS)
+    torch.testing.assert_close(after, said_by(source, model), atol=CLOSE, rtol=0)
+    assert (after - before).abs().max() > 1e-3
+
+
+def replace_method(source: Any) -> None:
+    encode = source.encode_text
+    source.encode_text = lambda ids, **options: encode(ids, **options) + 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [replace_method, lambda source: source.attn_mask.zero_(), lambda source: source.attn_mask.data.zero_()],
+    ids=["a method replaced", "a mask written in place", "a mask written through .data"],
+)
+def test_a_change_that_no_tower_can_follow_is_refused(change: Callable[[Any], Any]) -> None:
+    source = open_clip_model()
+    model = ts.wrap(source, tokenizer=WordTokenizer())
+    model.encode_texts(TEXTS)
+    change(source)
+    with pytest.raises(TowerMismatchError):
+        model.encode_texts(TEXTS)
+
+
+def test_what_is_built_otherwise_is_refused_with_the_reason() -> None:
+    source: Any = open_clip_model()
+    source.transformer.resblocks[0].mlp.c_fc = nn.Sequential(source.transformer.resblocks[0].mlp.c_fc, nn.Dropout())
+    with pytest.raises(UnsupportedTowerError, match=r"this CLIP is built otherwise than the adapter 'open_clip' reads"):
+        ts.wrap(source, tokenizer=WordTokenizer())
 
 
 def randomise(wrapped: Any) -> None:
@@ -269,6 +348,10 @@ def test_a_sharded_model_is_refused_with_the_way_out(process_group: None) -> Non
 def test_weights_on_the_meta_device_are_named() -> None:
     with pytest.raises(UnsupportedTowerError, match=r"positional_embedding.*meta device"):
         ts.wrap(open_clip_model().to("meta"), tokenizer=WordTokenizer())
+    source: Any = open_clip_model()
+    source.attn_mask = source.attn_mask.to("meta")
+    with pytest.raises(UnsupportedTowerError, match=r"'attn_mask'.*meta device"):
+        ts.wrap(source, tokenizer=WordTokenizer())
 
 
 class Packed(torch.Tensor):

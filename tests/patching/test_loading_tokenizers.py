@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from models import WordTokenizer, open_clip_hf_model, open_clip_model
+from models import (
+    WordTokenizer,
+    chinese_clip_model,
+    open_clip_hf_model,
+    open_clip_model,
+    siglip_model,
+    transformers_model,
+)
 from open_clip.model import CLIP, convert_weights_to_lp
 from torch import nn
 from zoo.building import EMBED, shaken
 from zoo.open_clip_models import VISION
 
 import tracescribe as ts
-from tracescribe.errors import ContextOverflowError, UnsupportedTowerError
+from tracescribe.errors import ContextOverflowError, DataFormatError, UnsupportedTowerError
 from tracescribe.patching.towers.spec import TOLERANCE
 
 TEXTS = ["there is no edema.", "no", "there is severe edema in the left lung."]
@@ -176,3 +183,77 @@ def test_a_limit_of_a_tokenizer_that_is_no_number_is_named() -> None:
 
     with pytest.raises(UnsupportedTowerError, match=r"model_max_length is '', which is no number.*tokenizer_config"):
         TransformersTokenizer(Tokenizer())
+
+
+def clip_tokenizer(**options: Any) -> Any:
+    """transformers' own, over the words of TEXTS; ``<|endoftext|>`` has the largest id but one."""
+    from transformers import CLIPTokenizer
+
+    words = ["there", "is", "no", "edema", ".", "severe", "in", "the", "left", "lung"]
+    pieces = ["<unk>", *(f"{word}</w>" for word in words), *(f"#{i}" for i in range(50)), "<|startoftext|>"]
+    vocab = {piece: i for i, piece in enumerate(pieces)} | {"<|endoftext|>": 62, "<|pad|>": 63}
+    return CLIPTokenizer(vocab=vocab, merges=[], **{"unk_token": "<unk>", "pad_token": "<|endoftext|>"} | options)
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_refused() -> None:
+    """transformers' default for Gemma's tokenizers, SigLIP 2's; its own calls would move every token."""
+    source = transformers_model(eos_token_id=62)
+    ts.wrap(source, tokenizer=clip_tokenizer())
+    with pytest.raises(UnsupportedTowerError, match=r"pads on the left.*padding_side = 'right'"):
+        ts.wrap(source, tokenizer=clip_tokenizer(padding_side="left"))
+
+
+def test_padding_that_is_larger_than_the_end_token_is_refused_where_the_largest_id_is_read() -> None:
+    largest, end = transformers_model(eos_token_id=2), transformers_model(eos_token_id=62)
+    tokenizer = clip_tokenizer(pad_token="<|pad|>")
+    assert tokenizer.pad_token_id > tokenizer.eos_token_id
+    ts.wrap(end, tokenizer=tokenizer)
+    ts.wrap(largest, tokenizer=clip_tokenizer())
+    with pytest.raises(UnsupportedTowerError, match=r"padding changes what CLIPModel says.*pads with id 63"):
+        ts.wrap(largest, tokenizer=tokenizer)
+
+
+def test_a_text_that_holds_the_padding_token_is_refused_where_padding_is_hidden() -> None:
+    """Whether the model reads it depends on the call: transformers' mask says yes, a mask made of ids says no."""
+    words = WordTokenizer()
+    words._words["[PAD]"] = words.pad_id
+    model = ts.wrap(chinese_clip_model(), tokenizer=words)
+    with pytest.raises(DataFormatError, match=r"'there is \[PAD\] edema' holds the padding token itself \(id 0\)"):
+        model.encode_texts(["there is [PAD] edema"])
+    pair = ts.Pair(correct="there is no edema", foil="there is [PAD] edema", image=[1.0] * EMBED)
+    with pytest.raises(DataFormatError, match=r"pair '0': the text .* holds the padding token"):
+        ts.trace(model, [pair], progress=False)
+    causal = ts.wrap(open_clip_model(), tokenizer=words)  # whose mask does not know of padding
+    assert causal.encode_texts(["there is [PAD] edema"]).shape == (1, EMBED)
+
+
+def test_a_text_without_any_token_is_refused() -> None:
+    model = ts.wrap(open_clip_model(), tokenizer=WordTokenizer(sot_id=None, eot_id=None))
+    with pytest.raises(DataFormatError, match=r"makes no token of the text ''"):
+        model.encode_texts(["no", ""])
+
+
+class SimpleTokenizer:
+    """OpenAI's has neither open_clip's attributes nor a call."""
+
+    def __init__(self, **ends: int) -> None:
+        self.encoder = {"no</w>": 5} | {f"<|{name}|>": i for name, i in ends.items()}
+        self.decoder = {i: piece for piece, i in self.encoder.items()}
+
+    def encode(self, text: str) -> list[int]:
+        return [5] * len(text.split())
+
+
+def test_openais_own_tokenizer_is_read_by_its_vocabulary() -> None:
+    model = ts.wrap(open_clip_model(), tokenizer=SimpleTokenizer(startoftext=62, endoftext=63))
+    assert model.text.token_ids("no no") == [62, 5, 5, 63]
+    assert model.text.token_strings([62, 5, 63]) == ["[SOT]", "no", "[EOT]"]
+    with pytest.raises(UnsupportedTowerError, match=r"neither the attribute sot_token_id nor the token <\|startoftext"):
+        ts.wrap(open_clip_model(), tokenizer=SimpleTokenizer())
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_mask_that_siglip_was_trained_without_is_said(masks: bool, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["input_ids", "attention_mask"] if masks else ["input_ids"]
+    ts.wrap(siglip_model(), tokenizer=clip_tokenizer(model_input_names=names))
+    assert ("trained to attend to padding" in caplog.text) == masks

@@ -117,6 +117,7 @@ def make_batch(
 
     Raises:
         ContextOverflowError: a caption is longer than the context.
+        DataFormatError: a caption has no token, or holds the padding token itself.
         LengthMismatchError: a pair's captions have different numbers of tokens, and ``align`` is "none"; shows both and
             the first difference.
         IdenticalPairError: a pair's captions are the same tokens.
@@ -268,8 +269,8 @@ def _checked_lengths(tower: TextTower, pair: Pair, name: str, align: str) -> tup
     """Numbers of tokens, without padding, of a pair that can be traced."""
     try:
         correct, foil = tower.token_ids(pair.correct), tower.token_ids(pair.foil)
-    except ContextOverflowError as error:
-        raise ContextOverflowError(f"pair {name!r}: {error}") from None
+    except (ContextOverflowError, DataFormatError) as error:
+        raise type(error)(f"pair {name!r}: {error}") from None
     if len(correct) != len(foil) and align == "none":
         raise LengthMismatchError(
             f"pair {name!r}: the captions must have equally many tokens, but have {len(correct)} and {len(foil)} "

@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
 from .. import __version__
-from ..errors import TracescribeError
+from ..errors import OutputError, TracescribeError
 from ..io.provenance import creation_time
 from ..io.quoting import shown
 from . import atlas as mapping
@@ -109,6 +110,10 @@ def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     creation_time()  # a bad SOURCE_DATE_EPOCH is found before any work
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # in which oneMKL ends the process
+        raise OutputError("the current folder has been deleted: change to another one (cd)") from None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -157,8 +162,14 @@ def _may_be_a_path(argument: str) -> bool:
 def _refuse(sentence: str, code: int = BAD_INPUT) -> int:
     is_help = sentence.startswith("Usage:")  # no command was given
     sentence = sentence if is_help else shortened(sentence)
-    typer.echo(sentence if is_help else f"tracescribe: {sentence}", err=True)
+    _say(sentence if is_help else f"tracescribe: {sentence}")
     return code
+
+
+def _say(sentence: str) -> None:
+    """On stderr, if it can be written: a full disk there is no reason to fail."""
+    with contextlib.suppress(OSError):
+        typer.echo(sentence, err=True)
 
 
 def _sentence(error: Exception) -> str:
@@ -193,8 +204,8 @@ def _warn_in_one_line() -> None:
         counts[category] += 1
         most = getattr(category, "SHOWN", math.inf)  # of those that come once per text
         if counts[category] <= most:
-            typer.echo(f"tracescribe: warning: {message}", err=True)
+            _say(f"tracescribe: warning: {message}")
         elif counts[category] == most + 1:
-            typer.echo("tracescribe: warning: further ones of this kind are not shown", err=True)
+            _say("tracescribe: warning: further ones of this kind are not shown")
 
     warnings.showwarning = show
