@@ -65,7 +65,7 @@ class TransformersTokenizer:
     gives_mask: whether it tells the source model to hide padding.
 
     Raises:
-        UnsupportedTowerError: its limit is no number.
+        UnsupportedTowerError: it knows no word, or its limit is no number.
     """
 
     def __init__(self, tokenizer: Any, clean: Callable[[str], str] | None = None) -> None:
@@ -75,6 +75,8 @@ class TransformersTokenizer:
                 f"the tokenizer's model_max_length is {shown(limit)}, which is no number: correct it in "
                 f"tokenizer_config.json"
             )
+        _check_words(tokenizer)
+        self._tokenizer, self._clean = tokenizer, clean
         self._tokenizer, self._clean = tokenizer, clean
         self.pads_left = getattr(tokenizer, "padding_side", "right") != "right"
         self.gives_mask = "attention_mask" in getattr(tokenizer, "model_input_names", ())
@@ -99,6 +101,22 @@ class TransformersTokenizer:
     @cached_property
     def _marks(self) -> WordMarks:
         return WordMarks.of(self._tokenizer.get_vocab())
+
+
+def _check_words(tokenizer: Any) -> None:
+    """Refuse a vocabulary of special tokens alone.
+
+    Raises:
+        UnsupportedTowerError: it is one; transformers makes such a tokenizer where a folder holds none.
+    """
+    if not hasattr(tokenizer, "get_vocab") or len(tokenizer) > _MOST_SPECIAL:
+        return
+    if set(tokenizer.get_vocab()) <= {*tokenizer.all_special_tokens, "▁"}:  # a piece that sentencepiece always has
+        raise UnsupportedTowerError(
+            f"this {type(tokenizer).__name__} knows no word, so that all texts would be the same tokens: transformers "
+            f"makes such a tokenizer of a folder without tokenizer files; put the model's own there "
+            f"(tokenizer.save_pretrained), or wrap the model with it"
+        )
 
 
 class CallableTokenizer:
@@ -193,6 +211,7 @@ class CallableTokenizer:
         return [(row, None if masks is None else masks[number]) for number, row in enumerate(rows)]
 
 
+_MOST_SPECIAL = 1000  # tokens; T5 has 103 special ones
 _PROBE = "a photo of a cat on a mat"  # longer than an empty text in any tokenizer
 
 

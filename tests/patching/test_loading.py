@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
-from models import VISION, open_clip_model, source_encoder, transformers_model
+from models import (
+    VISION,
+    chinese_clip_model,
+    open_clip_model,
+    siglip_model,
+    source_encoder,
+    transformers_model,
+    vision_text_model,
+)
 from PIL import Image
 
 import tracescribe as ts
@@ -42,6 +52,14 @@ def test_open_clip_local_dir(tmp_path: Path, image: Path) -> None:
     from_path, from_pil = model.encode_images([image]), model.encode_images([Image.open(image)])
     assert torch.equal(from_path, from_pil) and from_path.shape == (1, 16)
     assert from_path.norm() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", [transformers_model, siglip_model, chinese_clip_model, vision_text_model])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, make: Callable[[], Any]) -> None:
+    """transformers makes a tokenizer of special tokens up, by which all captions are the same."""
+    make().save_pretrained(tmp_path)
+    with pytest.raises((UnsupportedTowerError, UnknownModelError), match=r"knows no word|cannot load"):
+        ts.load(f"hf:{tmp_path}")
 
 
 def test_transformers_folder(tmp_path: Path, image: Path) -> None:
