@@ -101,9 +101,9 @@ def verify(
     check_finite(tower)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a small vocabulary may not know the sample words; unknown ids serve as well
-        fitting = [text for text in texts if _fits(tower, text)]
+        fitting = [text for text in texts if _fits(tower, text)] or [text for text in ("",) if _fits(tower, text)]
         rows = tower.rows(fitting)
-        if not fitting:  # a context of a few tokens, or a function that stands in where only images are encoded
+        if not fitting:  # a function that gives no token at all may stand in where only images are encoded
             width = 1 if tower.spec.padding == "own" else tower.context_length
             batches = [tower.collate([[tower.tokenizer.pad_id] * width])]
         elif adapter.own_length or tower.spec.padding == "own":  # padding would change what the source says

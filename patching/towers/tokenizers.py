@@ -77,7 +77,6 @@ class TransformersTokenizer:
             )
         _check_words(tokenizer)
         self._tokenizer, self._clean = tokenizer, clean
-        self._tokenizer, self._clean = tokenizer, clean
         self.pads_left = getattr(tokenizer, "padding_side", "right") != "right"
         self.gives_mask = "attention_mask" in getattr(tokenizer, "model_input_names", ())
         self.context_length: int | None = None  # where more is known of it than of the encoder's positions
