@@ -125,7 +125,7 @@ def _read_config(path: Path, module: nn.Module) -> tuple[PeftConfig, object]:
             raise DataFormatError(f"{path}: lora_alpha must be a finite number, not {str(value)[:40]!r}")
     for field in ("modules_to_save", "layers_pattern"):
         given = raw.get(field) or []
-        for name in [given] if isinstance(given, str) else given:
+        for name in given if isinstance(given, list) else [given]:
             if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
                 raise DataFormatError(f"{path}: field {field!r} must hold module names, not {str(name)[:80]!r}")
     base = raw.get("base_model_name_or_path")

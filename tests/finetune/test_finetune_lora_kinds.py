@@ -225,6 +225,8 @@ def saved(make_clip, tmp_path):
         ({"target_modules": "nothing"}, "matches no module"),
         ({"alpha_pattern": {r"(?:[\w.]|[\w.]{2})+[^\w.]": 2}}, "takes longer"),
         ({"modules_to_save": [r"((\w+\.?)+)+!"]}, "'modules_to_save' must hold module names"),
+        ({"modules_to_save": True}, "'modules_to_save' must hold module names, not 'True'"),
+        ({"layers_pattern": {"h": 1}}, "'layers_pattern' must hold module names"),
         ({"peft_type": "NONSENSE"}, "not a configuration that peft reads"),
         ({"r": 3}, "do not fit the module"),
     ],

@@ -13,7 +13,7 @@ from builders import synthetic_head_edges, synthetic_negator_attention, syntheti
 from fuzz.files import a_circuit, a_comparison, a_faithfulness, a_trace
 
 import tracescribe as ts
-from tracescribe.errors import OutputError
+from tracescribe.errors import OutputError, TraceError
 
 KINDS: dict[str, tuple[Callable[[], Any], Callable[[Path], Any]]] = {
     "trace": (a_trace, ts.load_trace),
@@ -52,6 +52,21 @@ def test_odd_provenance_is_kept_or_refused_before_anything_is_written(tmp_path: 
         with pytest.raises(OutputError, match="not JSON"):
             replace(result, provenance={**result.provenance, "odd": value}).save(path)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_provenance_of_a_wrong_type_is_refused_before_anything_is_written(tmp_path: Path, kind: str) -> None:
+    """Reports and comparisons of saved results compute from it."""
+    result = KINDS[kind][0]()
+    for wrong in ({"window": 2.5}, {"tower": None}, {"metric": {"unit": 1.0}}):
+        odd = {**result.provenance, **wrong}
+        with pytest.raises((OutputError, TraceError), match=f"provenance has .* as '{next(iter(wrong))}"):
+            changed = {"first": odd, "second": {}} if kind == "comparison" else odd
+            replace(result, provenance=changed).save(tmp_path / "result")
+        assert list(tmp_path.iterdir()) == []
+    if kind == "comparison":
+        with pytest.raises(OutputError, match="'second' must be the provenance of a trace, not None"):
+            replace(result, provenance={"first": {}, "second": None}).save(tmp_path / "result")
 
 
 def test_a_circuit_of_one_cluster_is_read_back(tmp_path: Path) -> None:

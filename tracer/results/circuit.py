@@ -18,6 +18,7 @@ from ...io.json_lines import read_json
 from ...io.quoting import plural, shown, shown_path
 from ...io.records import read_record, write_record
 from .read_only import ReadOnlyArrays
+from .trace_file import CheckedProvenance, check_provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,7 @@ class _Record(BaseModel):
     lo: FiniteFloat | None
     hi: FiniteFloat | None
     ci: FiniteFloat | None
-    provenance: dict[str, Any]
+    provenance: CheckedProvenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,9 @@ class Circuit(ReadOnlyArrays):
 
         Raises:
             OutputError: nothing can be written at ``path``, or the provenance is not JSON.
+            TraceError: the provenance has an entry of a wrong type.
         """
+        check_provenance(self.provenance)
         told = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         arrays = {name: value.tolist() for name, value in told.items() if isinstance(value, np.ndarray)}
         arrays["stability"] = [share if math.isfinite(share) else None for share in arrays["stability"]]

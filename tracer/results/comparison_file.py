@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt
 
 from ...arguments import explains_arguments
+from ...io.quoting import shown
 from ...validation import is_share
 from .array_file import ArrayFile, Facts
 from .comparison import NUMBERS, Contrast, TraceComparison
 from .statistics import REDUCTIONS
+from .trace_file import check_provenance
 
 __all__ = ["load_comparison", "save_comparison"]
 
 _CONTRASTS = ("cells", "profile", "alpha")
 _NUMBERS = {f"{name}.{number}": np.float64 for name in _CONTRASTS for number in NUMBERS}
+
+
+def _of_both(provenance: dict[str, Any]) -> dict[str, Any]:
+    for side in ("first", "second"):
+        told = provenance.get(side, {})
+        if not isinstance(told, dict):
+            raise ValueError(f"{side!r} must be the provenance of a trace, not {shown(told)}")
+        check_provenance(told)
+    return provenance
 
 
 class _HowCompared(Facts):
@@ -31,7 +42,7 @@ class _HowCompared(Facts):
     align: str
     reduce: str
     interpolated: str | None
-    provenance: dict[str, Any]
+    provenance: Annotated[dict[str, Any], AfterValidator(_of_both)]
 
 
 _FILE = ArrayFile(

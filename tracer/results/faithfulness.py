@@ -21,6 +21,7 @@ from .cells import MapCells
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import combine, pair_table
+from .trace_file import check_provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,7 +220,9 @@ class Faithfulness(ReadOnlyArrays):
 
         Raises:
             OutputError: nothing can be written at ``path``, or the provenance is not JSON.
+            TraceError: the provenance has an entry of a wrong type.
         """
+        check_provenance(self.provenance)
         tensors = {name: getattr(self, name) for name in _AXES}
         tensors |= {f"cells.{name}": getattr(self.cells, name).astype(dtype) for name, dtype in _CELLS.items()}
         tensors |= pack_texts("rows", self.cells.rows) | pack_texts("orders", self.orders)
@@ -289,6 +292,7 @@ def load_faithfulness(path: str | os.PathLike[str]) -> Faithfulness:
         provenance = parse_json(file.metadata["provenance"], name, lone_surrogates=True)
         if not isinstance(provenance, dict):
             raise TypeError("its provenance is not an object")
+        check_provenance(provenance)
         rows, orders = (unpack_texts(key, file.tensors) for key in ("rows", "orders"))
         if len(parts["row"]) and not 0 <= parts["row"].min() <= parts["row"].max() < len(rows):
             raise ValueError("its cells name rows that it does not hold")

@@ -20,6 +20,7 @@ from .pair_effects import check_effects, check_pairs, check_shapes
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import pair_table
+from .trace_file import CheckedProvenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,7 +209,7 @@ class HeadEdges(ReadOnlyArrays):
 class _HowMeasured(Facts):
     inputs: Inputs
     segment: str
-    provenance: dict[str, Any]
+    provenance: CheckedProvenance
 
 
 _FILE = ArrayFile(

@@ -20,6 +20,7 @@ from .pair_effects import check_shapes
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import PairTable, cluster_index, combine
+from .trace_file import CheckedProvenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,7 +214,7 @@ class NegatorAttention(ReadOnlyArrays):
 
 class _Facts(Facts):
     ci: float | None
-    provenance: dict[str, Any]
+    provenance: CheckedProvenance
 
 
 _FILE = ArrayFile(

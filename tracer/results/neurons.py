@@ -20,6 +20,7 @@ from .pair_effects import check_effects, check_pairs, check_shapes
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
 from .statistics import combine, pair_table
+from .trace_file import CheckedProvenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,7 +246,7 @@ class _Sizes(Facts):
     n_layers: PositiveInt
     n_neurons: PositiveInt
     segment: str
-    provenance: dict[str, Any]
+    provenance: CheckedProvenance
 
 
 _FILE = ArrayFile(

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from ...errors import TraceError
 from ...io.quoting import shown
@@ -15,7 +24,7 @@ from .metrics import metric_of
 if TYPE_CHECKING:
     from .causal_trace import CausalTrace
 
-__all__ = ["TraceProvenance", "check_arrays", "check_provenance", "check_scores"]
+__all__ = ["CheckedProvenance", "TraceProvenance", "check_arrays", "check_provenance", "check_scores"]
 
 ROUNDING = 0.01  # a unit vector in bfloat16 has a length within 2^-8 of 1, and two of them make a cosine
 _TYPES = {
@@ -115,6 +124,15 @@ def check_provenance(provenance: Mapping[str, Any]) -> None:
         place = ".".join(str(part) for part in first["loc"][:2])
         message = first["msg"][0].lower() + first["msg"][1:]
         raise TraceError(f"its provenance has {shown(first['input'])} as {place!r}: {message}") from None
+
+
+def _checked(provenance: dict[str, Any]) -> dict[str, Any]:
+    check_provenance(provenance)
+    return provenance
+
+
+CheckedProvenance = Annotated[dict[str, Any], AfterValidator(_checked)]
+"""The provenance of a result that was computed from a trace, as a field of what its file says."""
 
 
 def check_arrays(tensors: Mapping[str, np.ndarray]) -> None:
