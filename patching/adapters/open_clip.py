@@ -157,6 +157,12 @@ def _projection(projection: Any) -> nn.Module | None:
     return Project(projection) if isinstance(projection, Tensor) else linear(projection)
 
 
+def encode_text(source: Any, ids: Tensor) -> Tensor:
+    """The source's own embeddings, with or without ``output_tokens``, by which it gives the tokens' states too."""
+    found: Tensor | tuple[Tensor, ...] = source.encode_text(ids)
+    return found if isinstance(found, Tensor) else found[0]
+
+
 def clip_logit_scale(source: Any) -> float:
     """exp(logit_scale) of an open_clip model."""
     return float(source.logit_scale.detach().exp().mean())
@@ -169,7 +175,7 @@ ADAPTER = Adapter(
     blocks=lambda source: list(_text(source).transformer.resblocks),
     block_linears=_linears,
     embedding_stage=lambda source: (_text(source).transformer, True),
-    encode_text=lambda source, ids: source.encode_text(ids),
+    encode_text=encode_text,
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,
     build_image_tower=build_image_tower,

@@ -10,7 +10,7 @@ from ...errors import UnsupportedTowerError
 from ..towers.text_tower import TextTower
 from .base import Adapter
 from .encoders import reader_for
-from .open_clip import clip_logit_scale
+from .open_clip import clip_logit_scale, encode_text
 from .vision_open_clip import build_image_tower
 from .weights import head
 from .wrappers import kinds
@@ -49,7 +49,7 @@ ADAPTER = Adapter(
     blocks=lambda source: reader_for(source.text.transformer).blocks_of(source.text.transformer),
     block_linears=lambda source: reader_for(source.text.transformer).block_linears,
     embedding_stage=_embedding_stage,
-    encode_text=lambda source, ids: source.encode_text(ids),
+    encode_text=encode_text,
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,
     build_image_tower=build_image_tower,

@@ -16,7 +16,7 @@ from ..towers.spec import Padding, Pooling, TowerSpec
 from ..towers.text_tower import TextTower
 from ..towers.tokenizers import adapt_tokenizer
 from .base import Adapter, check_padding
-from .open_clip import OWN_TEXT, clip_logit_scale
+from .open_clip import OWN_TEXT, clip_logit_scale, encode_text
 from .vision_open_clip import build_image_tower
 from .weights import layer_norm, linear, plain, rms_norm, stateless, table
 from .wrappers import kinds
@@ -138,11 +138,6 @@ class QueryPool(nn.Module):
         return pooled.transpose(1, 2).reshape(len(x), -1)
 
 
-def _encode_text(source: Any, ids: Tensor) -> Tensor:
-    found: Tensor | tuple[Tensor, ...] = source.encode_text(ids)
-    return found if isinstance(found, Tensor) else found[0]
-
-
 ADAPTER = Adapter(
     name="open_clip_modern",
     matches=lambda source: bool(kinds(source) & OWN_TEXT and kinds(source.text) & {"open_clip.ModernTextTransformer"}),
@@ -150,7 +145,7 @@ ADAPTER = Adapter(
     blocks=lambda source: list(source.text.blocks),
     block_linears=lambda source: r"attn\.(qkv|proj|gate)|mlp\.(w12|w3|c_fc|c_proj)",
     embedding_stage=lambda source: (source.text.blocks[0], True),
-    encode_text=_encode_text,
+    encode_text=encode_text,
     encode_image=lambda source, pixels: source.encode_image(pixels),
     logit_scale=clip_logit_scale,
     build_image_tower=build_image_tower,

@@ -24,8 +24,8 @@ Pixels = Float[Tensor, "n 3 h w"]
 
 
 def _features(output: Any) -> Tensor:
-    """transformers 5 returns an output object from ``get_*_features``, 4.x the tensor itself."""
-    return getattr(output, "pooler_output", output)
+    """transformers 5 returns an object from ``get_*_features``, a tuple by ``return_dict=False``; 4.x the tensor."""
+    return output[1] if isinstance(output, tuple) else getattr(output, "pooler_output", output)
 
 
 def _text_features(source: Any, inputs: dict[str, Tensor]) -> Tensor:

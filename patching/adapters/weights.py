@@ -67,6 +67,11 @@ def _with_current_weights(layer: nn.Module) -> nn.Module:
 def table(embedding: nn.Module) -> Tensor:
     """The vectors of an embedding layer, adapters included."""
     source: Any = plain(embedding)
+    if getattr(source, "max_norm", None) is not None:  # a pass of the source rewrites the rows that it reads
+        raise UnsupportedTowerError(
+            f"this {type(source).__name__} has max_norm={source.max_norm}, by which each pass changes its weights: set "
+            f"it to None, with weights that are within it"
+        )
     return source.weight
 
 

@@ -36,6 +36,10 @@ SAMPLE_TEXTS = (
 )
 
 
+# how code fails that a model of another build is given to
+_FAILURES = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
 def eagerly(source: nn.Module) -> AbstractContextManager[Any]:
     """A block in which no compiled code of ``source`` runs.
 
@@ -60,10 +64,28 @@ def taken_apart(adapter: Adapter, source: nn.Module) -> Iterator[None]:
         yield
     except (TracescribeError, torch.OutOfMemoryError):
         raise
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except _FAILURES as error:
         raise UnsupportedTowerError(
             f"this {type(source).__name__} is built otherwise than the adapter {adapter.name!r} reads it "
             f"({type(error).__name__}: {str(error)[:200]}); docs/add_a_tower.md says how to add an adapter"
+        ) from error
+
+
+@contextmanager
+def _encoding(source: nn.Module, what: str, given: str) -> Iterator[None]:
+    """A block in which ``source``, whose code is not ours, encodes something.
+
+    Raises:
+        UnsupportedTowerError: it fails.
+    """
+    try:
+        yield
+    except (TracescribeError, torch.OutOfMemoryError):
+        raise
+    except _FAILURES as error:
+        raise UnsupportedTowerError(
+            f"{type(source).__name__} cannot encode {what} itself, so that no tower can be compared with it "
+            f"({type(error).__name__}: {str(error)[:200]}); try its own encoder on {given}"
         ) from error
 
 
@@ -142,14 +164,8 @@ def _check_without_padding(tower: TextTower, source: nn.Module, rows: Sequence[l
 def _compared(tower: TextTower, adapter: Adapter, source: nn.Module, ids: Tensor) -> tuple[list[float], Tensor, Tensor]:
     """Of one batch: the differences of the hidden states, the tower's embeddings and the source's."""
     stages = [adapter.embedding_stage(source), *((block, False) for block in dict.fromkeys(adapter.blocks(source)))]
-    with neutral_state(source), eagerly(source):
-        try:
-            theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of code that is not ours
-            raise UnsupportedTowerError(
-                f"{type(source).__name__} cannot encode a text itself, so that no tower can be compared with it "
-                f"({type(error).__name__}: {str(error)[:200]}); try its own text encoder on {list(ids.shape)} token ids"
-            ) from error
+    with neutral_state(source), eagerly(source), _encoding(source, "a text", f"{list(ids.shape)} token ids"):
+        theirs, expected = _source_stages(stages, lambda: adapter.encode_text(source, ids))
     if adapter.sequence_first:
         theirs = [state.transpose(0, 1) for state in theirs]
     rows = tower.from_source(ids)
@@ -184,7 +200,8 @@ def verify_images(reading: ImageReading, adapter: Adapter, source: nn.Module) ->
     pixels = torch.randn(2, 3, *tower.image_size, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(tower.device, tower.dtype)
     reference = _untouchable(source)
-    with neutral_state(reference), eagerly(reference):
+    own = _encoding(source, "an image", f"{list(pixels.shape)} pixels")
+    with neutral_state(reference), eagerly(reference), own:
         theirs, expected = _source_stages(reading.stages(reference), lambda: adapter.encode_image(reference, pixels))
     with neutral_state(tower), taken_apart(adapter, source):
         ours, got = _tower_stages(tower, pixels)
@@ -244,6 +261,8 @@ def _source_stages(
     ]
     try:
         expected = encode()
+        if not isinstance(expected, Tensor):
+            raise TypeError(f"it gives a {type(expected).__name__} in place of a tensor of embeddings")
     finally:
         for handle in handles:
             handle.remove()

@@ -155,6 +155,45 @@ def test_what_is_built_otherwise_is_refused_with_the_reason() -> None:
         ts.wrap(source, tokenizer=WordTokenizer())
 
 
+def told_twice(**text: Any) -> Any:
+    """open_clip's text tower, which gives the tokens' states too."""
+    return open_clip_model(custom=True, output_tokens=True, **text)
+
+
+def without_output_objects() -> Any:
+    source: Any = transformers_model()
+    source.config.return_dict = source.config.text_config.return_dict = False
+    return source
+
+
+@pytest.mark.parametrize("make", [told_twice, without_output_objects])
+def test_embeddings_are_found_in_what_a_source_is_set_to_return(make: Callable[[], Any]) -> None:
+    source = make()
+    model = ts.wrap(source, tokenizer=WordTokenizer())
+    ids = model.text.tokenize(TEXTS)
+    with torch.no_grad():
+        found = source.encode_text(ids)[0] if make is told_twice else source.get_text_features(input_ids=ids)[1]
+    expected = nn.functional.normalize(found, dim=-1)
+    torch.testing.assert_close(model.encode_texts(TEXTS), expected, atol=CLOSE, rtol=0)
+    assert model.encode_images(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
+
+
+def test_a_source_that_fails_by_itself_is_said() -> None:
+    source: Any = transformers_model()
+    source.text_model.eos_token_id = [63]  # which its own forward cannot compare
+    with pytest.raises(
+        UnsupportedTowerError, match=r"CLIPModel cannot encode a text itself.*own encoder on \[\d, 12\]"
+    ):
+        ts.wrap(source, tokenizer=WordTokenizer())
+
+
+def test_embeddings_that_each_pass_changes_are_refused() -> None:
+    source: Any = open_clip_model()
+    source.token_embedding.max_norm = 1.0
+    with pytest.raises(UnsupportedTowerError, match=r"max_norm=1\.0, by which each pass changes its weights"):
+        ts.wrap(source, tokenizer=WordTokenizer())
+
+
 def randomise(wrapped: Any) -> None:
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
