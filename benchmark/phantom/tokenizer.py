@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int64
 
 from ...errors import ContextOverflowError, DataFormatError
+from ...io.quoting import shown
 from ...token_strings import WordMarks, bare
 from ...warn import warn_user
 
@@ -92,7 +93,9 @@ class PhantomTokenizer:
             names = WordMarks("</w>", byte_level=True).strings([_bpe().decoder[i] for i in bpe])
             unknown = dict.fromkeys(name for name, i in zip(names, bpe, strict=True) if i not in self._of_bpe)
             pieces = ", ".join(map(repr, unknown))
-            warn_user(f"the phantom miniature does not know {pieces} in {text!r}: read as [UNK]", UnknownTokenWarning)
+            warn_user(
+                f"the phantom miniature does not know {pieces} in {shown(text)}: read as [UNK]", UnknownTokenWarning
+            )
         return [self.sot_id, *(self._of_bpe.get(i, self.unk_id) for i in bpe), self.eot_id]
 
     def __call__(self, texts: str | Sequence[str]) -> Int64[torch.Tensor, "text context"]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ...errors import TowerMismatchError
+from ...errors import ContextOverflowError, TowerMismatchError
 from ...patching import TextTower
 from ...patching.towers.block import Attention, Block
 
@@ -182,12 +182,23 @@ class PackedTexts:
 
 
 def token_table(tower: TextTower, texts: Sequence[str]) -> tuple[Int[Tensor, "text pos"], Int[Tensor, " text"]]:
-    """Ids (padded to the longest) and lengths of texts, read one by one: a million lists would take gigabytes."""
+    """Ids (padded to the longest) and lengths of texts, read one by one: a million lists would take gigabytes.
+
+    Raises ContextOverflowError, which says how many texts are longer than the context.
+    """
     flat, lengths = array("i"), torch.empty(len(texts), dtype=torch.long)
+    first, too_long = None, 0
     for number, text in enumerate(texts):
-        (row,) = tower.rows([text])
+        try:
+            (row,) = tower.rows([text])
+        except ContextOverflowError as problem:
+            first, too_long = first or problem, too_long + 1
+            continue
         flat.extend(row)
         lengths[number] = len(row)
+    if first is not None:
+        many = f"{too_long:,} of {len(texts):,} different texts are too long; of the first of them: "
+        raise ContextOverflowError(f"{many if too_long > 1 else ''}{first}") from first
     ids = torch.full((len(texts), int(lengths.max())), tower.tokenizer.pad_id, dtype=torch.int32)
     read = torch.frombuffer(flat, dtype=torch.int32)
     for rows, counts in zip(ids.split(1 << 16), lengths.split(1 << 16), strict=True):  # their places are large too

@@ -274,8 +274,11 @@ def test_bad_data(clip, records):
         training_data(clip, [], claims)
     with pytest.raises(DataFormatError, match=r"has 3 values.*have 16"):
         training_data(clip, [captions[0].model_copy(update={"image": torch.ones(3)})], claims)
-    with pytest.raises(ContextOverflowError):
-        training_data(clip, [captions[0].model_copy(update={"caption": "word " * 40})], claims)
+    long = [captions[0].model_copy(update={"caption": word * 40}) for word in ("word ", "more ")]
+    with pytest.raises(ContextOverflowError, match=r"^the text has 42 tokens but .*shorten 'word"):
+        training_data(clip, long[:1], claims)
+    with pytest.raises(ContextOverflowError, match=r"^2 of \d+ different texts are too long; of the first.*'word"):
+        training_data(clip, [*captions, *long], claims)
     with pytest.raises(DataFormatError, match="captions and claims"):
         train(TrainConfig(**QUICK), clip)
 
