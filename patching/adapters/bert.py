@@ -36,9 +36,15 @@ def bert_tower(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Mod
     """A tower over a BERT-like encoder, read through ``head``; ``readout``: further fields of its TowerSpec.
 
     Raises:
-        UnsupportedTowerError: a decoder, or relative position embeddings.
+        UnsupportedTowerError: a decoder, relative position embeddings, or sparse attention.
     """
     config = encoder.config
+    if getattr(encoder, "attention_type", "original_full") != "original_full":  # BigBird's
+        raise UnsupportedTowerError(
+            f"a {type(encoder).__name__} with attention_type={encoder.attention_type!r} is not supported: it attends "
+            f"sparsely in long texts, until it has read a short one; set_attention_type('original_full') makes it one "
+            f"model for all texts"
+        )
     # BLIP's configuration says decoder for its captioning half; its text encoder is one only when it is called as one
     decoder = getattr(config, "is_decoder", False) and "transformers.BlipTextModel" not in kinds(encoder)
     if decoder or getattr(config, "position_embedding_type", "absolute") != "absolute":

@@ -159,6 +159,16 @@ def test_other_encoders_are_read_too(tmp_path: Path, kind: str, pad: int) -> Non
     assert float((found - by_hand(place, TEXTS, "mean_tokens")).abs().max()) < 1e-6
 
 
+def test_attention_that_depends_on_the_texts_before_is_refused(tmp_path: Path) -> None:
+    """BigBird attends sparsely in texts of more than 704 tokens, and fully in all once it has read a shorter one."""
+    place = folder(tmp_path / "model", kind="BigBird")
+    with pytest.raises(UnsupportedTowerError, match=r"attention_type='block_sparse'.*set_attention_type"):
+        ts.load(f"st:{place}")
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"attention_type": "original_full"}))
+    assert ts.load(f"st:{place}").text.encode(TEXTS).shape == (3, 32)
+
+
 def test_every_site_of_distilbert_equals_plain_hooks_on_the_source_model(tmp_path: Path) -> None:
     model = ts.load(f"st:{folder(tmp_path / 'model', kind='DistilBert')}")
     source, target = model.source, torch.nn.functional.normalize(torch.linspace(-1, 1, 32), dim=0)
