@@ -127,12 +127,18 @@ class CallableTokenizer:
 
     pad_known: whether the id of padding was seen or declared. Otherwise rows are not padded, and ``pad_id`` is 0 until
     an adapter puts in the id that its model hides; towers that attend to padding refuse such a tokenizer.
+    pads_left: whether its mask says that padding comes first.
     """
 
     def __init__(self, function: Callable[[list[str]], Any], context_length: int) -> None:
         self._function, self._context = function, context_length
         empty, mask = self._read([""])[0]
         probe, _ = self._read([_PROBE])[0]
+        try:
+            together, shared = self._read(["", _PROBE])[0]  # padded to the longest text of a batch, perhaps
+        except (RuntimeError, ValueError, TypeError):  # rows of several lengths are no tensor
+            together, shared = empty, mask
+        self.pads_left = shared is not None and shared[0] == 0
         declared = getattr(function, "pad_token_id", getattr(function, "pad_id", None))
         self.pad_known = True
         if mask is not None and 0 in mask:
@@ -142,14 +148,11 @@ class CallableTokenizer:
         elif len(empty) == len(probe):
             self.pad_id = empty[-1]
         else:
-            try:
-                together = self._read(["", _PROBE])[0][0]  # padded to the longest text of a batch, perhaps
-            except (RuntimeError, ValueError, TypeError):  # rows of several lengths are no tensor
-                together = empty
             self.pad_known = len(together) > len(empty)
             self.pad_id = together[-1] if self.pad_known else 0
         # where the token that ends a text also pads (CLIP's in transformers), the first of them is no padding
-        self._pad_ends = len(empty) == len(probe) and 0 < self.pad_id == max(empty)
+        ends_alone = len(empty) != len(probe) and self.pad_known and mask is None and self.pad_id == empty[-1]
+        self._pad_ends = ends_alone or (len(empty) == len(probe) and 0 < self.pad_id == max(empty))
         self.special_ids = frozenset(self._tokens(""))
         ends = {"sot_token_id": "[SOT]", "bos_token_id": "[SOT]", "eot_token_id": "[EOT]", "eos_token_id": "[EOT]"}
         declared_ends = {getattr(function, attribute, None): name for attribute, name in ends.items()}

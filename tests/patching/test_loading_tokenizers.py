@@ -203,6 +203,26 @@ def test_a_tokenizer_that_pads_on_the_left_is_refused() -> None:
         ts.wrap(source, tokenizer=clip_tokenizer(padding_side="left"))
 
 
+def test_a_function_that_pads_on_the_left_is_refused() -> None:
+    left = clip_tokenizer(padding_side="left")
+    with pytest.raises(UnsupportedTowerError, match=r"pads on the left"):
+        ts.wrap(
+            transformers_model(eos_token_id=62),
+            tokenizer=lambda texts: left(texts, padding=True, return_tensors="pt"),
+        )
+
+
+def test_an_end_token_that_pads_to_the_longest_text_is_kept() -> None:
+    """As transformers' CLIP tokenizer does in a function: a text alone has no padding, but its end."""
+    source, tokenizer = transformers_model(eos_token_id=62), clip_tokenizer()
+    expected = ts.wrap(source, tokenizer=tokenizer).text
+    text = ts.wrap(
+        source, tokenizer=lambda texts: tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+    ).text
+    assert [text.token_ids(one) for one in ("", "no edema")] == [expected.token_ids(one) for one in ("", "no edema")]
+    assert torch.equal(text.encode(["no edema", "no"]), expected.encode(["no edema", "no"]))
+
+
 def test_padding_that_is_larger_than_the_end_token_is_refused_where_the_largest_id_is_read() -> None:
     largest, end = transformers_model(eos_token_id=2), transformers_model(eos_token_id=62)
     tokenizer = clip_tokenizer(pad_token="<|pad|>")
