@@ -441,7 +441,10 @@ def test_a_score_that_is_missing_is_said_and_no_gap_in_the_table(name, folder, t
 def test_the_studies_of_the_documentation_are_read(path):
     config = read_study(path)
     assert {"uniform", "nast", "permuted", "inverse"} <= set(config.arms)
-    assert config.data == path.parent / "../films" and max(config.rates) <= 0.024
+    films = (
+        "../few" if path.stem == "study_few_minilm" else "../films"
+    )  # a part of them, which the file says how to make
+    assert config.data == path.parent / films and max(config.rates) <= 0.024
 
 
 def test_a_study_file_names_presets_or_spells_arms_out(tmp_path):
