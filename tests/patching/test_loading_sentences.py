@@ -49,6 +49,7 @@ def folder(
     limit: int | None = None,
     kind: str = "Bert",
     pad: int = 0,
+    places: int = 34,
 ) -> Path:
     """A folder as sentence-transformers writes it, over a small random BERT or another encoder."""
     import transformers
@@ -58,7 +59,7 @@ def folder(
     (place / "vocab.txt").write_text("\n".join(words))
     transformers.BertTokenizerFast(str(place / "vocab.txt"), model_max_length=32).save_pretrained(place)
     torch.manual_seed(0)
-    sizes = BERT | {"vocab_size": len(WORDS), "max_position_embeddings": 34, "pad_token_id": pad}
+    sizes = BERT | {"vocab_size": len(WORDS), "max_position_embeddings": places, "pad_token_id": pad}
     config = getattr(transformers, f"{kind}Config")(**sizes)
     shaken(getattr(transformers, f"{kind}Model")(config), 0).save_pretrained(place)
     kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), *more]
@@ -167,6 +168,17 @@ def test_attention_that_depends_on_the_texts_before_is_refused(tmp_path: Path) -
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps(config | {"attention_type": "original_full"}))
     assert ts.load(f"st:{place}").text.encode(TEXTS).shape == (3, 32)
+
+
+def test_a_long_context_is_not_run_to_verify_three_short_texts(tmp_path: Path) -> None:
+    """BGE-M3's and ModernBERT's contexts hold 8192 tokens, which would take minutes at every load."""
+    place = folder(tmp_path / "model", places=3000)
+    write(place / "tokenizer_config.json", model_max_length=3000)
+    model, seen = ts.load(f"st:{place}"), []
+    assert model.text.context_length == 3000
+    put_hook(model.source.transformer.embeddings, "out", lambda states: (seen.append(states.shape[1]), states)[1])
+    assert max(model.verify().values()) < 1e-5
+    assert len(set(seen)) == 1 and 100 < seen[0] < 200  # with some padding
 
 
 def test_every_site_of_distilbert_equals_plain_hooks_on_the_source_model(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ MODERNBERT = "open_clip variant: ModernBERT, cls_last_hidden_state_pooler, mlp"
 MPNET = "transformers:VisionTextDualEncoderModel, MPNet"
 KNOWS_POSITIONS = {"distance biases, post-norm": MPNET, "rotary and windows": MODERNBERT}
 KNOWS_POSITIONS |= {"distance biases, no scale, gated": "open_clip:mt5-base-ViT-B-32"}
+DECODER = "sentence:Qwen3Model"
+KNOWS_POSITIONS |= {"rotary, normed heads": DECODER, "rotary and causal windows": "sentence:Qwen2Model, windows"}
 NO_IMAGES = {"CLIPTextModelWithProjection", "MetaClip2TextModelWithProjection", "SiglipTextModel", "Siglip2TextModel"}
 NO_IMAGES |= {"XCLIPModel"}
 NO_LOGITS = NO_IMAGES | {"FlavaModel"}  # its contrastive logits belong to FlavaForPreTraining
@@ -95,7 +97,9 @@ def test_flava_reads_the_first_patch_of_an_image() -> None:
     assert model.logit_scale == pytest.approx(float(source.logit_scale.detach().exp()))
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, MODERNBERT, "open_clip:mt5-base-ViT-B-32", "open_clip:nllb-clip-base"])
+@pytest.mark.parametrize(
+    "name", [*TRANSFORMERS, MODERNBERT, DECODER, "open_clip:mt5-base-ViT-B-32", "open_clip:nllb-clip-base"]
+)
 def test_lora_takes_every_linear_of_the_text_blocks_and_is_traced(name: str) -> None:
     import peft
 
@@ -126,7 +130,7 @@ def test_lora_takes_every_linear_of_the_text_blocks_and_is_traced(name: str) -> 
     assert (model.encode_texts(TEXTS) - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, MODERNBERT])
+@pytest.mark.parametrize("name", [*TRANSFORMERS, MODERNBERT, DECODER, "sentence:AlbertModel, groups"])
 def test_the_tower_holds_the_sources_own_memory(name: str) -> None:
     source = ZOO[name].build(0)
     tower = ts.wrap(source, tokenizer=ZOO[name].tokenizer).text

@@ -240,8 +240,8 @@ def _scorer(model: DualEncoder, trace: CausalTrace, among: Any) -> Scorer | None
         if count is None:
             raise TraceError(f"among={shown(among)}: this trace was scored by {name} without candidates")
         raise TraceError(
-            f"the trace was scored by {name} among candidates that it does not keep: give them again (among=...), or "
-            f"score it by the cosine, trace.rescore(metric='cosine')"
+            f"the trace was scored by {name} among candidates that it does not keep: give them again (among=, "
+            f"--among), or score it by the cosine, trace.rescore(metric='cosine')"
         )
     if name == "cosine":
         return None
