@@ -184,7 +184,7 @@ def _claims(kind: str, terms: list[Term], negator: str, swapped: bool) -> list[L
         return [*(([term.phrase(word)], []) for word in term.severities), none]
     if kind == ONE_SIDE:
         places = [f"{term.phrase()} on the {side}" if swapped else term.phrase(f"{side}-sided") for side in SIDES[:2]]
-    elif swapped:  # the side behind the noun
+    elif swapped or term.countable:  # the side behind the noun
         places = [
             *(f"{term.phrase()} on the {side} only" for side in SIDES[:2]),
             f"{term.many or term.noun} on both sides",

@@ -31,6 +31,7 @@ class Term:
         hierarchy of CheXpert's labels (Irvin et al. 2019, figure 1).
     severities: words for mild, moderate and severe; None where the condition is not graded.
     paired: has a left and a right side. bare_side: one says "a left pleural effusion", but "left-sided atelectasis".
+    countable: a thing that lies somewhere; one says "a unilateral pleural effusion", but not "a unilateral nodule".
     """
 
     name: str
@@ -44,6 +45,7 @@ class Term:
     severities: tuple[str, str, str] | None = None
     paired: bool = False
     bare_side: bool = False
+    countable: bool = False
 
     def phrase(self, *adjectives: str) -> str:
         """The condition as a noun phrase, with its article where it takes one.
@@ -102,7 +104,7 @@ _TERMS = (
         implied_by=frozenset({"cardiomegaly"}),
         many="enlarged cardiomediastinal silhouettes",
     ),
-    Term("fracture", "fracture", "intact bones", many="fractures", paired=True),
+    Term("fracture", "fracture", "intact bones", many="fractures", paired=True, countable=True),
     Term(
         "lung lesion",
         "lung lesion",
@@ -114,6 +116,7 @@ _TERMS = (
         severities=SIZED,
         paired=True,
         bare_side=True,
+        countable=True,
     ),
     Term(
         "lung opacity",
@@ -126,6 +129,7 @@ _TERMS = (
         severities=SIZED,
         paired=True,
         bare_side=True,
+        countable=True,
     ),
     Term(
         "nodule",
@@ -137,6 +141,7 @@ _TERMS = (
         severities=SIZED,
         paired=True,
         bare_side=True,
+        countable=True,
     ),
     Term(
         "opacities",
@@ -169,7 +174,14 @@ _TERMS = (
         paired=True,
         bare_side=True,
     ),
-    Term("support devices", "support device", "purely native anatomy", many="support devices", paired=True),
+    Term(
+        "support devices",
+        "support device",
+        "purely native anatomy",
+        many="support devices",
+        paired=True,
+        countable=True,
+    ),
 )
 TERMS: Mapping[str, Term] = MappingProxyType({term.name: term for term in _TERMS})
 

@@ -41,9 +41,11 @@ LEFT_OUT_OF_MEAN = frozenset(name.strip() for name in _RELATIONS.replace("\n", "
 """Relations of ARO's file that its authors leave out of their mean: the list `symmetric` of their notebook, which holds
 others, too."""
 
+NEEDS = ("image_id", "true_caption", "false_caption")
+
 
 def _matches(source: Source) -> bool:
-    return {"image_id", "true_caption", "false_caption"} <= source.fields
+    return source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
@@ -92,4 +94,4 @@ def _attributes(item: dict[str, Any], where: str) -> str:
     return "_".join(fields.text_list(item, "attributes", where))
 
 
-READERS = (Reader("aro", "ARO: relations and attributes with their arguments swapped", _matches, _records),)
+READERS = (Reader("aro", "ARO: relations and attributes with their arguments swapped", _matches, _records, NEEDS),)

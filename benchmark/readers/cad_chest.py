@@ -21,9 +21,11 @@ SEVERITIES: dict[str, Literal[1, 2, 3]] = {
     **dict.fromkeys(("severe", "large", "massive", "marked", "severely"), 3),
 }
 
+NEEDS = ("study_id", "subject_id", "entity")
+
 
 def _matches(source: Source) -> bool:
-    return source.kind in ("array", "lines") and {"study_id", "subject_id", "entity"} <= source.fields
+    return source.kind in ("array", "lines") and source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
@@ -73,4 +75,4 @@ def _texts(value: dict[str, Any], key: str, where: str) -> list[str]:
     return fields.text_list({key: [found] if isinstance(found, str) else found}, key, where)
 
 
-READERS = (Reader("cad-chest", "CAD-Chest: diseases with location, severity and certainty", _matches, _records),)
+READERS = (Reader("cad-chest", "CAD-Chest: diseases with location, severity and certainty", _matches, _records, NEEDS),)

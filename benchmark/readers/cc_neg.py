@@ -14,9 +14,11 @@ from .source import Source
 N_EVALUATED = 40_000
 """Records at the end of the file that CoN-CLIP evaluates on; it trains on the others."""
 
+NEEDS = ("image_paths", "annotations")
+
 
 def _matches(source: Source) -> bool:
-    return source.kind == "tensors" and {"image_paths", "annotations"} <= source.fields
+    return source.kind == "tensors" and source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
@@ -46,4 +48,4 @@ def _records(source: Source, folder: ImageFolder) -> Iterator[Pair]:
             )
 
 
-READERS = (Reader("cc-neg", "CC-Neg: captions and their negated versions", _matches, _records),)
+READERS = (Reader("cc-neg", "CC-Neg: captions and their negated versions", _matches, _records, NEEDS),)

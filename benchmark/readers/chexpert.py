@@ -69,7 +69,10 @@ def _chexpert(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | Lef
         path = fields.text(row, column, where)
         found = PATIENT.search(path)
         if found is None:
-            raise DataFormatError(f"{where}: field {column!r}: expected .../patient00001/study1/..., not {shown(path)}")
+            raise DataFormatError(
+                f"{where}: field {column!r}: expected .../patient00001/study1/..., not {shown(path)}; labels of other "
+                "studies are named by the columns 'subject_id' and 'study_id'"
+            )
         image = f"{path}/{FRONTAL}" if column == STUDY else path
         view = fields.text_or(row, "Frontal/Lateral", where, image.rpartition("_")[2].partition(".")[0])
         if view.lower() == "lateral":
@@ -122,6 +125,18 @@ def _labelled(
 
 
 READERS = (
-    Reader("chexpert", "CheXpert, CheXpert Plus: labels of 13 conditions by image or study", _is_chexpert, _chexpert),
-    Reader("mimic-cxr", "MIMIC-CXR-JPG: CheXpert labels by study", _is_mimic, _mimic),
+    Reader(
+        "chexpert",
+        "CheXpert, CheXpert Plus: labels of 13 conditions by image or study",
+        _is_chexpert,
+        _chexpert,
+        ("Path", *CONDITIONS),
+    ),
+    Reader(
+        "mimic-cxr",
+        "MIMIC-CXR-JPG: CheXpert labels by study",
+        _is_mimic,
+        _mimic,
+        ("subject_id", "study_id", *CONDITIONS),
+    ),
 )

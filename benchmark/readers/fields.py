@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = ["checked", "field", "image", "name", "number", "text", "text_list", "
 
 MISSING = ("", "nan", "none", "null", "n/a")
 LONGEST_LIST = 100_000  # characters of a list written as text
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,0")  # 1.0 where tables are written with semicolons; "1,000" may be a thousand
 
 
 @contextmanager
@@ -88,6 +90,8 @@ def number(record: Any, key: str, where: str) -> float | None:
     value = field(record, key, where)
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING):
         return None
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+        value = value.replace(",", ".")
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

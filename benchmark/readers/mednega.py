@@ -65,4 +65,4 @@ def _whole_numbers(states: Any) -> Any:
     }
 
 
-READERS = (Reader("mednega", "MedNega-CXR: multiple choice in both wordings", _matches, _records),)
+READERS = (Reader("mednega", "MedNega-CXR: multiple choice in both wordings", _matches, _records, sorted(FIELDS)),)

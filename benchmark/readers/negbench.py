@@ -21,9 +21,11 @@ from .source import Source
 
 _OPTION = re.compile(r"caption_\d+")
 
+MCQ = ("image_path", "correct_answer", "caption_0", "caption_1")
+
 
 def _is_mcq(source: Source) -> bool:
-    return source.kind == "table" and {"image_path", "correct_answer", "caption_0", "caption_1"} <= source.fields
+    return source.kind == "table" and source.fields >= set(MCQ)
 
 
 def _mcq(source: Source, folder: ImageFolder) -> Iterator[ClaimRecord | LeftOut]:
@@ -96,11 +98,12 @@ def _objects(row: dict[str, Any], sign: str, where: str) -> tuple[str, ...]:
 
 
 READERS = (
-    Reader("negbench-mcq", "NegBench: multiple choice by template", _is_mcq, _mcq),
+    Reader("negbench-mcq", "NegBench: multiple choice by template", _is_mcq, _mcq, MCQ),
     Reader(
         "negbench-retrieval",
         "NegBench: images with their captions",
         _is_retrieval,
         _retrieval,
+        ("filepath", "captions"),
     ),
 )

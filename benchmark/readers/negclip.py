@@ -13,9 +13,11 @@ from .images import ImageFolder
 from .registry import Reader
 from .source import Source
 
+NEEDS = ("title", "filepath", "neg_caption")
+
 
 def _matches(source: Source) -> bool:
-    return source.kind == "table" and {"title", "filepath", "neg_caption"} <= source.fields
+    return source.kind == "table" and source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[CaptionRecord]:
@@ -44,4 +46,4 @@ def _row_numbers(row: dict[str, str], where: str) -> list[str]:
     return [str(item) for item in found]
 
 
-READERS = (Reader("negclip", "NegCLIP: captions with hard negative captions and images", _matches, _records),)
+READERS = (Reader("negclip", "NegCLIP: captions with hard negative captions and images", _matches, _records, NEEDS),)

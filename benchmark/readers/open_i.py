@@ -30,9 +30,11 @@ ABSENT_IF_NORMAL = (
 )
 """MeSH terms of Open-i that the builders' lexicon knows, devices and bones excepted: a normal chest may have those."""
 
+NEEDS = ("uid", "MeSH")
+
 
 def _matches(source: Source) -> bool:
-    return source.kind in ("table", "reports") and {"uid", "MeSH"} <= source.fields
+    return source.kind in ("table", "reports") and source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[FactsRecord | LeftOut]:
@@ -94,4 +96,4 @@ def _frontal_images(source: Source) -> dict[str, str]:
     return found
 
 
-READERS = (Reader("open-i", "Open-i / IU X-ray: findings by MeSH term", _matches, _records),)
+READERS = (Reader("open-i", "Open-i / IU X-ray: findings by MeSH term", _matches, _records, NEEDS),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,15 @@ class Reader:
     """How one published format is read.
 
     name: what users write for ``format=``. holds: what a person reads about it. matches: whether a file is of this
-        format, told by its kind and fields (never by its name alone). records: every record of a file.
+        format, told by its kind and fields (never by its name alone). records: every record of a file. needs: fields
+        that it must have, for the error about a file that has some of them.
     """
 
     name: str
     holds: str
     matches: Callable[[Source], bool]
     records: Callable[[Source, ImageFolder], Iterator[Any]]
+    needs: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,32 @@ def reader_for(source: Source, name: str | None = None) -> Reader:
         raise DataFormatError(
             f"{source.path}: could be any of {', '.join(reader.name for reader in found)}; say which, format=..."
         )
-    raise DataFormatError(
-        f"{source.path}: its first record ({fields}) is of no known format; known are {', '.join(readers)}"
-    )
+    hint = _closest(source, readers.values()) or f"known are {', '.join(readers)}"
+    raise DataFormatError(f"{source.path}: its first record ({fields}) is of no known format; {hint}")
+
+
+def _closest(source: Source, readers: Iterable[Reader]) -> str:
+    """What the format with most fields in common needs, and what its fields are called here; empty if none has two."""
+    here = {_bare(name): name for name in source.fields}
+    known = [(sum(_bare(name) in here for name in reader.needs), reader) for reader in readers]
+    most, reader = max(reversed(known), key=lambda one: one[0])  # of equals the last: labels by study before by path
+    if most < 2:
+        return ""
+    renamed = [
+        f"{shown(here[_bare(name)])} as {name!r}"
+        for name in reader.needs
+        if name not in source.fields and _bare(name) in here
+    ]
+    absent = [repr(name) for name in reader.needs if _bare(name) not in here]
+    says = [f"it writes {_some(renamed)}"] if renamed else []
+    says += [f"it has {_some(absent)} too"] if absent else []
+    return f"the closest is {reader.name}: {', and '.join(says) or 'its file is of another kind'}"
+
+
+def _bare(name: str) -> str:
+    """A name without what spellings differ in: case, spaces, underscores."""
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

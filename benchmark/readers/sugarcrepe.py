@@ -11,13 +11,15 @@ from .images import ImageFolder
 from .registry import Reader
 from .source import Source
 
+NEEDS = ("filename", "caption", "negative_caption")
+
 
 def _is_sugarcrepe(source: Source) -> bool:
-    return {"filename", "caption", "negative_caption"} <= source.fields and "caption2" not in source.fields
+    return source.fields >= set(NEEDS) and "caption2" not in source.fields
 
 
 def _is_plus_plus(source: Source) -> bool:
-    return {"filename", "caption", "caption2", "negative_caption"} <= source.fields
+    return source.fields >= {*NEEDS, "caption2"}
 
 
 def _sugarcrepe(source: Source, folder: ImageFolder) -> Iterator[Pair]:
@@ -50,6 +52,6 @@ def _pairs(source: Source, folder: ImageFolder, captions: tuple[str, ...]) -> It
 
 
 READERS = (
-    Reader("sugarcrepe", "SugarCrepe: caption and hard negative", _is_sugarcrepe, _sugarcrepe),
+    Reader("sugarcrepe", "SugarCrepe: caption and hard negative", _is_sugarcrepe, _sugarcrepe, NEEDS),
     Reader("sugarcrepe++", "SugarCrepe++: two captions of one meaning and a hard negative", _is_plus_plus, _plus_plus),
 )

@@ -110,4 +110,4 @@ def _splits(folder: Path) -> dict[str, str]:
     return found
 
 
-READERS = (Reader("taix-ray", "TAIX-Ray: findings graded by side and severity", _matches, _records),)
+READERS = (Reader("taix-ray", "TAIX-Ray: findings graded by side and severity", _matches, _records, [*COLUMNS]),)

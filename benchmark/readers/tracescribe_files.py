@@ -18,11 +18,15 @@ from .source import Source
 R = TypeVar("R", bound=Checked)
 
 
-def _matches(kind: type[Checked]) -> Callable[[Source], bool]:
-    needed = {name for name, info in kind.model_fields.items() if info.is_required() and name != "image"}
+def _needed(kind: type[Checked]) -> list[str]:
+    return [name for name, info in kind.model_fields.items() if info.is_required() and name != "image"]
 
+
+def _matches(kind: type[Checked]) -> Callable[[Source], bool]:
     def matches(source: Source) -> bool:
-        return source.kind in ("lines", "table", "array") and needed <= source.fields <= set(kind.model_fields)
+        return source.kind in ("lines", "table", "array") and set(_needed(kind)) <= source.fields <= set(
+            kind.model_fields
+        )
 
     return matches
 
@@ -47,7 +51,7 @@ def _records(kind: type[R]) -> Callable[[Source, ImageFolder], Iterator[R]]:
 
 
 READERS = tuple(
-    Reader(name, holds, _matches(kind), _records(kind))
+    Reader(name, holds, _matches(kind), _records(kind), _needed(kind))
     for name, holds, kind in (
         ("pairs", "tracescribe's caption pairs", Pair),
         ("claims", "tracescribe's claim sets", ClaimRecord),

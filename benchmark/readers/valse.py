@@ -15,9 +15,11 @@ from .source import Source
 
 MIN_VOTES, MAX_VOTES = 2, 3  # annotators who found that the caption, not the foil, describes the image
 
+NEEDS = ("caption", "foil", "image_file", "mturk")
+
 
 def _matches(source: Source) -> bool:
-    return source.kind in ("object", "array", "lines") and {"caption", "foil", "image_file", "mturk"} <= source.fields
+    return source.kind in ("object", "array", "lines") and source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[Pair | LeftOut]:
@@ -63,4 +65,4 @@ def _negated(item: dict[str, object], where: str) -> Literal["correct", "foil"] 
     return NEGATED[str(provenance)]
 
 
-READERS = (Reader("valse", "VALSE: caption and foil, all eleven phenomena", _matches, _records),)
+READERS = (Reader("valse", "VALSE: caption and foil, all eleven phenomena", _matches, _records, NEEDS),)

@@ -11,9 +11,11 @@ from .images import ImageFolder
 from .registry import Reader
 from .source import Source
 
+NEEDS = ("image_0", "image_1", "caption_0", "caption_1")
+
 
 def _matches(source: Source) -> bool:
-    return {"image_0", "image_1", "caption_0", "caption_1"} <= source.fields
+    return source.fields >= set(NEEDS)
 
 
 def _records(source: Source, folder: ImageFolder) -> Iterator[WinogroundRecord]:
@@ -35,4 +37,6 @@ def _file(name: str) -> str:
     return name if "." in name else f"{name}.png"
 
 
-READERS = (Reader("winoground", "Winoground: two images and two captions of the same words", _matches, _records),)
+READERS = (
+    Reader("winoground", "Winoground: two images and two captions of the same words", _matches, _records, NEEDS),
+)

@@ -49,7 +49,7 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
     """Line number and cells by column of every record; cells and column names are stripped.
 
     The first line names the columns; which of comma, semicolon and tab separates them is read off it. A first column
-    without a name (the index that pandas writes) is left out.
+    without a name (the index that pandas writes) is left out, as are empty columns without a name at the end.
 
     Raises:
         DataFormatError: the file cannot be read, has no columns, a column twice, or a record of another width; names
@@ -71,7 +71,9 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
                 raise DataFormatError(f"{path}: the file is empty")
             delimiter = max(DELIMITERS, key=first.count)
             names = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-            index = bool(names) and not names[0]
+            width, index = len(names), bool(names) and not names[0]
+            while len(names) > 1 and not names[-1]:  # columns that a spreadsheet saved although they are empty
+                names.pop()
             _check_columns(names[index:], f"{path}:1")
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             while True:
@@ -81,12 +83,12 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
                     return
                 if not any(cell.strip() for cell in row):
                     continue
-                if len(row) != len(names):
+                if len(row) != width or any(cell.strip() for cell in row[len(names) :]):
                     raise DataFormatError(
                         f"{path}:{line}: {len(row)} cells for {len(names)} columns; a cell that holds "
                         f"{delimiter!r} must stand in double quotes"
                     )
-                cells = zip(names[index:], row[index:], strict=True)
+                cells = zip(names[index:], row[index : len(names)], strict=True)
                 yield line, {name: cell.strip() for name, cell in cells}
         except csv.Error as error:
             raise DataFormatError(f"{path}: not a table of text: {error}") from None

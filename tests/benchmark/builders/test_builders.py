@@ -413,7 +413,8 @@ def graded() -> Iterator[str]:
             phrases += [term.on_both_sides(), f"{term.many or term.noun} on both sides"]
         for side in ("left", "right") if term.paired else ():
             yield f"{'There are' if term.plural else 'There is'} {term.on_side(side)}."
-            phrases += [term.phrase(f"{side}-sided"), term.phrase("unilateral", f"{side}-sided")]
+            phrases += [term.phrase(f"{side}-sided")]
+            phrases += [] if term.countable else [term.phrase("unilateral", f"{side}-sided")]
             phrases += [f"{term.phrase()} on the {side}", f"{term.phrase()} on the {side} only"]
         yield from (sentence(frame, [phrase]) for phrase in phrases for frame in FRAMES)
 
@@ -437,6 +438,7 @@ BROKEN = {
     ),
     "a number that no label states": r"\b(several|multiple|many)\b|\bone (?!sees)",
     "more than one of what may be one": r"(?<!bilateral )(support devices|fractures)(?! on both)",
+    "a thing that has a place and no sides": r"\bunilateral \S+ (lung (nodule|lesion|opacity)|fracture|support device)",
     "a bone or a view that no label states": r"\b(rib|ribs|clavicle|frontal|lateral|portable)\b",
     "a list whose first phrase may go on behind its 'and'": r"\b(of|in) normal\b|\bon both sides,? and\b",
     "an 'only' beside something else": r"\bonly\b(?!\.$)",

@@ -14,6 +14,7 @@ from test_readers_formats import film, written
 
 import tracescribe as ts
 from tracescribe.benchmark.readers import registry
+from tracescribe.benchmark.readers.chexpert import CONDITIONS
 from tracescribe.benchmark.readers.images import ImageFolder
 from tracescribe.errors import DataFormatError, TracescribeError
 from tracescribe.io import tables
@@ -77,6 +78,48 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: str, message
         ts.read(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
     assert len(str(error.value)) < 600
+
+
+LABELS = ",".join(CONDITIONS)
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        (
+            "patient,study,Edema,Fracture",
+            r"closest is mimic-cxr: it has 'subject_id', 'study_id', 'Atelectasis', 'Card",
+        ),
+        (
+            f"Subject_ID,Study ID,{LABELS}",
+            r"mimic-cxr: it writes 'Subject_ID' as 'subject_id', 'Study ID' as 'study_id'$",
+        ),
+        (f"StudyID,{LABELS}", r"mimic-cxr: it writes 'StudyID' as 'study_id', and it has 'subject_id' too$"),
+        (f"path,{LABELS}", r"closest is chexpert: it writes 'path' as 'Path'$"),
+        ("image,correct_answer,caption_0,caption_1", r"closest is negbench-mcq: it has 'image_path' too$"),
+        ("x,y", r"known are pairs, claims, "),
+    ],
+)
+def test_fields_that_are_spelt_otherwise_are_named_beside_the_closest_formats(
+    tmp_path: Path, header: str, hint: str
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n{',' * header.count(',')}x\n")
+    with pytest.raises(DataFormatError, match=f"of no known format; .*{hint}"):
+        ts.read(tmp_path / "a.csv")
+
+
+def test_a_spreadsheet_may_save_empty_columns_and_decimal_commas(tmp_path: Path) -> None:
+    cells = ["1,0", "-1,0", "0,0", *[""] * 10]
+    path = tmp_path / "a.csv"
+    path.write_text(f"subject_id;study_id;{';'.join(CONDITIONS)};;\n1;2;{';'.join(cells)};;\n")
+    facts = ts.read(path).facts[0].facts
+    assert [fact.state for fact in facts.values()] == ["present", "uncertain", "absent"]
+    path.write_text(path.read_text().rstrip("\n") + "note\n")
+    with pytest.raises(DataFormatError, match=r"a.csv:2: 17 cells for 15 columns"):
+        ts.read(path)
+    path.write_text(path.read_text().replace("1,0;-1,0", "1,000;-1,0").replace("note", ""))
+    with pytest.raises(DataFormatError, match=r"field 'Atelectasis': expected a number, not '1,000'"):
+        ts.read(path)
 
 
 def test_a_format_that_is_named_is_held_to_by_every_record(tmp_path: Path) -> None:
