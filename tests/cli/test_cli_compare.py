@@ -34,6 +34,14 @@ def test_tables_plots_and_json(run: Run, paths: list[str], tmp_path: Path) -> No
     assert (tmp_path / "all.pdf").read_bytes()[:4] == b"%PDF"
 
 
+def test_a_table_of_some_of_the_items_says_so_beside_it(run: Run, paths: list[str]) -> None:
+    lines = Path(paths[1]).read_text().splitlines(keepends=True)
+    Path(paths[1]).write_text("".join(lines[:-3]))
+    done = run("compare", *paths, "--table", "csv", "--layout", "tasks")
+    assert "3 items were not scored by every model and are left out" in done.err
+    assert "left out" not in done.out
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

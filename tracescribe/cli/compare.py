@@ -107,6 +107,8 @@ def compare(
             write_csv(found.to_frame(), out)
         elif out is not None:
             found.plot(out)
+    if found.unpaired and not plain:  # a table has no line for it, and its reader must know
+        typer.echo(f"{found.unpaired} items were not scored by every model and are left out", err=True)
     document = {"models": found.models, "unpaired": found.unpaired, "gaps": [asdict(gap) for gap in found.gaps]}
     show(json, document | {"differences": _records(found)}, text)
 
