@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
@@ -233,6 +233,13 @@ def compare(
     shared = indexed[0].index
     for frame in indexed[1:]:
         shared = shared.intersection(frame.index)
+    alike = _of_same_candidates([frame.loc[shared] for frame in indexed])
+    if len(shared) and not alike.any():
+        raise DataFormatError(
+            f"{' and '.join(models)} rank other candidates for every query, so that R@k differs whatever they do: "
+            "evaluate them on the same images, with one seed and one pool size"
+        )
+    shared = shared[alike]
     if not len(shared):
         raise DataFormatError(f"{' and '.join(models)} have no item in common: evaluate them on one source")
     unpaired = len(set().union(*(frame.index for frame in indexed))) - len(shared)
@@ -273,11 +280,20 @@ def _indexed(frame: pd.DataFrame, model: str) -> pd.DataFrame:
     return indexed
 
 
+def _of_same_candidates(frames: Sequence[pd.DataFrame]) -> Bool[np.ndarray, "item"]:
+    """Which items rank the same candidates for all models, as far as their files say."""
+    told = [frame["candidates"].astype(object) for frame in frames if "candidates" in frame]
+    alike = np.ones(len(frames[0]), dtype=bool)
+    for one, other in combinations(told, 2):
+        alike &= ((one == other) | one.isna() | other.isna()).to_numpy()
+    return alike
+
+
 def _same_items(frames: Sequence[pd.DataFrame], models: Sequence[str]) -> None:
     """Refuse items of one name that are not the same question: of another group, chance, right option or label."""
     for (base, first), (frame, model) in combinations(zip(frames, models, strict=True), 2):
         for column in frame.columns.intersection(base.columns):
-            if column in ("hit", "margin", "scores", "options"):
+            if column in ("hit", "margin", "scores", "options", "candidates"):
                 continue
             what = "right option" if column == "gold" else str(column)
             hint = f", or {column!r} is not of the items: remove that column from the files"

@@ -31,15 +31,16 @@ FIXED = ("task", "id", "group", "hit", "chance", "margin")
 """The columns that every row has."""
 ROUNDED = 1e-6  # of a hit such as 1/3 in a file
 NUMBERS = ("hit", "chance", "margin", "gold")
-OPTIONS = ("gold", "scores", "options")
-"""Columns of tasks in which an option is chosen; all further columns are subsets."""
+OPTIONS = ("gold", "scores", "options", "candidates")
+"""Columns of tasks in which an option is chosen, and of retrieval; all further columns are subsets."""
 
 
 def items_frame(evaluation: Evaluation) -> pd.DataFrame:
     """One row per item and task: the columns `FIXED`, `OPTIONS`, then a column per subset.
 
     gold: number of the right option. scores: the cosine of every option, as a JSON list. options: a number per set of
-    options, which intervals resample where few are asked of many groups. All are empty for retrieval.
+    options, which intervals resample where few are asked of many groups. All are empty for retrieval, which alone has
+    candidates: a name of the set that the query ranks.
     """
     import pandas as pd
 
@@ -58,6 +59,8 @@ def items_frame(evaluation: Evaluation) -> pd.DataFrame:
             columns |= {"gold": np.array(items.gold)} if items.gold else {}
         if items.texts is not None:
             columns["options"] = pd.factorize(np.array(items.texts, dtype=object))[0]
+        if items.candidates:
+            columns["candidates"] = items.candidates
         parts.append(pd.DataFrame({**columns, **items.labels}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(FIXED))
 

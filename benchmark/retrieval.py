@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,15 +31,16 @@ def retrieval_items(
     score = np.asarray(images([record.image for record in records]), dtype=np.float64) @ texts(captions).T
     ids, groups = [record.id for record in records], [record.group for record in records]
     by_caption = [f"{ids[i]}-{number}" for number, i in enumerate(owner)]
+    all_texts, all_images = [_named(by_caption)] * len(ids), [_named(ids)] * len(by_caption)
     found = []
     for k in ranks:
         hits = np.array([in_first(row, owner == i, k) for i, row in enumerate(score)])
         chance = np.array([in_first(np.zeros(len(captions)), owner == i, k) for i in range(len(ids))])
-        found.append(_items(f"image_to_text_r{k}", ids, groups, hits, chance))
+        found.append(_items(f"image_to_text_r{k}", ids, groups, hits, chance, all_texts))
         at = np.arange(len(records))
         hits = np.array([in_first(row, at == i, k) for i, row in zip(owner, score.T, strict=True)])
         chance = np.full(len(hits), min(1.0, k / len(records)))
-        found.append(_items(f"text_to_image_r{k}", by_caption, [groups[i] for i in owner], hits, chance))
+        found.append(_items(f"text_to_image_r{k}", by_caption, [groups[i] for i in owner], hits, chance, all_images))
     return found
 
 
@@ -74,7 +77,8 @@ def pool_items(
                     hits = np.array([in_first(score[i, pools[i]], np.arange(len(pools[i])) == 0, k) for i in asked])
                     chance = np.array([k / len(pools[i]) for i in asked])
                     ids, groups = [usable[i].id for i in asked], [usable[i].group for i in asked]
-                    found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance))
+                    candidates = [_named([usable[j].id for j in pools[i]]) for i in asked]
+                    found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance, candidates))
     return found
 
 
@@ -110,5 +114,12 @@ def _items(
     groups: Sequence[str],
     hits: Float[np.ndarray, "item"],
     chance: Float[np.ndarray, "item"],
+    candidates: Sequence[str],
 ) -> Items:
-    return Items(task, tuple(ids), tuple(groups), hits, chance, np.full(len(ids), np.nan), {})
+    margin = np.full(len(ids), np.nan)
+    return Items(task, tuple(ids), tuple(groups), hits, chance, margin, {}, candidates=tuple(candidates))
+
+
+def _named(ids: Sequence[str]) -> str:
+    """A short name of a set of candidates, in whatever order."""
+    return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest()[:16]

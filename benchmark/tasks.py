@@ -30,7 +30,8 @@ class Items(ReadOnlyArrays):
     scores: of every option, in the record's order (of Winoground, caption 0 with both images first); empty for
         retrieval. gold: the right option's number.
     labels: by subset name (attribute, template, ...) the value of each item, None where it has none. texts: equal where
-        items choose from the same options; None where they rank.
+        items choose from the same options; None where they rank. candidates: of retrieval, equal where a query ranks
+        the same candidates; empty elsewhere.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Items(ReadOnlyArrays):
     texts: tuple[str, ...] | None = None
     scores: tuple[tuple[float, ...], ...] = ()
     gold: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

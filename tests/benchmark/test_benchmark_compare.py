@@ -15,7 +15,7 @@ import pytest
 from itemfiles import items
 from test_benchmark_protocols import PROTOCOLS, mcq_record
 
-from tracescribe.benchmark import ClaimRecord, compare, evaluate
+from tracescribe.benchmark import CaptionRecord, ClaimRecord, compare, evaluate
 from tracescribe.benchmark.metrics import mcnemar, paired_difference
 from tracescribe.errors import DataFormatError
 from tracescribe.tracer import Pair
@@ -292,6 +292,23 @@ def test_items_keep_their_names_where_the_images_of_others_are_missing() -> None
         assert all(of_one[name] == group for name, group in zip(scored.ids, scored.groups, strict=True))
 
 
+def test_retrieval_among_other_candidates_is_not_compared(tmp_path: Path) -> None:
+    """Of one model, R@1 in pools of another seed differed by points on items of the same names."""
+    records = [
+        CaptionRecord(id=f"c{i}", image=f"image {i}", group=f"g{i}", caption=f"no {i}", affirmative=f"text {i}",
+                      states={"finding": state}, facts={"finding": state})
+        for i, state in enumerate(["present", "absent"] * 20)
+    ]  # fmt: skip
+    one, other = (evaluate(Seeing(0.5, 1, 0), records, n_boot=20, seed=seed, pool=8) for seed in (0, 1))
+    with pytest.raises(DataFormatError, match=r"rank other candidates for every query.*one seed and one pool size"):
+        compare(one, other)
+    again = evaluate(Seeing(0.5, 1, 1), records, n_boot=20, seed=0, pool=8)
+    files = [scored.save_items(tmp_path / f"{name}.csv") for name, scored in (("one", one), ("again", again))]
+    found = compare(*files, n_boot=20)
+    assert found.unpaired == 0 and {row.n for row in found.differences} == {40}
+    assert found.differences == compare(one, again, names=found.models, n_boot=20).differences
+
+
 def test_labels_of_every_file_are_subsets_and_must_agree(tmp_path: Path) -> None:
     groups, kinds = [f"g{i}" for i in range(40)], ["left", "right"] * 20
     rng = np.random.default_rng(0)
@@ -333,8 +350,8 @@ def edit(name: str, value: str) -> Callable[[Rows], None]:
         (edit("scores", "[1"), "columns 'scores' and 'gold' must hold a list of numbers and the number of one of them"),
         (edit("scores", "[]"), "columns 'scores' and 'gold' must hold a list of numbers"),
         (edit("gold", "3"), "columns 'scores' and 'gold' must hold a list of numbers"),
-        (lambda rows: rows[-1].pop(), r"cannot be read as items: row 68 has 11 cells for 12 columns"),
-        (lambda rows: rows[3].append("x"), r"row 3 has 13 cells for 12 columns"),
+        (lambda rows: rows[-1].pop(), r"cannot be read as items: row 68 has 12 cells for 13 columns"),
+        (lambda rows: rows[3].append("x"), r"row 3 has 14 cells for 13 columns"),
         (lambda rows: rows[0].__setitem__(-1, "hit"), "a column is given twice"),
         (lambda rows: rows.clear(), "cannot be read as items: the file is empty"),
     ],
