@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,7 +15,8 @@ from pydantic import ConfigDict, field_validator
 from ...arguments import explains_arguments
 from ...checked import Checked
 from ...errors import DataFormatError
-from ...io.json_lines import read_jsonl, read_text, shown
+from ...io.json_lines import read_jsonl, shown
+from ...io.tables import read_table
 from .names import Name, WholeText, image_beside
 
 __all__ = ["Pair", "Text", "read_pairs"]
@@ -81,7 +80,9 @@ FIELDS = tuple(Pair.model_fields)
 def read_pairs(
     path: str | os.PathLike[str], *, images: str | os.PathLike[str] | None = None, outside_images: bool = False
 ) -> list[Pair]:
-    """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair` (UTF-8, blank lines allowed).
+    """Pairs from a ``.jsonl`` or ``.csv`` file with the fields of :class:`Pair`; blank lines are allowed.
+
+    A table may be UTF-8 or UTF-16, with commas, semicolons or tabs.
 
     Image paths are relative to ``images``, by default the file's folder. In JSONL an image may also be an embedding, a
     list of numbers, or a target text, ``{"text": "..."}``.
@@ -114,51 +115,20 @@ def read_pairs(
 
 
 def _csv_records(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
-    header: list[str] | None = None
-    line = 1
-    while True:
-        line = reader.line_num + 1  # where the record begins; a quoted cell may span lines
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataFormatError(f"{file}:{line}: not CSV: {error}") from None
-        if not any(cell.strip() for cell in row):
-            continue
-        if header is None:
-            header = _csv_header(row, file, line)
-            continue
-        if len(row) != len(header):
-            raise DataFormatError(
-                f"{file}:{line}: {len(row)} cells for {len(header)} columns ({', '.join(header)}); "
-                'put "quotes" around a caption that holds a comma'
-            )
-        # CSV cannot say "nothing" otherwise than by an empty cell; an empty caption is refused by Pair.
-        cells = [cell.strip() for cell in row]
-        yield line, {k: v for k, v in zip(header, cells, strict=True) if v or k in ("correct", "foil")}
+    for line, cells in read_table(file, _check_columns):
+        # a table cannot say "nothing" otherwise than by an empty cell; an empty caption is refused by Pair
+        yield line, {name: cell for name, cell in cells.items() if cell or name in ("correct", "foil")}
 
 
-def _csv_header(row: list[str], file: Path, line: int) -> list[str]:
-    names = [cell.strip() for cell in row]
+def _check_columns(names: list[str], where: str) -> None:
     for name in names:
         if name not in FIELDS:
-            raise DataFormatError(
-                f"{file}:{line}: unknown column {shown(name)}; known are {', '.join(FIELDS)}{_column_hint(name)}"
-            )
-        if names.count(name) > 1:
-            raise DataFormatError(f"{file}:{line}: column {name!r} is given twice")
+            index = name.startswith("Unnamed:")
+            hint = "; a column of this name is pandas' index: write the file with index=False" if index else ""
+            raise DataFormatError(f"{where}: unknown column {shown(name)}; known are {', '.join(FIELDS)}{hint}")
     for name in ("correct", "foil"):
         if name not in names:
-            raise DataFormatError(f"{file}:{line}: no column {name!r}; the first line must name the columns")
-    return names
-
-
-def _column_hint(name: str) -> str:
-    if not name or name.startswith("Unnamed:"):
-        return "; a column without a name is pandas' index: write the file with index=False"
-    return "; separate columns by commas" if any(mark in name for mark in ";\t") else ""
+            raise DataFormatError(f"{where}: no column {name!r}; the first line must name the columns")
 
 
 def _pair(record: dict[str, Any], folder: Path, place: str, outside_images: bool) -> Pair:

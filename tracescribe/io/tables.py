@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING, cast
@@ -45,11 +45,15 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIOWrapper]:
         yield handles.enter_context(TextIOWrapper(raw, encoding=encoding_of(start), newline=""))
 
 
-def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(
+    path: str | os.PathLike[str], check: Callable[[list[str], str], None] | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column of every record; cells and column names are stripped.
 
     The first line names the columns; which of comma, semicolon and tab separates them is read off it. A first column
     without a name (the index that pandas writes) is left out, as are empty columns without a name at the end.
+
+    check: is called with the columns' names and their place, "file:line", and may refuse them.
 
     Raises:
         DataFormatError: the file cannot be read, has no columns, a column twice, or a record of another width; names
@@ -62,11 +66,12 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
     ...     list(read_table(path))
     [(2, {'x': '1', 'y': 'two\\nlines'})]
     """
+    line = 1
     with open_text(path) as text:
         csv.field_size_limit(LONGEST_CELL)
         try:
             lines = _lines(text, path)
-            first = next(lines, None)
+            header, first = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (1, None))
             if first is None:
                 raise DataFormatError(f"{path}: the file is empty")
             delimiter = max(DELIMITERS, key=first.count)
@@ -74,10 +79,12 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
             width, index = len(names), bool(names) and not names[0]
             while len(names) > 1 and not names[-1]:  # columns that a spreadsheet saved although they are empty
                 names.pop()
-            _check_columns(names[index:], f"{path}:1")
+            _check_columns(names[index:], f"{path}:{header}")
+            if check is not None:
+                check(names[index:], f"{path}:{header}")
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             while True:
-                line = reader.line_num + 2  # where the record begins; the header is line 1
+                line = header + reader.line_num + 1  # where the record begins
                 row = next(reader, None)
                 if row is None:
                     return
@@ -91,7 +98,7 @@ def read_table(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, st
                 cells = zip(names[index:], row[index : len(names)], strict=True)
                 yield line, {name: cell.strip() for name, cell in cells}
         except csv.Error as error:
-            raise DataFormatError(f"{path}: not a table of text: {error}") from None
+            raise DataFormatError(f"{path}:{line}: not a table of text: {error}") from None
         except UnicodeDecodeError as error:
             raise DataFormatError(f"{path}: not {error.encoding} text ({error.reason}); save it as UTF-8") from None
         except BROKEN as error:
