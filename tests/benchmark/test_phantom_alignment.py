@@ -25,7 +25,7 @@ def text_folder(tmp_path_factory):
     folder.mkdir()
     words = sorted({word for text in corpus() for word in text.lower().replace(".", " .").replace(",", " ,").split()})
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(str(folder))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(str(folder))
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=5 + len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
