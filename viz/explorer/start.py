@@ -124,8 +124,6 @@ def make_session(
     models = _models(compare)
     first = data[0] if data else None
     given = target if target is not None else None if first is None else first.image
-    if isinstance(candidates, str):
-        raise FigureError(f"candidates must be a list of captions, not the single text {shown(candidates)}")
     settings = Settings(
         correct=correct if correct is not None else CAPTIONS[0] if first is None else first.correct,
         foil=foil if foil is not None else CAPTIONS[1] if first is None else first.foil,
@@ -141,7 +139,7 @@ def make_session(
         pairs=data,
         models=models,
         control=_read(control),
-        candidates=candidates,
+        candidates=_captions(candidates),
         options=TraceOptions(floor=floor),
         logit_scale=scale,
         files={
@@ -160,6 +158,18 @@ def _check_model(model: Any, name: str) -> None:
 
     if not isinstance(model, DualEncoder):
         raise FigureError(f"{name} must be a model from ts.load(...) or ts.wrap(...), not {shown(model)}")
+
+
+def _captions(candidates: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(candidates, str):
+        raise FigureError(f"candidates must be a list of captions, not the single text {shown(candidates)}")
+    if not isinstance(candidates, Iterable):
+        raise FigureError(f"candidates must be a list of captions, not {shown(candidates)}")
+    found = tuple(candidates)
+    for caption in found:
+        if not isinstance(caption, str):
+            raise FigureError(f"candidates must be a list of captions; {shown(caption)} is none")
+    return found
 
 
 def _read(pairs: PairsOrFile | None) -> list[Pair]:

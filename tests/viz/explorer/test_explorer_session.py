@@ -847,6 +847,9 @@ def test_a_file_that_cannot_be_written_is_a_sentence(
         ({"pairs": "nowhere.jsonl"}, DataFormatError, "nowhere.jsonl"),
         ({"pairs": []}, DataFormatError, "there are no pairs"),
         ({"candidates": "one text"}, FigureError, "not the single text"),
+        ({"candidates": np.zeros((1, 3))}, FigureError, "is none"),
+        ({"candidates": ["a caption", 5]}, FigureError, "candidates must be a list of captions; 5 is none"),
+        ({"candidates": 5}, FigureError, "candidates must be a list of captions, not 5"),
         ({"site": "z"}, FigureError, "unknown site 'z'"),
         (
             {"metric": "distance to foil"},
