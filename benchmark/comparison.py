@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from ..arguments import explains_arguments
 from ..errors import DataFormatError
@@ -19,6 +18,7 @@ from ..io.quoting import shown, shown_path
 from ..validation import bootstrap_options
 from .items import FIXED, OPTIONS, items_frame, read_items
 from .layouts import ALL, Layout, layout_rows
+from .matching import by_item, of_same_candidates, refuse_other_items
 from .metrics import Interval, mcnemar, paired_difference, paired_intervals
 from .tables import as_table
 
@@ -229,11 +229,11 @@ def compare(
     if len(models) != len(evaluations) or len(set(models)) != len(models):
         raise DataFormatError(f"{len(evaluations)} models need as many different names, got {shown(models)}")
     frames = [read_items(e) if isinstance(e, str | os.PathLike) else items_frame(e) for e in evaluations]
-    indexed = [_indexed(frame, model) for frame, model in zip(frames, models, strict=True)]
+    indexed = [by_item(frame, model) for frame, model in zip(frames, models, strict=True)]
     shared = indexed[0].index
     for frame in indexed[1:]:
         shared = shared.intersection(frame.index)
-    alike = _of_same_candidates([frame.loc[shared] for frame in indexed])
+    alike = of_same_candidates([frame.loc[shared] for frame in indexed])
     if len(shared) and not alike.any():
         raise DataFormatError(
             f"{' and '.join(models)} rank other candidates for every query, so that R@k differs whatever they do: "
@@ -244,7 +244,7 @@ def compare(
         raise DataFormatError(f"{' and '.join(models)} have no item in common: evaluate them on one source")
     unpaired = len(set().union(*(frame.index for frame in indexed))) - len(shared)
     aligned = [frame.loc[shared] for frame in indexed]
-    _same_items(aligned, models)
+    refuse_other_items(aligned, models)
     found = [row for part in _parts(aligned, subsets) for row in _compared(*part, models, options)]
     return Comparison(models, tuple(_with_q(found)), unpaired, tuple(_gaps(aligned, models, options)))
 
@@ -270,47 +270,6 @@ def _names(evaluations: Sequence[Any]) -> list[str]:
         if len(set(found.values())) == len(found):
             break
     return [found.get(number, f"model {number + 1}") for number in range(len(evaluations))]
-
-
-def _indexed(frame: pd.DataFrame, model: str) -> pd.DataFrame:
-    indexed = frame.astype({"task": str, "id": str, "group": str}).set_index(["task", "id"])
-    if not indexed.index.is_unique:
-        task, item = indexed.index[indexed.index.duplicated()][0]
-        raise DataFormatError(f"{model}: item {item!r} of {task} is there twice")
-    return indexed
-
-
-def _of_same_candidates(frames: Sequence[pd.DataFrame]) -> Bool[np.ndarray, "item"]:
-    """Which items rank the same candidates for all models, as far as their files say."""
-    told = [frame["candidates"].astype(object) for frame in frames if "candidates" in frame]
-    alike = np.ones(len(frames[0]), dtype=bool)
-    for one, other in combinations(told, 2):
-        alike &= ((one == other) | one.isna() | other.isna()).to_numpy()
-    return alike
-
-
-def _same_items(frames: Sequence[pd.DataFrame], models: Sequence[str]) -> None:
-    """Refuse items of one name that are not the same question: of another group, chance, right option or label."""
-    for (base, first), (frame, model) in combinations(zip(frames, models, strict=True), 2):
-        for column in frame.columns.intersection(base.columns):
-            if column in ("hit", "margin", "scores", "options", "candidates"):
-                continue
-            what = "right option" if column == "gold" else str(column)
-            hint = f", or {column!r} is not of the items: remove that column from the files"
-            hint = "" if column in (*FIXED, *OPTIONS) else hint
-            one, other = base[column], frame[column]
-            if column in ("chance", "gold"):
-                differs = ~np.isclose(one, other, equal_nan=True)
-            else:
-                differs = one.notna() & other.notna() & (one.astype(str) != other.astype(str))
-            if differs.any():
-                at = int(np.asarray(differs).argmax())
-                task, item = frame.index[at]
-                values = (shown(v) if isinstance(v, str) else f"{v:g}" for v in (one.iloc[at], other.iloc[at]))
-                raise DataFormatError(
-                    f"item {shown(item)} of {task} has the {what} {next(values)} for {first} and {next(values)} "
-                    f"for {model}: these are other items{hint}"
-                )
 
 
 def _subsets(frames: Sequence[pd.DataFrame]) -> dict[str, pd.Series[Any]]:

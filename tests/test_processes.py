@@ -61,8 +61,8 @@ class SlowWakeup(process._ThreadWakeup):
 if __name__ == "__main__":
     if float(sys.argv[1]):
         process._ThreadWakeup = SlowWakeup
-    print("starting", flush=True)
     try:
+        print("starting", flush=True)
         list(run_beside(wait, [bytes(10**6)] * 4, 2))
     except KeyboardInterrupt:
         sys.exit(130)

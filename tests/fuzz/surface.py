@@ -13,8 +13,9 @@ PACKAGES = (ts, ts.tracer, ts.patching, ts.finetune, ts.viz, ts.benchmark, trace
 
 MADE_BY_US = """atlas.Atlas benchmark.Comparison benchmark.Dataset benchmark.Evaluation benchmark.Interval
 benchmark.Recipe benchmark.Reproduction benchmark.Shortcut benchmark.TaskScore finetune.Attachment
-finetune.BlockGradients finetune.PlanFile finetune.Stability finetune.StudyResult finetune.TrainResult
-finetune.UpdateShare patching.Alignment patching.FirstOrder patching.HeadEdgeEmbeddings patching.HookPoint
+finetune.BlockGradients finetune.PlanFile finetune.RankAgreement finetune.Stability finetune.StudyResult
+finetune.TrainResult finetune.UpdateShare patching.Alignment patching.FirstOrder patching.HeadEdgeEmbeddings
+patching.HookPoint
 patching.ImageEncoder patching.ImageTower patching.JointEmbeddings patching.NeuronAttribution patching.PatchedBatch
 patching.PatchedEmbeddings patching.TextTokenizer patching.TextTower patching.Tower patching.TowerSpec tracer.Circuit
 tracer.Excess tracer.Faithfulness tracer.HeadEdges tracer.KnockOut tracer.LayerProfile tracer.NegatorAttention
