@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from .apply.param_groups import param_groups
     from .apply.update_share import UpdateShare, update_share
     from .losses import claim_loss, clip_loss, nast_loss
-    from .prescription.agreement import RankAgreement
     from .prescription.io import PlanFile, load_plan, plan_schema
     from .prescription.plan import Prescription
     from .prescription.prescribe import prescribe
+    from .prescription.rank_agreement import RankAgreement
     from .prescription.stability import Stability
     from .study.analysis import StudyResult, read_study_result
     from .study.config import StudyConfig, read_study
@@ -102,7 +102,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "apply.param_groups": ["param_groups"],
         "apply.update_share": ["UpdateShare", "update_share"],
         "losses": ["claim_loss", "clip_loss", "nast_loss"],
-        "prescription.agreement": ["RankAgreement"],
+        "prescription.rank_agreement": ["RankAgreement"],
         "prescription.io": ["PlanFile", "load_plan", "plan_schema"],
         "prescription.plan": ["Prescription"],
         "prescription.prescribe": ["prescribe"],

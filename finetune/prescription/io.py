@@ -16,8 +16,8 @@ from ...errors import DataFormatError, PrescriptionError
 from ...io.json_lines import read_text, shown
 from ...io.quoting import shown_path
 from ...io.reading import is_file
-from .agreement import RankAgreement
 from .plan import Prescription
+from .rank_agreement import RankAgreement
 from .stability import Stability
 
 FORMAT = "tracescribe.plan/1"

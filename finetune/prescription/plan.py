@@ -14,8 +14,8 @@ from ...errors import PrescriptionError
 from ...io.quoting import shown
 from ...tracer.results.read_only import ReadOnlyArrays
 from ...validation import is_number, is_positive, is_whole
-from .agreement import RankAgreement
 from .arrays import real_array, short
+from .rank_agreement import RankAgreement
 from .stability import Stability
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from ...arguments import explains_arguments
 from ...errors import PrescriptionError
 from ...io.quoting import shown
-from .agreement import RankAgreement, measure_agreement
 from .arrays import short
 from .normalizers import LAYER_CHOICES, NORMALIZERS, ArrayMap
 from .plan import Prescription, check_beta
+from .rank_agreement import RankAgreement, measure_rank_agreement
 from .selectors import CONTROLS, FIXED, By, check_by, fixed_alpha, measured_profile, number_of_blocks
 from .sources import Draws, Profile, read_profile
 from .stability import Stability, measure_stability
@@ -182,7 +182,7 @@ def _agreement(source: Any, profile: Profile, seed: int) -> RankAgreement | None
     if _last_is_forced(profile):
         free[-1] = False
     beside = None if control is None else control.per_layer(aggregate=profile.aggregate, ci=None).value
-    return measure_agreement(trace, beside, aggregate=profile.aggregate, free=free, seed=seed)
+    return measure_rank_agreement(trace, beside, aggregate=profile.aggregate, free=free, seed=seed)
 
 
 def _last_is_forced(profile: Profile) -> bool:

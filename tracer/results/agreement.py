@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ...io.quoting import plural
+from .statistics import rank_correlation
 
 __all__ = ["Agreement", "measure_agreement"]
 
@@ -72,13 +73,8 @@ def measure_agreement(
     >>> found.cells, found.rank_correlation, round(found.max_error, 6), round(found.relative_error, 6)
     (3, 1.0, 0.1, 0.066667)
     """
-    from scipy.stats import spearmanr
-
-    correlations = []
-    for ours, theirs, mask in zip(scores, exact, free, strict=True):
-        a, b = ours[mask], theirs[mask]
-        if len(a) >= 3 and np.ptp(a) > 0 and np.ptp(b) > 0:
-            correlations.append(float(spearmanr(a, b).statistic))
+    of_pairs = [rank_correlation(a[mask], b[mask]) for a, b, mask in zip(scores, exact, free, strict=True)]
+    correlations = [value for value in of_pairs if value is not None]
     errors = np.abs(scores - exact)[free]
     scale = float(np.abs(margin).mean())
     return Agreement(

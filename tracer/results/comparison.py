@@ -14,6 +14,7 @@ from ...errors import TraceError
 from ...io.quoting import shown
 from .maps import LayerProfile, TraceMap
 from .read_only import ReadOnlyArrays
+from .statistics import rank_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +50,8 @@ class Contrast(ReadOnlyArrays):
     @property
     def rank_agreement(self) -> float | None:
         """Spearman's correlation over the cells that are free to differ; None for fewer than 3, or constant ones."""
-        from scipy.stats import spearmanr
-
         free = self.tested if self.tested.any() else np.isfinite(self.first + self.second)
-        one, two = self.first[free], self.second[free]
-        if len(one) < 3 or np.ptp(one) == 0 or np.ptp(two) == 0:
-            return None
-        return float(spearmanr(one, two).statistic)
+        return rank_correlation(self.first[free], self.second[free])
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from .maps import TraceMap
 from .pair_effects import check_effects, check_pairs, check_shapes
 from .read_only import ReadOnlyArrays, set_array
 from .resampling import table_interval
-from .statistics import combine, pair_table
+from .statistics import combine, pair_table, rank_correlation
 from .trace_file import CheckedProvenance
 
 if TYPE_CHECKING:
@@ -147,15 +147,12 @@ class Neurons(ReadOnlyArrays):
     @property
     def agreement(self) -> NeuronAgreement:
         """How well the estimates of the chosen cells agree with their exact effects."""
-        from scipy.stats import spearmanr
-
         exact, errors = self.cte, np.abs(self.estimate - self.cte)[self.chosen]
         ours, theirs = self.estimate[self.chosen], exact[self.chosen]
-        varied = len(ours) >= 3 and np.ptp(ours) > 0 and np.ptp(theirs) > 0
         others = np.abs(exact[~self.chosen])
         return NeuronAgreement(
             cells=len(ours),
-            rank_correlation=float(spearmanr(ours, theirs).statistic) if varied else None,
+            rank_correlation=rank_correlation(ours, theirs),
             mean_error=float(errors.mean()),
             max_error=float(errors.max()),
             other_cells=len(others),

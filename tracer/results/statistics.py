@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,8 @@ __all__ = [
     "minmax",
     "pair_table",
     "percentile_interval",
+    "random_halves",
+    "rank_correlation",
     "split_half_correlation",
     "wants_bootstrap",
 ]
@@ -213,6 +215,36 @@ def minmax(values: Float[np.ndarray, "*draw block"]) -> Float[np.ndarray, "*draw
         return (values - low) / (high - low)
 
 
+def random_halves(
+    cluster: Int[np.ndarray, " pair"], n_splits: int, seed: int
+) -> Iterator[Float[np.ndarray, "two pair"]]:
+    """Weights of the pairs, 1 in one half of the clusters and 0 in the other, and the reverse, for random splits.
+
+    >>> halves = next(random_halves(np.array([0, 0, 1]), 1, seed=0))
+    >>> halves.sum(axis=0).tolist(), halves[:, 0].tolist() == halves[:, 1].tolist()
+    ([1.0, 1.0, 1.0], True)
+    """
+    n_clusters = int(cluster.max()) + 1
+    rng = generator(seed)
+    for _ in range(n_splits):
+        first = np.zeros(n_clusters)
+        first[rng.permutation(n_clusters)[: n_clusters // 2]] = 1
+        yield np.stack([first, 1 - first])[:, cluster]
+
+
+def rank_correlation(one: Float[np.ndarray, " n"], two: Float[np.ndarray, " n"]) -> float | None:
+    """Spearman's correlation; None of fewer than 3 values, of constant ones, and where some are not finite.
+
+    >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 9.0]))
+    1.0
+    """
+    from scipy.stats import spearmanr
+
+    if len(one) < 3 or not np.isfinite([one, two]).all() or np.ptp(one) == 0 or np.ptp(two) == 0:
+        return None
+    return float(spearmanr(one, two).statistic)
+
+
 def split_half_correlation(
     table: PairTable, cluster: Int[np.ndarray, "pair"], n_splits: int, seed: int, of: str = "group"
 ) -> Float[np.ndarray, "split"]:
@@ -224,15 +256,11 @@ def split_half_correlation(
     Raises:
         TraceError: fewer than 2 groups, which the message calls what they are ``of``.
     """
-    n_groups = int(cluster.max()) + 1
-    if n_groups < 2:
+    if not cluster.max():
         raise TraceError(f"a split into halves needs pairs of at least 2 {of}s")
-    rng = generator(seed)
     correlations = []
-    for _ in range(n_splits):
-        first = np.zeros(n_groups)
-        first[rng.permutation(n_groups)[: n_groups // 2]] = 1
-        one, two = combine(table, np.stack([first, 1 - first])[:, cluster]).reshape(2, -1)
+    for halves in random_halves(cluster, n_splits, seed):
+        one, two = combine(table, halves).reshape(2, -1)
         both = np.isfinite(one) & np.isfinite(two)
         correlations.append(np.corrcoef(one[both], two[both])[0, 1])
     return np.array(correlations)

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ...validation import generator
-
 if TYPE_CHECKING:
     from ...tracer import CausalTrace
 
@@ -72,7 +70,7 @@ class RankAgreement:
         return lines
 
 
-def measure_agreement(
+def measure_rank_agreement(
     trace: CausalTrace,
     control: Float[np.ndarray, " layer"] | None,
     *,
@@ -87,27 +85,29 @@ def measure_agreement(
     """
     from ...tracer.results.profiles import pairs_used
     from ...tracer.results.sides import by_layer, layer_table
-    from ...tracer.results.statistics import combine
+    from ...tracer.results.statistics import combine, random_halves, rank_correlation
 
     used, _ = pairs_used(trace, None, warn=False)
     table = layer_table(trace, used, aggregate, None, "ratio_of_means")
 
-    def rankings(parts: Sequence[np.ndarray]) -> list[Float[np.ndarray, " block"]]:
+    def rankings(parts: Sequence[np.ndarray] | np.ndarray) -> list[Float[np.ndarray, " block"]]:
         """The blocks' values of each part, a mask over the used pairs."""
         values = by_layer(combine(table, np.asarray(parts, dtype=np.float64)), aggregate, None)  # [part, layer]
         return list((values if control is None else values - control)[:, free])
 
-    def between(parts: Sequence[np.ndarray]) -> list[float]:
+    def between(parts: Sequence[np.ndarray] | np.ndarray) -> list[float]:
         """Of every two parts."""
         if len(parts) < 2:
             return []
         found = [rank_correlation(one, two) for one, two in combinations(rankings(parts), 2)]
-        return [value for value in found if np.isfinite(value)]
+        return [round(value, 12) for value in found if value is not None]  # a half is compared with LOW
 
     texts = np.asarray(trace.text_pair)[used]
     if len(np.unique(texts)) < 4:
         texts = np.unique([trace.groups[i] for i in used], return_inverse=True)[1]
-    halves = [value for parts in _halves(texts, seed) for value in between(parts)]
+    numbers = np.unique(texts, return_inverse=True)[1]
+    splits = random_halves(numbers, N_SPLITS, seed) if numbers.max() else ()
+    halves = [value for parts in splits for value in between(parts)]
     templates = between(_parts(trace.templates, used))
     directions = between(_parts(trace.negated, used, ("correct", "foil")))
     return RankAgreement(
@@ -116,32 +116,6 @@ def measure_agreement(
         lowest=min(templates) if templates else None,
         directions=directions[0] if directions else None,
     )
-
-
-def rank_correlation(one: Float[np.ndarray, " n"], two: Float[np.ndarray, " n"]) -> float:
-    """Spearman's, with average ranks for ties; NaN of fewer than 3 values, constant ones, or some that are not finite.
-
-    >>> rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 5.0, 4.0]))
-    0.5
-    """
-    from scipy.stats import rankdata
-
-    if len(one) < 3 or not np.isfinite([one, two]).all() or np.ptp(one) == 0 or np.ptp(two) == 0:
-        return float("nan")
-    return float(np.round(np.corrcoef(rankdata(one), rankdata(two))[0, 1], 12))
-
-
-def _halves(labels: Int[np.ndarray, " pair"], seed: int) -> list[list[np.ndarray]]:
-    """Masks of the two halves of the labels, for every split."""
-    numbers = np.unique(labels, return_inverse=True)[1]
-    count = int(numbers.max()) + 1
-    if count < 2:
-        return []
-    rng, splits = generator(seed), []
-    for _ in range(N_SPLITS):
-        first = np.isin(numbers, rng.permutation(count)[: count // 2])
-        splits.append([first, ~first])
-    return splits
 
 
 def _parts(
