@@ -68,6 +68,7 @@ def pool_items(
     found = []
     for direction, excluded in (("image_to_text", wrong), ("text_to_image", wrong.T)):
         pools = pools_of(excluded, pool, seed)
+        names = [_named([usable[j].id for j in candidates]) for candidates in pools]
         for wording, captions in wordings.items():
             score = pictures @ texts(captions).T
             score = score if direction == "image_to_text" else score.T
@@ -77,7 +78,7 @@ def pool_items(
                     hits = np.array([in_first(score[i, pools[i]], np.arange(len(pools[i])) == 0, k) for i in asked])
                     chance = np.array([k / len(pools[i]) for i in asked])
                     ids, groups = [usable[i].id for i in asked], [usable[i].group for i in asked]
-                    candidates = [_named([usable[j].id for j in pools[i]]) for i in asked]
+                    candidates = [names[i] for i in asked]
                     found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance, candidates))
     return found
 

@@ -154,7 +154,8 @@ def _of_studies(records: Sequence[McqRecord]) -> list[str]:
 
 
 def _ids(records: Sequence[Any]) -> list[str]:
-    return [str(number if record.id is None else record.id) for number, record in enumerate(records)]
+    """Of records that all have one; see :func:`benchmark.sources.named`."""
+    return [record.id for record in records]
 
 
 def _questions(
