@@ -39,7 +39,7 @@ def _build(encoder: Any, tokenizer: Any, pooling: Pooling, head: list[nn.Module]
 
 def _block(layer: Any, encoder: Any) -> Block:
     attention, mlp, config = layer.self_attn, layer.mlp, encoder.config
-    positions: nn.Module = rotary(encoder, encoder.rotary_emb, window=_window(attention, encoder))
+    positions: nn.Module = rotary(encoder, window=_window(attention, encoder))
     if hasattr(attention, "q_norm"):  # Qwen3's
         q_norm, k_norm = (rms_norm(norm, single=True) for norm in (attention.q_norm, attention.k_norm))
         positions = NormedHeads(q_norm, k_norm, positions)

@@ -33,7 +33,6 @@ def _block(layer: Any, encoder: Any) -> Block:
             encoder.config.num_attention_heads,
             relative=rotary(
                 encoder,
-                encoder.rotary_emb,
                 layer.attention_type,
                 encoder.config.sliding_window if layer.attention_type == "sliding_attention" else None,
             ),

@@ -137,14 +137,15 @@ def attention(source: Any) -> Attention:
     )
 
 
-def rotary(encoder: Any, source: Any, kind: str | None = None, window: int | None = None) -> Rotary:
-    """Our rotary positions over the frequencies of one of transformers' rotary embeddings.
+def rotary(encoder: Any, kind: str | None = None, window: int | None = None) -> Rotary:
+    """Our rotary positions over the frequencies of one of transformers' encoders.
 
-    kind: of the blocks, where ``source`` has frequencies by kind (ModernBERT). window: see :class:`Rotary`.
+    kind: of the blocks, where they have frequencies by kind (ModernBERT). window: see :class:`Rotary`.
 
     Raises:
         UnsupportedTowerError: the frequencies change with the texts that the source has seen.
     """
+    source = encoder.rotary_emb
     name, prefix = (source.rope_type, "") if kind is None else (source.rope_type[kind], f"{kind}_")
     if name in ("dynamic", "longrope"):
         raise UnsupportedTowerError(

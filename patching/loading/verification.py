@@ -36,7 +36,6 @@ SAMPLE_TEXTS = (
 )
 PADDING = 128  # positions of padding behind the longest sample text, at most
 
-
 # how code fails that a model of another build is given to
 _FAILURES = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -54,40 +53,38 @@ def eagerly(source: nn.Module) -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-@contextmanager
-def taken_apart(adapter: Adapter, source: nn.Module) -> Iterator[None]:
+def taken_apart(adapter: Adapter, source: nn.Module) -> AbstractContextManager[None]:
     """A block that builds or runs a tower over ``source``.
 
     Raises:
         UnsupportedTowerError: it fails, since the source is built otherwise than the adapter takes for granted.
     """
-    try:
-        yield
-    except (TracescribeError, torch.OutOfMemoryError):
-        raise
-    except _FAILURES as error:
-        raise UnsupportedTowerError(
-            f"this {type(source).__name__} is built otherwise than the adapter {adapter.name!r} reads it "
-            f"({type(error).__name__}: {str(error)[:200]}); docs/add_a_tower.md says how to add an adapter"
-        ) from error
+    return _refusing(
+        f"this {type(source).__name__} is built otherwise than the adapter {adapter.name!r} reads it",
+        "docs/add_a_tower.md says how to add an adapter",
+    )
 
 
-@contextmanager
-def _encoding(source: nn.Module, what: str, given: str) -> Iterator[None]:
+def _encoding(source: nn.Module, what: str, given: str) -> AbstractContextManager[None]:
     """A block in which ``source``, whose code is not ours, encodes something.
 
     Raises:
         UnsupportedTowerError: it fails.
     """
+    return _refusing(
+        f"{type(source).__name__} cannot encode {what} itself, so that no tower can be compared with it",
+        f"try its own encoder on {given}",
+    )
+
+
+@contextmanager
+def _refusing(why: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (TracescribeError, torch.OutOfMemoryError):
         raise
     except _FAILURES as error:
-        raise UnsupportedTowerError(
-            f"{type(source).__name__} cannot encode {what} itself, so that no tower can be compared with it "
-            f"({type(error).__name__}: {str(error)[:200]}); try its own encoder on {given}"
-        ) from error
+        raise UnsupportedTowerError(f"{why} ({type(error).__name__}: {str(error)[:200]}); {advice}") from error
 
 
 def check_finite(tower: Tower) -> None:
