@@ -23,7 +23,7 @@ from .records import (
     Split,
     WinogroundRecord,
 )
-from .retrieval import POOLED, pool_items, retrieval_items
+from .retrieval import POOLED, pool_items, pools_for, retrieval_items
 from .scoring import Encoder, Images, Texts, scores_of
 from .shortcuts import SHORTCUTS, other_images, shortcuts
 from .sources import Source, has_image, images_of, load_records, named
@@ -272,10 +272,12 @@ def evaluate(
     both = both_captions(items["pairs"]) if "pairs" in items else None
     items |= {both.task: both} if both is not None else {}
 
+    pools = pools_for(captions, pool, seed)
+
     def ranked(images: Embed) -> dict[str, Items]:
         scored = winoground_items(winoground, images, texts) if winoground else []
         scored += retrieval_items(retrieval_sets, images, texts) if retrieval_sets else []
-        scored += pool_items(captions, images, texts, pool=pool, seed=seed)
+        scored += pool_items(pools, images, texts)
         return {found.task: found for found in scored}
 
     found = ranked(pictures)

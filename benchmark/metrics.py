@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -198,13 +199,17 @@ def inconsistent(asserted: Sequence[dict[str, str]], true: Sequence[dict[str, st
     >>> inconsistent([{"effusion": "absent"}], [{"effusion": "present"}, {"effusion": "absent"}, {}])[:, 0]
     array([ True, False, False])
     """
+
+    @cache
+    def false_of(key: str, value: str) -> Bool[np.ndarray, "image"]:
+        of = key.partition(".")[0]
+        false = (facts[key] != value if key in facts else facts.get(of) == "absent" != value for facts in true)
+        return np.fromiter(false, dtype=bool, count=len(true))
+
     out = np.zeros((len(true), len(asserted)), dtype=bool)
     for j, claim in enumerate(asserted):
-        items = [(key, key.partition(".")[0], value) for key, value in claim.items()]
-        out[:, j] = [
-            any(facts[key] != value if key in facts else facts.get(of) == "absent" != value for key, of, value in items)
-            for facts in true
-        ]
+        for key, value in claim.items():
+            out[:, j] |= false_of(key, value)
     return out
 
 

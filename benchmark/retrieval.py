@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -13,7 +14,7 @@ from .metrics import TIE, inconsistent
 from .records import CaptionRecord, RetrievalRecord
 from .tasks import Embed, Items
 
-__all__ = ["POOLED", "pool_items", "pools_of", "retrieval_items"]
+__all__ = ["POOLED", "Pools", "pool_items", "pools_for", "pools_of", "retrieval_items"]
 
 POOLED = "image_to_text_r1_affirmative"
 """The task of `pool_items` that says how well what is shown is still found: R@1 of the right one among false texts."""
@@ -44,42 +45,56 @@ def retrieval_items(
     return found
 
 
-def pool_items(
-    records: Sequence[CaptionRecord],
-    images: Embed,
-    texts: Embed,
-    *,
-    pool: int = 32,
-    seed: int = 0,
-    ranks: Sequence[int] = (1, 5),
-) -> list[Items]:
-    """R@k in both directions, of captions as written and of their affirmative wording, in mutually inconsistent pools.
+@dataclass(frozen=True)
+class Pools:
+    """What each query of the pooled retrieval ranks: its own partner and texts that are false of the image.
 
-    A query's pool holds its own partner and up to ``pool`` - 1 texts that are false of the image (or images of which
-    the text is false): in an ordinary pool many texts are true of an image, and R@1 has a low logical ceiling. Queries
-    whose pool has k candidates or fewer are left out of R@k.
+    records: captions with an affirmative wording, states and facts. of: by direction, for each record the numbers of
+        its candidates, its own first. names: of these sets of candidates.
+    """
+
+    records: Sequence[CaptionRecord]
+    of: Mapping[str, Sequence[Int[np.ndarray, "candidate"]]]
+    names: Mapping[str, Sequence[str]]
+
+
+def pools_for(records: Sequence[CaptionRecord], pool: int = 32, seed: int = 0) -> Pools:
+    """Up to ``pool`` - 1 texts that are false of the image, or images of which the text is false, beside its partner.
+
+    In an ordinary pool many texts are true of an image, and R@1 has a low logical ceiling.
     """
     usable = [r for r in records if r.affirmative is not None and r.states is not None and r.facts is not None]
-    if not usable:
-        return []
     wrong = inconsistent([r.states or {} for r in usable], [r.facts or {} for r in usable])
-    pictures = np.asarray(images([r.image for r in usable]), dtype=np.float64)
-    wordings = {"captions": [r.caption for r in usable], "affirmative": [str(r.affirmative) for r in usable]}
+    excluded = {"image_to_text": wrong, "text_to_image": wrong.T}
+    of = {direction: pools_of(false, pool, seed) for direction, false in excluded.items()}
+    ids = [record.id for record in usable]
+    names = {way: [_named([ids[j] for j in candidates]) for candidates in pools] for way, pools in of.items()}
+    return Pools(usable, of, names)
+
+
+def pool_items(pools: Pools, images: Embed, texts: Embed, ranks: Sequence[int] = (1, 5)) -> list[Items]:
+    """R@k in both directions, of captions as written and of their affirmative wording, in mutually inconsistent pools.
+
+    Queries whose pool has k candidates or fewer are left out of R@k.
+    """
+    asked_of = pools.records
+    if not asked_of:
+        return []
+    pictures = np.asarray(images([r.image for r in asked_of]), dtype=np.float64)
+    wordings = {"captions": [r.caption for r in asked_of], "affirmative": [str(r.affirmative) for r in asked_of]}
     found = []
-    for direction, excluded in (("image_to_text", wrong), ("text_to_image", wrong.T)):
-        pools = pools_of(excluded, pool, seed)
-        names = [_named([usable[j].id for j in candidates]) for candidates in pools]
+    for direction, candidates in pools.of.items():
         for wording, captions in wordings.items():
             score = pictures @ texts(captions).T
             score = score if direction == "image_to_text" else score.T
             for k in ranks:
-                asked = [i for i, candidates in enumerate(pools) if len(candidates) > k]
+                asked = [i for i, among in enumerate(candidates) if len(among) > k]
                 if asked:
-                    hits = np.array([in_first(score[i, pools[i]], np.arange(len(pools[i])) == 0, k) for i in asked])
-                    chance = np.array([k / len(pools[i]) for i in asked])
-                    ids, groups = [usable[i].id for i in asked], [usable[i].group for i in asked]
-                    candidates = [names[i] for i in asked]
-                    found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance, candidates))
+                    hits = np.array([_own_in_first(score[i, candidates[i]], k) for i in asked])
+                    chance = np.array([k / len(candidates[i]) for i in asked])
+                    ids, groups = [asked_of[i].id for i in asked], [asked_of[i].group for i in asked]
+                    names = [pools.names[direction][i] for i in asked]
+                    found.append(_items(f"{direction}_r{k}_{wording}", ids, groups, hits, chance, names))
     return found
 
 
@@ -107,6 +122,11 @@ def in_first(scores: Float[np.ndarray, "candidate"], right: Bool[np.ndarray, "ca
     for taken in range(min(places, n_tied)):  # none of the places goes to a right one
         missed *= max(0, n_tied - n_right - taken) / (n_tied - taken)
     return 1 - missed
+
+
+def _own_in_first(scores: Float[np.ndarray, "candidate"], k: int) -> float:
+    """:func:`in_first` of a pool, whose first candidate is the right one."""
+    return in_first(scores, np.arange(len(scores)) == 0, k)
 
 
 def _items(

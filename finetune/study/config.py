@@ -75,6 +75,7 @@ class Arm(Checked):
 PRESETS: dict[str, Arm] = {
     "uniform": Arm(by="uniform", weighting="uniform"),
     "nast": Arm(),
+    "nast_lr": Arm(weighting="lr"),
     "nast_gradient": Arm(weighting="gradient"),
     "nast_scale": Arm(weighting="uniform", lora_mode="scale"),
     "nast_rank": Arm(weighting="uniform", lora_mode="rank"),
@@ -102,6 +103,8 @@ class StudyConfig(Checked):
     data: a folder with pairs.jsonl, captions.jsonl, claims.jsonl and mcq.jsonl (``tracescribe build phantom``): runs
         train on the split "train", rates are chosen on "val", scores are those on "test".
     train_images: train on at most so many images of the split "train", the first ones; None: on all of them.
+    score_images: choose rates on at most so many images of the split "val", the first ones, and score on as many of
+        "test"; None: on all of them.
     attribute: which pairs are traced, of the images that are trained on; control: of which attributes the control pairs
         are. n_pairs: at most so many.
     arms: names of presets, or name: options of :class:`Arm`.
@@ -119,6 +122,7 @@ class StudyConfig(Checked):
     model: str = "phantom"
     data: Path
     train_images: int | None = Field(default=None, ge=2)
+    score_images: int | None = Field(default=None, ge=2)
     attribute: str = "existence"
     control: tuple[str, ...] = ("severity", "location")
     n_pairs: int = Field(default=2000, ge=2)

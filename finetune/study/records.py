@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ...benchmark import CaptionRecord, ClaimRecord
+    from ...benchmark.records import Split
+    from ...benchmark.sources import Loaded
 
 CAPTIONS, CLAIMS, MCQ, PAIRS = "captions.jsonl", "claims.jsonl", "mcq.jsonl", "pairs.jsonl"
 FILES = (CAPTIONS, CLAIMS, MCQ, PAIRS)
@@ -20,15 +22,7 @@ FILES = (CAPTIONS, CLAIMS, MCQ, PAIRS)
 
 def training_images(config: StudyConfig) -> set[Any]:
     """The images of the captions of the split "train"; of ``config.train_images`` the first so many."""
-    from ...benchmark.records import stream_captions
-
-    path = config.data / CAPTIONS
-    images = list(dict.fromkeys(_key(record.image) for record in stream_captions(path, split="train")))
-    if config.train_images is None:
-        return set(images)
-    if len(images) < config.train_images:
-        raise DataFormatError(f"train_images is {config.train_images}, but {path} has {len(images)} images to train on")
-    return set(images[: config.train_images])
+    return _images_of(config, "train", "train_images", config.train_images)
 
 
 def training_records(config: StudyConfig, images: set[Any]) -> tuple[Iterable[CaptionRecord], Iterable[ClaimRecord]]:
@@ -62,6 +56,28 @@ def training_pairs(config: StudyConfig, images: set[Any], attributes: tuple[str,
             f"{path}: {len(pairs)} pairs of training images have the attribute {' or '.join(attributes)}"
         )
     return pairs[:: max(1, len(pairs) // config.n_pairs)][: config.n_pairs]
+
+
+def scored_records(config: StudyConfig, split: Split) -> Loaded:
+    """What is asked about the images of a split; of ``config.score_images`` about the first so many."""
+    from ...benchmark import load_records
+    from ...benchmark.sources import Loaded
+
+    found = load_records(config.data, split=split)
+    if config.score_images is None:
+        return found
+    images = _images_of(config, split, "score_images", config.score_images)
+    return Loaded([record for record in found if _key(record.image) in images], found.missing_images, found.left_out)
+
+
+def _images_of(config: StudyConfig, split: Split, option: str, most: int | None) -> set[Any]:
+    from ...benchmark.records import stream_captions
+
+    path = config.data / CAPTIONS
+    images = list(dict.fromkeys(_key(record.image) for record in stream_captions(path, split=split)))
+    if most is not None and len(images) < most:
+        raise DataFormatError(f"{option} is {most}, but {path} has {len(images)} images of the split {split!r}")
+    return set(images[:most])
 
 
 def _key(image: Any) -> Any:

@@ -29,15 +29,18 @@ from ..training.export import interpolate
 from ..training.loop import train
 from ..training.validation import BALANCED, summary
 from .config import StudyConfig
-from .records import FILES, training_images, training_records
+from .records import FILES, scored_records, training_images, training_records
 from .sources import Sources
 
 if TYPE_CHECKING:
     from ...benchmark import Evaluation
+    from ...benchmark.records import Split
+    from ...benchmark.sources import Loaded
     from ...patching import DualEncoder
     from ..prescription.plan import Prescription
 
 FORMAT = "tracescribe.study/1"
+SPLITS: tuple[Split, ...] = ("val", "test")  # on which rates are chosen, and scores are those
 DECIMALS = 4  # of the plans' weights: training that differs in the seventh may differ by points in the end
 
 
@@ -56,12 +59,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Task:
-    """What a process needs for one run."""
+    """What a process needs for one run.
+
+    final: at the chosen rate; its scores on the test split are wanted, at its end and on the way there.
+    """
 
     run: Run
     config: StudyConfig
     folder: Path
-    interpolate: bool
+    final: bool
 
 
 @explains_arguments
@@ -117,15 +123,15 @@ def _run_all(config: StudyConfig, folder: Path, processes: int, notify: Callable
                 plan = sources.plan(arm, seed)
                 if plan is not None:
                     _rounded(plan).save(path)
-    base = {split: {**_told(before), "preservation": 1.0} for split, before in prepared.before.items()}
+    base: dict[str, Any] = {split: {**_told(before), "preservation": 1.0} for split, before in prepared.before.items()}
     write_record(folder / "base.json", base)
 
     tuning = [Run(a, rate, seed) for seed in range(config.tuning_seeds) for a in config.arms for rate in config.rates]
     tuning = tuning if len(config.rates) > 1 else []  # of one rate there is nothing to choose
-    _do(config, folder, tuning, processes, notify, "tuning rates", interpolate=False)
+    _do(config, folder, tuning, processes, notify, "tuning rates", final=False)
     chosen = best_rates(config, folder)
     final = [Run(a, chosen[a], seed) for seed in range(config.seeds) for a in config.arms]
-    _do(config, folder, final, processes, notify, "training", interpolate=True)
+    _do(config, folder, final, processes, notify, "training", final=True)
     return folder
 
 
@@ -192,19 +198,19 @@ def _do(
     notify: Callable[[str, int, int], None],
     what: str,
     *,
-    interpolate: bool,
+    final: bool,
 ) -> None:
-    missing = [run for run in runs if not _done(folder / "runs" / run.file, interpolate)]
+    missing = [run for run in runs if not _done(folder / "runs" / run.file, final)]
     done = len(runs) - len(missing)
     notify(what, done, len(runs))
     for number, _ in enumerate(
-        run_beside(_run, [Task(run, config, folder, interpolate) for run in missing], processes), start=done + 1
+        run_beside(_run, [Task(run, config, folder, final) for run in missing], processes), start=done + 1
     ):
         notify(what, number, len(runs))
 
 
-def _done(path: Path, interpolated: bool) -> bool:
-    return path.exists() and (not interpolated or "interpolation" in read_record(path))
+def _done(path: Path, final: bool) -> bool:
+    return path.exists() and (not final or "interpolation" in read_record(path))
 
 
 def _run(task: Task) -> None:
@@ -232,9 +238,9 @@ def _run(task: Task) -> None:
             return write_record(task.folder / "runs" / run.file, {**asdict(run), **_diverged(str(problem))})
         traced = task.folder / "plans" / "nast-0.json"
         share = update_share(prepared.model.source, result.source, load_plan(traced) if traced.exists() else None)
-        scores = _scores(prepared, result.model)
+        scores = _scores(prepared, result.model, splits=("val", "test") if task.final else ("val",))
         steps: dict[str, Any] = {}
-        if task.interpolate:
+        if task.final:
             for weight in task.config.interpolation:
                 between = interpolate(prepared.model, result.model, weight)
                 steps[f"{weight:g}"] = _scores(prepared, between, splits=("test",))["test"]
@@ -254,7 +260,7 @@ def _run(task: Task) -> None:
             "top3_size": share.top(3, by="size"),
         },
         "seconds": time.perf_counter() - started,
-        **({"interpolation": steps} if task.interpolate else {}),
+        **({"interpolation": steps} if task.final else {}),
     }
     return write_record(task.folder / "runs" / run.file, content)
 
@@ -281,14 +287,15 @@ def _rounded(plan: Prescription) -> Prescription:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """The model, the training data with their images, and the embedded images, once a process and study."""
+    """The model, the training data with their images, and the scored records and images, once per process and study."""
 
     config: StudyConfig
     model: DualEncoder
     data: TrainingData
     trained_on: set[Any]
-    images: dict[str, Any]
-    before: dict[str, Evaluation]
+    scored: dict[Split, Loaded]
+    images: dict[Split, Any]
+    before: dict[Split, Evaluation]
 
     @classmethod
     def of(cls, config: StudyConfig) -> _Prepared:
@@ -305,23 +312,22 @@ def _prepare(config_json: str) -> _Prepared:
     needs = {name for arm in config.arms.values() for name in TrainConfig(**arm.training(config.train)).loss.needs}
     trained_on = training_images(config)
     data = training_data(model, *training_records(config, trained_on), needs=needs)
-    images = {split: embed_images(model, config.data, split=split) for split in ("val", "test")}
+    scored = {split: scored_records(config, split) for split in SPLITS}
+    images = {split: embed_images(model, records) for split, records in scored.items()}
     before = {
-        split: evaluate(model, config.data, split=split, image_embeddings=images[split], n_boot=2)  # type: ignore[arg-type]
-        for split in images
+        split: evaluate(model, records, image_embeddings=images[split], n_boot=2) for split, records in scored.items()
     }
-    return _Prepared(config, model, data, trained_on, images, before)
+    return _Prepared(config, model, data, trained_on, scored, images, before)
 
 
-def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[str] = ("val", "test")) -> dict[str, Any]:
+def _scores(prepared: _Prepared, model: DualEncoder, splits: Sequence[Split]) -> dict[str, Any]:
     from ...benchmark import evaluate
 
-    found = {}
+    found: dict[str, Any] = {}
     for split in splits:
         result = evaluate(
             model,
-            prepared.config.data,
-            split=split,  # type: ignore[arg-type]
+            prepared.scored[split],
             image_embeddings=prepared.images[split],
             before=prepared.before[split],
             n_boot=2,

@@ -115,6 +115,16 @@ def test_what_is_not_known_of_an_image_contradicts_nothing() -> None:
     assert metrics.inconsistent(texts, [image])[0].tolist() == [False, False, False, True]
 
 
+def test_contradictions_are_those_of_each_text_and_image_alone() -> None:
+    rng = np.random.default_rng(0)
+    values = {"effusion": ("present", "absent"), "effusion.side": ("left", "right"), "edema": ("absent", "present")}
+    some = [{k: str(rng.choice(v)) for k, v in values.items() if rng.random() < 0.6} for _ in range(40)]
+    facts, texts = some[:25], some[25:]
+    alone = [[bool(metrics.inconsistent([text], [image])[0, 0]) for text in texts] for image in facts]
+    assert metrics.inconsistent(texts, facts).tolist() == alone
+    assert metrics.inconsistent(texts, []).shape == (0, 15) and metrics.inconsistent([], facts).shape == (25, 0)
+
+
 def test_retrieval_scores_only_against_false_texts() -> None:
     n = 6
     similarity = np.zeros((n, n)) + np.eye(n) * 0.5

@@ -17,7 +17,7 @@ from tracescribe.errors import ArgumentError, DataFormatError, OutputError
 from tracescribe.finetune.study import runs as study_runs
 from tracescribe.finetune.study.analysis import StudyResult, crossing, holm, read_study_result
 from tracescribe.finetune.study.config import PRESETS, StudyConfig, read_study
-from tracescribe.finetune.study.records import training_images, training_pairs, training_records
+from tracescribe.finetune.study.records import scored_records, training_images, training_pairs, training_records
 from tracescribe.finetune.study.runs import read_record, run_study
 from tracescribe.io import records
 from tracescribe.tracer import read_pairs
@@ -105,6 +105,22 @@ def test_a_study_learns_from_the_images_that_it_trains_on_and_from_no_other(conf
 def test_more_images_than_there_are_to_train_on_are_refused(config):
     with pytest.raises(DataFormatError, match=r"train_images is 1000, but .*captions\.jsonl has \d+ images"):
         training_images(config.model_copy(update={"train_images": 1000}))
+
+
+def test_rates_are_chosen_and_scores_made_on_the_first_images_of_their_splits(config, folder, data, tmp_path):
+    """The test split is not looked at before the rate is chosen."""
+    split = {r["image"]: r["split"] for r in map(json.loads, (data / "captions.jsonl").read_text().splitlines())}
+    few = config.model_copy(update={"score_images": 3})
+    for of in ("val", "test"):
+        first = {(data / image).resolve() for image in [image for image in split if split[image] == of][:3]}
+        whole, found = scored_records(config, of), scored_records(few, of)
+        assert {Path(record.image).resolve() for record in found} == first
+        assert [r for r in whole if Path(r.image).resolve() in first] == list(found) and len(found) < len(whole)
+    with pytest.raises(DataFormatError, match=r"score_images is 1000, but .* images of the split 'val'"):
+        scored_records(config.model_copy(update={"score_images": 1000}), "val")
+    made = [read_record(path) for path in (folder / "runs").iterdir()]
+    assert {"test" in run for run in made} == {True, False}
+    assert all(("test" in run) == ("interpolation" in run) and "val" in run for run in made)
 
 
 @pytest.mark.slow
@@ -248,7 +264,7 @@ def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_p
 
     path = tmp_path / "run.json"
     content = json.loads(next((folder / "runs").glob("nast-*-0.json")).read_text())
-    content["test"]["claims"] += 1
+    content["val"]["claims"] += 1
     path.write_text(json.dumps(content))
     with pytest.raises(DataFormatError, match="changed or damaged"):
         read_record(path)
