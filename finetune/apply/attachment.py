@@ -110,7 +110,7 @@ def attach(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     mode: Literal["update", "gradient"] = "update",
-    others: float = 1.0,
+    others: float | None = None,
 ) -> Attachment:
     """Scale the steps of an existing optimiser by the plan's multipliers.
 
@@ -125,7 +125,8 @@ def attach(
 
     module: a source module, peft-wrapped or not, a DualEncoder, or either inside DistributedDataParallel, FSDP, FSDP2
         or ``torch.compile``.
-    others: multiplier of the optimiser's parameters outside the text blocks; 0 holds them still.
+    others: multiplier of the optimiser's parameters in ``module`` that lie outside the text blocks (embeddings,
+        projections, the image tower, the logit scale). None holds them still, as 0 does, and says so in a log warning.
 
     Attach after the optimiser has all its parameters. An earlier attachment on these parameters is replaced. Of an
     optimiser that wraps another (accelerate, Lookahead) the inner one is scaled. Raises PrescriptionError for an
@@ -151,22 +152,21 @@ def attach(
     outside = [p for p in module.parameters() if id(p) in held and id(p) not in inside]
     _refuse_scaled_twice(plan, module, optimizer, {id(parameter) for block in blocks for parameter in block})
     say_if_of_other_weights(plan, module)
-    if outside and others == 1:
-        scaled_numbers = sum(parameter.numel() for block in blocks for parameter in block)
-        free = sum(parameter.numel() for parameter in outside)
+    if outside and others is None:
+        free, scaled = (sum(p.numel() for p in some) for some in (outside, (p for block in blocks for p in block)))
         logger.warning(
-            "%d of the optimiser's tensors (%.0f %% of its numbers) lie outside the text blocks and train at the full "
-            "rate; others=0 holds them still",
+            "%d of the optimiser's tensors (%.0f %% of its numbers) lie outside the text blocks and are held still; "
+            "others=1 trains them at the full rate, others=0 holds them still without this message",
             len(outside),
-            100 * free / (free + scaled_numbers),
+            100 * free / (free + scaled),
         )
-
+    rest = float(others or 0)
     inner = with_step_hooks(optimizer) if mode == "update" else next(iter(optimizer_chain(optimizer)))
     _replace_earlier([parameter for block in blocks for parameter in block] + outside, optimizer)
-    groups, multipliers = [*blocks, outside], [*map(float, plan.multipliers), float(others)]
+    groups, multipliers = [*blocks, outside], [*map(float, plan.multipliers), rest]
     counts = {layer: len(parameters) for layer, parameters in enumerate(blocks, start=1) if parameters}
     if mode == "update":
-        if others == 1:
+        if rest == 1:
             groups[-1] = []  # such parameters need no copy
         return Attachment(mode, counts, [ScaledUpdate(inner, groups, multipliers)])
     _refuse_sharded_gradients(module)
@@ -174,10 +174,10 @@ def attach(
     return Attachment(mode, counts, _scale_gradients(optimizer, groups, multipliers))
 
 
-def check_others(others: float) -> None:
-    """Raises PrescriptionError unless it is a multiplier."""
-    if not is_number(others, 0):
-        raise PrescriptionError(f"others must be a finite multiplier of at least 0, not {shown(others)}")
+def check_others(others: float | None) -> None:
+    """Raises PrescriptionError unless it is a multiplier or None."""
+    if others is not None and not is_number(others, 0):
+        raise PrescriptionError(f"others must be a finite multiplier of at least 0 or None, not {shown(others)}")
 
 
 def _scale_gradients(

@@ -18,14 +18,14 @@ def prescription_callback(
     plan: Prescription,
     mode: Literal["update", "gradient"] = "update",
     module: nn.Module | None = None,
-    others: float = 1.0,
+    others: float | None = None,
 ) -> TrainerCallback:
     """A TrainerCallback that scales the Trainer's optimiser by the plan.
 
     A Trainer that was interrupted and is started again is scaled once: what was attached before is taken off first.
 
     module: the CLIP inside the Trainer's model, where that is a module of your own; the Trainer's model by default.
-    others: see :func:`tracescribe.finetune.attach`; 0 holds all of ``module`` still but its text blocks.
+    others: see :func:`tracescribe.finetune.attach`; by default all of ``module`` but its text blocks is held still.
     The class is made here because transformers is imported only where it is used.
     """
     from transformers import TrainerCallback

@@ -197,7 +197,7 @@ class Prescription(ReadOnlyArrays):
         module: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         mode: Literal["update", "gradient"] = "update",
-        others: float = 1.0,
+        others: float | None = None,
     ) -> Attachment:
         """Scale every step of an optimiser you already have; see :func:`tracescribe.finetune.attach`."""
         from ..apply.attachment import attach
@@ -218,7 +218,7 @@ class Prescription(ReadOnlyArrays):
         self,
         mode: Literal["update", "gradient"] = "update",
         module: torch.nn.Module | None = None,
-        others: float = 1.0,
+        others: float | None = None,
     ) -> TrainerCallback:
         """A transformers.TrainerCallback that attaches this plan when training begins and removes it at the end.
 

@@ -78,7 +78,7 @@ def attached(mode):
         optimizer = make_optimizer(module.parameters())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ScaleInvariantOptimizerWarning)
-            attach(PLAN, module, optimizer, mode)
+            attach(PLAN, module, optimizer, mode, others=1)
         return optimizer
 
     return prepare
@@ -287,7 +287,7 @@ def test_wrapped_optimizers_are_scaled_inside(make_clip, wrap):
     def wrapped(module, make_optimizer):
         optimizer = make_optimizer(module.parameters())
         outer = Accelerator(cpu=True).prepare(optimizer) if wrap == "accelerate" else Lookahead(optimizer)
-        attach(PLAN, module, outer)
+        attach(PLAN, module, outer, others=1)
         return optimizer
 
     base = make_clip(layers=3)

@@ -246,20 +246,38 @@ def test_their_rate_is_said(make_clip):
 
 
 @pytest.mark.parametrize("mode", ["update", "gradient"])
-def test_attach_scales_them_or_says_that_it_does_not(make_clip, mode, caplog):
-    module = make_clip(layers=3)
-    before = copy.deepcopy(module)
-    PLAN.attach(module, sgd(module.parameters()), mode=mode)
-    assert "outside the text blocks and train at the full rate; others=0 holds them still" in caplog.text
-    caplog.clear()
-    optimizer = sgd(module.parameters(), weight_decay=0.1)
-    PLAN.attach(module, optimizer, mode=mode, others=0)
-    assert "full rate" not in caplog.text
-    step(module, optimizer)
-    assert torch.equal(module.visual.conv1.weight, before.visual.conv1.weight)
-    assert torch.equal(module.logit_scale, before.logit_scale)
+def test_attach_holds_them_still_and_says_so(make_clip, mode, caplog):
+    before = make_clip(layers=3)
+    for others in ({}, {"others": None}, {"others": 0}):
+        module = copy.deepcopy(before)
+        optimizer = sgd(module.parameters(), weight_decay=0.1)
+        PLAN.attach(module, optimizer, mode=mode, **others)
+        step(module, optimizer)
+        inside = {id(parameter) for block in text_blocks(module) for parameter in block.parameters()}
+        for (name, parameter), old in zip(module.named_parameters(), before.parameters(), strict=True):
+            assert id(parameter) in inside or torch.equal(parameter, old), name
+        assert not torch.equal(text_blocks(module)[0].attn.in_proj_weight, text_blocks(before)[0].attn.in_proj_weight)
+        n = sum(id(parameter) not in inside for parameter in module.parameters())
+        said = f"{n} of the optimiser's tensors" in caplog.text and "are held still; others=1" in caplog.text
+        assert said == (others != {"others": 0})
+        caplog.clear()
+
+
+@pytest.mark.parametrize("mode", ["update", "gradient"])
+@pytest.mark.parametrize("others", [1, 0.5])
+def test_attach_scales_them_by_what_is_said(make_clip, mode, others, caplog):
+    base = make_clip(layers=3).double()
+    free, scaled = copy.deepcopy(base), copy.deepcopy(base)
+    optimizer = sgd(scaled.parameters())
+    PLAN.attach(scaled, optimizer, mode=mode, others=others)
+    assert not caplog.text
+    step(scaled, optimizer)
+    step(free, sgd(free.parameters()))
+    for name in ("visual.conv1.weight", "token_embedding.weight", "logit_scale"):
+        (start, ours, theirs) = (module.get_parameter(name).detach() for module in (base, scaled, free))
+        torch.testing.assert_close(ours - start, others * (theirs - start), rtol=1e-4, atol=1e-8)
     with pytest.raises(PrescriptionError, match="others must be a finite multiplier"):
-        PLAN.attach(module, optimizer, others=float("nan"))
+        PLAN.attach(scaled, optimizer, others=float("nan"))
 
 
 # -- schedulers -----------------------------------------------------------------------------------------------------

@@ -141,17 +141,18 @@ def test_the_trainer_accumulates_and_clips_under_a_plan(tmp_path, mode, optim):
     np.testing.assert_allclose(ends[0] / ends[1], ALPHA, atol=2e-3)
 
 
+@pytest.mark.parametrize("others", [{}, {"others": 0}], ids=["default", "0"])
 @pytest.mark.parametrize("mode", ["update", "gradient"])
-def test_the_trainer_holds_still_what_others_says(tmp_path, mode):
+def test_the_trainer_holds_still_what_others_says(tmp_path, mode, others):
     start = Aligned().clip
     made, module = trainer(tmp_path, None, 1, optim="sgd", weight_decay=0.1, save_strategy="no")
-    made.add_callback(PLAN.callback(mode, module=module.clip, others=0))
+    made.add_callback(PLAN.callback(mode, module=module.clip, **others))
     made.train()
     inside = {id(parameter) for block in text_blocks(module.clip) for parameter in block.parameters()}
     for (name, parameter), before in zip(module.clip.named_parameters(), start.parameters(), strict=True):
         assert id(parameter) in inside or torch.equal(parameter, before), name
     assert (moved(start, module.clip)[:2] > 0).all()
-    with pytest.raises(PrescriptionError, match="others must be a finite multiplier of at least 0, not -1"):
+    with pytest.raises(PrescriptionError, match="others must be a finite multiplier of at least 0 or None, not -1"):
         PLAN.callback(mode, others=-1)
 
 

@@ -346,7 +346,7 @@ def test_gradients_that_pass_the_hooks_are_refused_or_said(one_process):
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
     model = fully_shard(Mine(clip), mesh=mesh, ignored_params={clip.logit_scale})
     optimizer = sgd([p for p in clip.parameters() if p.requires_grad])
-    PLAN.attach(clip, optimizer, mode="gradient")
+    PLAN.attach(clip, optimizer, mode="gradient", others=1)
     model(*batch(0)).backward()
     with pytest.warns(PrescriptionWarning, match=r"24 of the plan's parameters have gradients that are not scaled"):
         optimizer.step()
