@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -25,26 +24,41 @@ TOLERANCE = 2e-5  # on S; float32 and other orders of summation over a few small
 UNSUPPORTED: dict[str, str] = {}
 
 
-@dataclass
-class Found:
-    """What the run found out, a row of the table for each entry."""
+HEAD = f"""# Every model a tower was built for, and what was checked
 
-    rows: dict[str, tuple[str, ...]] = field(default_factory=dict)
+Written by the tests (`make tables`), which fail when it is out of date. Every source is a randomly
+initialised model of the real class and configuration, shrunk in width and depth. *Verified*: the tower's
+embeddings differ from the source's own by at most {VERIFIED:.0e}. *Sites*: checked at random cells against
+plain PyTorch hooks on the source model. *Path*: what a residual map takes; `generic` is slower and as exact.
+
+| model | origin | tower | verified | sites | path |
+|---|---|---|---|---|---|
+"""
 
 
 @pytest.fixture(scope="module")
-def found() -> Found:
-    return Found()
+def table() -> dict[str, str]:
+    """The row of each model: as the table says, or, with ``WRITE``, as this run finds it."""
+    if os.environ.get(WRITE):
+        return {}
+    rows = TABLE.read_text(encoding="utf-8").splitlines()[len(HEAD.splitlines()) :]
+    return {row.split(" | ")[0].removeprefix("| "): row for row in rows}
+
+
+def check_row(table: dict[str, str], name: str, origin: str, kind: str, verified: str, sites: str, path: str) -> None:
+    row = f"| {name} | {origin} | {kind} | {verified} | {sites} | {path} |"
+    if os.environ.get(WRITE):
+        table[name] = row
+    assert table.get(name) == row, "run `make tables`"
 
 
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
-def test_a_source_is_verified_and_patched_as_plain_hooks_patch_it(entry: Entry, found: Found) -> None:
+def test_a_source_is_verified_and_patched_as_plain_hooks_patch_it(entry: Entry, table: dict[str, str]) -> None:
     source = entry.build(0)
     if entry.name in UNSUPPORTED:
         with pytest.raises(UnsupportedTowerError):
             ts.wrap(source, tokenizer=entry.tokenizer)
-        found.rows[entry.name] = (entry.reading.kind, "refused", UNSUPPORTED[entry.name], "–", "–")
-        return
+        return check_row(table, entry.name, UNSUPPORTED[entry.name], entry.reading.kind, "refused", "–", "–")
     model = ts.wrap(source, tokenizer=entry.tokenizer)
     tower = model.text
     assert model.verified["embedding"] <= VERIFIED
@@ -64,7 +78,7 @@ def test_a_source_is_verified_and_patched_as_plain_hooks_patch_it(entry: Entry, 
     layers = "" if tower.readout_layers == (tower.n_layers,) else " of several layers"
     read = "appended token" if tower.spec.appended else tower.pooling
     kind = f"{attention}, {read}{layers}, padding: {tower.spec.padding}"
-    found.rows[entry.name] = (kind, "yes", entry.origin, inside, result.path)
+    return check_row(table, entry.name, entry.origin, kind, "yes", inside, result.path)
 
 
 def check_residual_cells(entry: Entry, source: torch.nn.Module, tower: TextTower, result: object) -> None:
@@ -123,25 +137,11 @@ def test_few_of_open_clips_models_are_refused() -> None:
     assert sum(name.startswith("open_clip:") for name in UNSUPPORTED) <= 5
 
 
-def test_the_table_in_the_docs_is_what_this_run_found(found: Found) -> None:
-    if len(found.rows) < len(entries()):
-        pytest.skip("needs a run over the whole zoo")
-    rows = [
-        f"| {name} | {origin} | {kind} | {verified} | {sites} | {path} |"
-        for name, (kind, verified, origin, sites, path) in found.rows.items()
-    ]
-    head = [
-        "# Every model a tower was built for, and what was checked",
-        "",
-        "Written by the tests (`make tables`), which fail when it is out of date. Every source is a randomly",
-        "initialised model of the real class and configuration, shrunk in width and depth. *Verified*: the tower's",
-        f"embeddings differ from the source's own by at most {VERIFIED:.0e}. *Sites*: checked at random cells against",
-        "plain PyTorch hooks on the source model. *Path*: what a residual map takes; `generic` is slower and as exact.",
-        "",
-        "| model | origin | tower | verified | sites | path |",
-        "|---|---|---|---|---|---|",
-    ]
-    text = "\n".join([*head, *rows]) + "\n"
+def test_the_table_in_the_docs_names_every_model_once(table: dict[str, str]) -> None:
+    """What its rows say is tested with each model. With ``WRITE`` it is written here, of a run over all of them."""
     if os.environ.get(WRITE):
-        TABLE.write_text(text, encoding="utf-8")
-    assert TABLE.read_text(encoding="utf-8") == text, "run `make tables`"
+        TABLE.write_text(HEAD + "".join(f"{table[entry.name]}\n" for entry in entries()), encoding="utf-8")
+    text = TABLE.read_text(encoding="utf-8")
+    assert text.startswith(HEAD), "run `make tables`"
+    names = [row.split(" | ")[0].removeprefix("| ") for row in text.removeprefix(HEAD).splitlines()]
+    assert names == [entry.name for entry in entries()], "run `make tables`"
