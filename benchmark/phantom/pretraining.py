@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from ...contrastive import clip_loss
+from ...errors import NonFiniteError, TracescribeError
 from ...io.atomic import write_atomically
+from ...io.places import refusing
 from ...threads import threads as use_threads
 from . import miniature
 from .captions import BLINDING, Wording, blinding_report, corpus
@@ -164,8 +166,6 @@ def save(model: Any, tokenizer: PhantomTokenizer, folder: str | Path, recipe: Re
     """
     from safetensors.torch import save as to_bytes
 
-    from ...errors import NonFiniteError
-
     state = {name: value.detach().to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     broken = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
     if broken:
@@ -221,8 +221,14 @@ def main(argv: list[str] | None = None) -> int:
         if step % 25 == 0 or step == recipe.steps - 1:
             log.info("step %d/%d loss %.3f", step, recipe.steps, loss)
 
-    model, tokenizer = train_miniature(recipe, threads=args.threads, on_step=report)
-    log.info("wrote %s", save(model, tokenizer, args.out, recipe))
+    try:
+        with refusing(args.out, "the folder "):  # before the minutes of training
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+        model, tokenizer = train_miniature(recipe, threads=args.threads, on_step=report)
+        log.info("wrote %s", save(model, tokenizer, args.out, recipe))
+    except TracescribeError as problem:
+        log.error("%s", problem)
+        return 2
     return 0
 
 

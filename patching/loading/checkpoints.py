@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DataFormatError, UnknownModelError
-from ...io.quoting import shown_path
+from ...io.quoting import first_line, shown_path
 from ...io.reading import MAX_DOCUMENT, open_regular
 from .archives import ArchiveError, archive_state, is_archive
 
@@ -220,8 +220,3 @@ def _misfit(kinds: list[str]) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

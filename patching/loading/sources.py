@@ -16,14 +16,13 @@ from typing import Any
 import torch
 
 from ...errors import TracescribeError, TraceWarning, UnknownModelError
-from ...io.quoting import shown, shown_path
+from ...io.quoting import first_line, shown, shown_path
 from ...io.reading import is_folder
 from ...warn import warn_user
 from .checkpoints import (
     Checkpoint,
     check_model_folder,
     explain,
-    first_line,
     lacking,
     read_checkpoint,
     regular_file,

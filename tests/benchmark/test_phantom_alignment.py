@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,47 @@ def test_a_saved_tower_comes_back_with_its_text_encoder(aligned, text_folder, tm
         load_aligned(folder)
 
 
+def test_a_text_encoder_that_was_moved_is_found_after_it_was_said_once(aligned, text_folder, tmp_path):
+    old, new, elsewhere = (tmp_path / name for name in ("old", "new", "elsewhere"))
+    shutil.copytree(text_folder, old)
+    folder = save_aligned(aligned[0], old, tmp_path / "aligned", RECIPE)
+    before = load_aligned(folder)
+    old.rename(new)
+    with pytest.raises(DataFormatError, match=r"is not at .*old; .*--out .*aligned --moved"):
+        load_aligned(folder)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    elsewhere.mkdir()
+    assert main([str(elsewhere), "--out", str(folder), "--moved"]) == 2
+    assert kept == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert main([str(new), "--out", str(folder), "--moved"]) == 0
+    after = load_aligned(folder)
+    assert after.text.fingerprint() == before.text.fingerprint()
+    for one, other in zip(after.source.visual.parameters(), before.source.visual.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_command_trains_and_saves(text_folder, tmp_path):
     assert main([str(text_folder), "--out", str(tmp_path / "out"), "--steps", "1", "--images", "130"]) == 0
     assert load_aligned(tmp_path / "out").name == "aligned:out"
+
+
+def test_what_is_no_text_encoder_and_a_folder_that_is_taken_are_refused_before_training(text_folder, tmp_path, caplog):
+    def refused(text, out):
+        caplog.clear()
+        assert main([str(text), "--out", str(out), "--steps", "1", "--images", "130"]) == 2
+        return caplog.messages[-1]
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert "mine" in refused(text_folder, tmp_path / "mine") and not any("step" in said for said in caplog.messages)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert "no config.json" in refused("no/such-model", tmp_path / "out")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "no such type"}')
+    assert "holds no text encoder of transformers" in refused(broken, tmp_path / "out")
+    shutil.copy(text_folder / "config.json", broken)
+    assert "holds no text encoder of transformers" in refused(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataFormatError, match=r"no config\.json"):
+        build_aligned(tmp_path / "gone")

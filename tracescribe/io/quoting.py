@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-__all__ = ["plural", "shown", "shown_path"]
+__all__ = ["first_line", "plural", "shown", "shown_path"]
 
 _VALUE, _PATH = 80, 240  # characters
 
@@ -42,3 +42,8 @@ def plural(n: int, noun: str) -> str:
     ('1 pair', '1,200 pairs')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
