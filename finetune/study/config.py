@@ -39,15 +39,16 @@ class Arm(Checked):
     """One way of training: which plan, and how it is applied.
 
     by: what chooses the blocks; see :func:`tracescribe.prescribe`. source: of a plan by the trace and its controls, the
-    trace itself or its excess over the control trace. aggregate, normalize, layers, beta, budget, k, decay: options of
-    prescribe. weighting, lora_mode: how the plan acts; see TrainConfig. loss: what is minimised; None: what the study's
-    ``train`` says.
+    trace itself or its excess over the control trace; site: where both are patched. aggregate, normalize, layers, beta,
+    budget, k, decay: options of prescribe. weighting, lora_mode: how the plan acts; see TrainConfig. loss: what is
+    minimised; None: what the study's ``train`` says.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     by: By = "trace"
     source: Literal["trace", "excess"] = "trace"
+    site: Literal["resid", "attn", "mlp"] = "resid"
     aggregate: str = "sum"
     normalize: str | None = None
     layers: Literal["blocks", "inner"] = "blocks"
@@ -84,6 +85,8 @@ PRESETS: dict[str, Arm] = {
     "nast_floor": Arm(normalize="floor"),
     "excess": Arm(source="excess", layers="inner"),
     "differing": Arm(aggregate="differing", layers="inner"),
+    "nast_attn": Arm(site="attn"),
+    "nast_mlp": Arm(site="mlp"),
     "permuted": Arm(by="permuted"),
     "inverse": Arm(by="inverse"),
     "auto_rgn": Arm(by="gradient"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from .records import training_pairs
 
 if TYPE_CHECKING:
     from ...patching import DualEncoder
-    from ...tracer import CausalTrace, Excess
+    from ...tracer import CausalTrace
     from ..training.data import TrainingData
 
 GRADIENT_BATCHES = 20
@@ -37,18 +37,7 @@ class Sources:
     model: DualEncoder
     data: TrainingData
     images: set[Any]  # that are trained on
-
-    @cached_property
-    def trace(self) -> CausalTrace:
-        return self._trace((self.config.attribute,))
-
-    @cached_property
-    def control(self) -> CausalTrace:
-        return self._trace(self.config.control)
-
-    @cached_property
-    def excess(self) -> Excess:
-        return self.trace.control(self.control)
+    _traces: dict[tuple[str, ...], CausalTrace] = field(default_factory=dict, repr=False)
 
     @cached_property
     def gradients(self) -> BlockGradients:
@@ -81,11 +70,14 @@ class Sources:
     def _train(self) -> TrainConfig:
         return TrainConfig(**self.config.train)
 
-    def _trace(self, attributes: tuple[str, ...]) -> CausalTrace:
+    def _trace(self, site: str, *attributes: str) -> CausalTrace:
         from ...tracer import trace
 
-        pairs = training_pairs(self.config, self.images, attributes)
-        return trace(self.model, pairs, keep_embeddings=False, progress=False)
+        if (site, *attributes) not in self._traces:
+            pairs = training_pairs(self.config, self.images, attributes)
+            found = trace(self.model, pairs, site=site, keep_embeddings=False, progress=False)
+            self._traces[site, *attributes] = found
+        return self._traces[site, *attributes]
 
     def plan(self, arm: Arm, seed: int) -> Prescription | None:
         """The arm's plan; of "random" and "permuted" another one for each seed. None for uniform training."""
@@ -99,7 +91,9 @@ class Sources:
         elif arm.by in ("front", "decay", "random"):
             source = self.model
         else:
-            source = self.excess if arm.source == "excess" else self.trace
+            source = self._trace(arm.site, self.config.attribute)
+            if arm.source == "excess":
+                source = source.control(self._trace(arm.site, *self.config.control))
         return prescribe(
             source,
             by=arm.by,

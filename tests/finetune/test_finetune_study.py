@@ -81,6 +81,25 @@ def test_arms_change_the_blocks_that_they_name(folder, config):
     assert all(min(size[:2]) > 0 and max(size[2:]) == 0 for size in sizes)
 
 
+def test_plans_of_other_sites_come_from_traces_at_these_sites(config):
+    import tracescribe as ts
+    from tracescribe.finetune.study.sources import Sources
+
+    model, images = ts.load(config.model), training_images(config)
+    sources = Sources(config, model, None, images)
+    pairs = training_pairs(config, images, (config.attribute,))
+    controls = training_pairs(config, images, config.control)
+    alphas = {}
+    for name, site in (("nast", "resid"), ("nast_attn", "attn"), ("nast_mlp", "mlp")):
+        trace = ts.trace(model, pairs, site=site)
+        alphas[site] = sources.plan(PRESETS[name], 0).alpha
+        np.testing.assert_array_equal(alphas[site], ts.prescribe(trace, budget="mean").alpha)
+        excess = sources.plan(PRESETS["excess"].model_copy(update={"site": site}), 0).alpha
+        expected = ts.prescribe(trace.control(ts.trace(model, controls, site=site)), layers="inner", budget="mean")
+        np.testing.assert_array_equal(excess, expected.alpha)
+    assert not np.allclose(alphas["attn"], alphas["resid"]) and not np.allclose(alphas["attn"], alphas["mlp"])
+
+
 def test_a_study_learns_from_the_images_that_it_trains_on_and_from_no_other(config, data):
     """The plans of a study were made from pairs of test images too."""
     split = {r["image"]: r["split"] for r in map(json.loads, (data / "captions.jsonl").read_text().splitlines())}
