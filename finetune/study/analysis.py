@@ -269,9 +269,9 @@ def _result(folder: Path) -> StudyResult:
     runs, curves = [], []
     for arm, seed in ((arm, seed) for arm in config.arms for seed in range(config.seeds)):
         file = folder / "runs" / Run(arm, rates[arm], seed).file
-        if not file.exists():
+        found = read_record(file) if file.exists() else {}
+        if "test" not in found:  # a run that rates were tuned by is made again, with its scores on the test split
             continue
-        found = read_record(file)
         key: dict[str, Any] = {"arm": arm, "seed": seed}
         told = found.get("update", {})
         update = {f"update_{name}": _finite(value, name) for name, value in told.items() if name != "size"}

@@ -270,6 +270,26 @@ def test_a_study_of_a_version_that_knew_fewer_options_goes_on(config, folder):
     assert all(options["loss"] is None for options in read_record(path)["config"]["arms"].values())
 
 
+def test_a_study_that_is_not_finished_shows_the_runs_that_are(folder, config, tmp_path):
+    """Runs that rates were tuned by have no scores on the test split: they are not in the table, and not damaged."""
+    part = tmp_path / "part"
+    shutil.copytree(folder, part)
+    whole = read_study_result(folder)
+    for path in (part / "runs").iterdir():
+        record = {key: value for key, value in read_record(path).items() if key not in ("test", "interpolation")}
+        if path.name.startswith("front-"):
+            study_runs.write_record(path, record)
+    found = read_study_result(part)
+    assert set(found.runs["arm"]) == {"nast"} == set(found.table()["arm"])
+    kept = whole.runs[whole.runs["arm"] == "nast"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found.runs, kept)
+    for path in (part / "runs").glob("nast-*"):
+        record = {key: value for key, value in read_record(path).items() if key not in ("test", "interpolation")}
+        study_runs.write_record(path, record)
+    with pytest.raises(DataFormatError, match="no run is finished yet; run the study on"):
+        read_study_result(part)
+
+
 def test_other_settings_and_damaged_runs_are_refused(config, folder, data, tmp_path):
     with pytest.raises(OutputError, match=r"other settings \(train\)"):
         run_study(config.model_copy(update={"train": {**TRAIN, "steps": 3}}), folder)
