@@ -387,7 +387,7 @@ def test_callback_scales_the_trainers_optimizer(tmp_path, optim):
     for scaled in (False, True):
         module = Wrapped()
         before = weights(module.clip)
-        callbacks = [PLAN.callback("update", module=module.clip)] if scaled else []
+        callbacks = [PLAN.callback("update", module=module.clip, others=1)] if scaled else []
         Trainer(module, arguments, train_dataset=[{"x": torch.ones(1)}] * 4, callbacks=callbacks).train()
         updates.append({name: value - before[name] for name, value in module.clip.state_dict().items()})
     free, scaled_updates = updates
