@@ -69,10 +69,6 @@ def build_aligned(folder: str | Path, width: int = Alignment.width) -> Any:
     wrong = f"{shown_path(folder)} holds no text encoder of transformers with its tokenizer"
     if not is_file(Path(folder) / "config.json"):  # transformers would ask the hub for a model of this name
         raise DataFormatError(f"{wrong} (no config.json)")
-    try:
-        size = AutoConfig.from_pretrained(str(folder)).hidden_size
-    except (OSError, ValueError, AttributeError) as problem:
-        raise DataFormatError(f"{wrong}: {first_line(problem)}") from problem
     text = {
         "hf_model_name": str(folder),
         "hf_tokenizer_name": str(folder),
@@ -81,8 +77,9 @@ def build_aligned(folder: str | Path, width: int = Alignment.width) -> Any:
         "context_length": CONTEXT_LENGTH,
     }
     try:
+        size = AutoConfig.from_pretrained(str(folder)).hidden_size
         return CustomTextCLIP(embed_dim=size, vision_cfg={**VISION, "width": width}, text_cfg=text).eval()
-    except (OSError, ValueError, RuntimeError, AssertionError) as problem:
+    except (OSError, ValueError, AttributeError, RuntimeError, AssertionError) as problem:
         raise DataFormatError(f"{wrong}: {first_line(problem)}") from problem
 
 

@@ -170,14 +170,19 @@ def save(model: Any, tokenizer: PhantomTokenizer, folder: str | Path, recipe: Re
     broken = [name for name, value in state.items() if not torch.isfinite(value.float()).all()]
     if broken:
         raise NonFiniteError(f"the trained weights are not finite in {', '.join(broken[:3])}; lower the learning rate")
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    path = _made(folder)
     meta = {"format": miniature.FORMAT, "recipe": json.dumps(asdict(recipe)), "torch": torch.__version__}
     with write_atomically(path / "vocabulary.json") as handle:
         handle.write(tokenizer.to_json())
     with write_atomically(path / "miniature.safetensors", binary=True) as handle:
         handle.write(to_bytes(state, metadata=meta))
     return path / "miniature.safetensors"
+
+
+def _made(folder: str | Path) -> Path:
+    with refusing(folder, "the folder "):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(folder)
 
 
 def _batches(recipe: Recipe, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -222,8 +227,7 @@ def main(argv: list[str] | None = None) -> int:
             log.info("step %d/%d loss %.3f", step, recipe.steps, loss)
 
     try:
-        with refusing(args.out, "the folder "):  # before the minutes of training
-            Path(args.out).mkdir(parents=True, exist_ok=True)
+        _made(args.out)  # before the minutes of training
         model, tokenizer = train_miniature(recipe, threads=args.threads, on_step=report)
         log.info("wrote %s", save(model, tokenizer, args.out, recipe))
     except TracescribeError as problem:
