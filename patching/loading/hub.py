@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...errors import UnknownModelError
+from ...io.quoting import first_line
 
 WAIT = 5.0  # seconds for the one question whether the hub can be reached
 _LOCK = threading.Lock()
@@ -72,7 +73,7 @@ def _unreachable(endpoint: str) -> str | None:
     try:
         get_session().head(endpoint, timeout=WAIT)
     except Exception as error:
-        return f"{endpoint} cannot be reached ({(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        return f"{endpoint} cannot be reached ({first_line(error)})"
     return None
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, DataFormatError, NonFiniteError, UnsupportedTowerError
+from ...io.quoting import first_line
 from ..adapters.naflex import is_patches, to_pixels
 from ..torch_state import neutral_state
 from ..towers.tower import normalise
@@ -118,7 +119,7 @@ class ImageEncoder:
         except (RuntimeError, ValueError, AssertionError) as error:
             if not all(isinstance(image, Tensor) and image.is_floating_point() for image in images):
                 raise  # made by the model's own preprocessing: no fault of the images
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise DataFormatError(
                 f"the image encoder does not take pixels of shape {list(pixels[0].shape)}: {reason[:200]}"
             ) from error

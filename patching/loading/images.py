@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...arguments import explains_arguments
 from ...errors import DataFormatError, NonFiniteError, TraceWarning
-from ...io.quoting import shown, shown_path
+from ...io.quoting import first_line, shown, shown_path
 from ...io.reading import read_bytes
 from ...warn import warn_user
 from .dicom import is_dicom, read_dicom
@@ -157,7 +157,7 @@ def _rgb_or_sentence(image: Any, name: str, raw: bytes | None) -> Any:
 
 
 def _unreadable(name: str, error: Exception) -> DataFormatError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return DataFormatError(f"{name} cannot be read: {reason[:200]}")
 
 
